@@ -1,0 +1,240 @@
+//! Typed configuration: `config.toml`, overlaid by `MINIMCP_SECTION__KEY` variables, checked as a whole.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::duration::HumanDuration;
+
+/// The whole configuration. `config.toml` at the top of the repository documents every key with its default,
+/// and a test asserts that it reads equal to `Config::default()`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The management API.
+    pub api: ApiConfig,
+    /// Access URLs.
+    pub gateway: GatewayConfig,
+    /// Where everything is kept.
+    pub database: DatabaseConfig,
+    /// How instances run.
+    pub runtime: RuntimeConfig,
+    /// Log capture and retention.
+    pub logs: LogsConfig,
+    /// Master keys.
+    pub secrets: SecretsConfig,
+    /// Background tasks, by name: a cron expression with seconds, or `"off"`.
+    pub tasks: BTreeMap<String, String>,
+}
+
+/// The management API.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApiConfig {
+    /// Address to listen on.
+    pub address: IpAddr,
+    /// Port to listen on; 0 picks a free one.
+    pub port: u16,
+    /// A unix socket beside it, mode 0600, for the local CLI; empty: none.
+    pub unix_socket: Option<PathBuf>,
+    /// The file with the administrator token (mode 0600), made on first start.
+    pub admin_token_file: PathBuf,
+    /// Origins allowed by CORS.
+    pub cors_origins: Vec<String>,
+    /// Largest request body in bytes.
+    pub body_limit_bytes: usize,
+    /// How long one request may take, event streams and log follows excepted.
+    pub request_timeout: HumanDuration,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            address: IpAddr::from([127, 0, 0, 1]),
+            port: 7420,
+            unix_socket: None,
+            admin_token_file: "data/admin-token".into(),
+            cors_origins: Vec::new(),
+            body_limit_bytes: 1 << 20,
+            request_timeout: HumanDuration::from_secs(60),
+        }
+    }
+}
+
+/// Access URLs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewayConfig {
+    /// Address that the access ports listen on.
+    pub address: IpAddr,
+    /// Host name written into access URLs; absent: the address.
+    pub public_host: Option<String>,
+    /// `Host` header values accepted beside the address and `localhost` (DNS rebinding guard).
+    pub allowed_hosts: Vec<String>,
+    /// `Origin` header values accepted; requests without Origin always pass this check.
+    pub allowed_origins: Vec<String>,
+    /// Largest request body in bytes.
+    pub body_limit_bytes: usize,
+    /// Longest JSON-RPC line from a child in bytes.
+    pub line_limit_bytes: usize,
+    /// How long a request waits for an instance that is starting.
+    pub wake_budget: HumanDuration,
+    /// How long a call may go without any sign of life (progress included).
+    pub call_timeout: HumanDuration,
+    /// How long an unused client session is kept.
+    pub session_idle: HumanDuration,
+    /// Most client sessions of one instance.
+    pub sessions_max: usize,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            address: IpAddr::from([127, 0, 0, 1]),
+            public_host: None,
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            body_limit_bytes: 8 << 20,
+            line_limit_bytes: 16 << 20,
+            wake_budget: HumanDuration::from_secs(30),
+            call_timeout: HumanDuration::from_secs(300),
+            session_idle: HumanDuration::from_secs(2 * 3_600),
+            sessions_max: 256,
+        }
+    }
+}
+
+/// Where everything is kept.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DatabaseConfig {
+    /// `sqlite:PATH` or `postgres://…`. A password is never shown.
+    pub url: String,
+    /// Most connections (PostgreSQL), or readers (SQLite).
+    pub connections_max: u32,
+    /// How long a statement may wait for a connection.
+    pub acquire_timeout: HumanDuration,
+}
+
+impl Default for DatabaseConfig {
+    fn default() -> Self {
+        Self {
+            url: "sqlite:data/minimcp.db".to_owned(),
+            connections_max: 8,
+            acquire_timeout: HumanDuration::from_secs(5),
+        }
+    }
+}
+
+impl std::fmt::Debug for DatabaseConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = self.url.split(':').next().unwrap_or("");
+        f.debug_struct("DatabaseConfig")
+            .field("url", &format_args!("{kind}:…"))
+            .field("connections_max", &self.connections_max)
+            .field("acquire_timeout", &self.acquire_timeout)
+            .finish()
+    }
+}
+
+/// How instances run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuntimeConfig {
+    /// Where `NAME/template.toml` folders lie, beside those inside the binary; a later folder wins over an earlier one.
+    pub template_dirs: Vec<PathBuf>,
+    /// Each instance gets a folder of its own in here.
+    pub instance_dir: PathBuf,
+    /// The keeper's socket. With systemd the keeper is a unit of its own; else `serve` starts one.
+    pub keeper_socket: PathBuf,
+    /// Whether `serve` starts a keeper when none answers at `keeper_socket`.
+    pub keeper_spawn: bool,
+    /// First access port.
+    pub port_min: u16,
+    /// Last access port.
+    pub port_max: u16,
+    /// How long a freed port rests before it is leased again.
+    pub port_quarantine: HumanDuration,
+    /// Where programs of templates are looked up; also the `PATH` of instances.
+    pub search_path: Vec<PathBuf>,
+    /// Most instances that are not deleted.
+    pub instances_max: usize,
+    /// Most launches at the same time.
+    pub launches_max: usize,
+    /// Whether instances live on when `serve` ends (an upgrade), or end with it.
+    pub leave_instances_running: bool,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        Self {
+            template_dirs: Vec::new(),
+            instance_dir: "data/instances".into(),
+            keeper_socket: "data/keeper.sock".into(),
+            keeper_spawn: true,
+            port_min: 3001,
+            port_max: 3999,
+            port_quarantine: HumanDuration::from_secs(60),
+            search_path: ["/usr/local/bin", "/usr/bin", "/bin"]
+                .map(PathBuf::from)
+                .to_vec(),
+            instances_max: 900,
+            launches_max: 4,
+            leave_instances_running: false,
+        }
+    }
+}
+
+/// Log capture and retention.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogsConfig {
+    /// Longest line in bytes; the rest goes into a line of its own, marked as continued.
+    pub line_limit_bytes: usize,
+    /// Bytes queued in memory for the writer, all instances together.
+    pub queue_bytes: usize,
+    /// Rows in one transaction at most.
+    pub batch_rows: usize,
+    /// A row waits at most so long for its batch.
+    pub batch_delay: HumanDuration,
+    /// Folder of the spool used while the database is away.
+    pub spool_dir: PathBuf,
+    /// Size of the spool in bytes; past it the newest lines are dropped and counted.
+    pub spool_bytes: u64,
+    /// Rows older than this are deleted.
+    pub retention: HumanDuration,
+    /// Most rows kept for one instance.
+    pub retention_rows_per_instance: u64,
+}
+
+impl Default for LogsConfig {
+    fn default() -> Self {
+        Self {
+            line_limit_bytes: 64 << 10,
+            queue_bytes: 16 << 20,
+            batch_rows: 5_000,
+            batch_delay: HumanDuration::from_ms(100),
+            spool_dir: "data/spool".into(),
+            spool_bytes: 256 << 20,
+            retention: HumanDuration::from_secs(14 * 24 * 3_600),
+            retention_rows_per_instance: 1_000_000,
+        }
+    }
+}
+
+/// Master keys.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SecretsConfig {
+    /// The key ring file (mode 0600), made on first start. `MINIMCP_MASTER_KEY` (base64, 32 bytes) or the systemd
+    /// credential `minimcp-master-key` go before it.
+    pub key_file: PathBuf,
+}
+
+impl Default for SecretsConfig {
+    fn default() -> Self {
+        Self {
+            key_file: "data/master-key".into(),
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The pure core: what an instance is, and what must happen to it next.
+//!
+//! Nothing here reads a clock, does I/O or awaits: `now` is an argument, decisions are return values.
+//! Times are UTC unix milliseconds ([`UnixMs`]); durations are milliseconds.
+
+pub mod duration;
+pub mod event;
+pub mod exit;
+pub mod id;
+pub mod instance;
+pub mod lease;
+pub mod lifecycle;
+pub mod port;
+pub mod principal;
+pub mod probe;
+pub mod reconcile;
+pub mod restart;
+pub mod state;
+pub mod template;
+pub mod violation;
+
+/// A point in time: milliseconds since 1970-01-01T00:00:00Z.
+pub type UnixMs = i64;

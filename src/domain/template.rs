@@ -1,0 +1,260 @@
+//! The template manifest (`mcp-templates/NAME/template.toml`): what may be run, and how.
+//!
+//! This file holds the shape and its defaults; [`crate::domain::instance`] checks a request against it,
+//! `templates/` reads the files.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    duration::HumanDuration,
+    id::{EnvName, TemplateName},
+    restart::RestartSpec,
+};
+
+/// The manifest format that this build reads (`schema = 1`).
+pub const MANIFEST_SCHEMA: u32 = 1;
+
+/// One template.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Template {
+    /// Manifest format; always [`MANIFEST_SCHEMA`].
+    pub schema: u32,
+    /// Equal to the folder's name.
+    pub name: TemplateName,
+    /// What people call it.
+    pub title: String,
+    /// One or two sentences: what the server does.
+    pub description: String,
+    /// Where to read more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub homepage: Option<String>,
+    /// What runs and how to talk to it.
+    pub server: ServerSpec,
+    /// Secrets it takes, by environment variable.
+    #[serde(default, rename = "credential")]
+    pub credentials: Vec<CredentialSpec>,
+    /// Settings it takes, none of them secret.
+    #[serde(default, rename = "setting")]
+    pub settings: Vec<SettingSpec>,
+    /// Environment variables that are always set.
+    #[serde(default)]
+    pub environment: BTreeMap<EnvName, String>,
+    /// Limits of one instance.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Readiness and liveness.
+    #[serde(default)]
+    pub health: HealthSpec,
+    /// What happens when it ends by itself.
+    #[serde(default)]
+    pub restart: RestartSpec,
+    /// How long an instance lives.
+    #[serde(default)]
+    pub lease: LeaseSpec,
+    /// How it is stopped.
+    #[serde(default)]
+    pub stop: StopSpec,
+}
+
+/// What runs and how to talk to it. Exactly one of `builtin` and `command` is given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerSpec {
+    /// How MCP is spoken with it.
+    pub transport: Transport,
+    /// A server inside our own binary (`minimcp mcp NAME`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub builtin: Option<String>,
+    /// Program and arguments. The program is looked up in `runtime.search_path`.
+    /// `{data}` stands for the instance's own folder, `{port}` for the private port of an HTTP server.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// How to install the program, shown when it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub install: Option<String>,
+    /// HTTP only: the variable that tells the server its port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_env: Option<EnvName>,
+    /// HTTP only: the path of its MCP endpoint.
+    #[serde(default = "default_http_path")]
+    pub path: String,
+}
+
+fn default_http_path() -> String {
+    "/mcp".to_owned()
+}
+
+/// How MCP is spoken with a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// JSON-RPC lines over stdin and stdout.
+    Stdio,
+    /// MCP Streamable HTTP on a private loopback port.
+    Http,
+}
+
+/// A secret that a server takes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialSpec {
+    /// The environment variable that delivers it.
+    pub name: EnvName,
+    /// What people call it.
+    pub title: String,
+    /// Where to get one, step by step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+    /// Whether an instance can be created without it.
+    #[serde(default = "yes")]
+    pub required: bool,
+}
+
+/// A setting that a server takes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SettingSpec {
+    /// The key in `settings` of a create request: a-z, 0-9 and '_'.
+    pub name: String,
+    /// What people call it.
+    pub title: String,
+    /// What it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+    /// What it holds.
+    #[serde(rename = "type")]
+    pub kind: SettingType,
+    /// Used when the request does not give it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<serde_json::Value>,
+    /// Whether a request must give it (when there is no default).
+    #[serde(default)]
+    pub required: bool,
+    /// The values allowed, where not every one is.
+    #[serde(default, rename = "enum", skip_serializing_if = "Vec::is_empty")]
+    pub allowed: Vec<serde_json::Value>,
+    /// Delivered as this variable (a list joined by commas, a boolean as `true` or `false`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<EnvName>,
+    /// Delivered as arguments: `{value}` is replaced; once for each entry of a list; a boolean adds the
+    /// arguments when true. Appended to the command in the order of the manifest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arguments: Vec<String>,
+}
+
+/// What a setting holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SettingType {
+    /// Text, at most 4,096 bytes, no control characters.
+    String,
+    /// A whole number.
+    Integer,
+    /// `true` or `false`.
+    Boolean,
+    /// Up to 64 texts.
+    StringList,
+}
+
+/// Limits of one instance; rlimits in this version (setrlimit(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Processes and threads (`RLIMIT_NPROC`).
+    pub max_processes: u64,
+    /// Open descriptors in each process (`RLIMIT_NOFILE`).
+    pub max_open_files: u64,
+    /// Size of a file it writes, in bytes (`RLIMIT_FSIZE`).
+    pub max_file_size_bytes: u64,
+    /// Address space of each process, in bytes (`RLIMIT_AS`); unfit for Node, which maps far more than it uses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_address_space_bytes: Option<u64>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_processes: 256,
+            max_open_files: 1_024,
+            max_file_size_bytes: 1 << 30,
+            max_address_space_bytes: None,
+        }
+    }
+}
+
+/// Readiness and liveness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HealthSpec {
+    /// From launch until the MCP handshake and the tool list must be done.
+    pub start_timeout: HumanDuration,
+    /// Between two liveness probes.
+    pub interval: HumanDuration,
+    /// How long one probe may take.
+    pub timeout: HumanDuration,
+    /// So many failures in a row make it unhealthy, and restart it.
+    pub failure_threshold: u32,
+}
+
+impl Default for HealthSpec {
+    fn default() -> Self {
+        Self {
+            start_timeout: HumanDuration::from_secs(60),
+            interval: HumanDuration::from_secs(30),
+            timeout: HumanDuration::from_secs(5),
+            failure_threshold: 3,
+        }
+    }
+}
+
+/// How long an instance lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LeaseSpec {
+    /// The TTL when a request gives none; absent: no expiry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_default: Option<HumanDuration>,
+    /// The longest TTL that a request may ask for.
+    pub ttl_max: HumanDuration,
+    /// How long an expired instance can be restored before it is purged.
+    pub restore_window: HumanDuration,
+    /// How long before the expiry the warning event comes.
+    pub warn_before: HumanDuration,
+}
+
+impl Default for LeaseSpec {
+    fn default() -> Self {
+        Self {
+            ttl_default: None,
+            ttl_max: HumanDuration::from_secs(30 * 24 * 3_600),
+            restore_window: HumanDuration::from_secs(7 * 24 * 3_600),
+            warn_before: HumanDuration::from_secs(300),
+        }
+    }
+}
+
+/// How an instance is stopped: close stdin, wait, SIGTERM, wait, kill the tree (MCP, stdio shutdown).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StopSpec {
+    /// From closing stdin to SIGTERM.
+    pub eof_grace: HumanDuration,
+    /// From SIGTERM to killing the tree.
+    pub term_grace: HumanDuration,
+}
+
+impl Default for StopSpec {
+    fn default() -> Self {
+        Self {
+            eof_grace: HumanDuration::from_secs(2),
+            term_grace: HumanDuration::from_secs(3),
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}

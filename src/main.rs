@@ -1,0 +1,2 @@
+//! The `minimcp` program.
+fn main() {}

@@ -1,0 +1,208 @@
+//! Instances on the wire.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `POST /mcps`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateInstance {
+    /// The template to run.
+    pub template: String,
+    /// A name of one's own; absent: one is made from the template's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Time to live: seconds or a text such as `30m`; absent: the template's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, example = "2h")]
+    pub ttl: Option<serde_json::Value>,
+    /// Environment variable to name of a stored credential.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub credentials: BTreeMap<String, String>,
+    /// Settings of the template.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = Object)]
+    pub settings: BTreeMap<String, serde_json::Value>,
+    /// Free labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `PATCH /mcps/{id}`: what is absent stays.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PatchInstance {
+    /// A new name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// New labels, replacing all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
+/// `POST /mcps/{id}/extend` and `/restore`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TtlRequest {
+    /// Counted from now: seconds or a text such as `30m`. Absent: as it was last asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, example = "2h")]
+    pub ttl: Option<serde_json::Value>,
+}
+
+/// `POST /mcps/{id}/access-token`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RotateAccessToken {
+    /// How long the old token stays valid; absent: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, example = "5m")]
+    pub overlap: Option<serde_json::Value>,
+}
+
+/// One instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Instance {
+    /// Its identity (UUID).
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its owner.
+    pub owner: String,
+    /// Its template.
+    pub template: String,
+    /// pending, starting, running, unhealthy, backing-off, stopping, stopped, asleep, expired or failed.
+    pub status: String,
+    /// When the status began (RFC 3339).
+    pub since: String,
+    /// Why it is so, in one sentence, when there is something to say.
+    pub reason: Option<String>,
+    /// When something will happen by itself (the next launch, a kill), if so.
+    pub next_action_at: Option<String>,
+    /// unknown, healthy or unhealthy.
+    pub health: String,
+    /// What was asked: running or stopped.
+    pub desired: String,
+    /// Launches so far.
+    pub generation: u64,
+    /// The access port.
+    pub port: Option<u16>,
+    /// The process id of the child on the host.
+    pub pid: Option<u32>,
+    /// The access URL; it needs the access token as `Authorization: Bearer`.
+    pub access_url: String,
+    /// The secret of the access URL; only in the answer that made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<String>,
+    /// The access URL with the token inside, for clients that cannot send a header; only beside `access_token`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_url: Option<String>,
+    /// When it was created.
+    pub created_at: String,
+    /// When its lease ends.
+    pub expires_at: Option<String>,
+    /// Once expired: until when it can be restored.
+    pub restore_until: Option<String>,
+    /// When a client last used it.
+    pub last_accessed_at: Option<String>,
+    /// Launches after the first.
+    pub restarts: u64,
+    /// How its last child ended.
+    #[schema(value_type = Option<Object>)]
+    pub last_exit: Option<LastExit>,
+    /// Name and version the server told in its handshake, and its tools' names.
+    pub server: Option<ServerFacts>,
+    /// What isolation really holds for the present child: layer to state, such as `pid_namespace: enforced`.
+    pub isolation: BTreeMap<String, String>,
+    /// Its limits.
+    #[schema(value_type = Object)]
+    pub limits: serde_json::Value,
+    /// Variable to credential name; never a value.
+    pub credentials: BTreeMap<String, String>,
+    /// Its settings.
+    #[schema(value_type = Object)]
+    pub settings: BTreeMap<String, serde_json::Value>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What the server told of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ServerFacts {
+    /// `serverInfo.name`.
+    pub name: String,
+    /// `serverInfo.version`.
+    pub version: String,
+    /// The MCP revision spoken with it.
+    pub protocol_version: String,
+    /// The names of its tools.
+    pub tools: Vec<String>,
+}
+
+/// How the last child ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LastExit {
+    /// Which launch.
+    pub generation: u64,
+    /// When.
+    pub at: String,
+    /// In words, such as `exited with code 3`.
+    pub cause: String,
+    /// The exit code, if it exited.
+    pub code: Option<i32>,
+    /// The signal, if one ended it.
+    pub signal: Option<i32>,
+    /// Whether memory ended it.
+    pub out_of_memory: bool,
+    /// CPU time in milliseconds.
+    pub cpu_ms: u64,
+    /// Largest resident set in KiB.
+    pub max_rss_kib: u64,
+    /// The last redacted lines of its stderr.
+    pub last_stderr: Vec<String>,
+}
+
+/// What a running instance uses now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Stats {
+    /// Resident memory of its processes in KiB.
+    pub rss_kib: u64,
+    /// CPU time of its processes so far in milliseconds.
+    pub cpu_ms: u64,
+    /// Its processes, the init included.
+    pub processes: u32,
+    /// Client sessions open.
+    pub sessions: u64,
+    /// MCP requests relayed since the daemon started.
+    pub requests: u64,
+    /// Log lines stored since the daemon started.
+    pub log_lines: u64,
+}
+
+/// One page of a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Page<T> {
+    /// The entries.
+    pub items: Vec<T>,
+    /// Give this as `cursor` for the next page; absent: there is none.
+    pub next_cursor: Option<String>,
+}
+
+/// Something that happened to an instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceEvent {
+    /// Rises with time; the cursor of lists and `Last-Event-ID` of streams.
+    pub id: i64,
+    /// The instance.
+    pub instance: String,
+    /// Which launch it belongs to.
+    pub generation: u64,
+    /// When.
+    pub at: String,
+    /// A stable word such as `created`, `running`, `exited`, `lease-warning`.
+    pub kind: String,
+    /// What happened, in one sentence.
+    pub message: String,
+}

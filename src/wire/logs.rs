@@ -1,0 +1,22 @@
+//! Log lines on the wire.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LogLine {
+    /// Rises within the instance; the cursor of pages and `Last-Event-ID` of follows.
+    pub id: i64,
+    /// When it was read (RFC 3339).
+    pub at: String,
+    /// Which launch wrote it.
+    pub generation: u64,
+    /// stdout, stderr or system (a word of the daemon's own).
+    pub stream: String,
+    /// The text, redacted.
+    pub line: String,
+    /// The line was longer than the limit and goes on in the next entry.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub continued: bool,
+}

@@ -1,0 +1,13 @@
+//! The types of the HTTP API, shared by the server, the CLI and the tests.
+
+mod instances;
+mod logs;
+mod problem;
+mod system;
+mod templates;
+
+pub use instances::*;
+pub use logs::*;
+pub use problem::*;
+pub use system::*;
+pub use templates::*;

@@ -1,0 +1,76 @@
+//! Templates and credentials on the wire.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// One template.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TemplateSummary {
+    /// Its name.
+    pub name: String,
+    /// What people call it.
+    pub title: String,
+    /// What the server does.
+    pub description: String,
+    /// stdio or http.
+    pub transport: String,
+    /// Whether an instance can be created now.
+    pub available: bool,
+    /// Why not, with the install hint.
+    pub unavailable_reason: Option<String>,
+    /// The secrets it takes.
+    pub credentials: Vec<TemplateCredential>,
+    /// JSON Schema of `settings`.
+    #[schema(value_type = Object)]
+    pub settings_schema: serde_json::Value,
+    /// TTL when none is asked for, such as `1h`.
+    pub ttl_default: Option<String>,
+    /// Longest TTL.
+    pub ttl_max: String,
+}
+
+/// A secret that a template takes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TemplateCredential {
+    /// The environment variable.
+    pub name: String,
+    /// What people call it.
+    pub title: String,
+    /// Where to get one.
+    pub help: Option<String>,
+    /// Whether it must be given.
+    pub required: bool,
+}
+
+/// `POST /credentials`, `PUT /credentials/{name}`.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PutCredential {
+    /// What to call it.
+    pub name: String,
+    /// The secret; never given back.
+    pub value: String,
+}
+
+impl std::fmt::Debug for PutCredential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PutCredential")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A stored credential, without its value.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Credential {
+    /// Its name.
+    pub name: String,
+    /// Its owner.
+    pub owner: String,
+    /// The key that seals it.
+    pub key_id: String,
+    /// When it was first put.
+    pub created_at: String,
+    /// When its value last changed.
+    pub updated_at: String,
+}
