@@ -14,6 +14,8 @@ pub enum Event {
     Start,
     /// It should run again from the beginning.
     Restart,
+    /// Its lease was renewed: the only event that launches an expired instance.
+    Restore,
     /// It should not run.
     Stop(StopReason),
     /// The child of this generation exists.

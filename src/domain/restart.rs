@@ -85,6 +85,10 @@ impl RestartRow {
         match (spec.policy, status) {
             // Not the server's doing: it must run again whatever the policy says of its own ends.
             (_, ExitStatus::KeeperLost) => return RestartDecision::LaunchAt(now),
+            // The same plan would fail the same way.
+            (_, ExitStatus::NotStarted { .. }) => {
+                return RestartDecision::GiveUp(format!("it {status}"));
+            }
             (RestartPolicy::Never, _) => {
                 return RestartDecision::GiveUp(format!(
                     "it {status}, and its restart policy is never"
@@ -187,6 +191,10 @@ mod tests {
         assert!(!gives_up(&on_failure, &CRASH));
         assert!(!gives_up(&RestartSpec::default(), &success));
         assert!(!gives_up(&never, &ExitStatus::KeeperLost));
+        assert!(gives_up(
+            &RestartSpec::default(),
+            &ExitStatus::NotStarted { reason: "x".into() }
+        ));
     }
 
     proptest! {
