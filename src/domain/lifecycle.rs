@@ -24,6 +24,9 @@ use super::{
 /// How long to wait before a kill that was not confirmed is sent again.
 const KILL_AGAIN_MS: i64 = 1_000;
 
+/// The longest of each grace period when a lease ran out.
+const EXPIRY_GRACE_MS: u64 = 80;
+
 /// What the template says about living and dying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Policy {
@@ -137,8 +140,8 @@ impl Lifecycle {
     /// Takes in `event` at `now`; answers what to do, in order. `jitter` is uniform in `0..=u16::MAX`.
     pub fn step(&mut self, event: Event, now: UnixMs, jitter: u16) -> Vec<Effect> {
         match event {
-            Event::Start => self.start(now, false),
-            Event::Restore => self.restore(now),
+            Event::Start => self.start(false),
+            Event::Restore => self.restore(),
             Event::Restart => self.restart(now),
             Event::Stop(reason) => self.stop(reason, now),
             Event::Launched(generation) => self.launched(generation, now),
@@ -162,7 +165,7 @@ impl Lifecycle {
         }
     }
 
-    fn start(&mut self, now: UnixMs, restoring: bool) -> Vec<Effect> {
+    fn start(&mut self, restoring: bool) -> Vec<Effect> {
         match &mut self.state {
             InstanceState::Stopped {
                 reason: StopReason::Deleted,
@@ -183,11 +186,11 @@ impl Lifecycle {
             | InstanceState::Failed { .. } => {
                 self.desired = DesiredState::Running;
                 self.restart_row = RestartRow::default();
-                self.launch(now)
+                self.launch()
             }
             InstanceState::BackingOff { .. } => {
                 self.desired = DesiredState::Running;
-                self.launch(now)
+                self.launch()
             }
             InstanceState::Stopping { reason, then_start } => {
                 self.desired = DesiredState::Running;
@@ -199,8 +202,8 @@ impl Lifecycle {
         }
     }
 
-    fn restore(&mut self, now: UnixMs) -> Vec<Effect> {
-        self.start(now, true)
+    fn restore(&mut self) -> Vec<Effect> {
+        self.start(true)
     }
 
     fn restart(&mut self, now: UnixMs) -> Vec<Effect> {
@@ -211,9 +214,9 @@ impl Lifecycle {
             }
             InstanceState::BackingOff { .. } => {
                 self.restart_row = RestartRow::default();
-                self.launch(now)
+                self.launch()
             }
-            _ => self.start(now, false),
+            _ => self.start(false),
         }
     }
 
@@ -273,9 +276,14 @@ impl Lifecycle {
                 Effect::CloseStdin(generation),
                 Effect::Arm(Deadline::Term, after(now, self.policy.stop.eof_grace.ms())),
             ],
-            // The start deadline passed while it was being launched.
-            _ if self.broken.is_some() => vec![Effect::KillTree(generation)],
-            _ => vec![Effect::Publish],
+            // Counted from here: a launch may have waited for its turn, or for the keeper.
+            _ => vec![
+                Effect::Arm(
+                    Deadline::Start,
+                    after(now, self.policy.health.start_timeout.ms()),
+                ),
+                Effect::Publish,
+            ],
         }
     }
 
@@ -365,7 +373,7 @@ impl Lifecycle {
         match self.state {
             InstanceState::Stopping {
                 then_start: true, ..
-            } => effects.extend(self.launch(now)),
+            } => effects.extend(self.launch()),
             InstanceState::Stopping { reason, .. } => {
                 self.state = InstanceState::Stopped { reason };
                 effects.extend([Effect::Persist, Effect::Publish]);
@@ -374,7 +382,7 @@ impl Lifecycle {
                 .restart_row
                 .after_exit(&self.policy.restart, status, now, jitter)
             {
-                RestartDecision::LaunchAt(at) if at <= now => effects.extend(self.launch(now)),
+                RestartDecision::LaunchAt(at) if at <= now => effects.extend(self.launch()),
                 RestartDecision::LaunchAt(at) => {
                     self.state = InstanceState::BackingOff { until: at };
                     effects.extend([
@@ -405,11 +413,18 @@ impl Lifecycle {
                 );
                 self.give_up_child(self.generation, cause)
             }
-            (Deadline::Backoff, InstanceState::BackingOff { .. }) => self.launch(now),
-            (Deadline::Term, InstanceState::Stopping { .. }) if self.child == Child::Alive => vec![
-                Effect::Terminate(self.generation),
-                Effect::Arm(Deadline::Kill, after(now, self.policy.stop.term_grace.ms())),
-            ],
+            (Deadline::Backoff, InstanceState::BackingOff { .. }) => self.launch(),
+            (Deadline::Term, InstanceState::Stopping { reason, .. })
+                if self.child == Child::Alive =>
+            {
+                vec![
+                    Effect::Terminate(self.generation),
+                    Effect::Arm(
+                        Deadline::Kill,
+                        after(now, grace_ms(self.policy.stop.term_grace.ms(), *reason)),
+                    ),
+                ]
+            }
             (Deadline::Kill, InstanceState::Stopping { .. }) if self.child == Child::Alive => vec![
                 Effect::KillTree(self.generation),
                 Effect::Arm(Deadline::Kill, now.saturating_add(KILL_AGAIN_MS)),
@@ -418,7 +433,7 @@ impl Lifecycle {
         }
     }
 
-    fn launch(&mut self, now: UnixMs) -> Vec<Effect> {
+    fn launch(&mut self) -> Vec<Effect> {
         self.generation = self.generation.next();
         if self.generation.0 > 1 {
             self.restarts += 1;
@@ -432,10 +447,6 @@ impl Lifecycle {
             Effect::Persist,
             Effect::Publish,
             Effect::Launch(self.generation),
-            Effect::Arm(
-                Deadline::Start,
-                after(now, self.policy.health.start_timeout.ms()),
-            ),
         ]
     }
 
@@ -454,6 +465,15 @@ impl Lifecycle {
             ]);
         }
         effects
+    }
+}
+
+/// A lease ends when it was said to end, so its graces are short; it was announced long before.
+fn grace_ms(grace_ms: u64, reason: StopReason) -> u64 {
+    if reason == StopReason::Expired {
+        grace_ms.min(EXPIRY_GRACE_MS)
+    } else {
+        grace_ms
     }
 }
 
