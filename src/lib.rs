@@ -2,5 +2,7 @@
 
 pub mod config;
 pub mod domain;
+pub mod mcp_servers;
 pub mod supervisor;
+pub mod templates;
 pub mod wire;

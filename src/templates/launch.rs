@@ -1,0 +1,203 @@
+//! From a template and what a person chose to the command that is launched. Pure.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use super::parameters;
+use crate::domain::{
+    instance::InstanceSpec,
+    template::{SettingSpec, SettingType, Template},
+};
+
+/// The launch command of an instance, without its secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// The program as an absolute path, then its arguments. No shell ever reads them.
+    pub argv: Vec<String>,
+    /// The whole environment but the credentials, which the supervisor adds.
+    pub env: BTreeMap<String, String>,
+    /// The instance's own folder.
+    pub cwd: PathBuf,
+}
+
+/// Why there is no launch command.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// No template of this name is loaded.
+    #[error("there is no template {0}")]
+    UnknownTemplate(String),
+    /// The template's program is not installed; the text tells how to.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A stored setting does not fit the template as it is now.
+    #[error("the setting {name} does not fit template {template}: {message}")]
+    Setting {
+        /// The template.
+        template: String,
+        /// The setting.
+        name: String,
+        /// What is wrong and what is allowed.
+        message: String,
+    },
+    /// An HTTP server without a private port.
+    #[error("template {0} is an http server and needs a private port")]
+    PortMissing(String),
+    /// A path that is not UTF-8 cannot be handed to programs portably.
+    #[error("the path {} is not UTF-8", .0.display())]
+    PathEncoding(PathBuf),
+}
+
+/// The launch command. `program` is the absolute path of the template's program, for a built-in server that of
+/// this binary; `data_dir` is the instance's own folder, absolute; `port` is the private port of an HTTP server.
+///
+/// # Errors
+/// [`ResolveError`] when a stored setting does not fit the template, an HTTP server has no port, or a path is
+/// not UTF-8.
+pub fn resolve(
+    template: &Template,
+    program: &Path,
+    spec: &InstanceSpec,
+    data_dir: &Path,
+    port: Option<u16>,
+) -> Result<Resolved, ResolveError> {
+    let utf8 = |path: &Path| {
+        path.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| ResolveError::PathEncoding(path.to_owned()))
+    };
+    let data = utf8(data_dir)?;
+    let port_text = port.map(|port| port.to_string());
+    let names = Placeholders {
+        data: &data,
+        port: port_text.as_deref(),
+        template,
+    };
+
+    let mut argv = vec![utf8(program)?];
+    match &template.server.builtin {
+        Some(name) => argv.extend(["mcp".to_owned(), name.clone()]),
+        None => {
+            for argument in template.server.command.iter().skip(1) {
+                argv.push(names.fill(argument, None)?);
+            }
+        }
+    }
+    let mut env = BTreeMap::from([
+        ("HOME".to_owned(), data.clone()),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+    ]);
+    for (name, value) in &template.environment {
+        env.insert(name.as_str().to_owned(), names.fill(value, None)?);
+    }
+    if let Some(name) = &template.server.port_env {
+        env.insert(name.as_str().to_owned(), names.port()?.to_owned());
+    }
+    for setting in &template.settings {
+        let Some(value) = spec
+            .settings
+            .get(&setting.name)
+            .or(setting.default.as_ref())
+        else {
+            if setting.required {
+                return Err(names.unfit(setting, "it is missing"));
+            }
+            continue;
+        };
+        // The template may have changed since the instance was made, so its values are checked at each launch.
+        parameters::check_value(setting, value)
+            .map_err(|fault| names.unfit(setting, &fault.message))?;
+        for text in argument_values(setting, value) {
+            for argument in &setting.arguments {
+                argv.push(names.fill(argument, Some(&text))?);
+            }
+        }
+        if let Some(name) = &setting.env {
+            env.insert(name.as_str().to_owned(), variable_value(value));
+        }
+    }
+    if let Some(name) = spec.settings.keys().find(|name| {
+        let known = |setting: &SettingSpec| setting.name == **name;
+        !template.settings.iter().any(known)
+    }) {
+        return Err(ResolveError::Setting {
+            template: template.name.to_string(),
+            name: name.clone(),
+            message: "the template has no such setting".to_owned(),
+        });
+    }
+    Ok(Resolved {
+        argv,
+        env,
+        cwd: data_dir.to_owned(),
+    })
+}
+
+/// The texts for which the arguments of a setting are added once each.
+fn argument_values(setting: &SettingSpec, value: &Value) -> Vec<String> {
+    match value {
+        Value::Array(entries) => entries.iter().map(plain).collect(),
+        Value::Bool(false) if setting.kind == SettingType::Boolean => Vec::new(),
+        value => vec![plain(value)],
+    }
+}
+
+fn variable_value(value: &Value) -> String {
+    match value {
+        Value::Array(entries) => entries.iter().map(plain).collect::<Vec<_>>().join(","),
+        value => plain(value),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+struct Placeholders<'a> {
+    data: &'a str,
+    port: Option<&'a str>,
+    template: &'a Template,
+}
+
+impl Placeholders<'_> {
+    fn port(&self) -> Result<&str, ResolveError> {
+        self.port
+            .ok_or_else(|| ResolveError::PortMissing(self.template.name.to_string()))
+    }
+
+    fn unfit(&self, setting: &SettingSpec, message: &str) -> ResolveError {
+        ResolveError::Setting {
+            template: self.template.name.to_string(),
+            name: setting.name.clone(),
+            message: message.to_owned(),
+        }
+    }
+
+    /// Replaces the placeholders of `text` in one pass: what comes from a person is never read as a placeholder.
+    fn fill(&self, text: &str, value: Option<&str>) -> Result<String, ResolveError> {
+        let mut filled = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(open) = rest.find('{') {
+            filled.push_str(&rest[..open]);
+            rest = &rest[open..];
+            let (name, with) = if rest.starts_with("{data}") {
+                ("{data}", self.data)
+            } else if rest.starts_with("{port}") {
+                ("{port}", self.port()?)
+            } else if let Some(value) = value.filter(|_| rest.starts_with("{value}")) {
+                ("{value}", value)
+            } else {
+                ("{", "{")
+            };
+            filled.push_str(with);
+            rest = &rest[name.len()..];
+        }
+        filled.push_str(rest);
+        Ok(filled)
+    }
+}

@@ -1,0 +1,297 @@
+//! Reads one `template.toml` and tells every fault in it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    parameters,
+    schema::{self, Found},
+};
+use crate::{
+    domain::template::{SettingSpec, SettingType, Template, Transport},
+    mcp_servers,
+};
+
+/// One thing that is wrong with a manifest, or with the folder it lies in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {key}: {message}", file.display())]
+pub struct Fault {
+    /// The file, or the folder when that cannot be read.
+    pub file: PathBuf,
+    /// The key as a dotted path such as `setting[0].default`; `line N` for a fault of the TOML syntax.
+    pub key: String,
+    /// What is wrong and what is allowed.
+    pub message: String,
+}
+
+/// Largest manifest in bytes.
+pub const MANIFEST_BYTES_MAX: u64 = 256 * 1024;
+
+/// Reads the manifest `text` of the folder named `folder`; `file` is what faults name.
+///
+/// # Errors
+/// Every fault, in the order of the manifest's keys; never an empty list.
+pub fn read(text: &str, folder: &str, file: &Path) -> Result<Template, Vec<Fault>> {
+    let mut found = Found::new();
+    let template = read_table(text, &mut found).inspect(|template| {
+        let mut check = Check {
+            template,
+            structural: found.clone(),
+            found: &mut found,
+        };
+        check.all(folder);
+    });
+    match template {
+        Some(template) if found.is_empty() => Ok(template),
+        _ => Err(found
+            .into_iter()
+            .map(|(key, message)| Fault {
+                file: file.to_owned(),
+                key,
+                message,
+            })
+            .collect()),
+    }
+}
+
+/// The manifest with stand-ins for what is faulty, so that the rest can be checked as well.
+fn read_table(text: &str, found: &mut Found) -> Option<Template> {
+    let mut table = match toml::from_str::<toml::Table>(text) {
+        Ok(table) => table,
+        Err(error) => {
+            let line = error
+                .span()
+                .and_then(|span| text.get(..span.start))
+                .map_or(1, |before| before.matches('\n').count() + 1);
+            found.push((format!("line {line}"), error.message().to_owned()));
+            return None;
+        }
+    };
+    schema::examine(&mut table, schema::MANIFEST, "", found);
+    match table.try_into::<Template>() {
+        Ok(template) => Some(template),
+        Err(error) => {
+            found.push(("manifest".to_owned(), error.message().to_owned()));
+            None
+        }
+    }
+}
+
+/// The rules that concern meaning, or several keys.
+struct Check<'a> {
+    template: &'a Template,
+    structural: Found,
+    found: &'a mut Found,
+}
+
+impl Check<'_> {
+    /// Reports unless one of `keys` is a stand-in already reported.
+    fn report(&mut self, keys: &[&str], message: impl Into<String>) {
+        let faulty = |key: &str| {
+            self.structural.iter().any(|(at, _)| {
+                key == at
+                    || key
+                        .strip_prefix(at.as_str())
+                        .is_some_and(|rest| rest.starts_with(['.', '[']))
+            })
+        };
+        if !keys.iter().any(|key| faulty(key)) {
+            self.found.push((keys[0].to_owned(), message.into()));
+        }
+    }
+
+    fn all(&mut self, folder: &str) {
+        let template = self.template;
+        if template.name.as_str() != folder {
+            self.report(
+                &["name"],
+                format!("must equal the folder's name, {folder:?}"),
+            );
+        }
+        self.server();
+        self.variables();
+        let mut names = BTreeSet::new();
+        for (index, setting) in template.settings.iter().enumerate() {
+            if !names.insert(setting.name.as_str()) {
+                self.report(
+                    &[&format!("setting[{index}].name")],
+                    format!("a setting named {:?} comes earlier", setting.name),
+                );
+            }
+            self.setting(setting, &format!("setting[{index}]"));
+        }
+        if let Some(ttl_default) = template.lease.ttl_default
+            && ttl_default > template.lease.ttl_max
+        {
+            let message = format!("must be at most ttl_max, {}", template.lease.ttl_max);
+            self.report(&["lease.ttl_default", "lease.ttl_max"], message);
+        }
+        if template.restart.backoff_initial > template.restart.backoff_max {
+            let message = format!(
+                "must be at most backoff_max, {}",
+                template.restart.backoff_max
+            );
+            self.report(&["restart.backoff_initial", "restart.backoff_max"], message);
+        }
+    }
+
+    fn server(&mut self) {
+        let server = &self.template.server;
+        match (&server.builtin, server.command.as_slice()) {
+            (None, []) => self.report(
+                &["server", "server.builtin", "server.command"],
+                "needs either builtin or command",
+            ),
+            (Some(_), [_, ..]) => self.report(
+                &["server.command", "server.builtin"],
+                "must not be given beside builtin: exactly one of the two",
+            ),
+            (Some(name), []) => {
+                if !mcp_servers::NAMES.contains(&name.as_str()) {
+                    let names = mcp_servers::NAMES.join(", ");
+                    self.report(
+                        &["server.builtin"],
+                        format!("must be one of the servers in this binary: {names}"),
+                    );
+                }
+                if server.transport == Transport::Http {
+                    self.report(
+                        &["server.transport", "server.builtin"],
+                        "built-in servers speak stdio",
+                    );
+                }
+            }
+            (None, [program, ..]) => {
+                if program.is_empty()
+                    || program.contains(['{', '\n'])
+                    || (program.contains('/') && !program.starts_with('/'))
+                {
+                    self.report(
+                        &["server.command"],
+                        "must start with a program: a plain name, or an absolute path, without placeholders",
+                    );
+                }
+            }
+        }
+        if server.command.iter().any(|arg| arg.contains("{value}")) {
+            self.report(
+                &["server.command"],
+                "{value} belongs into the arguments of a setting; the placeholders here are {data} and {port}",
+            );
+        }
+        let mentions_port = server.command.iter().any(|arg| arg.contains("{port}"))
+            || self
+                .template
+                .environment
+                .values()
+                .any(|v| v.contains("{port}"));
+        let tells_port = mentions_port || server.port_env.is_some();
+        match server.transport {
+            Transport::Http if !tells_port && server.builtin.is_none() => self.report(
+                &["server.port_env", "server.transport", "server.command", "environment"],
+                "an http server must be told its port: by port_env, or by {port} in command or environment",
+            ),
+            Transport::Stdio if tells_port => {
+                let key = if server.port_env.is_some() {
+                    "server.port_env"
+                } else {
+                    "server.command"
+                };
+                self.report(
+                    &[key, "server.transport"],
+                    "a stdio server has no port: port_env and {port} are for transport http",
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// Every variable is set by one key only, and none that decides how programs are found or loaded.
+    fn variables(&mut self) {
+        let template = self.template;
+        let mut uses: Vec<(String, &str)> = template
+            .environment
+            .keys()
+            .map(|name| (format!("environment.{name}"), name.as_str()))
+            .collect();
+        for (index, credential) in template.credentials.iter().enumerate() {
+            uses.push((
+                format!("credential[{index}].name"),
+                credential.name.as_str(),
+            ));
+        }
+        for (index, setting) in template.settings.iter().enumerate() {
+            if let Some(env) = &setting.env {
+                uses.push((format!("setting[{index}].env"), env.as_str()));
+            }
+        }
+        if let Some(env) = &template.server.port_env {
+            uses.push(("server.port_env".to_owned(), env.as_str()));
+        }
+        let mut first: BTreeMap<&str, String> = BTreeMap::new();
+        for (key, name) in uses {
+            let from_request = !key.starts_with("environment.");
+            if from_request && (name.starts_with("LD_") || matches!(name, "PATH" | "HOME")) {
+                let message =
+                    format!("{name} decides how programs run and is not for requests to set");
+                self.report(&[&key], message);
+            }
+            if let Some(earlier) = first.get(name) {
+                let message = format!("the variable {name} is set by {earlier} already");
+                self.report(&[&key], message);
+            } else {
+                first.insert(name, key);
+            }
+        }
+    }
+
+    fn setting(&mut self, setting: &SettingSpec, at: &str) {
+        let key = |name: &str| format!("{at}.{name}");
+        let kind_key = key("type");
+        if setting.env.is_none() && setting.arguments.is_empty() {
+            self.report(
+                &[at, &key("env"), &key("arguments")],
+                "needs env or arguments, else the server never sees it",
+            );
+        }
+        let takes_value = setting.arguments.iter().any(|arg| arg.contains("{value}"));
+        if setting.kind == SettingType::Boolean {
+            if takes_value {
+                self.report(
+                    &[&key("arguments"), &kind_key],
+                    "a boolean adds its arguments as they are, without {value}",
+                );
+            }
+            if !setting.allowed.is_empty() {
+                self.report(&[&key("enum"), &kind_key], "is not for a boolean");
+            }
+        } else if !setting.arguments.is_empty() && !takes_value {
+            self.report(
+                &[&key("arguments"), &kind_key],
+                "must contain {value}, else the setting is lost",
+            );
+        }
+        // A list's enum holds what its entries may be.
+        let single = SettingSpec {
+            allowed: Vec::new(),
+            kind: match setting.kind {
+                SettingType::StringList => SettingType::String,
+                kind => kind,
+            },
+            ..setting.clone()
+        };
+        for value in &setting.allowed {
+            if let Err(fault) = parameters::check_value(&single, value) {
+                let message = format!("{value}: {}", fault.message);
+                self.report(&[&key("enum"), &kind_key], message);
+            }
+        }
+        if let Some(default) = &setting.default
+            && let Err(fault) = parameters::check_value(setting, default)
+        {
+            self.report(&[&key("default"), &kind_key, &key("enum")], fault.message);
+        }
+    }
+}

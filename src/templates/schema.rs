@@ -1,0 +1,356 @@
+//! The keys of `template.toml` and what each may hold: finds every structural fault at once, where serde would
+//! stop at the first.
+
+use toml::{Table, Value};
+
+use crate::domain::{
+    duration::HumanDuration,
+    id::{EnvName, TemplateName},
+};
+
+/// One key of a section.
+pub(super) struct Key {
+    name: &'static str,
+    shape: Shape,
+    /// For a key that must be given: a valid value in TOML, put in its place when it is missing or wrong, so that
+    /// the rest of the manifest can still be read and its faults told too.
+    required: Option<&'static str>,
+}
+
+/// What a key may hold.
+enum Shape {
+    /// Text of 1 to this many bytes; line breaks and tabs are the only control characters.
+    Text(usize),
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// Text that this accepts, else what is allowed.
+    Name(fn(&str) -> Result<(), String>),
+    /// A duration; `true`: zero is allowed.
+    Duration(bool),
+    /// A whole number from, to.
+    Whole(i64, i64),
+    /// `true` or `false`.
+    Flag,
+    /// A list of at most 256 texts.
+    Texts,
+    /// A table of at most 64 environment variables to text.
+    Variables,
+    /// Text, whole number, boolean or list of texts.
+    Scalar,
+    /// A list of at most 256 of those, lists excepted.
+    Scalars,
+    /// A table with these keys.
+    Section(&'static [Key]),
+    /// At most 64 tables with these keys.
+    Sections(&'static [Key]),
+}
+
+/// What is wrong at one key: (path of the key, what is allowed).
+pub(super) type Found = Vec<(String, String)>;
+
+const MAX_DURATION_MS: u64 = 3_650 * 24 * 3_600_000;
+
+const fn key(name: &'static str, shape: Shape) -> Key {
+    Key {
+        name,
+        shape,
+        required: None,
+    }
+}
+
+const fn required(name: &'static str, shape: Shape, stand_in: &'static str) -> Key {
+    Key {
+        name,
+        shape,
+        required: Some(stand_in),
+    }
+}
+
+/// The whole manifest.
+pub(super) const MANIFEST: &[Key] = &[
+    required("schema", Shape::Whole(1, 1), "1"),
+    required("name", Shape::Name(template_name), "'x'"),
+    required("title", Shape::Text(100), "'x'"),
+    required("description", Shape::Text(1_000), "'x'"),
+    key("homepage", Shape::Name(web_address)),
+    required("server", Shape::Section(SERVER), "{ transport = 'stdio' }"),
+    key("credential", Shape::Sections(CREDENTIAL)),
+    key("setting", Shape::Sections(SETTING)),
+    key("environment", Shape::Variables),
+    key("limits", Shape::Section(LIMITS)),
+    key("health", Shape::Section(HEALTH)),
+    key("restart", Shape::Section(RESTART)),
+    key("lease", Shape::Section(LEASE)),
+    key("stop", Shape::Section(STOP)),
+];
+
+const SERVER: &[Key] = &[
+    required("transport", Shape::Word(&["stdio", "http"]), "'stdio'"),
+    key("builtin", Shape::Text(40)),
+    key("command", Shape::Texts),
+    key("install", Shape::Text(500)),
+    key("port_env", Shape::Name(env_name)),
+    key("path", Shape::Name(http_path)),
+];
+
+const CREDENTIAL: &[Key] = &[
+    required("name", Shape::Name(env_name), "'X'"),
+    required("title", Shape::Text(100), "'x'"),
+    key("help", Shape::Text(4_000)),
+    key("required", Shape::Flag),
+];
+
+const SETTING: &[Key] = &[
+    required("name", Shape::Name(setting_name), "'x'"),
+    required("title", Shape::Text(100), "'x'"),
+    key("help", Shape::Text(4_000)),
+    required(
+        "type",
+        Shape::Word(&["string", "integer", "boolean", "string-list"]),
+        "'string'",
+    ),
+    key("default", Shape::Scalar),
+    key("required", Shape::Flag),
+    key("enum", Shape::Scalars),
+    key("env", Shape::Name(env_name)),
+    key("arguments", Shape::Texts),
+];
+
+const LIMITS: &[Key] = &[
+    key("max_processes", Shape::Whole(1, 1 << 22)),
+    key("max_open_files", Shape::Whole(16, 1 << 20)),
+    key("max_file_size_bytes", Shape::Whole(1, i64::MAX)),
+    key("max_address_space_bytes", Shape::Whole(1 << 20, i64::MAX)),
+];
+
+const HEALTH: &[Key] = &[
+    key("start_timeout", Shape::Duration(false)),
+    key("interval", Shape::Duration(false)),
+    key("timeout", Shape::Duration(false)),
+    key("failure_threshold", Shape::Whole(1, 1_000)),
+];
+
+const RESTART: &[Key] = &[
+    key("policy", Shape::Word(&["never", "on-failure", "always"])),
+    key("backoff_initial", Shape::Duration(false)),
+    key("backoff_max", Shape::Duration(false)),
+    key("stable_after", Shape::Duration(false)),
+    key("burst", Shape::Whole(1, 1_000)),
+];
+
+const LEASE: &[Key] = &[
+    key("ttl_default", Shape::Duration(false)),
+    key("ttl_max", Shape::Duration(false)),
+    key("restore_window", Shape::Duration(true)),
+    key("warn_before", Shape::Duration(true)),
+];
+
+const STOP: &[Key] = &[
+    key("eof_grace", Shape::Duration(true)),
+    key("term_grace", Shape::Duration(true)),
+];
+
+fn template_name(text: &str) -> Result<(), String> {
+    TemplateName::new(text).map(drop).map_err(|e| e.to_string())
+}
+
+fn env_name(text: &str) -> Result<(), String> {
+    EnvName::new(text).map(drop).map_err(|e| e.to_string())
+}
+
+fn setting_name(text: &str) -> Result<(), String> {
+    let good = (1..=64).contains(&text.len())
+        && text.as_bytes()[0].is_ascii_lowercase()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    good.then_some(())
+        .ok_or_else(|| "1 to 64 of a-z, 0-9 and '_', starting with a letter".to_owned())
+}
+
+fn web_address(text: &str) -> Result<(), String> {
+    let good = text.len() <= 500
+        && (text.starts_with("https://") || text.starts_with("http://"))
+        && !text.chars().any(|c| c.is_control() || c.is_whitespace());
+    good.then_some(())
+        .ok_or_else(|| "a web address that starts with https:// or http://".to_owned())
+}
+
+fn http_path(text: &str) -> Result<(), String> {
+    let good = text.len() <= 200
+        && text.starts_with('/')
+        && text.bytes().all(|b| b.is_ascii_graphic())
+        && !text.contains(['?', '#']);
+    good.then_some(())
+        .ok_or_else(|| "a path that starts with '/', without '?' and '#'".to_owned())
+}
+
+/// Finds what is wrong with `table`, and repairs it in place: what is unknown or wrong goes, what is required and
+/// missing gets a stand-in. Afterwards the table can be deserialized, unless it is not used because of `found`.
+pub(super) fn examine(table: &mut Table, keys: &[Key], path: &str, found: &mut Found) {
+    let unknown: Vec<String> = table
+        .keys()
+        .filter(|name| keys.iter().all(|key| key.name != name.as_str()))
+        .cloned()
+        .collect();
+    for name in unknown {
+        table.remove(&name);
+        let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
+        let short: String = name.chars().take(80).collect();
+        found.push((
+            join(path, &short),
+            format!("unknown key; the keys here are {}", names.join(", ")),
+        ));
+    }
+    for key in keys {
+        let at = join(path, key.name);
+        let kept = match table.get_mut(key.name) {
+            None => {
+                if key.required.is_some() {
+                    found.push((at, format!("is missing: {}", key.shape.allowed())));
+                }
+                false
+            }
+            Some(value) => key.shape.examine(value, &at, found),
+        };
+        if !kept {
+            table.remove(key.name);
+            if let Some(stand_in) = key.required {
+                table.insert(key.name.to_owned(), stand_in_value(stand_in));
+            }
+        }
+    }
+}
+
+fn stand_in_value(text: &'static str) -> Value {
+    toml::from_str::<Table>(&format!("v = {text}"))
+        .ok()
+        .and_then(|mut table| table.remove("v"))
+        .expect("the stand-ins of this file are valid TOML")
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
+}
+
+impl Shape {
+    fn allowed(&self) -> String {
+        match self {
+            Self::Text(max) => format!("text of 1 to {max} bytes"),
+            Self::Word(words) => format!("one of {}", words.join(", ")),
+            Self::Name(_) => "text".to_owned(),
+            Self::Duration(true) => "a duration such as 30s, 5m, 2h or 0".to_owned(),
+            Self::Duration(false) => {
+                "a duration above zero and up to 3650d, such as 30s, 5m, 2h".to_owned()
+            }
+            Self::Whole(min, max) if min == max => format!("the number {min}"),
+            Self::Whole(min, i64::MAX) => format!("a whole number, at least {min}"),
+            Self::Whole(min, max) => format!("a whole number from {min} to {max}"),
+            Self::Flag => "true or false".to_owned(),
+            Self::Texts => "a list of at most 256 texts".to_owned(),
+            Self::Variables => {
+                "a table of at most 64 environment variables, each with text".to_owned()
+            }
+            Self::Scalar => "text, a whole number, true or false, or a list of texts".to_owned(),
+            Self::Scalars => "a list of 1 to 256 texts or whole numbers".to_owned(),
+            Self::Section(_) => "a table".to_owned(),
+            Self::Sections(_) => "at most 64 tables, written as [[…]]".to_owned(),
+        }
+    }
+
+    /// Whether the value can stay; what is wrong goes to `found`.
+    fn examine(&self, value: &mut Value, at: &str, found: &mut Found) -> bool {
+        match (self, &mut *value) {
+            (Self::Section(keys), Value::Table(table)) => {
+                examine(table, keys, at, found);
+                return true;
+            }
+            (Self::Sections(keys), Value::Array(entries)) if entries.len() <= 64 => {
+                let mut good = true;
+                for (index, entry) in entries.iter_mut().enumerate() {
+                    let at = format!("{at}[{index}]");
+                    if let Value::Table(table) = entry {
+                        examine(table, keys, &at, found);
+                    } else {
+                        found.push((at, "must be a table".to_owned()));
+                        good = false;
+                    }
+                }
+                return good;
+            }
+            (Self::Variables, Value::Table(table)) if table.len() <= 64 => {
+                for (name, value) in table.iter() {
+                    if let Err(allowed) = env_name(name) {
+                        found.push((at.to_owned(), allowed));
+                        return false;
+                    }
+                    if !value.as_str().is_some_and(|text| is_text(text, 0, 8_192)) {
+                        found.push((
+                            join(at, name),
+                            "must be text of at most 8192 bytes".to_owned(),
+                        ));
+                        return false;
+                    }
+                }
+                return true;
+            }
+            (Self::Name(check), Value::String(text)) => {
+                return match check(text) {
+                    Ok(()) => true,
+                    Err(allowed) => {
+                        found.push((at.to_owned(), allowed));
+                        false
+                    }
+                };
+            }
+            _ => {}
+        }
+        let good = match (self, &*value) {
+            (Self::Text(max), Value::String(text)) => {
+                is_text(text, 1, *max) && !text.trim().is_empty()
+            }
+            (Self::Word(words), Value::String(text)) => words.contains(&text.as_str()),
+            (Self::Duration(zero), value) => {
+                duration_ms(value).is_some_and(|ms| (*zero || ms > 0) && ms <= MAX_DURATION_MS)
+            }
+            (Self::Whole(min, max), Value::Integer(number)) => (*min..=*max).contains(number),
+            (Self::Flag, Value::Boolean(_)) => true,
+            (Self::Texts, Value::Array(entries)) => {
+                entries.len() <= 256
+                    && entries
+                        .iter()
+                        .all(|e| e.as_str().is_some_and(|text| is_text(text, 0, 8_192)))
+            }
+            (Self::Scalar, Value::Array(entries)) => entries.iter().all(Value::is_str),
+            (Self::Scalar, value) => value.is_str() || value.is_integer() || value.is_bool(),
+            (Self::Scalars, Value::Array(entries)) => {
+                (1..=256).contains(&entries.len())
+                    && entries.iter().all(|e| e.is_str() || e.is_integer())
+            }
+            _ => false,
+        };
+        if !good {
+            found.push((at.to_owned(), format!("must be {}", self.allowed())));
+        }
+        good
+    }
+}
+
+fn is_text(text: &str, min: usize, max: usize) -> bool {
+    (min..=max).contains(&text.len())
+        && !text
+            .chars()
+            .any(|c| c.is_control() && !matches!(c, '\n' | '\t'))
+}
+
+fn duration_ms(value: &Value) -> Option<u64> {
+    match value {
+        Value::Integer(secs) => u64::try_from(*secs).ok()?.checked_mul(1_000),
+        Value::String(text) => text.parse::<HumanDuration>().ok().map(HumanDuration::ms),
+        _ => None,
+    }
+}
