@@ -1,0 +1,19 @@
+// What every client program prints: one line of JSON.
+export async function report(sdk, connect) {
+  const [url, token, tool, json = "{}", mode] = process.argv.slice(2);
+  if (!url || !token || !tool) {
+    console.error("usage: URL TOKEN TOOL [JSON-ARGUMENTS] [MODE]");
+    process.exit(2);
+  }
+  const requestInit = { headers: { Authorization: `Bearer ${token}` } };
+  const { client, protocol } = await connect(new URL(url), requestInit, mode);
+  try {
+    const { tools } = await client.listTools();
+    const result = await client.callTool({ name: tool, arguments: JSON.parse(json) });
+    console.log(
+      JSON.stringify({ sdk, protocol: protocol(), tools: tools.map((each) => each.name), result }),
+    );
+  } finally {
+    await client.close();
+  }
+}
