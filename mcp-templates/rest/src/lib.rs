@@ -1,1 +1,13 @@
-//! x
+//! What the built-in MCP servers share: serving over stdio, and an HTTP client that is careful with secrets, sizes,
+//! redirects and retries and whose errors tell a language model what to do next.
+
+mod client;
+mod error;
+mod settings;
+mod stdio;
+
+pub use client::{Answer, Body, Call, Client, ClientSpec};
+pub use error::{Error, Failure, Trouble};
+pub use reqwest::Method;
+pub use settings::{BaseUrl, InvalidBaseUrl, Secret, path_segment, variable};
+pub use stdio::serve;
