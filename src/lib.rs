@@ -3,6 +3,7 @@
 pub mod config;
 pub mod domain;
 pub mod mcp_servers;
+pub mod runtime;
 pub mod supervisor;
 pub mod templates;
 pub mod wire;

@@ -1,0 +1,85 @@
+//! Where children live: the seam between the supervisor and whatever forks, isolates and reaps.
+//!
+//! [`local::LocalRuntime`] speaks with the keeper process of this host; [`fake::FakeRuntime`] plays scripts
+//! for tests. This is also the only room that calls the kernel directly, so the few such calls that other
+//! rooms need are in [`host`].
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+pub mod fake;
+pub mod host;
+mod plan;
+mod usage;
+mod workload;
+
+pub use host::{FileLock, LockError, bind_listener, harden_process, lock_file};
+pub use plan::{HostReport, LaunchPlan, PASSED_MAX, WorkloadId};
+pub use usage::{TreeUsage, usage};
+pub use workload::{ExitReport, Pipes, Verb, Workload, WorkloadControl};
+
+/// Why a launch gave no child.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The plan cannot be carried out: the program is missing, not executable, the folder cannot be made, a
+    /// limit was refused. One readable sentence; trying again changes nothing by itself.
+    #[error("{0}")]
+    NotStarted(String),
+    /// The keeper did not answer; whether a child was started will show in [`Runtime::adoptable`].
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
+
+/// Why the keeper could not be asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RuntimeError {
+    /// There is no connection to the keeper at the moment.
+    #[error("the keeper is away")]
+    Lost,
+    /// The keeper refused, in its own words.
+    #[error("the keeper refused: {0}")]
+    Refused(String),
+    /// The keeper could not be started or reached.
+    #[error("cannot reach the keeper: {0}")]
+    Unreachable(String),
+}
+
+/// Whether there is a keeper.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeeperState {
+    /// It answers.
+    Connected {
+        /// Its process id.
+        pid: u32,
+        /// What it can enforce on this host.
+        host: HostReport,
+    },
+    /// It does not; every child that it held counts as ended.
+    Lost,
+}
+
+/// Launches children, and holds descriptors for us over a restart of our own process.
+pub trait Runtime: Send + Sync + 'static {
+    /// Starts a child. Resolves when its program runs (execve succeeded) or could not be started. Dropping
+    /// the future before that kills the child.
+    fn launch(&self, plan: LaunchPlan) -> BoxFuture<'_, Result<Workload, LaunchError>>;
+
+    /// All that the keeper holds, with fresh duplicates of the pipe ends. Those that ended but were not yet
+    /// forgotten are included; their exit resolves at once.
+    fn adoptable(&self) -> BoxFuture<'_, Result<Vec<Workload>, RuntimeError>>;
+
+    /// Lets the keeper hold a duplicate of `fd` under `name` (1 to 200 bytes, such as `listener/<uuid>`);
+    /// replaces what it held under that name.
+    fn hold(&self, name: &str, fd: BorrowedFd<'_>) -> BoxFuture<'_, Result<(), RuntimeError>>;
+
+    /// Fresh duplicates of everything held, by name.
+    fn held(&self) -> BoxFuture<'_, Result<Vec<(String, OwnedFd)>, RuntimeError>>;
+
+    /// Closes the keeper's duplicate; no error when there is none.
+    fn drop_held(&self, name: &str) -> BoxFuture<'_, Result<(), RuntimeError>>;
+
+    /// Whether the keeper answers. After [`KeeperState::Lost`] the runtime reconnects by itself.
+    fn state(&self) -> watch::Receiver<KeeperState>;
+}

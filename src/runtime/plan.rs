@@ -1,0 +1,109 @@
+//! What to launch, and how it is named between `serve` and the keeper.
+
+use std::{fmt, os::fd::OwnedFd, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::domain::{
+    id::{Generation, InstanceId},
+    template::Limits,
+};
+
+/// Most descriptors that a launch hands to the server beyond stdin, stdout and stderr.
+pub const PASSED_MAX: usize = 8;
+
+/// One launch of one instance: the key under which the keeper holds it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+pub struct WorkloadId {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Which of its launches.
+    pub generation: Generation,
+}
+
+impl fmt::Display for WorkloadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.instance, self.generation)
+    }
+}
+
+/// Everything that the keeper needs to start a server.
+///
+/// The values of `env` are secrets: they are wiped when the plan is dropped, and `Debug` does not show them.
+pub struct LaunchPlan {
+    /// The key of the new workload; must not be held by the keeper already.
+    pub id: WorkloadId,
+    /// Program and arguments. A program without a slash is looked up in the `PATH` of `env`.
+    /// Never put a secret here: every user of the host can read it.
+    pub argv: Vec<String>,
+    /// The whole environment; nothing else is inherited.
+    pub env: Vec<(String, Zeroizing<String>)>,
+    /// The working folder, absolute; made with mode 0700 if it is missing.
+    pub cwd: PathBuf,
+    /// Limits; each is lowered to the keeper's own hard limit.
+    pub limits: Limits,
+    /// Become descriptors 3, 4, … of the server, at most [`PASSED_MAX`].
+    pub passed: Vec<OwnedFd>,
+}
+
+impl fmt::Debug for LaunchPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.env.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("LaunchPlan")
+            .field("id", &self.id)
+            .field("argv", &self.argv)
+            .field("env", &names)
+            .field("cwd", &self.cwd)
+            .field("limits", &self.limits)
+            .field("passed", &self.passed.len())
+            .finish()
+    }
+}
+
+/// What the keeper found when it tried each layer of isolation at its start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostReport {
+    /// The keeper's version of `minimcp`.
+    pub version: String,
+    /// Layer to state, in words, for example `pid-namespace` to `on`.
+    pub isolation: std::collections::BTreeMap<String, String>,
+    /// How many descriptors the keeper may open (`RLIMIT_NOFILE`); each instance takes about four.
+    pub open_files_max: u64,
+}
+
+impl Default for HostReport {
+    fn default() -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            isolation: std::collections::BTreeMap::new(),
+            open_files_max: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_value() {
+        let plan = LaunchPlan {
+            id: WorkloadId {
+                instance: InstanceId(uuid::Uuid::nil()),
+                generation: Generation(1),
+            },
+            argv: vec!["server".into()],
+            env: vec![("API_KEY".into(), Zeroizing::new("hunter2".into()))],
+            cwd: "/tmp".into(),
+            limits: Limits::default(),
+            passed: Vec::new(),
+        };
+        let shown = format!("{plan:?}");
+        assert!(shown.contains("API_KEY"), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}

@@ -1,0 +1,213 @@
+//! One child, as the async side sees it.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    future::Future,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use super::{RuntimeError, WorkloadId};
+use crate::domain::exit::{ExitStatus, ResourceUsage};
+
+/// Our ends of a child's pipes; non-blocking, close-on-exec.
+#[derive(Debug)]
+pub struct Pipes {
+    /// Write end of its stdin.
+    pub stdin: OwnedFd,
+    /// Read end of its stdout.
+    pub stdout: OwnedFd,
+    /// Read end of its stderr.
+    pub stderr: OwnedFd,
+}
+
+/// How a child ended and what it used.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ExitReport {
+    /// How the main process ended.
+    pub status: ExitStatus,
+    /// What it and those of its children that it waited for used.
+    pub usage: ResourceUsage,
+}
+
+impl ExitReport {
+    /// The report of every child whose keeper is gone.
+    #[must_use]
+    pub fn keeper_lost() -> Self {
+        Self {
+            status: ExitStatus::KeeperLost,
+            usage: ResourceUsage::default(),
+        }
+    }
+}
+
+/// What can be asked of a running child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    /// Close the keeper's duplicate of the write end of stdin.
+    CloseStdin,
+    /// SIGTERM to the server's process group.
+    Terminate,
+    /// SIGKILL to everything that the server started.
+    KillTree,
+    /// Drop the record and the descriptors; a child that still lives is dropped when it ends.
+    Forget,
+}
+
+/// Carries verbs to whatever really holds the child.
+pub trait WorkloadControl: Send + Sync + 'static {
+    /// Performs `verb` on `id`. Asking it of a child that already ended is no error.
+    fn perform(&self, id: WorkloadId, verb: Verb) -> BoxFuture<'_, Result<(), RuntimeError>>;
+}
+
+struct Inner {
+    id: WorkloadId,
+    pid: u32,
+    isolation: BTreeMap<String, String>,
+    pipes: Mutex<Option<Pipes>>,
+    exit: watch::Receiver<Option<ExitReport>>,
+    control: Arc<dyn WorkloadControl>,
+}
+
+/// One launched child; cheap to clone. Dropping every clone does not end the child.
+#[derive(Clone)]
+pub struct Workload {
+    inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workload")
+            .field("id", &self.inner.id)
+            .field("pid", &self.inner.pid)
+            .field("exit", &*self.inner.exit.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Workload {
+    /// Made by a [`super::Runtime`] only. `exit` becomes `Some` once; a dropped sender means the keeper is lost.
+    #[must_use]
+    pub fn new(
+        id: WorkloadId,
+        pid: u32,
+        isolation: BTreeMap<String, String>,
+        pipes: Option<Pipes>,
+        exit: watch::Receiver<Option<ExitReport>>,
+        control: Arc<dyn WorkloadControl>,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                id,
+                pid,
+                isolation,
+                pipes: Mutex::new(pipes),
+                exit,
+                control,
+            }),
+        }
+    }
+
+    /// Instance and generation.
+    #[must_use]
+    pub fn id(&self) -> WorkloadId {
+        self.inner.id
+    }
+
+    /// The host's pid of the server process; only to be shown and measured, never to be signalled.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.inner.pid
+    }
+
+    /// Our ends of the pipes, the first time it is asked. `None` too for a child that ended and whose
+    /// descriptors the keeper no longer holds.
+    #[must_use]
+    pub fn take_pipes(&self) -> Option<Pipes> {
+        self.lock_pipes().take()
+    }
+
+    /// Layer of isolation to what really holds for this child.
+    #[must_use]
+    pub fn isolation(&self) -> &BTreeMap<String, String> {
+        &self.inner.isolation
+    }
+
+    /// Resolves when the main process has ended and its whole tree is gone; at once if that was so before.
+    /// May be asked again and again, and dropped at any time.
+    pub fn exited(&self) -> impl Future<Output = ExitReport> + Send + use<> {
+        let mut exit = self.inner.exit.clone();
+        async move {
+            match exit.wait_for(Option::is_some).await {
+                Ok(report) => report.clone().unwrap_or_else(ExitReport::keeper_lost),
+                Err(_) => ExitReport::keeper_lost(),
+            }
+        }
+    }
+
+    /// Closes the keeper's duplicate of stdin. The server sees the end of its input once whoever took the
+    /// pipes has dropped theirs as well; an end that nobody took is closed here.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the keeper is away.
+    pub async fn close_stdin(&self) -> Result<(), RuntimeError> {
+        {
+            let mut pipes = self.lock_pipes();
+            if let Some(Pipes {
+                stdin,
+                stdout,
+                stderr,
+            }) = pipes.take()
+            {
+                // A pipe with no reader takes the place of stdin, so that the other two can still be taken.
+                drop(stdin);
+                *pipes = super::host::closed_pipe_end().ok().map(|stdin| Pipes {
+                    stdin,
+                    stdout,
+                    stderr,
+                });
+            }
+        }
+        self.perform(Verb::CloseStdin).await
+    }
+
+    /// Sends SIGTERM to the server's process group.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the keeper is away.
+    pub async fn terminate(&self) -> Result<(), RuntimeError> {
+        self.perform(Verb::Terminate).await
+    }
+
+    /// Sends SIGKILL to everything that the server started. [`Self::exited`] tells when all of it is gone.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the keeper is away.
+    pub async fn kill_tree(&self) -> Result<(), RuntimeError> {
+        self.perform(Verb::KillTree).await
+    }
+
+    /// Lets the keeper drop its record and descriptors.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the keeper is away.
+    pub async fn forget(&self) -> Result<(), RuntimeError> {
+        self.perform(Verb::Forget).await
+    }
+
+    async fn perform(&self, verb: Verb) -> Result<(), RuntimeError> {
+        self.inner.control.perform(self.inner.id, verb).await
+    }
+
+    fn lock_pipes(&self) -> std::sync::MutexGuard<'_, Option<Pipes>> {
+        self.inner
+            .pipes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
