@@ -1,5 +1,6 @@
 //! MiniMCP: a daemon that runs other people's MCP servers safely. See ARCHITECTURE.md for the map.
 
+pub mod api;
 pub mod config;
 pub mod domain;
 pub mod mcp_servers;

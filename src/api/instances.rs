@@ -1,0 +1,263 @@
+//! `/mcps`: create, list, get, patch, delete.
+
+use axum::{extract::State, response::IntoResponse};
+use http::{StatusCode, header};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::{
+    AppState,
+    error::{ApiError, Code},
+    extract::{Field, Json, PathParam, Query, RequestBody, Shape, optional, required},
+    view,
+};
+use crate::{
+    domain::{duration::HumanDuration, id::InstanceId, principal::Principal, state::StatusWord},
+    supervisor::{CreateRequest, ListFilter},
+    wire::{CreateInstance, Instance, Page, PatchInstance, Problem, Stats},
+};
+
+/// Entries of a page when the request does not say.
+pub const LIMIT_DEFAULT: usize = 100;
+/// Most entries of a page.
+pub const LIMIT_MAX: usize = 1_000;
+/// How long `?wait=ready` waits when the request does not say.
+const WAIT_DEFAULT: HumanDuration = HumanDuration::from_secs(30);
+
+/// The answer for one page of instances.
+pub type InstancePage = Page<Instance>;
+
+impl RequestBody for CreateInstance {
+    const FIELDS: &'static [Field] = &[
+        required("template", Shape::Text),
+        optional("name", Shape::Text),
+        optional("ttl", Shape::Duration),
+        optional("credentials", Shape::TextMap),
+        optional("settings", Shape::AnyMap),
+        optional("labels", Shape::TextMap),
+    ];
+}
+
+impl RequestBody for PatchInstance {
+    const FIELDS: &'static [Field] = &[
+        optional("name", Shape::Text),
+        optional("labels", Shape::TextMap),
+    ];
+}
+
+/// What a create call waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum WaitFor {
+    Ready,
+}
+
+/// Query of a create call.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct CreateQuery {
+    /// `ready`: answer once the instance runs, failed, or `timeout` is over.
+    #[param(value_type = Option<String>, example = "ready")]
+    wait: Option<WaitFor>,
+    /// How long to wait (seconds, or a text such as `20s`; default 30s, at most the server's request timeout).
+    #[param(value_type = Option<String>, example = "20s")]
+    timeout: Option<HumanDuration>,
+}
+
+/// Query of a list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Only instances with this status.
+    #[param(value_type = Option<String>, example = "running")]
+    status: Option<StatusWord>,
+    /// Only instances of this template.
+    template: Option<String>,
+    /// Only instances of this owner.
+    owner: Option<String>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// Entries of the page, 1 to 1000; default 100.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+}
+
+/// Checks `limit` of a query.
+///
+/// # Errors
+/// `invalid-query` outside 1 to [`LIMIT_MAX`].
+pub fn page_limit(asked: Option<usize>) -> Result<usize, ApiError> {
+    match asked {
+        None => Ok(LIMIT_DEFAULT),
+        Some(limit) if (1..=LIMIT_MAX).contains(&limit) => Ok(limit),
+        Some(_) => Err(ApiError::new(
+            Code::InvalidQuery,
+            format!("limit must be 1 to {LIMIT_MAX}"),
+        )),
+    }
+}
+
+/// Creates an instance and starts it.
+///
+/// The answer holds the access token; it is shown only here and on rotation. With `wait=ready` the answer comes when
+/// the instance runs, failed, or the time is over: look at `status`.
+#[utoipa::path(
+    post, path = "/mcps", tag = "instances", params(CreateQuery),
+    request_body(content = CreateInstance, example = json!({"template": "demo", "name": "my-demo", "ttl": "2h"})),
+    responses(
+        (status = 201, description = "Created", body = Instance, headers(("Location" = String, description = "Its path"))),
+        (status = 409, description = "`name-taken` or `template-unavailable`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`validation-failed`: every fault is listed", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "`ports-exhausted` or `instances-exhausted`", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn create(
+    who: Principal,
+    State(state): State<AppState>,
+    Query(query): Query<CreateQuery>,
+    Json(body): Json<CreateInstance>,
+) -> Result<impl IntoResponse, ApiError> {
+    if query.timeout.is_some() && query.wait.is_none() {
+        return Err(ApiError::new(
+            Code::InvalidQuery,
+            "timeout goes with wait=ready",
+        ));
+    }
+    let request = CreateRequest {
+        template: body.template,
+        name: body.name,
+        ttl: body.ttl,
+        credentials: body.credentials,
+        settings: body.settings,
+        labels: body.labels,
+    };
+    let granted = state.supervisor.create(&who, request).await?;
+    let id = granted.status.record.id;
+    let shown = match query.wait {
+        Some(WaitFor::Ready) => {
+            let wait = state.wait_budget(query.timeout.unwrap_or(WAIT_DEFAULT));
+            // The instance exists by now and its token is shown only once: whatever the wait brings, answer 201.
+            match state.supervisor.wait_settled(&who, id, wait).await {
+                Ok(status) => view::granted(&granted, &status),
+                Err(_) => view::granted(&granted, &granted.status),
+            }
+        }
+        None => view::granted(&granted, &granted.status),
+    };
+    let location = [(header::LOCATION, format!("/api/v1/mcps/{id}"))];
+    Ok((StatusCode::CREATED, location, axum::Json(shown)))
+}
+
+/// Lists instances, oldest first.
+#[utoipa::path(
+    get, path = "/mcps", tag = "instances", params(ListQuery),
+    responses((status = 200, description = "One page", body = InstancePage))
+)]
+pub async fn list(
+    who: Principal,
+    State(state): State<AppState>,
+    Query(query): Query<ListQuery>,
+) -> Result<axum::Json<InstancePage>, ApiError> {
+    let limit = page_limit(query.limit)?;
+    let after = query
+        .cursor
+        .as_deref()
+        .map(str::parse::<InstanceId>)
+        .transpose()
+        .map_err(|_| {
+            ApiError::new(
+                Code::InvalidQuery,
+                "cursor is not one that a list of instances gave",
+            )
+        })?;
+    let filter = ListFilter {
+        status: query.status,
+        template: query.template,
+        owner: query.owner,
+    };
+    let (items, next) = state.supervisor.list(&who, &filter, after, limit);
+    Ok(axum::Json(Page {
+        items: items.iter().map(view::instance).collect(),
+        next_cursor: next.map(|id| id.to_string()),
+    }))
+}
+
+/// One instance, by id or name.
+#[utoipa::path(
+    get, path = "/mcps/{id}", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    responses(
+        (status = 200, description = "The instance as it is now", body = Instance),
+        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn get(
+    who: Principal,
+    State(state): State<AppState>,
+    PathParam(id): PathParam,
+) -> Result<axum::Json<Instance>, ApiError> {
+    let id = state.supervisor.resolve(&who, &id)?;
+    let status = state.supervisor.get(&who, id)?;
+    Ok(axum::Json(view::instance(&status)))
+}
+
+/// Changes name or labels; what is absent stays.
+#[utoipa::path(
+    patch, path = "/mcps/{id}", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    request_body(content = PatchInstance, example = json!({"labels": {"team": "search"}})),
+    responses(
+        (status = 200, description = "As it is now", body = Instance),
+        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`name-taken`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`validation-failed`", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn patch(
+    who: Principal,
+    State(state): State<AppState>,
+    PathParam(id): PathParam,
+    Json(body): Json<PatchInstance>,
+) -> Result<axum::Json<Instance>, ApiError> {
+    let id = state.supervisor.resolve(&who, &id)?;
+    let status = state
+        .supervisor
+        .patch(&who, id, body.name, body.labels)
+        .await?;
+    Ok(axum::Json(view::instance(&status)))
+}
+
+/// Stops the instance, gives its port back and removes it with its data, token and logs.
+#[utoipa::path(
+    delete, path = "/mcps/{id}", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    responses(
+        (status = 204, description = "Gone"),
+        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn delete(
+    who: Principal,
+    State(state): State<AppState>,
+    PathParam(id): PathParam,
+) -> Result<StatusCode, ApiError> {
+    let id = state.supervisor.resolve(&who, &id)?;
+    state.supervisor.delete(&who, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What the instance uses now.
+#[utoipa::path(
+    get, path = "/mcps/{id}/stats", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    responses(
+        (status = 200, description = "Memory, CPU time, sessions, requests", body = Stats),
+        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn stats(
+    who: Principal,
+    State(state): State<AppState>,
+    PathParam(id): PathParam,
+) -> Result<axum::Json<Stats>, ApiError> {
+    let id = state.supervisor.resolve(&who, &id)?;
+    Ok(axum::Json(state.supervisor.stats(&who, id).await?))
+}

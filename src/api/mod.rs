@@ -1,0 +1,125 @@
+//! The management API: `/api/v1` (and the same under `/api`), health, metrics, the OpenAPI document and its page.
+//!
+//! One file per resource; `error` is the only status table; `openapi` collects the document from the handlers.
+//! Requests pass: CORS, `layers::observe` (request id, span, problems, metrics, timeout, panics), `auth`,
+//! `mutations` (body limit, `Idempotency-Key`), handler.
+
+pub mod auth;
+pub mod error;
+pub mod extract;
+pub mod instances;
+pub mod layers;
+pub mod metrics;
+pub mod mutations;
+pub mod openapi;
+pub mod ports;
+pub mod serve;
+pub mod system;
+pub mod templates;
+pub mod verbs;
+pub mod view;
+
+use std::{ops::Deref, sync::Arc};
+
+use axum::{Router, extract::DefaultBodyLimit, middleware};
+use futures_util::future::BoxFuture;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use metrics::{Metrics, MetricsSource, Sample, SampleKind};
+pub use serve::{Listeners, serve};
+
+use crate::{
+    config::ApiConfig, domain::duration::HumanDuration, supervisor::Supervisor,
+    templates::Catalogue,
+};
+
+/// One part of `/readyz`: its name, and a question that answers `Err(sentence)` when the part is not fit.
+pub struct ReadinessCheck {
+    /// `database`, `keeper`, …
+    pub name: &'static str,
+    /// Asked at most once a request; must answer quickly (a second is the most it is waited for).
+    pub ask: Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
+}
+
+/// What the handlers work with.
+pub struct AppParts {
+    /// The instances.
+    pub supervisor: Supervisor,
+    /// The templates.
+    pub templates: Arc<Catalogue>,
+    /// SHA-256 of the administrator token's text ([`auth::token_hash`]).
+    pub admin_token_hash: [u8; 32],
+    /// Limits, timeouts, origins.
+    pub config: ApiConfig,
+    /// Counters and where the other numbers of `/metrics` come from.
+    pub metrics: Metrics,
+    /// The parts that `/readyz` asks.
+    pub readiness: Vec<ReadinessCheck>,
+    /// Cancelled when the daemon goes down: streams end, no new connection is taken.
+    pub shutdown: CancellationToken,
+    /// Mutations under way; [`serve`] waits for them, because a client that hangs up must not leave one half done.
+    pub mutations: TaskTracker,
+}
+
+/// The state of every handler; cheap to clone.
+#[derive(Clone)]
+pub struct AppState(Arc<AppParts>);
+
+impl AppState {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: AppParts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// How long a handler may wait on someone's behalf and still answer within the request timeout.
+    #[must_use]
+    pub fn wait_budget(&self, asked: HumanDuration) -> HumanDuration {
+        let timeout_ms = self.config.request_timeout.ms();
+        let most_ms = timeout_ms.saturating_sub((timeout_ms / 10).min(1_000));
+        HumanDuration::from_ms(asked.ms().min(most_ms))
+    }
+}
+
+impl Deref for AppState {
+    type Target = AppParts;
+
+    fn deref(&self) -> &AppParts {
+        &self.0
+    }
+}
+
+/// The whole API as one router, ready for [`serve`].
+pub fn router(state: AppState) -> Router {
+    let parts = openapi::parts();
+    let document = parts.document_json();
+    let api = parts
+        .api
+        .route_layer(middleware::from_fn_with_state(
+            state.clone(),
+            mutations::guard,
+        ))
+        .route_layer(middleware::from_fn_with_state(
+            state.clone(),
+            auth::authenticate,
+        ));
+    let metrics = parts.metrics.route_layer(middleware::from_fn_with_state(
+        state.clone(),
+        auth::authenticate,
+    ));
+    Router::new()
+        .nest("/api/v1", api.clone())
+        .nest("/api", api)
+        .merge(metrics)
+        .merge(parts.open)
+        .fallback(system::no_such_route)
+        .method_not_allowed_fallback(system::method_not_allowed)
+        .layer(axum::Extension(document))
+        .layer(DefaultBodyLimit::max(state.config.body_limit_bytes))
+        .layer(middleware::from_fn_with_state(
+            state.clone(),
+            layers::observe,
+        ))
+        .layer(layers::cors(&state.config.cors_origins))
+        .with_state(state)
+}

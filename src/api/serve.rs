@@ -1,0 +1,200 @@
+//! The server loop: a TCP listener, an optional unix socket, bounded connections, orderly shutdown.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{Router, body::Body};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener, UnixStream},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+
+use crate::config::ApiConfig;
+
+/// Most connections at the same time; more wait in the kernel's accept queue.
+const CONNECTIONS_MAX: usize = 1_024;
+/// How long a client may take for the head of a request; it also ends idle kept-alive connections.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Largest head of a request.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// How long requests under way are waited for at shutdown.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Rest after a failed accept (no descriptors left), so that the loop does not spin.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// The bound sockets of the API.
+pub struct Listeners {
+    tcp: TcpListener,
+    unix: Option<(UnixListener, PathBuf)>,
+}
+
+impl Listeners {
+    /// Binds what the configuration asks for. The unix socket is made with mode 0600 and put in place by a rename,
+    /// so it is never there with another mode; a dead one of an earlier daemon is replaced, a living one is not.
+    ///
+    /// # Errors
+    /// One sentence that names the address or path.
+    pub async fn bind(config: &ApiConfig) -> io::Result<Self> {
+        let address = SocketAddr::new(config.address, config.port);
+        let tcp = TcpListener::bind(address).await.map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+        })?;
+        let unix = match &config.unix_socket {
+            Some(path) => {
+                let bound = bind_unix(path).await.map_err(|error| {
+                    let text = format!("cannot listen on {}: {error}", path.display());
+                    io::Error::new(error.kind(), text)
+                })?;
+                Some((bound, path.clone()))
+            }
+            None => None,
+        };
+        Ok(Self { tcp, unix })
+    }
+
+    /// The address that TCP clients use, with the port that was picked.
+    ///
+    /// # Errors
+    /// When the kernel does not tell it.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+}
+
+async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another daemon answers there",
+        ));
+    }
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(format!(".{}", std::process::id()));
+    let fresh = PathBuf::from(fresh);
+    // Left over from a crash of a process with our number: ours to remove, and it may not be there.
+    let _ = std::fs::remove_file(&fresh);
+    let listener = UnixListener::bind(&fresh)?;
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&fresh, path)?;
+    Ok(listener)
+}
+
+/// Serves `router` until `shutdown`, then lets requests under way end (10 s at most), waits for `mutations`, and
+/// removes the unix socket.
+pub async fn serve(
+    listeners: Listeners,
+    router: Router,
+    mutations: TaskTracker,
+    shutdown: CancellationToken,
+) {
+    let connections = TaskTracker::new();
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let Listeners { tcp, unix } = listeners;
+    let tcp_loop = accept_loop(&shutdown, &permits, &connections, &router, || async {
+        let (stream, _) = tcp.accept().await?;
+        // Small JSON answers must not wait for Nagle; a socket that refuses this is broken and will fail by itself.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    });
+    match &unix {
+        Some((listener, _)) => {
+            let unix_loop = accept_loop(&shutdown, &permits, &connections, &router, || async {
+                Ok(listener.accept().await?.0)
+            });
+            tokio::join!(tcp_loop, unix_loop);
+        }
+        None => tcp_loop.await,
+    }
+    drop(tcp);
+    if let Some((_, path)) = unix {
+        // Already gone is as good.
+        let _ = std::fs::remove_file(path);
+    }
+    connections.close();
+    mutations.close();
+    let drained = async {
+        connections.wait().await;
+        mutations.wait().await;
+    };
+    if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+        tracing::warn!(
+            connections = connections.len(),
+            mutations = mutations.len(),
+            "requests were still under way at shutdown"
+        );
+    }
+}
+
+async fn accept_loop<S, F>(
+    shutdown: &CancellationToken,
+    permits: &Arc<Semaphore>,
+    connections: &TaskTracker,
+    router: &Router,
+    accept: impl Fn() -> F,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = io::Result<S>>,
+{
+    loop {
+        let permit = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            permit = Arc::clone(permits).acquire_owned() => permit,
+        };
+        let Ok(permit) = permit else { return };
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            accepted = accept() => accepted,
+        };
+        match accepted {
+            Ok(stream) => {
+                let connection = connection(stream, router.clone(), shutdown.clone());
+                connections.spawn(async move {
+                    connection.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!("cannot accept a connection: {error}");
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}
+
+async fn connection<S>(stream: S, router: Router, shutdown: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service =
+        hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+            router.clone().oneshot(request.map(Body::new))
+        });
+    let serving = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!("a connection ended early: {error}");
+    }
+}

@@ -1,0 +1,181 @@
+//! `/mcps/{id}/VERB`: start, stop, restart, extend, restore, and the access token.
+
+use axum::extract::State;
+use serde_json::Value;
+
+use super::{
+    AppState,
+    error::ApiError,
+    extract::{Field, Json, PathParam, RequestBody, Shape, optional},
+    view,
+};
+use crate::{
+    domain::{duration::HumanDuration, principal::Principal, violation::Violation},
+    wire::{Instance, Problem, RotateAccessToken, TtlRequest},
+};
+
+impl RequestBody for TtlRequest {
+    const FIELDS: &'static [Field] = &[optional("ttl", Shape::Duration)];
+    fn when_empty() -> Option<Self> {
+        Some(Self::default())
+    }
+}
+
+impl RequestBody for RotateAccessToken {
+    const FIELDS: &'static [Field] = &[optional("overlap", Shape::Duration)];
+    fn when_empty() -> Option<Self> {
+        Some(Self::default())
+    }
+}
+
+/// Longest overlap of an old access token with a new one.
+const OVERLAP_MAX: HumanDuration = HumanDuration::from_secs(7 * 24 * 3_600);
+
+fn duration(field: &str, given: Option<Value>) -> Result<Option<HumanDuration>, ApiError> {
+    let Some(value) = given else { return Ok(None) };
+    serde_json::from_value(value).map(Some).map_err(|error| {
+        let message = format!("{field}: {error}");
+        ApiError::invalid(vec![Violation::new(
+            format!("/{field}"),
+            "duration",
+            message,
+        )])
+    })
+}
+
+/// Starts a stopped, sleeping or failed instance; its failure count begins anew.
+#[utoipa::path(
+    post, path = "/mcps/{id}/start", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    responses(
+        (status = 200, description = "As it is now; follow `status` or the event stream", body = Instance),
+        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`wrong-state`: says what would be possible", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn start(
+    who: Principal,
+    State(state): State<AppState>,
+    PathParam(id): PathParam,
+) -> Result<axum::Json<Instance>, ApiError> {
+    let id = state.supervisor.resolve(&who, &id)?;
+    let status = state.supervisor.start(&who, id).await?;
+    Ok(axum::Json(view::instance(&status)))
+}
+
+/// Stops the instance; its URL, token, data and logs stay.
+#[utoipa::path(
+    post, path = "/mcps/{id}/stop", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    responses(
+        (status = 200, description = "As it is now; follow `status` or the event stream", body = Instance),
+        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`wrong-state`: says what would be possible", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn stop(
+    who: Principal,
+    State(state): State<AppState>,
+    PathParam(id): PathParam,
+) -> Result<axum::Json<Instance>, ApiError> {
+    let id = state.supervisor.resolve(&who, &id)?;
+    let status = state.supervisor.stop(&who, id).await?;
+    Ok(axum::Json(view::instance(&status)))
+}
+
+/// Stops the instance, then starts it.
+#[utoipa::path(
+    post, path = "/mcps/{id}/restart", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    responses(
+        (status = 200, description = "As it is now; follow `status` or the event stream", body = Instance),
+        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`wrong-state`: says what would be possible", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn restart(
+    who: Principal,
+    State(state): State<AppState>,
+    PathParam(id): PathParam,
+) -> Result<axum::Json<Instance>, ApiError> {
+    let id = state.supervisor.resolve(&who, &id)?;
+    let status = state.supervisor.restart(&who, id).await?;
+    Ok(axum::Json(view::instance(&status)))
+}
+
+/// Moves the deadline: the new TTL counts from now. Without a body the TTL last asked for counts again.
+#[utoipa::path(
+    post, path = "/mcps/{id}/extend", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    request_body(content = TtlRequest, example = json!({"ttl": "2h"})),
+    responses(
+        (status = 200, description = "As it is now", body = Instance),
+        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`wrong-state`: says what would be possible", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`validation-failed`", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn extend(
+    who: Principal,
+    State(state): State<AppState>,
+    PathParam(id): PathParam,
+    Json(body): Json<TtlRequest>,
+) -> Result<axum::Json<Instance>, ApiError> {
+    let ttl = duration("ttl", body.ttl)?;
+    let id = state.supervisor.resolve(&who, &id)?;
+    let status = state.supervisor.extend(&who, id, ttl).await?;
+    Ok(axum::Json(view::instance(&status)))
+}
+
+/// Brings an expired instance back within its restore window: same id, URL, token, data and logs.
+#[utoipa::path(
+    post, path = "/mcps/{id}/restore", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    request_body(content = TtlRequest, example = json!({"ttl": "2h"})),
+    responses(
+        (status = 200, description = "As it is now", body = Instance),
+        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`wrong-state`: says what would be possible", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`validation-failed`", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn restore(
+    who: Principal,
+    State(state): State<AppState>,
+    PathParam(id): PathParam,
+    Json(body): Json<TtlRequest>,
+) -> Result<axum::Json<Instance>, ApiError> {
+    let ttl = duration("ttl", body.ttl)?;
+    let id = state.supervisor.resolve(&who, &id)?;
+    let status = state.supervisor.restore(&who, id, ttl).await?;
+    Ok(axum::Json(view::instance(&status)))
+}
+
+/// Makes a new access token and shows it once; the old one stays valid for `overlap` (at most 7d).
+#[utoipa::path(
+    post, path = "/mcps/{id}/access-token", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    request_body(content = RotateAccessToken, example = json!({"overlap": "5m"})),
+    responses(
+        (status = 200, description = "The instance with its new `access_token` and `connect_url`", body = Instance),
+        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`wrong-state`: says what would be possible", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`validation-failed`", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn rotate_access_token(
+    who: Principal,
+    State(state): State<AppState>,
+    PathParam(id): PathParam,
+    Json(body): Json<RotateAccessToken>,
+) -> Result<axum::Json<Instance>, ApiError> {
+    let overlap = duration("overlap", body.overlap)?.unwrap_or_default();
+    if overlap > OVERLAP_MAX {
+        let message = format!("overlap may be {OVERLAP_MAX} at most");
+        return Err(ApiError::invalid(vec![Violation::new(
+            "/overlap",
+            "out-of-range",
+            message,
+        )]));
+    }
+    let id = state.supervisor.resolve(&who, &id)?;
+    let granted = state
+        .supervisor
+        .rotate_access_token(&who, id, overlap)
+        .await?;
+    Ok(axum::Json(view::granted(&granted, &granted.status)))
+}

@@ -1,0 +1,167 @@
+//! From what the supervisor and the store know to what the wire shows. Pure.
+
+use jiff::Timestamp;
+
+use crate::{
+    domain::{
+        UnixMs,
+        exit::{ExitRecord, ExitStatus},
+        state::{DesiredState, Health},
+    },
+    supervisor::{Granted, InstanceEvent, InstanceStatus},
+    wire,
+};
+
+/// A time as RFC 3339 in UTC. Times outside the years -9999 to 9999 cannot be written and show the epoch.
+#[must_use]
+pub fn time(ms: UnixMs) -> String {
+    Timestamp::from_millisecond(ms)
+        .unwrap_or(Timestamp::UNIX_EPOCH)
+        .to_string()
+}
+
+/// Now, in unix milliseconds.
+#[must_use]
+pub fn now_ms() -> UnixMs {
+    Timestamp::now().as_millisecond()
+}
+
+/// One instance, without its token.
+#[must_use]
+pub fn instance(status: &InstanceStatus) -> wire::Instance {
+    let record = &status.record;
+    let health = match status.health {
+        Health::Unknown => "unknown",
+        Health::Healthy => "healthy",
+        Health::Unhealthy => "unhealthy",
+    };
+    let desired = match record.desired {
+        DesiredState::Running => "running",
+        DesiredState::Stopped => "stopped",
+    };
+    wire::Instance {
+        id: record.id.to_string(),
+        name: record.name.to_string(),
+        owner: record.owner.to_string(),
+        template: record.template.to_string(),
+        status: status.word.to_string(),
+        since: time(status.since),
+        reason: status.reason.clone(),
+        next_action_at: status.next_action_at.map(time),
+        health: health.to_owned(),
+        desired: desired.to_owned(),
+        generation: record.generation.0,
+        port: record.port,
+        pid: status.pid,
+        access_url: status.access_url.clone(),
+        access_token: None,
+        connect_url: None,
+        created_at: time(record.created_at),
+        expires_at: record.lease.expires_at.map(time),
+        restore_until: record.lease.restore_until.map(time),
+        last_accessed_at: record.last_accessed_at.map(time),
+        restarts: record.restarts,
+        last_exit: record.last_exit.as_ref().map(last_exit),
+        server: status.server.as_ref().map(|server| wire::ServerFacts {
+            name: server.name.clone(),
+            version: server.version.clone(),
+            protocol_version: server.protocol_version.clone(),
+            tools: server.tools.clone(),
+        }),
+        isolation: status.isolation.clone(),
+        limits: serde_json::to_value(status.limits).unwrap_or_default(),
+        credentials: record
+            .spec
+            .credentials
+            .iter()
+            .map(|(env, name)| (env.to_string(), name.to_string()))
+            .collect(),
+        settings: record.spec.settings.clone(),
+        labels: record.spec.labels.clone(),
+    }
+}
+
+/// One instance with the token that was just made, shown as `status` says it is now.
+#[must_use]
+pub fn granted(granted: &Granted, status: &InstanceStatus) -> wire::Instance {
+    wire::Instance {
+        access_token: Some(granted.access_token.to_string()),
+        connect_url: Some(granted.connect_url.to_string()),
+        ..instance(status)
+    }
+}
+
+fn last_exit(exit: &ExitRecord) -> wire::LastExit {
+    let (code, signal) = match exit.status {
+        ExitStatus::Exited { code } => (Some(code), None),
+        ExitStatus::Signaled { signal } => (None, Some(signal)),
+        ExitStatus::OutOfMemory | ExitStatus::NotStarted { .. } | ExitStatus::KeeperLost => {
+            (None, None)
+        }
+    };
+    wire::LastExit {
+        generation: exit.generation.0,
+        at: time(exit.at),
+        cause: exit.status.to_string(),
+        code,
+        signal,
+        out_of_memory: exit.status == ExitStatus::OutOfMemory,
+        cpu_ms: exit
+            .usage
+            .user_cpu_ms
+            .saturating_add(exit.usage.system_cpu_ms),
+        max_rss_kib: exit.usage.max_rss_kib,
+        last_stderr: exit.last_stderr.clone(),
+    }
+}
+
+/// One event.
+#[must_use]
+pub fn event(event: &InstanceEvent) -> wire::InstanceEvent {
+    wire::InstanceEvent {
+        id: event.id,
+        instance: event.instance.to_string(),
+        generation: event.generation.0,
+        at: time(event.at),
+        kind: event.kind.clone(),
+        message: event.message.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{exit::ResourceUsage, id::Generation};
+
+    #[test]
+    fn times_are_rfc_3339_in_utc() {
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(1_795_253_777_123), "2026-11-21T09:36:17.123Z");
+        assert_eq!(time(UnixMs::MAX), "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn an_exit_tells_code_or_signal_or_memory() {
+        let exit = |status| {
+            last_exit(&ExitRecord {
+                generation: Generation(3),
+                status,
+                at: 0,
+                usage: ResourceUsage {
+                    user_cpu_ms: 2,
+                    system_cpu_ms: 3,
+                    max_rss_kib: 9,
+                },
+                last_stderr: vec!["boom".into()],
+            })
+        };
+        let exited = exit(ExitStatus::Exited { code: 7 });
+        assert_eq!(
+            (exited.code, exited.signal, exited.cpu_ms),
+            (Some(7), None, 5)
+        );
+        assert_eq!(exited.cause, "exited with code 7");
+        assert_eq!(exit(ExitStatus::Signaled { signal: 9 }).signal, Some(9));
+        assert!(exit(ExitStatus::OutOfMemory).out_of_memory);
+    }
+}
