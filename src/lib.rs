@@ -5,6 +5,8 @@ pub mod config;
 pub mod domain;
 pub mod mcp_servers;
 pub mod runtime;
+pub mod secrets;
+pub mod store;
 pub mod supervisor;
 pub mod templates;
 pub mod wire;

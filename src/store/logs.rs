@@ -1,0 +1,363 @@
+//! Log lines: bulk in, pages out, deleted in bounded steps.
+
+use std::sync::LazyLock;
+
+use sqlx::{AssertSqlSafe, PgPool, SqlitePool, query, query_as, query_scalar};
+
+use super::{
+    Store, StoreError,
+    pool::Pool,
+    row::{to_column, without_nul},
+};
+use crate::domain::{UnixMs, id::Generation};
+
+/// A line on its way into the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRow {
+    /// The instance's key ([`crate::domain::instance::InstanceRecord::key`]).
+    pub instance_key: i64,
+    /// Which launch wrote it.
+    pub generation: Generation,
+    /// Which stream; the numbers belong to the writer of logs.
+    pub stream: u8,
+    /// When it was read.
+    pub at: UnixMs,
+    /// The text, redacted.
+    pub line: String,
+    /// The line goes on in the next row.
+    pub continued: bool,
+}
+
+/// A line in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Rises in the order of insertion, over all instances.
+    pub id: i64,
+    /// Which launch wrote it.
+    pub generation: Generation,
+    /// Which stream.
+    pub stream: u8,
+    /// When it was read.
+    pub at: UnixMs,
+    /// The text.
+    pub line: String,
+    /// The line goes on in the next row.
+    pub continued: bool,
+}
+
+/// Which lines of an instance to read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LogQuery<'a> {
+    /// Only ids greater than this.
+    pub after: Option<i64>,
+    /// Only ids less than this.
+    pub before: Option<i64>,
+    /// Only lines read at this time or later.
+    pub since: Option<UnixMs>,
+    /// Only lines read at this time or earlier.
+    pub until: Option<UnixMs>,
+    /// Only of this stream.
+    pub stream: Option<u8>,
+    /// Only lines that contain this text, upper and lower case alike (SQLite: of ASCII letters only).
+    pub text: Option<&'a str>,
+    /// Newest first instead of oldest first; decides which lines the limit cuts off.
+    pub newest_first: bool,
+    /// Most lines to read.
+    pub limit: u32,
+}
+
+/// Columns of one inserted row; SQLite takes at most 32,766 parameters in a statement.
+const INSERT_COLUMNS: usize = 6;
+/// Rows of one INSERT on SQLite, largest first: few sizes, so that every statement stays prepared.
+const CHUNKS: [usize; 4] = [512, 64, 8, 1];
+
+static CHUNK_INSERTS: LazyLock<[String; 4]> = LazyLock::new(|| {
+    CHUNKS.map(|rows| {
+        let mut sql = String::from(
+            "INSERT INTO logs (instance_key, generation, stream, at, line, continued) VALUES ",
+        );
+        for row in 0..rows {
+            sql.push_str(if row == 0 { "(" } else { ", (" });
+            for column in 1..=INSERT_COLUMNS {
+                sql.push_str(if column == 1 { "$" } else { ", $" });
+                sql.push_str(&(row * INSERT_COLUMNS + column).to_string());
+            }
+            sql.push(')');
+        }
+        sql
+    })
+});
+
+macro_rules! select_logs {
+    ($like:literal, $order:literal) => {
+        concat!(
+            "SELECT id, generation, stream, at, line, continued FROM logs \
+             WHERE instance_key = $1 AND id > $2 AND id < $3 AND at >= $4 AND at <= $5 \
+             AND ($6 < 0 OR stream = $6) AND ($7 = '' OR line ",
+            $like,
+            " $7 ESCAPE '!') ORDER BY id ",
+            $order,
+            " LIMIT $8"
+        )
+    };
+}
+
+row! {
+    struct LineColumns {
+        id: i64,
+        generation: i64,
+        stream: i16,
+        at: i64,
+        line: String,
+        continued: bool,
+    }
+}
+
+impl Store {
+    /// Inserts lines in one transaction; answers their ids, rising, in the order given.
+    ///
+    /// # Errors
+    /// Those of the database; nothing is written then.
+    pub async fn insert_logs(&self, rows: &[LogRow]) -> Result<Vec<i64>, StoreError> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        match &self.pool {
+            Pool::Sqlite { writer, .. } => insert_sqlite(writer, rows).await,
+            Pool::Postgres(pool) => insert_postgres(pool, rows).await,
+        }
+    }
+
+    /// A page of an instance's lines.
+    ///
+    /// # Errors
+    /// Those of the database; a damaged row is logged and passed over.
+    pub async fn logs_page(
+        &self,
+        instance_key: i64,
+        page: LogQuery<'_>,
+    ) -> Result<Vec<LogEntry>, StoreError> {
+        let pattern = page.text.map(contains_pattern).unwrap_or_default();
+        macro_rules! fetch {
+            ($db:expr, $sql:expr) => {
+                query_as($sql)
+                    .bind(instance_key)
+                    .bind(page.after.unwrap_or(i64::MIN))
+                    .bind(page.before.unwrap_or(i64::MAX))
+                    .bind(page.since.unwrap_or(i64::MIN))
+                    .bind(page.until.unwrap_or(i64::MAX))
+                    .bind(page.stream.map_or(-1, i16::from))
+                    .bind(pattern)
+                    .bind(i64::from(page.limit))
+                    .fetch_all($db)
+                    .await?
+            };
+        }
+        let rows: Vec<LineColumns> = match (&self.pool, page.newest_first) {
+            (Pool::Sqlite { readers, .. }, false) => fetch!(readers, select_logs!("LIKE", "ASC")),
+            (Pool::Sqlite { readers, .. }, true) => fetch!(readers, select_logs!("LIKE", "DESC")),
+            (Pool::Postgres(pool), false) => fetch!(pool, select_logs!("ILIKE", "ASC")),
+            (Pool::Postgres(pool), true) => fetch!(pool, select_logs!("ILIKE", "DESC")),
+        };
+        let read = |row: LineColumns| {
+            let generation = u64::try_from(row.generation).ok();
+            let stream = u8::try_from(row.stream).ok();
+            if generation.is_none() || stream.is_none() {
+                tracing::error!(table = "logs", id = row.id, "passed over a damaged row");
+            }
+            generation.zip(stream).map(|(generation, stream)| LogEntry {
+                id: row.id,
+                generation: Generation(generation),
+                stream,
+                at: row.at,
+                line: row.line,
+                continued: row.continued,
+            })
+        };
+        Ok(rows.into_iter().filter_map(read).collect())
+    }
+
+    /// Deletes lines read before `at`, looking at no more than the `max_rows` oldest by id; answers how many went.
+    /// Call again while it answers `max_rows`. Lines that came late out of a spool go when the oldest reach them.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn delete_logs_before(&self, at: UnixMs, max_rows: u32) -> Result<u64, StoreError> {
+        Ok(writing!(self, |db| {
+            query(
+                "DELETE FROM logs WHERE id IN \
+                 (SELECT id FROM (SELECT id, at FROM logs ORDER BY id LIMIT $2) AS oldest WHERE at < $1)",
+            )
+            .bind(at)
+            .bind(i64::from(max_rows))
+            .execute(db)
+            .await?
+            .rows_affected()
+        }))
+    }
+
+    /// Deletes the oldest lines of an instance beyond the newest `keep_rows`, at most `max_rows`; answers how many.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn trim_logs(
+        &self,
+        instance_key: i64,
+        keep_rows: u64,
+        max_rows: u32,
+    ) -> Result<u64, StoreError> {
+        Ok(writing!(self, |db| {
+            query(
+                "DELETE FROM logs WHERE id IN (SELECT id FROM logs WHERE instance_key = $1 AND id <= \
+                 (SELECT id FROM logs WHERE instance_key = $1 ORDER BY id DESC LIMIT 1 OFFSET $2) \
+                 ORDER BY id LIMIT $3)",
+            )
+            .bind(instance_key)
+            .bind(to_column(keep_rows))
+            .bind(i64::from(max_rows))
+            .execute(db)
+            .await?
+            .rows_affected()
+        }))
+    }
+
+    /// Deletes up to `max_rows` lines of an instance, oldest first; answers how many.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn delete_logs_of(
+        &self,
+        instance_key: i64,
+        max_rows: u32,
+    ) -> Result<u64, StoreError> {
+        Ok(writing!(self, |db| {
+            query(
+                "DELETE FROM logs WHERE id IN \
+                 (SELECT id FROM logs WHERE instance_key = $1 ORDER BY id LIMIT $2)",
+            )
+            .bind(instance_key)
+            .bind(i64::from(max_rows))
+            .execute(db)
+            .await?
+            .rows_affected()
+        }))
+    }
+
+    /// The keys of deleted instances that still have lines. Walks from key to key along the index, not over the lines.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn orphan_log_keys(&self) -> Result<Vec<i64>, StoreError> {
+        Ok(reading!(self, |db| {
+            query_scalar(
+                "WITH RECURSIVE found (k) AS ( \
+                   SELECT MIN(instance_key) FROM logs \
+                   UNION ALL \
+                   SELECT (SELECT MIN(l.instance_key) FROM logs l WHERE l.instance_key > found.k) \
+                   FROM found WHERE found.k IS NOT NULL) \
+                 SELECT k FROM found WHERE k IS NOT NULL \
+                 AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.instance_key = found.k) ORDER BY k",
+            )
+            .fetch_all(db)
+            .await?
+        }))
+    }
+}
+
+async fn insert_sqlite(writer: &SqlitePool, rows: &[LogRow]) -> Result<Vec<i64>, StoreError> {
+    let mut ids = Vec::with_capacity(rows.len());
+    let mut rest = rows;
+    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+    for (size, sql) in CHUNKS.iter().zip(CHUNK_INSERTS.iter()) {
+        while rest.len() >= *size {
+            let (chunk, after) = rest.split_at(*size);
+            rest = after;
+            let mut insert = query(AssertSqlSafe(sql.as_str()));
+            for row in chunk {
+                insert = insert
+                    .bind(row.instance_key)
+                    .bind(to_column(row.generation.0))
+                    .bind(i16::from(row.stream))
+                    .bind(row.at)
+                    .bind(without_nul(&row.line).into_owned())
+                    .bind(row.continued);
+            }
+            // One statement of the only writer, under AUTOINCREMENT: its ids follow each other without a gap.
+            let last = insert.execute(&mut *tx).await?.last_insert_rowid();
+            let first = last + 1 - i64::try_from(chunk.len()).unwrap_or(0);
+            ids.extend(first..=last);
+        }
+    }
+    tx.commit().await?;
+    Ok(ids)
+}
+
+async fn insert_postgres(pool: &PgPool, rows: &[LogRow]) -> Result<Vec<i64>, StoreError> {
+    let keys: Vec<i64> = rows.iter().map(|row| row.instance_key).collect();
+    let generations: Vec<i64> = rows.iter().map(|row| to_column(row.generation.0)).collect();
+    let streams: Vec<i16> = rows.iter().map(|row| i16::from(row.stream)).collect();
+    let times: Vec<i64> = rows.iter().map(|row| row.at).collect();
+    let lines: Vec<_> = rows.iter().map(|row| without_nul(&row.line)).collect();
+    let continued: Vec<bool> = rows.iter().map(|row| row.continued).collect();
+    // The ids are drawn after the sort, hence in the order given.
+    let ids = query_scalar(
+        "INSERT INTO logs (instance_key, generation, stream, at, line, continued) \
+         SELECT instance_key, generation, stream, at, line, continued \
+         FROM UNNEST($1, $2, $3, $4, $5, $6) WITH ORDINALITY \
+         AS u (instance_key, generation, stream, at, line, continued, position) \
+         ORDER BY position RETURNING id",
+    )
+    .bind(keys)
+    .bind(generations)
+    .bind(streams)
+    .bind(times)
+    .bind(lines)
+    .bind(continued)
+    .fetch_all(pool)
+    .await?;
+    Ok(ids)
+}
+
+/// A LIKE pattern for "contains `text`", with `!` as the escape character; empty for an empty text.
+fn contains_pattern(text: &str) -> String {
+    if text.is_empty() {
+        return String::new();
+    }
+    let mut pattern = String::with_capacity(text.len() + 2);
+    pattern.push('%');
+    for character in without_nul(text).chars() {
+        if matches!(character, '!' | '%' | '_') {
+            pattern.push('!');
+        }
+        pattern.push(character);
+    }
+    pattern.push('%');
+    pattern
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_means_the_text_and_nothing_else() {
+        assert_eq!(contains_pattern("100% a_b!"), "%100!% a!_b!!%");
+        assert_eq!(contains_pattern(""), "");
+    }
+
+    #[test]
+    fn every_insert_stays_under_the_parameter_limit_of_sqlite() {
+        for (rows, sql) in CHUNKS.iter().zip(CHUNK_INSERTS.iter()) {
+            assert!(rows * INSERT_COLUMNS <= 32_766);
+            assert!(
+                sql.ends_with(&format!("${})", rows * INSERT_COLUMNS)),
+                "{sql:.80}"
+            );
+        }
+        assert_eq!(
+            CHUNKS.last(),
+            Some(&1),
+            "any number of rows can be cut into chunks"
+        );
+    }
+}

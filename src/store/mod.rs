@@ -1,0 +1,77 @@
+//! What must outlive the daemon, in SQLite or PostgreSQL: one SQL body for both wherever the dialects agree.
+//!
+//! Every method takes the time as an argument; times are unix milliseconds. Writes that belong together are one
+//! transaction. A NUL character in a text becomes U+FFFD, since PostgreSQL stores none.
+//! Only sealed secrets and token hashes come in here: no type of this module can hold a plaintext one.
+
+#[macro_use]
+mod pool;
+#[macro_use]
+mod row;
+
+mod credentials;
+mod error;
+mod events;
+mod idempotency;
+mod instances;
+mod logs;
+mod ports;
+mod records;
+mod tokens;
+
+pub use credentials::{CredentialEntry, CredentialRow, KeyCheckRow};
+pub use error::StoreError;
+pub use events::{EventRow, NewEvent};
+pub use idempotency::IdempotencyRow;
+pub use instances::{NewInstance, StateWrite};
+pub use logs::{LogEntry, LogQuery, LogRow};
+pub use ports::PortLeaseRow;
+pub use records::CorruptRow;
+pub use tokens::TokenRow;
+
+use crate::config::DatabaseConfig;
+
+/// The handle; cheap to clone, all clones share the connections.
+#[derive(Clone)]
+pub struct Store {
+    pool: pool::Pool,
+}
+
+impl Store {
+    /// Connects, makes the SQLite file (mode 0600, folder 0700) when there is none, and brings the tables up to date.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when a server does not answer or is starting: try again later.
+    /// [`StoreError::Refused`] when the configuration is wrong: a bad URL, a wrong password, an unwritable file,
+    /// a database of a newer minimcp.
+    pub async fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
+        let pool = pool::Pool::connect(config).await?;
+        Ok(Self { pool })
+    }
+
+    /// Asks the database for an answer.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] with the reason.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        reading!(self, |db| sqlx::query("SELECT 1")
+            .execute(db)
+            .await
+            .map(drop))?;
+        Ok(())
+    }
+
+    /// Which database this is: `sqlite` or `postgres`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self.pool {
+            pool::Pool::Sqlite { .. } => "sqlite",
+            pool::Pool::Postgres(_) => "postgres",
+        }
+    }
+
+    /// Closes every connection once the statements under way are done. Later calls are `Unavailable`.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
