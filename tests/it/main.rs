@@ -1,4 +1,11 @@
 //! The one integration crate: the rules of the house, and the real binary from outside.
 
+mod fixtures;
+mod harness;
+mod main_route;
+mod mcp;
+mod odd_servers;
+mod processes;
 mod source;
+mod survival;
 mod tidy;

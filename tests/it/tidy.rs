@@ -15,7 +15,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("secrets", &["domain", "config"]),
     ("logs", &["domain", "config"]),
     ("runtime", &["domain", "config"]),
-    ("templates", &["domain", "config"]),
+    ("templates", &["domain", "config", "mcp_servers"]),
     ("upstream", &["runtime", "domain", "config"]),
     (
         "supervisor",

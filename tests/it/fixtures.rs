@@ -1,0 +1,54 @@
+//! The odd servers of `tests/fixtures`, as templates, and where programs of the tests are found.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::source;
+
+/// Stands for the folder of the fixture programs in their manifests.
+const SERVERS: &str = "@SERVERS@";
+
+/// Writes the fixtures' manifests, with absolute paths, to a folder for `runtime.template_dirs`.
+pub fn write_templates(folder: &Path) -> PathBuf {
+    let fixtures = source::root().join("tests/fixtures");
+    let servers = fixtures.join("servers");
+    let servers = servers.to_str().expect("the checkout has a plain path");
+    let target = folder.join("templates");
+    for entry in fs::read_dir(fixtures.join("templates")).expect("fixtures are in the tree") {
+        let entry = entry.expect("fixtures are readable");
+        let text = fs::read_to_string(entry.path().join("template.toml"))
+            .expect("every fixture has a manifest");
+        let folder = target.join(entry.file_name());
+        fs::create_dir_all(&folder).expect("the folder is ours");
+        fs::write(folder.join("template.toml"), text.replace(SERVERS, servers))
+            .expect("the folder is ours");
+    }
+    target
+}
+
+/// The folder where `./tests/run` puts SDK clients and reference servers; says so when it did not run.
+pub fn deps() -> Option<PathBuf> {
+    let found = std::env::var_os("MINIMCP_TEST_DEPS").map(PathBuf::from);
+    if found.is_none() {
+        eprintln!("SKIPPED with SDK clients and reference servers: run ./tests/run");
+    }
+    found
+}
+
+/// `runtime.search_path` of the tests: reference servers first, then the PATH.
+pub fn search_path() -> Vec<PathBuf> {
+    let deps = std::env::var_os("MINIMCP_TEST_DEPS").map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    deps.iter()
+        .flat_map(|deps| {
+            [
+                deps.join("node/node_modules/.bin"),
+                deps.join("python-sdk2/bin"),
+            ]
+        })
+        .chain(std::env::split_paths(&path))
+        .filter(|folder| folder.is_absolute())
+        .collect()
+}

@@ -1,0 +1,377 @@
+//! The real binary, started as a user would, with everything of its own: data folder, ports, database, keeper.
+//! A test that leaves a process, a port or a socket behind fails.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
+};
+
+use minimcp::config::Config;
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tempfile::TempDir;
+
+use crate::{fixtures, processes};
+
+/// How long `serve` may take until it is ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long `serve` may take to end, every instance with it.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Access ports of one server.
+const PORTS: u16 = 100;
+
+/// Where a server keeps its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Database {
+    /// A file in its folder.
+    Sqlite,
+    /// A database of its own on the server at `MINIMCP_TEST_POSTGRES_URL`.
+    Postgres,
+}
+
+impl Database {
+    /// The databases that can be tested here; without PostgreSQL it says so.
+    pub fn available() -> Vec<Self> {
+        if std::env::var_os("MINIMCP_TEST_POSTGRES_URL").is_some() {
+            vec![Self::Sqlite, Self::Postgres]
+        } else {
+            eprintln!("SKIPPED on PostgreSQL: run ./tests/run, or set MINIMCP_TEST_POSTGRES_URL");
+            vec![Self::Sqlite]
+        }
+    }
+
+    /// The URL of a new, empty database.
+    async fn create(self, folder: &Path) -> String {
+        if self == Self::Sqlite {
+            return format!("sqlite:{}", folder.join("minimcp.db").display());
+        }
+        let url = std::env::var("MINIMCP_TEST_POSTGRES_URL").expect("available() was asked");
+        let name = format!("it_{}", uuid::Uuid::now_v7().simple());
+        let mut connection = PgConnection::connect(&url)
+            .await
+            .expect("the PostgreSQL of MINIMCP_TEST_POSTGRES_URL answers");
+        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .execute(&mut connection)
+            .await
+            .expect("its user may create databases");
+        let (server, _) = url.rsplit_once('/').expect("the URL names a database");
+        format!("{server}/{name}")
+    }
+}
+
+/// A running `minimcp serve`.
+pub struct Server {
+    folder: TempDir,
+    config: Config,
+    process: Option<Child>,
+    client: reqwest::Client,
+}
+
+impl Server {
+    /// Starts one and waits until it is ready.
+    pub async fn start(database: Database) -> Self {
+        Self::start_with(database, |_| {}).await
+    }
+
+    /// The same, with changes to its configuration.
+    pub async fn start_with(database: Database, change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("minimcp-it-")
+            .tempdir()
+            .expect("a temporary folder");
+        let data = folder.path().join("data");
+        fs::create_dir(&data).expect("the folder is ours");
+        let mut config = Config::default();
+        config.api.port = free_port();
+        config.api.admin_token_file = data.join("admin-token");
+        config.database.url = database.create(&data).await;
+        config.runtime.template_dirs = vec![fixtures::write_templates(folder.path())];
+        config.runtime.instance_dir = data.join("instances");
+        config.runtime.keeper_socket = data.join("keeper.sock");
+        config.runtime.search_path = fixtures::search_path();
+        config.runtime.port_quarantine = minimcp::domain::duration::HumanDuration::from_ms(200);
+        (config.runtime.port_min, config.runtime.port_max) = free_port_range();
+        config.runtime.instances_max = usize::from(PORTS) - 10;
+        config.logs.spool_dir = data.join("spool");
+        config.secrets.key_file = data.join("master-key");
+        change(&mut config);
+        let mut server = Self {
+            folder,
+            config,
+            process: None,
+            client: http_client(),
+        };
+        server.launch().await;
+        server
+    }
+
+    /// Starts the process (again) over the same data and waits until it is ready.
+    pub async fn launch(&mut self) {
+        assert!(self.process.is_none(), "it runs already");
+        let file = self.folder.path().join("config.toml");
+        let text = toml::to_string(&self.config).expect("a configuration can be written");
+        fs::write(&file, text).expect("the folder is ours");
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .expect("the folder is ours");
+        let process = Command::new(env!("CARGO_BIN_EXE_minimcp"))
+            .args(["serve", "--config"])
+            .arg(&file)
+            .current_dir(self.folder.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            // The keeper must not hand this on: a test looks for it in the instances.
+            .env("MINIMCP_TEST_MARKER", "must-not-reach-an-instance")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a descriptor is free"))
+            .stderr(log)
+            .spawn()
+            .expect("the binary starts");
+        self.process = Some(process);
+        let deadline = Instant::now() + READY_TIMEOUT;
+        while !self.is_ready().await {
+            let process = self.process.as_mut().expect("it was started above");
+            let ended = process.try_wait().expect("it is our child");
+            assert!(ended.is_none(), "serve ended: {ended:?}\n{}", self.log());
+            assert!(Instant::now() < deadline, "not ready\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await; // poll
+        }
+    }
+
+    async fn is_ready(&self) -> bool {
+        let answer = self.client.get(format!("{}/readyz", self.url())).send();
+        answer
+            .await
+            .is_ok_and(|answer| answer.status().is_success())
+    }
+
+    /// The address of its API, without a path.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.config.api.port)
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The pid of `serve`.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
+    }
+
+    /// The administrator's token.
+    pub fn admin_token(&self) -> String {
+        let text = fs::read_to_string(&self.config.api.admin_token_file)
+            .expect("serve made the administrator's token");
+        text.trim().to_owned()
+    }
+
+    /// What it wrote to stdout and stderr.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("serve.log")
+    }
+
+    /// Every process of this server: itself, keeper, inits, children, grandchildren.
+    pub fn processes(&self) -> Vec<processes::Process> {
+        processes::of_folder(self.folder.path())
+    }
+
+    /// Its access ports that listen.
+    pub fn access_ports(&self) -> Vec<u16> {
+        processes::listening_ports()
+            .range(self.config.runtime.port_min..=self.config.runtime.port_max)
+            .copied()
+            .collect()
+    }
+
+    /// One call of the API (`path` from `/mcps` on): the status and the JSON (null when there is no body).
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
+        let mut request = self
+            .client
+            .request(method.clone(), format!("{}/api/v1{path}", self.url()))
+            .bearer_auth(self.admin_token());
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request
+            .send()
+            .await
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.log()));
+        let status = answer.status();
+        let text = answer.text().await.expect("the body comes");
+        let body = if text.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_str(&text).unwrap_or(Value::String(text))
+        };
+        (status, body)
+    }
+
+    /// `GET` that must succeed.
+    pub async fn get(&self, path: &str) -> Value {
+        let (status, body) = self.call(Method::GET, path, None).await;
+        assert!(status.is_success(), "GET {path}: {status} {body}");
+        body
+    }
+
+    /// `POST` that must succeed.
+    pub async fn post(&self, path: &str, body: Value) -> Value {
+        let (status, answer) = self.call(Method::POST, path, Some(body)).await;
+        assert!(status.is_success(), "POST {path}: {status} {answer}");
+        answer
+    }
+
+    /// Creates an instance and waits until it is ready (or has failed).
+    pub async fn create(&self, body: Value) -> Value {
+        let path = "/mcps?wait=ready";
+        let (status, answer) = self.call(Method::POST, path, Some(body)).await;
+        assert_eq!(status, StatusCode::CREATED, "{answer}\n{}", self.log());
+        answer
+    }
+
+    /// Deletes an instance.
+    pub async fn delete(&self, id: &str) {
+        let (status, answer) = self
+            .call(Method::DELETE, &format!("/mcps/{id}"), None)
+            .await;
+        assert!(status.is_success(), "DELETE {id}: {status} {answer}");
+    }
+
+    /// Waits until an instance has one of these statuses; gives the instance.
+    pub async fn wait_status(&self, id: &str, wanted: &[&str], timeout: Duration) -> Value {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let instance = self.get(&format!("/mcps/{id}")).await;
+            if wanted.iter().any(|word| instance["status"] == **word) {
+                return instance;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "not {wanted:?} within {timeout:?}: {instance:#}\n{}",
+                self.log()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await; // poll
+        }
+    }
+
+    /// `kill -9` of `serve` alone.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.kill().expect("it is our child");
+        process.wait().expect("it is our child");
+    }
+
+    /// SIGTERM; waits for the end and gives the exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        let mut process = self.process.take().expect("it runs");
+        processes::terminate(process.id());
+        let ended = wait_until(STOP_TIMEOUT, || {
+            process.try_wait().expect("it is our child")
+        });
+        if ended.is_none() {
+            process.kill().expect("it is our child");
+            process.wait().expect("it is our child");
+        }
+        ended
+            .unwrap_or_else(|| panic!("serve did not end\n{}", self.log()))
+            .code()
+    }
+
+    /// What is still there although nothing should be.
+    fn leftovers(&self) -> Vec<String> {
+        let processes = self
+            .processes()
+            .into_iter()
+            .map(|process| format!("process {}: {}", process.pid, process.command));
+        let ports = self
+            .access_ports()
+            .into_iter()
+            .map(|port| format!("port {port}"));
+        let sockets = processes::unix_sockets(self.folder.path()).into_iter();
+        processes.chain(ports).chain(sockets).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.process.is_some() && !std::thread::panicking() {
+            let code = self.stop();
+            assert_eq!(code, Some(0), "serve failed\n{}", self.log());
+        } else if self.process.is_some() {
+            self.kill();
+        }
+        let clean = wait_until(Duration::from_secs(5), || {
+            self.leftovers().is_empty().then_some(())
+        });
+        let left = self.leftovers();
+        for process in self.processes() {
+            processes::kill(process.pid);
+        }
+        if clean.is_none() && !std::thread::panicking() {
+            panic!("left behind:\n  {}\n{}", left.join("\n  "), self.log());
+        }
+    }
+}
+
+/// Polls until the condition gives something.
+pub fn wait_until<T>(timeout: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let value = condition();
+        if value.is_some() || Instant::now() > deadline {
+            return value;
+        }
+        std::thread::sleep(Duration::from_millis(10)); // poll
+    }
+}
+
+/// A client for plain HTTP that follows nothing and keeps no proxy.
+pub fn http_client() -> reqwest::Client {
+    // reqwest asks for a TLS provider even where no TLS is spoken; a second installation is refused and harmless.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(Duration::from_secs(90))
+        .build()
+        .expect("a client without options can be made")
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+    listener.local_addr().expect("it is bound").port()
+}
+
+/// A range of free ports below the ephemeral ones; no two servers of this process get the same.
+fn free_port_range() -> (u16, u16) {
+    const FIRST: u16 = 10_000;
+    const RANGES: u16 = 200;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let offset = u16::try_from(std::process::id() % 100).expect("below 100") * 7;
+    (0..RANGES)
+        .map(|_| NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(offset) % RANGES)
+        .map(|index| (FIRST + index * PORTS, FIRST + index * PORTS + PORTS - 1))
+        .find(|(first, last)| {
+            let taken = processes::listening_ports();
+            taken.range(*first..=*last).next().is_none()
+        })
+        .expect("200 ranges of ports cannot all be in use")
+}
