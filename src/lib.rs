@@ -3,10 +3,12 @@
 pub mod api;
 pub mod config;
 pub mod domain;
+pub mod logs;
 pub mod mcp_servers;
 pub mod runtime;
 pub mod secrets;
 pub mod store;
 pub mod supervisor;
+pub mod tasks;
 pub mod templates;
 pub mod wire;

@@ -1,0 +1,157 @@
+//! What a log line is, and what the log rooms ask of a store.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use crate::domain::{
+    UnixMs,
+    id::{Generation, InstanceId},
+};
+
+/// Where a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LogStream {
+    /// The child's stdout (for stdio servers: what was not JSON-RPC).
+    Stdout,
+    /// The child's stderr.
+    Stderr,
+    /// A word of the daemon's own about the instance.
+    System,
+}
+
+impl LogStream {
+    /// The number in the log table.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Stdout => 1,
+            Self::Stderr => 2,
+            Self::System => 3,
+        }
+    }
+
+    /// The stream of a number in the log table.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        [Self::Stdout, Self::Stderr, Self::System]
+            .into_iter()
+            .find(|stream| stream.code() == code)
+    }
+
+    /// The word of the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::System => "system",
+        }
+    }
+}
+
+impl std::str::FromStr for LogStream {
+    type Err = UnknownStream;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Stdout, Self::Stderr, Self::System]
+            .into_iter()
+            .find(|stream| stream.as_str() == text)
+            .ok_or(UnknownStream)
+    }
+}
+
+/// A text that names no stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a log stream is stdout, stderr or system")]
+pub struct UnknownStream;
+
+/// Whose line it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSource {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its number in the log table.
+    pub key: i64,
+    /// The launch that wrote it.
+    pub generation: Generation,
+}
+
+/// One line on its way to the store; redacted, never holds NUL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRecord {
+    /// The number of its instance in the log table.
+    pub instance_key: i64,
+    /// The launch that wrote it.
+    pub generation: Generation,
+    /// Where it came from.
+    pub stream: LogStream,
+    /// When it was read.
+    pub at: UnixMs,
+    /// The text.
+    pub line: String,
+    /// The line goes on in the next record of the same stream.
+    pub continued: bool,
+}
+
+impl LogRecord {
+    /// What it costs in memory and in the spool, in bytes.
+    #[must_use]
+    pub fn cost_bytes(&self) -> usize {
+        self.line.len() + std::mem::size_of::<Self>()
+    }
+}
+
+/// One line as it lies in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredLog {
+    /// Rises in the order of writing.
+    pub id: i64,
+    /// The line.
+    pub record: LogRecord,
+}
+
+/// Which lines of one instance to read; the default reads the oldest first, without a filter.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogPageQuery {
+    /// Only ids above this.
+    pub after: Option<i64>,
+    /// Only ids below this.
+    pub before: Option<i64>,
+    /// Only from this stream.
+    pub stream: Option<LogStream>,
+    /// The newest first.
+    pub newest_first: bool,
+    /// Most lines to read.
+    pub limit: u32,
+}
+
+/// Why the store did not do it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogStoreError {
+    /// It is away or too busy; the same call may succeed later.
+    #[error("the log store is not available: {0}")]
+    Unavailable(String),
+    /// It will never take these rows.
+    #[error("the log store refused: {0}")]
+    Refused(String),
+}
+
+/// A boxed future of a store's answer.
+pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, LogStoreError>> + Send + 'a>>;
+
+/// What the log rooms need of a store.
+pub trait LogStore: Send + Sync + 'static {
+    /// Writes all of `rows`, or none, in one transaction; their ids, in the same order.
+    fn insert(&self, rows: Arc<Vec<LogRecord>>) -> StoreFuture<'_, Vec<i64>>;
+    /// Reads lines of one instance.
+    fn page(&self, instance_key: i64, query: LogPageQuery) -> StoreFuture<'_, Vec<StoredLog>>;
+    /// Deletes at most `rows_max` rows older than `at`; how many it were.
+    fn delete_before(&self, at: UnixMs, rows_max: u32) -> StoreFuture<'_, u64>;
+    /// Deletes at most `rows_max` of an instance's oldest rows beyond the newest `keep`; how many it were.
+    fn trim(&self, instance_key: i64, keep: u64, rows_max: u32) -> StoreFuture<'_, u64>;
+    /// Deletes at most `rows_max` rows of an instance; how many it were.
+    fn delete_of(&self, instance_key: i64, rows_max: u32) -> StoreFuture<'_, u64>;
+    /// The keys that have rows and an instance, for trimming.
+    fn keys(&self) -> StoreFuture<'_, Vec<i64>>;
+    /// The keys that have rows but no instance any more.
+    fn orphan_keys(&self) -> StoreFuture<'_, Vec<i64>>;
+}

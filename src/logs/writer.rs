@@ -1,0 +1,505 @@
+//! The one task that moves rows from the queue to the store, or through the spool when the store cannot keep up.
+//!
+//! Order is kept so: rows go straight to the store only while the spool is empty and no batch is on its way;
+//! a batch on its way that must step aside enters the spool first; a spool is drained before anything else.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    LogCounters,
+    insert::{Insert, Inserted},
+    queue::{Gap, Gaps, Queue, count_lost},
+    record::{LogRecord, LogStore, LogStoreError, LogStream},
+    spool::{Place, Spool},
+    tail::Followers,
+};
+use crate::config::LogsConfig;
+
+/// A batch holds about so many bytes at most.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// The store gets so long for a batch before new rows go to the spool.
+const PATIENCE: Duration = Duration::from_secs(1);
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// What the writer shares with the handles.
+pub(super) struct Shared {
+    pub(super) written: Mutex<LogCounters>,
+    deadline: Mutex<Option<Instant>>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            written: Mutex::new(LogCounters {
+                store_available: true,
+                ..LogCounters::default()
+            }),
+            deadline: Mutex::new(None),
+        }
+    }
+}
+
+impl Shared {
+    fn written(&self) -> MutexGuard<'_, LogCounters> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until when the closing may take.
+    pub(super) fn set_deadline(&self, deadline: Instant) {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = Some(deadline);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A batch on its way into the store.
+struct InFlight {
+    insert: Insert,
+    /// Losses that the first rows of the batch tell of.
+    gaps: Gaps,
+    /// The batch came from the spool, or was put there while on its way.
+    spooled: Option<Spooled>,
+    since: Instant,
+}
+
+/// What of a batch lies in the spool.
+#[derive(Clone, Copy)]
+struct Spooled {
+    /// So many of its first rows.
+    rows: usize,
+    /// They end here.
+    end: Option<Place>,
+}
+
+pub(super) struct Writer {
+    store: Arc<dyn LogStore>,
+    queue: Arc<Queue>,
+    followers: Arc<Followers>,
+    shared: Arc<Shared>,
+    /// Absent only while a blocking call has it, or after one panicked.
+    spool: Option<Spool>,
+    batch_rows: usize,
+    batch_delay: Duration,
+    gaps: Gaps,
+    in_flight: Option<InFlight>,
+    /// When the oldest row in the queue has waited long enough.
+    batch_due: Option<Instant>,
+    retry_at: Option<Instant>,
+    backoff: Duration,
+}
+
+enum Step {
+    Again,
+    WaitUntil(Option<Instant>),
+    Finished,
+}
+
+impl Writer {
+    pub(super) fn new(
+        config: &LogsConfig,
+        store: Arc<dyn LogStore>,
+        queue: Arc<Queue>,
+        followers: Arc<Followers>,
+        shared: Arc<Shared>,
+        spool: Spool,
+    ) -> Self {
+        let writer = Self {
+            store,
+            queue,
+            followers,
+            shared,
+            spool: Some(spool),
+            batch_rows: config.batch_rows.max(1),
+            batch_delay: config.batch_delay.std(),
+            gaps: BTreeMap::new(),
+            in_flight: None,
+            batch_due: None,
+            retry_at: None,
+            backoff: BACKOFF_MIN,
+        };
+        writer.show_spool();
+        writer
+    }
+
+    /// Runs until the queue is closed and everything in it has a place.
+    pub(super) async fn run(mut self) {
+        loop {
+            let until = match self.step().await {
+                Step::Again => continue,
+                Step::Finished => break,
+                Step::WaitUntil(until) => until,
+            };
+            let queue = Arc::clone(&self.queue);
+            let timer = async {
+                match until {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                inserted = wait_for(&mut self.in_flight) => self.inserted(inserted).await,
+                () = queue.filled() => {}
+                () = timer => {}
+            }
+        }
+    }
+
+    /// Does one thing that can be done now.
+    async fn step(&mut self) -> Step {
+        let now = Instant::now();
+        self.collect_gaps();
+        let fill = self.queue.fill();
+        if fill.closed && self.must_stop(now) {
+            self.spool_everything().await;
+            return Step::Finished;
+        }
+        let has_news = fill.rows > 0 || !self.gaps.is_empty();
+        let due = match (fill.rows > 0, self.batch_due) {
+            (false, _) => {
+                self.batch_due = None;
+                now
+            }
+            (true, Some(due)) => due,
+            (true, None) => *self.batch_due.insert(now + self.batch_delay),
+        };
+        let pressed = fill.bytes >= self.queue.budget_bytes() / 2;
+        let ready = fill.closed
+            || pressed
+            || due <= now
+            || fill.rows >= self.batch_rows
+            || fill.bytes >= BATCH_BYTES_MAX;
+        let spooling = !self.spool_is_empty();
+        let resting = self.retry_at.is_some_and(|at| at > now);
+        let late_at = self.in_flight.as_ref().map(|batch| batch.since + PATIENCE);
+        let late = late_at.is_some_and(|at| at <= now);
+
+        if has_news && ready && !spooling && self.in_flight.is_none() && !resting {
+            self.send_from_queue();
+            return Step::Again;
+        }
+        if fill.rows > 0 && ready && (spooling || pressed || late) {
+            self.spool_batch().await;
+            return Step::Again;
+        }
+        if spooling && !self.gaps.is_empty() && self.spool_accepts() {
+            self.spool_gaps().await;
+            return Step::Again;
+        }
+        if spooling && self.in_flight.is_none() && !resting {
+            self.send_from_spool().await;
+            return Step::Again;
+        }
+        if fill.closed && !has_news && self.in_flight.is_none() {
+            return Step::Finished;
+        }
+        let timers = [
+            (fill.rows > 0 && !ready).then_some(due),
+            late_at.filter(|_| fill.rows > 0 && !late),
+            self.retry_at.filter(|_| resting && (spooling || has_news)),
+            self.stop_at().filter(|_| fill.closed),
+        ];
+        Step::WaitUntil(timers.into_iter().flatten().min())
+    }
+
+    /// On the way out, whether the store is no hope any more.
+    fn must_stop(&self, now: Instant) -> bool {
+        !self.spool_is_empty()
+            || self.retry_at.is_some()
+            || self.stop_at().is_none_or(|stop_at| stop_at <= now)
+    }
+
+    /// Leaves some of the time for the spool.
+    fn stop_at(&self) -> Option<Instant> {
+        let deadline = self.shared.deadline()?;
+        Some(
+            deadline
+                .checked_sub(Duration::from_millis(250))
+                .unwrap_or(deadline),
+        )
+    }
+
+    fn collect_gaps(&mut self) {
+        for (key, gap) in self.queue.take_gaps() {
+            self.shared.written().dropped += gap.lines;
+            merge_gap(&mut self.gaps, key, gap);
+        }
+    }
+
+    /// Counts rows that found no place.
+    fn lose(&mut self, rows: &[LogRecord]) {
+        self.shared.written().dropped += rows.len() as u64;
+        for row in rows {
+            count_lost(&mut self.gaps, row);
+        }
+    }
+
+    fn send_from_queue(&mut self) {
+        let gaps = std::mem::take(&mut self.gaps);
+        let mut rows = gap_rows(&gaps);
+        rows.extend(self.queue.take(self.batch_rows, BATCH_BYTES_MAX));
+        self.batch_due = None;
+        self.send(rows, gaps, None);
+    }
+
+    async fn send_from_spool(&mut self) {
+        let batch_rows = self.batch_rows;
+        let read = self
+            .with_spool(move |spool| spool.read(batch_rows, BATCH_BYTES_MAX))
+            .await;
+        match read {
+            Ok(Some(batch)) => {
+                let spooled = Spooled {
+                    rows: batch.rows.len(),
+                    end: Some(batch.end),
+                };
+                self.send(batch.rows, Gaps::new(), Some(spooled));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(%error, "cannot read the log spool");
+                self.rest();
+            }
+        }
+        self.show_spool();
+    }
+
+    fn send(&mut self, rows: Vec<LogRecord>, gaps: Gaps, spooled: Option<Spooled>) {
+        self.in_flight = Some(InFlight {
+            insert: Insert::new(Arc::clone(&self.store), Arc::new(rows)),
+            gaps,
+            spooled,
+            since: Instant::now(),
+        });
+    }
+
+    fn rest(&mut self) {
+        self.retry_at = Some(Instant::now() + self.backoff);
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+    }
+
+    /// The store has answered for the batch on its way.
+    async fn inserted(&mut self, answer: Result<Inserted, LogStoreError>) {
+        let Some(batch) = self.in_flight.take() else {
+            return;
+        };
+        match answer {
+            Ok(inserted) => {
+                self.retry_at = None;
+                self.backoff = BACKOFF_MIN;
+                self.show_availability(None);
+                self.shared.written().stored += inserted.ids.len() as u64;
+                self.followers.publish(&inserted.rows, &inserted.ids);
+                self.lose(&inserted.refused);
+                if let Some(place) = batch.spooled.and_then(|spooled| spooled.end) {
+                    self.advance(place).await;
+                }
+            }
+            Err(error) => {
+                self.show_availability(Some(&error));
+                self.rest();
+                self.give_up(batch).await;
+            }
+        }
+    }
+
+    /// Puts a batch that is or was on its way into the spool, which is empty.
+    async fn step_aside(&mut self, batch: &mut InFlight) {
+        let rows = Arc::clone(batch.insert.rows());
+        let told = batch.gaps.len();
+        let spooled = self
+            .with_spool(move |spool| {
+                let (gap_rows, lines) = rows.split_at(told);
+                let (mut taken, mut fault) = spool.append(gap_rows, true);
+                if fault.is_ok() {
+                    let (more, line_fault) = spool.append(lines, false);
+                    (taken, fault) = (taken + more, line_fault);
+                }
+                if let Err(error) = fault {
+                    tracing::error!(%error, "cannot write the log spool");
+                }
+                let end = spool.end();
+                Ok(Spooled { rows: taken, end })
+            })
+            .await
+            .unwrap_or(Spooled { rows: 0, end: None });
+        self.shared.written().spooled += spooled.rows.saturating_sub(told) as u64;
+        batch.spooled = Some(spooled);
+        self.show_spool();
+    }
+
+    /// The store does not take a batch now: what the spool does not hold of it is lost.
+    async fn give_up(&mut self, mut batch: InFlight) {
+        if batch.spooled.is_none() {
+            self.step_aside(&mut batch).await;
+        }
+        let kept = batch.spooled.map_or(0, |spooled| spooled.rows);
+        if kept < batch.gaps.len() {
+            for (key, gap) in &batch.gaps {
+                merge_gap(&mut self.gaps, *key, *gap);
+            }
+        }
+        let lost_from = kept.max(batch.gaps.len());
+        self.lose(&batch.insert.rows()[lost_from..]);
+    }
+
+    /// Moves a batch from the queue into the spool, behind the batch on its way.
+    async fn spool_batch(&mut self) {
+        if let Some(mut batch) = self.in_flight.take() {
+            if batch.spooled.is_none() {
+                self.step_aside(&mut batch).await;
+            }
+            self.in_flight = Some(batch);
+        }
+        if !self.gaps.is_empty() && self.spool_accepts() {
+            self.spool_gaps().await;
+        }
+        let rows = self.queue.take(self.batch_rows, BATCH_BYTES_MAX);
+        self.batch_due = None;
+        let count = rows.len();
+        let (rows, taken) = self
+            .with_spool(move |spool| {
+                let (taken, fault) = spool.append(&rows, false);
+                if let Err(error) = fault {
+                    tracing::error!(%error, "cannot write the log spool");
+                }
+                Ok((rows, taken))
+            })
+            .await
+            .unwrap_or((Vec::new(), count));
+        self.shared.written().spooled += taken as u64;
+        self.lose(rows.get(taken..).unwrap_or_default());
+        self.show_spool();
+    }
+
+    /// Writes gap rows behind what is in the spool.
+    async fn spool_gaps(&mut self) {
+        let gaps = std::mem::take(&mut self.gaps);
+        let rows = gap_rows(&gaps);
+        let count = rows.len();
+        let told = self
+            .with_spool(move |spool| {
+                let (told, fault) = spool.append(&rows, true);
+                fault.map(|()| told)
+            })
+            .await;
+        if told.is_err() || told.is_ok_and(|told| told < count) {
+            for (key, gap) in gaps {
+                merge_gap(&mut self.gaps, key, gap);
+            }
+        }
+    }
+
+    async fn advance(&mut self, place: Place) {
+        let moved = self.with_spool(move |spool| spool.advance(place)).await;
+        if let Err(error) = moved {
+            tracing::error!(%error, "cannot move the place in the log spool");
+        }
+        self.show_spool();
+    }
+
+    /// The end: everything that is in memory goes to the spool.
+    async fn spool_everything(&mut self) {
+        if let Some(batch) = self.in_flight.take() {
+            self.give_up(batch).await;
+        }
+        while self.queue.fill().rows > 0 {
+            self.spool_batch().await;
+        }
+        self.collect_gaps();
+        if !self.gaps.is_empty() {
+            self.spool_gaps().await;
+        }
+        if let Err(error) = self.with_spool(|spool| spool.sync()).await {
+            tracing::error!(%error, "cannot bring the log spool to the disk");
+        }
+        self.show_spool();
+    }
+
+    /// Runs a call that blocks on the file system where it may.
+    async fn with_spool<T: Send + 'static>(
+        &mut self,
+        call: impl FnOnce(&mut Spool) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let Some(mut spool) = self.spool.take() else {
+            return Err(io::Error::other("the log spool is broken"));
+        };
+        let called = tokio::task::spawn_blocking(move || {
+            let answer = call(&mut spool);
+            (spool, answer)
+        });
+        let (spool, answer) = called.await.map_err(io::Error::other)?;
+        self.spool = Some(spool);
+        answer
+    }
+
+    fn spool_is_empty(&self) -> bool {
+        self.spool.as_ref().is_none_or(Spool::is_empty)
+    }
+
+    fn spool_accepts(&mut self) -> bool {
+        self.spool.as_mut().is_some_and(Spool::accepts)
+    }
+
+    fn show_spool(&self) {
+        self.shared.written().spool_bytes = self.spool.as_ref().map_or(0, Spool::bytes);
+    }
+
+    fn show_availability(&self, fault: Option<&LogStoreError>) {
+        let was_available =
+            std::mem::replace(&mut self.shared.written().store_available, fault.is_none());
+        match fault {
+            Some(error) if was_available => {
+                tracing::warn!(%error, "log lines go to the spool until the store is back");
+            }
+            None if !was_available => tracing::info!("the log store is back"),
+            _ => {}
+        }
+    }
+}
+
+async fn wait_for(in_flight: &mut Option<InFlight>) -> Result<Inserted, LogStoreError> {
+    match in_flight {
+        Some(batch) => batch.insert.answer().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn merge_gap(gaps: &mut Gaps, key: i64, gap: Gap) {
+    gaps.entry(key)
+        .and_modify(|known| {
+            known.lines += gap.lines;
+            known.since = known.since.min(gap.since);
+            known.generation = known.generation.max(gap.generation);
+        })
+        .or_insert(gap);
+}
+
+/// One row for each instance that lost lines.
+fn gap_rows(gaps: &Gaps) -> Vec<LogRecord> {
+    let rows = gaps.iter().map(|(key, gap)| {
+        let noun = if gap.lines == 1 { "line" } else { "lines" };
+        LogRecord {
+            instance_key: *key,
+            generation: gap.generation,
+            stream: LogStream::System,
+            at: gap.since,
+            line: format!(
+                "{} {noun} lost: neither the log store nor the spool could take them",
+                gap.lines
+            ),
+            continued: false,
+        }
+    });
+    rows.collect()
+}
