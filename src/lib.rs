@@ -11,4 +11,5 @@ pub mod store;
 pub mod supervisor;
 pub mod tasks;
 pub mod templates;
+pub mod upstream;
 pub mod wire;

@@ -1,5 +1,7 @@
 //! The imperative shell: one actor per instance, and the handle through which everyone speaks with them.
 
+pub mod route;
+
 use std::collections::BTreeMap;
 
 use serde_json::Value;

@@ -1,0 +1,362 @@
+//! One request of a client on its way through a stdio child.
+
+use std::{
+    borrow::Cow,
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio::time::Instant;
+
+use super::{
+    Link, Upstream, UpstreamError,
+    handshake::{Era, MODERN},
+    in_flight::{Caller, InFlight, SessionKey},
+    mailbox::{Item, Mailbox},
+    message::{Envelope, EnvelopeError, RawObject, splice},
+    stdio::Wire,
+};
+
+/// Keys of `_meta` that belong to one hop of the stateless revision.
+const RESERVED: [&str; 4] = [
+    "io.modelcontextprotocol/protocolVersion",
+    "io.modelcontextprotocol/clientInfo",
+    "io.modelcontextprotocol/clientCapabilities",
+    "io.modelcontextprotocol/logLevel",
+];
+
+/// A call under way. Dropping it does not cancel: in the session era a lost connection is no wish to cancel, and
+/// the answer is then thrown away; [`Call::cancel`] cancels.
+pub struct Call {
+    wire: Arc<Wire>,
+    id: u64,
+    mailbox: Arc<Mailbox>,
+    answered: bool,
+}
+
+impl Call {
+    /// The next message of this call; the answer is the last. `None` only after the answer.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        if self.answered {
+            return Poll::Ready(None);
+        }
+        let item = self.mailbox.poll_next(cx);
+        if let Poll::Ready(None | Some(Item::Answer(_))) = item {
+            self.answered = true;
+        }
+        item
+    }
+
+    /// As [`Call::poll_next`], to await.
+    pub async fn next(&mut self) -> Option<Item> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Tells the child that nobody waits any more.
+    pub fn cancel(mut self) {
+        if !self.answered && self.wire.table().end(self.id).is_some() {
+            self.answered = true;
+            self.wire.cancel(self.id, "the client left");
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.mailbox.abandon();
+        }
+    }
+}
+
+/// What changes in the parameters on the way to the child.
+struct Rewritten<'a> {
+    params: RawObject<'a>,
+    meta: Option<RawObject<'a>>,
+    token: Option<Box<str>>,
+}
+
+/// Looks whether the parameters must change at all; most do not, and then nothing is parsed.
+fn rewritten<'a>(
+    envelope: &Envelope<'a>,
+    caller: Era,
+    child: Era,
+) -> Result<Option<Rewritten<'a>>, EnvelopeError> {
+    let crosses = caller != child;
+    let raw = match envelope.params {
+        Some(raw) => raw.get(),
+        None if crosses && child == Era::Modern => "{}",
+        None => return Ok(None),
+    };
+    // An escaped key could hide a progress token, and with it steal the progress of another session's call.
+    let finds = |needle: &str| memchr::memmem::find(raw.as_bytes(), needle.as_bytes()).is_some();
+    if !crosses && !finds("progressToken") && !finds("\\u") {
+        return Ok(None);
+    }
+    let params = RawObject::parse(raw)?;
+    // `raw` lives as long as the source; the members borrow from it.
+    let member = params.0.iter().find(|(key, _)| key == "_meta");
+    let meta_raw: Option<&'a str> = match member {
+        Some((_, Cow::Borrowed(raw))) => Some(raw),
+        _ => None,
+    };
+    let mut meta = meta_raw.map(RawObject::parse).transpose()?;
+    let token = meta
+        .as_ref()
+        .and_then(|meta| meta.get("progressToken"))
+        .map(Box::from);
+    match (crosses, child) {
+        (true, Era::Legacy) => {
+            if let Some(meta) = &mut meta {
+                meta.retain(|key| !RESERVED.contains(&key));
+            }
+        }
+        (true, Era::Modern) => {
+            let meta = meta.get_or_insert_default();
+            meta.set(RESERVED[0], format!("\"{MODERN}\""));
+            meta.set(RESERVED[2], "{}");
+        }
+        (false, _) => {}
+    }
+    Ok(Some(Rewritten {
+        params,
+        meta,
+        token,
+    }))
+}
+
+impl Rewritten<'_> {
+    fn into_json(mut self, id: u64) -> String {
+        if let Some(mut meta) = self.meta {
+            if self.token.is_some() {
+                meta.set("progressToken", id.to_string());
+            }
+            if meta.0.is_empty() {
+                self.params.retain(|key| key != "_meta");
+            } else {
+                self.params.set("_meta", meta.to_json());
+            }
+        }
+        self.params.to_json()
+    }
+}
+
+/// `source` with this id and, when they change, these parameters.
+fn compose(source: &[u8], envelope: &Envelope<'_>, id: u64, params: Option<String>) -> Vec<u8> {
+    let id_text = id.to_string();
+    let Some(id) = envelope.id else {
+        return splice(source, &mut []);
+    };
+    match (envelope.params, params) {
+        (Some(raw), Some(params)) => splice(source, &mut [(id, &id_text), (raw, &params)]),
+        (None, Some(params)) => {
+            let with_params = format!("{id_text},\"params\":{params}");
+            splice(source, &mut [(id, &with_params)])
+        }
+        (_, None) => splice(source, &mut [(id, &id_text)]),
+    }
+}
+
+impl Upstream {
+    fn wire(&self) -> Result<&Arc<Wire>, UpstreamError> {
+        match &self.link {
+            Link::Stdio(wire) => Ok(wire),
+            Link::Http(_) => Err(UpstreamError::Protocol(
+                "an HTTP server is not called over stdio".to_owned(),
+            )),
+        }
+    }
+
+    /// What the child speaks; the session era until a handshake told otherwise.
+    #[must_use]
+    pub fn era(&self) -> Era {
+        self.handshake
+            .load()
+            .as_ref()
+            .map_or(Era::Legacy, |handshake| handshake.era)
+    }
+
+    /// Sends a client's request to a stdio child. `source` is the whole message that `envelope` was read from.
+    ///
+    /// # Errors
+    /// When the child is gone, does not read, has too many calls under way, or the parameters are no object.
+    pub fn call(
+        &self,
+        caller: Caller,
+        source: &[u8],
+        envelope: &Envelope<'_>,
+    ) -> Result<Call, UpstreamError> {
+        let wire = self.wire()?;
+        let rewritten = if caller.session == SessionKey::DAEMON {
+            None
+        } else {
+            rewritten(envelope, caller.era, self.era())
+                .map_err(|error| UpstreamError::Protocol(error.to_string()))?
+        };
+        let mailbox = Arc::new(Mailbox::default());
+        let id = wire.table().begin(InFlight {
+            caller,
+            client_id: envelope.id.map_or("null", |id| id.get()).into(),
+            progress_token: rewritten.as_ref().and_then(|r| r.token.clone()),
+            mailbox: mailbox.clone(),
+            touched: Instant::now(),
+        })?;
+        let line = compose(source, envelope, id, rewritten.map(|r| r.into_json(id)));
+        if let Err(error) = wire.send(line) {
+            // The reader may have answered it already, when the child died in between.
+            if wire.table().end(id).is_some() {
+                return Err(error.into());
+            }
+        }
+        wire.watch_time();
+        Ok(Call {
+            wire: wire.clone(),
+            id,
+            mailbox,
+            answered: false,
+        })
+    }
+
+    /// Sends a client's notification to a stdio child as it is; a cancellation gets the id that the child knows, and
+    /// is dropped when that call is not under way.
+    ///
+    /// # Errors
+    /// When the child is gone or does not read.
+    pub fn notify(
+        &self,
+        session: SessionKey,
+        source: &[u8],
+        envelope: &Envelope<'_>,
+    ) -> Result<(), UpstreamError> {
+        let wire = self.wire()?;
+        if let Some(failure) = wire.table().failure() {
+            return Err(UpstreamError::Failed(failure));
+        }
+        if envelope.method() != "notifications/cancelled" {
+            return Ok(wire.send(splice(source, &mut []))?);
+        }
+        let Some(raw) = envelope.params else {
+            return Ok(());
+        };
+        let mut params = RawObject::parse(raw.get())
+            .map_err(|error| UpstreamError::Protocol(error.to_string()))?;
+        let id = {
+            let mut table = wire.table();
+            let id = params
+                .get("requestId")
+                .and_then(|client_id| table.find(session, client_id));
+            // The specification wants no answer to a cancelled call; the client's stream just ends.
+            if let Some(id) = id
+                && let Some(call) = table.end(id)
+            {
+                call.mailbox.close();
+            }
+            id
+        };
+        if let Some(id) = id {
+            params.set("requestId", id.to_string());
+            wire.send(splice(source, &mut [(raw, &params.to_json())]))?;
+        }
+        Ok(())
+    }
+
+    /// Hands a client's response to the child's request over; `false` when this session was not asked that.
+    ///
+    /// # Errors
+    /// When the child does not read.
+    pub fn respond(
+        &self,
+        session: SessionKey,
+        source: &[u8],
+        envelope: &Envelope<'_>,
+    ) -> Result<bool, UpstreamError> {
+        let wire = self.wire()?;
+        let Some(id) = envelope.id else {
+            return Ok(false);
+        };
+        let ours = id.get().parse().ok();
+        let child_id = ours.and_then(|ours| wire.table().answered(session, ours));
+        match child_id {
+            None => Ok(false),
+            Some(child_id) => {
+                wire.send(splice(source, &mut [(id, &child_id)]))?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// A session ended: what the child asked it is answered with an error.
+    pub fn forget_session(&self, session: SessionKey) {
+        let Ok(wire) = self.wire() else { return };
+        let asked = wire.table().forget_session(session);
+        for child_id in asked {
+            let answer = super::error_message(
+                &child_id,
+                super::INTERNAL_ERROR,
+                "the client ended its session",
+                None,
+            );
+            let _ = wire.send(answer.into());
+        }
+    }
+
+    /// Whether this session has a call under way.
+    #[must_use]
+    pub fn is_calling(&self, session: SessionKey) -> bool {
+        self.wire()
+            .is_ok_and(|wire| wire.table().is_calling(session))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    fn rewrite(text: &str, caller: Era, child: Era) -> String {
+        let envelope = Envelope::parse(text.as_bytes()).unwrap();
+        let rewritten = rewritten(&envelope, caller, child).unwrap();
+        let params = rewritten.map(|r| r.into_json(7));
+        String::from_utf8(compose(text.as_bytes(), &envelope, 7, params)).unwrap()
+    }
+
+    #[test]
+    fn a_progress_token_becomes_our_id_however_it_is_written() {
+        for key in ["progressToken", "progress\\u0054oken"] {
+            let text = format!(
+                r#"{{"jsonrpc":"2.0","id":"a","method":"tools/call","params":{{"x":1.0,"_meta":{{"{key}":"t","v":2}}}},"z":0}}"#
+            );
+            assert_eq!(
+                rewrite(&text, Era::Legacy, Era::Legacy),
+                r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"x":1.0,"_meta":{"progressToken":7,"v":2}},"z":0}"#
+            );
+        }
+    }
+
+    #[test]
+    fn other_parameters_are_not_touched() {
+        let text = r#"{"jsonrpc":"2.0","id":1,"method":"m","params":[ 1, "progressTok" ]}"#;
+        assert_eq!(
+            rewrite(text, Era::Legacy, Era::Legacy),
+            r#"{"jsonrpc":"2.0","id":7,"method":"m","params":[ 1, "progressTok" ]}"#
+        );
+    }
+
+    #[test]
+    fn stateless_meta_ends_at_the_gateway() {
+        let text = r#"{"jsonrpc":"2.0","id":1,"method":"m","params":{"a":1,"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}"#;
+        assert_eq!(
+            rewrite(text, Era::Modern, Era::Legacy),
+            r#"{"jsonrpc":"2.0","id":7,"method":"m","params":{"a":1}}"#
+        );
+        assert_eq!(
+            rewrite(
+                r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#,
+                Era::Legacy,
+                Era::Modern
+            ),
+            r#"{"jsonrpc":"2.0","id":7,"params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}},"method":"m"}"#
+        );
+    }
+}

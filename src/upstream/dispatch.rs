@@ -1,0 +1,218 @@
+//! What a child says on its stdout, sorted to whom it belongs.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::{
+    Downstream, NoiseSink,
+    failure::{INTERNAL_ERROR, METHOD_NOT_FOUND, error_message, result_message},
+    framer::{Frame, likely_id},
+    in_flight::{Home, LOG_LEVELS, SessionKey},
+    message::{Envelope, Kind, RawObject, splice, unquote},
+    stdio::Wire,
+};
+
+/// Handles one frame. `downstream` is asked only when a message belongs to no call.
+pub fn frame(
+    wire: &Wire,
+    frame: &Frame<'_>,
+    limit_bytes: usize,
+    noise: &NoiseSink,
+    downstream: impl Fn() -> Option<Arc<dyn Downstream>>,
+) {
+    match frame {
+        Frame::Line(line) => {
+            let line = line.trim_ascii();
+            if line.is_empty() {
+                return;
+            }
+            if line[0] == b'[' {
+                // A batch, as revision 2025-03-26 allowed.
+                if let Ok(batch) = serde_json::from_slice::<Vec<&RawValue>>(line) {
+                    for part in batch {
+                        message(wire, part.get().as_bytes(), noise, &downstream);
+                    }
+                    return;
+                }
+            }
+            message(wire, line, noise, &downstream);
+        }
+        Frame::TooLong { length, head, tail } => {
+            let text = format!(
+                "the server wrote a line of {length} bytes, over the limit of {limit_bytes}; it was dropped"
+            );
+            if let Some(id) = likely_id(head, tail) {
+                wire.table()
+                    .answer_now(id, |id| error_message(id, INTERNAL_ERROR, &text, None));
+            }
+            noise(text.as_bytes());
+        }
+    }
+}
+
+fn message(
+    wire: &Wire,
+    line: &[u8],
+    noise: &NoiseSink,
+    downstream: &impl Fn() -> Option<Arc<dyn Downstream>>,
+) {
+    let parsed = Envelope::parse(line).and_then(|envelope| Ok((envelope.kind()?, envelope)));
+    let Ok((kind, envelope)) = parsed else {
+        noise(line);
+        return;
+    };
+    match (kind, envelope.id) {
+        (Kind::Response, Some(id)) => {
+            let Ok(number) = id.get().parse::<u64>() else {
+                // An error about a message whose id the child could not read: nobody waits for it by this id.
+                noise(line);
+                return;
+            };
+            let call = wire.table().end(number);
+            // Without a call it is late: the call timed out, was cancelled, or belonged to a former daemon.
+            if let Some(call) = call {
+                let answer = splice(line, &mut [(id, &call.client_id)]);
+                call.mailbox.answer(answer.into());
+            }
+        }
+        (Kind::Request, Some(id)) => request(wire, line, &envelope, id),
+        _ => notification(wire, line, &envelope, downstream),
+    }
+}
+
+fn request(wire: &Wire, line: &[u8], envelope: &Envelope<'_>, id: &RawValue) {
+    let method = envelope.method();
+    let refuse = |code, text: &str| {
+        // A child that does not read its answers loses them; the backlog is bounded.
+        let _ = wire.send(error_message(id.get(), code, text, None).into());
+    };
+    if method == "ping" {
+        let _ = wire.send(result_message(id.get(), "{}").into());
+        return;
+    }
+    let mut table = wire.table();
+    let to = match table.home() {
+        Home::Only(call) if call.caller.can_answer(method) => {
+            Ok((call.caller.session, call.mailbox.clone()))
+        }
+        Home::Only(_) => Err((
+            METHOD_NOT_FOUND,
+            "the client of this call did not declare that it answers such requests",
+        )),
+        Home::Nobody => Err((
+            METHOD_NOT_FOUND,
+            "no client has a call under way that this request could belong to",
+        )),
+        Home::Ambiguous => Err((
+            INTERNAL_ERROR,
+            "several clients have calls under way, and a request over stdio does not tell to which one it belongs",
+        )),
+    };
+    match to {
+        Err((code, text)) => {
+            drop(table);
+            refuse(code, text);
+        }
+        Ok((session, mailbox)) => match table.ask(id.get().into(), session, mailbox.clone()) {
+            Err(_) => {
+                drop(table);
+                refuse(INTERNAL_ERROR, "too many requests wait for clients");
+            }
+            Ok(ours) => {
+                drop(table);
+                let ours_text = ours.to_string();
+                if !mailbox.push_or_refuse(splice(line, &mut [(id, &ours_text)]).into()) {
+                    wire.table().answered(session, ours);
+                    refuse(
+                        INTERNAL_ERROR,
+                        "the client of this call reads too slowly, or left",
+                    );
+                }
+            }
+        },
+    }
+}
+
+fn notification(
+    wire: &Wire,
+    line: &[u8],
+    envelope: &Envelope<'_>,
+    downstream: &impl Fn() -> Option<Arc<dyn Downstream>>,
+) {
+    let method = envelope.method();
+    match method {
+        "notifications/progress" => progress(wire, line, envelope),
+        "notifications/cancelled" => cancelled(wire, line, envelope),
+        "notifications/message" => {
+            let level = level_of(envelope.params);
+            match wire.table().home() {
+                Home::Only(call) => {
+                    if call.caller.session != SessionKey::DAEMON && call.caller.wants_level(level) {
+                        call.mailbox.push(Bytes::copy_from_slice(line));
+                    }
+                    return;
+                }
+                // It may tell of the arguments of one client: no other may see it.
+                Home::Ambiguous => return,
+                Home::Nobody => {}
+            }
+            tell_all(line, envelope, downstream);
+        }
+        _ => tell_all(line, envelope, downstream),
+    }
+}
+
+fn tell_all(
+    line: &[u8],
+    envelope: &Envelope<'_>,
+    downstream: &impl Fn() -> Option<Arc<dyn Downstream>>,
+) {
+    if let Some(downstream) = downstream() {
+        let message = Bytes::copy_from_slice(line);
+        downstream.notification(envelope.method(), envelope.params, message);
+    }
+}
+
+fn progress(wire: &Wire, line: &[u8], envelope: &Envelope<'_>) {
+    let Some(raw) = envelope.params else { return };
+    let Ok(mut params) = RawObject::parse(raw.get()) else {
+        return;
+    };
+    let token = params.get("progressToken").and_then(|t| t.parse().ok());
+    let Some(token) = token else { return };
+    let mut table = wire.table();
+    if let Some(call) = table.touch(token, Instant::now())
+        && let Some(client_token) = &call.progress_token
+    {
+        params.set("progressToken", client_token.to_string());
+        let message = splice(line, &mut [(raw, &params.to_json())]);
+        call.mailbox.push(message.into());
+    }
+}
+
+fn cancelled(wire: &Wire, line: &[u8], envelope: &Envelope<'_>) {
+    let Some(raw) = envelope.params else { return };
+    let Ok(mut params) = RawObject::parse(raw.get()) else {
+        return;
+    };
+    let Some(child_id) = params.get("requestId") else {
+        return;
+    };
+    let taken_back = wire.table().taken_back(child_id);
+    if let Some((id, mailbox)) = taken_back {
+        params.set("requestId", id.to_string());
+        mailbox.push(splice(line, &mut [(raw, &params.to_json())]).into());
+    }
+}
+
+/// The level of a log notification as an index into [`LOG_LEVELS`].
+#[must_use]
+pub fn level_of(params: Option<&RawValue>) -> Option<u8> {
+    let params = RawObject::parse(params?.get()).ok()?;
+    let name = unquote(params.get("level")?)?;
+    let index = LOG_LEVELS.iter().position(|level| *level == name)?;
+    u8::try_from(index).ok()
+}

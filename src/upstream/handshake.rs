@@ -1,0 +1,262 @@
+//! What a child told of itself when a connection to it began.
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::message::{RawObject, quote, unquote};
+
+/// The newest revision of the session era; also what we offer to children.
+pub const LEGACY_LATEST: &str = "2025-11-25";
+/// The revisions of the session era that clients may speak with us, oldest first.
+pub const LEGACY_VERSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", LEGACY_LATEST];
+/// The stateless revision.
+pub const MODERN: &str = "2026-07-28";
+
+/// Most tools that we count; more pages are not asked for.
+pub const TOOLS_MAX: usize = 2_000;
+/// Most pages of `tools/list` that we ask for.
+pub const PAGES_MAX: usize = 100;
+
+/// Which of the two families of MCP revisions a child speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Era {
+    /// 2024-11-05 to 2025-11-25: initialize first.
+    Legacy,
+    /// 2026-07-28: stateless, every request carries its `_meta`.
+    Modern,
+}
+
+/// The outcome of a handshake. Goes through JSON unharmed, so that a new daemon can adopt the child.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handshake {
+    /// What the child speaks.
+    pub era: Era,
+    /// The raw result of `initialize` (or `server/discover`), as text, so that no digit is lost.
+    pub raw: String,
+    /// `serverInfo.name`; empty when it told none.
+    pub server_name: String,
+    /// `serverInfo.version`; empty when it told none.
+    pub server_version: String,
+    /// The revision agreed with the child.
+    pub protocol_version: String,
+    /// Its tools when the handshake was made, in its order, at most [`TOOLS_MAX`].
+    pub tools: Vec<String>,
+    /// The session at an HTTP child that our own probes use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_session: Option<String>,
+}
+
+impl Handshake {
+    /// Reads the raw result of `initialize` or `server/discover`.
+    ///
+    /// # Errors
+    /// A sentence, when it is not such a result.
+    pub fn read(era: Era, raw: &str) -> Result<Self, String> {
+        let result = RawObject::parse(raw).map_err(|error| error.to_string())?;
+        if !result
+            .get("capabilities")
+            .is_some_and(|raw| raw.starts_with('{'))
+        {
+            return Err("its answer to the handshake has no \"capabilities\"".to_owned());
+        }
+        let protocol_version = match era {
+            Era::Legacy => result
+                .get("protocolVersion")
+                .and_then(unquote)
+                .ok_or("its answer to initialize has no \"protocolVersion\"")?,
+            Era::Modern => MODERN.to_owned(),
+        };
+        let info = server_info(era, &result);
+        let info = info.as_deref().and_then(|raw| RawObject::parse(raw).ok());
+        let short = |key: &str| -> String {
+            let text = info.as_ref().and_then(|info| unquote(info.get(key)?));
+            text.unwrap_or_default().chars().take(200).collect()
+        };
+        Ok(Self {
+            era,
+            raw: raw.to_owned(),
+            server_name: short("name"),
+            server_version: short("version"),
+            protocol_version,
+            tools: Vec::new(),
+            http_session: None,
+        })
+    }
+
+    /// Whether it declared this capability (`tools`, `resources`, `logging` …).
+    #[must_use]
+    pub fn has_capability(&self, name: &str) -> bool {
+        RawObject::parse(&self.raw)
+            .ok()
+            .and_then(|raw| {
+                let capabilities = RawObject::parse(raw.get("capabilities")?).ok()?;
+                Some(capabilities.get(name).is_some())
+            })
+            .unwrap_or(false)
+    }
+
+    fn server_info(&self) -> String {
+        RawObject::parse(&self.raw)
+            .ok()
+            .and_then(|raw| server_info(self.era, &raw))
+            .unwrap_or_else(|| json!({"name": "unnamed", "version": "0"}).to_string())
+    }
+
+    /// The raw result of `initialize` for a client that asks for `wanted`.
+    #[must_use]
+    pub fn initialize_result(&self, wanted: &str) -> (String, &'static str) {
+        let version = negotiate(wanted);
+        let Ok(mut raw) = RawObject::parse(&self.raw) else {
+            return ("{}".to_owned(), version);
+        };
+        let info = self.server_info();
+        if self.era == Era::Modern {
+            raw.retain(|key| {
+                !matches!(
+                    key,
+                    "supportedVersions" | "ttlMs" | "cacheScope" | "resultType" | "_meta"
+                )
+            });
+            raw.set("serverInfo", info);
+        }
+        raw.set("protocolVersion", quote(version));
+        (raw.to_json(), version)
+    }
+
+    /// The raw result of `server/discover` for a stateless client.
+    #[must_use]
+    pub fn discover_result(&self) -> String {
+        if self.era == Era::Modern {
+            return self.raw.clone();
+        }
+        let Ok(mut raw) = RawObject::parse(&self.raw) else {
+            return "{}".to_owned();
+        };
+        raw.retain(|key| !matches!(key, "protocolVersion" | "serverInfo"));
+        raw.set("supportedVersions", json!([MODERN]).to_string());
+        let raw = raw.to_json();
+        self.stateless_result(&raw, true).unwrap_or(raw)
+    }
+
+    /// A result of a session-era child as the stateless revision wants it: `resultType`, the server's name and, for
+    /// what may be cached, a lifetime of zero. What is there already stays.
+    ///
+    /// # Errors
+    /// When the result is not an object.
+    pub fn stateless_result(
+        &self,
+        result: &str,
+        cacheable: bool,
+    ) -> Result<String, super::message::EnvelopeError> {
+        let mut object = RawObject::parse(result)?;
+        let mut default = |key: &'static str, raw: &'static str| {
+            if object.get(key).is_none() {
+                object.set(key, raw);
+            }
+        };
+        default("resultType", "\"complete\"");
+        if cacheable {
+            default("ttlMs", "0");
+            default("cacheScope", "\"private\"");
+        }
+        let meta_raw = object.get("_meta").unwrap_or("{}").to_owned();
+        let mut meta = RawObject::parse(&meta_raw)?;
+        if meta.get("io.modelcontextprotocol/serverInfo").is_none() {
+            meta.set("io.modelcontextprotocol/serverInfo", self.server_info());
+        }
+        object.set("_meta", meta.to_json());
+        Ok(object.to_json())
+    }
+}
+
+fn server_info(era: Era, result: &RawObject<'_>) -> Option<String> {
+    match era {
+        Era::Legacy => result.get("serverInfo").map(str::to_owned),
+        Era::Modern => RawObject::parse(result.get("_meta")?)
+            .ok()?
+            .get("io.modelcontextprotocol/serverInfo")
+            .map(str::to_owned),
+    }
+}
+
+/// The revision that a client gets which asks for `wanted`: that one when we speak it, else our newest.
+#[must_use]
+pub fn negotiate(wanted: &str) -> &'static str {
+    LEGACY_VERSIONS
+        .into_iter()
+        .find(|version| *version == wanted)
+        .unwrap_or(LEGACY_LATEST)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    const RAW: &str = r#"{"protocolVersion":"2024-11-05","capabilities":{"tools":{},"x":1e999},"serverInfo":{"name":"n","version":"1"},"instructions":"do"}"#;
+
+    #[test]
+    fn a_handshake_survives_json() {
+        let handshake = Handshake::read(Era::Legacy, RAW).unwrap();
+        let text = serde_json::to_value(&handshake).unwrap();
+        assert_eq!(
+            serde_json::from_value::<Handshake>(text).unwrap(),
+            handshake
+        );
+        assert!(handshake.has_capability("tools") && !handshake.has_capability("prompts"));
+    }
+
+    #[test]
+    fn a_client_gets_its_version_or_our_newest() {
+        let handshake = Handshake::read(Era::Legacy, RAW).unwrap();
+        let (raw, version) = handshake.initialize_result("2025-06-18");
+        assert_eq!(version, "2025-06-18");
+        assert_eq!(raw, RAW.replace("2024-11-05", "2025-06-18"));
+        assert_eq!(handshake.initialize_result("1999-01-01").1, LEGACY_LATEST);
+        assert_eq!(handshake.initialize_result(MODERN).1, LEGACY_LATEST);
+    }
+
+    #[test]
+    fn discover_is_answered_from_initialize() {
+        let handshake = Handshake::read(Era::Legacy, RAW).unwrap();
+        let raw = handshake.discover_result();
+        assert!(raw.contains("1e999"), "{raw}");
+        let raw = raw.replace("1e999", "1");
+        let value: Value = serde_json::from_str(&raw).unwrap();
+        assert_eq!(value["supportedVersions"], json!([MODERN]));
+        assert_eq!(value["resultType"], "complete");
+        assert_eq!(value["ttlMs"], 0);
+        assert_eq!(value["cacheScope"], "private");
+        assert_eq!(value["instructions"], "do");
+        assert_eq!(
+            value["_meta"]["io.modelcontextprotocol/serverInfo"]["name"],
+            "n"
+        );
+        assert!(value.get("protocolVersion").is_none());
+    }
+
+    #[test]
+    fn a_stateless_result_keeps_what_is_there() {
+        let handshake = Handshake::read(Era::Legacy, RAW).unwrap();
+        let out = handshake
+            .stateless_result(
+                r#"{"n":10000000000000000000001,"_meta":{"a":1},"ttlMs":5}"#,
+                true,
+            )
+            .unwrap();
+        assert_eq!(
+            out,
+            r#"{"n":10000000000000000000001,"_meta":{"a":1,"io.modelcontextprotocol/serverInfo":{"name":"n","version":"1"}},"ttlMs":5,"resultType":"complete","cacheScope":"private"}"#
+        );
+        assert!(handshake.stateless_result("[]", false).is_err());
+    }
+
+    #[test]
+    fn an_answer_without_capabilities_is_no_handshake() {
+        assert!(Handshake::read(Era::Legacy, r#"{"protocolVersion":"2025-11-25"}"#).is_err());
+        assert!(Handshake::read(Era::Legacy, r#"{"capabilities":{}}"#).is_err());
+    }
+}

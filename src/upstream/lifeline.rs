@@ -1,0 +1,229 @@
+//! Our own calls to a child: the handshake when it comes up, and the probes afterwards.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::{
+    Link, Upstream, UpstreamError,
+    handshake::{Era, Handshake, LEGACY_LATEST, MODERN, PAGES_MAX, TOOLS_MAX},
+    in_flight::{Caller, SessionKey},
+    mailbox::Item,
+    message::{Envelope, RawObject, unquote},
+};
+
+/// JSON-RPC codes with which a server of the stateless era refuses `initialize`.
+const MODERN_REFUSALS: [i64; 3] = [-32_022, -32_601, -32_600];
+
+impl Upstream {
+    /// Initializes the child and lists its tools. Keeps the outcome for [`Upstream::handshake_snapshot`].
+    ///
+    /// The session era is offered first, because the era of a stdio process is decided by its first request and every
+    /// server known to us accepts `initialize`; only a child that refuses it in the words of the stateless era is
+    /// asked `server/discover`.
+    ///
+    /// # Errors
+    /// What went wrong first, in words for a person.
+    pub async fn handshake(&self) -> Result<Handshake, UpstreamError> {
+        let mut handshake = match self.initialize().await {
+            Err(UpstreamError::Rpc { code, .. }) if MODERN_REFUSALS.contains(&code) => {
+                let raw = self.own_request(None, Era::Modern, "server/discover", json!({}));
+                Handshake::read(Era::Modern, &raw.await?).map_err(UpstreamError::Protocol)?
+            }
+            other => other?,
+        };
+        if handshake.has_capability("tools") {
+            handshake.tools = self.list_tools(&handshake).await?;
+        }
+        self.adopt(handshake.clone());
+        Ok(handshake)
+    }
+
+    async fn initialize(&self) -> Result<Handshake, UpstreamError> {
+        let params = json!({
+            "protocolVersion": LEGACY_LATEST,
+            "capabilities": {"sampling": {}, "elicitation": {}},
+            "clientInfo": {"name": "minimcp", "version": env!("CARGO_PKG_VERSION")},
+        });
+        let initialized = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+        match &self.link {
+            Link::Stdio(wire) => {
+                let raw = self.own_request(None, Era::Legacy, "initialize", params);
+                let handshake =
+                    Handshake::read(Era::Legacy, &raw.await?).map_err(UpstreamError::Protocol)?;
+                wire.send(initialized.to_string().into())?;
+                Ok(handshake)
+            }
+            Link::Http(link) => {
+                let body =
+                    json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params});
+                let asked = link.ask(None, None, &body);
+                let (answer, session) = self.in_time("initialize", asked).await?;
+                let raw = result_of("initialize", &answer)?;
+                let mut handshake =
+                    Handshake::read(Era::Legacy, &raw).map_err(UpstreamError::Protocol)?;
+                handshake.http_session = session;
+                let told = link.tell(
+                    handshake.http_session.as_deref(),
+                    &handshake.protocol_version,
+                    &initialized,
+                );
+                self.in_time("notifications/initialized", told).await?;
+                Ok(handshake)
+            }
+        }
+    }
+
+    async fn list_tools(&self, handshake: &Handshake) -> Result<Vec<String>, UpstreamError> {
+        let mut tools = Vec::new();
+        let mut params = json!({});
+        for _ in 0..PAGES_MAX {
+            let asked = self.own_request(Some(handshake), handshake.era, "tools/list", params);
+            let raw = match asked.await {
+                Err(UpstreamError::Rpc { code: -32_601, .. }) => return Ok(tools),
+                other => other?,
+            };
+            let protocol = |text: &str| UpstreamError::Protocol(text.to_owned());
+            let page = RawObject::parse(&raw)
+                .map_err(|_| protocol("its answer to tools/list is not an object"))?;
+            let listed: Vec<&serde_json::value::RawValue> = page
+                .get("tools")
+                .and_then(|raw| serde_json::from_str(raw).ok())
+                .ok_or_else(|| protocol("its answer to tools/list has no array \"tools\""))?;
+            for tool in listed {
+                let name = RawObject::parse(tool.get())
+                    .ok()
+                    .and_then(|tool| unquote(tool.get("name")?))
+                    .ok_or_else(|| protocol("it listed a tool without a name"))?;
+                tools.push(name.chars().take(200).collect());
+            }
+            match page.get("nextCursor").and_then(unquote) {
+                Some(cursor) if tools.len() < TOOLS_MAX => params = json!({"cursor": cursor}),
+                _ => break,
+            }
+        }
+        tools.truncate(TOOLS_MAX);
+        Ok(tools)
+    }
+
+    /// Asks the child for a sign of life: `ping`, or `server/discover` in the stateless era. Any answer will do, an
+    /// error too.
+    ///
+    /// # Errors
+    /// No answer within `limit`, or the child is gone.
+    pub async fn probe(&self, limit: Duration) -> Result<(), UpstreamError> {
+        let handshake = self.handshake_snapshot();
+        let handshake = handshake.as_deref();
+        let era = self.era();
+        let method = match era {
+            Era::Legacy => "ping",
+            Era::Modern => "server/discover",
+        };
+        let asked = self.own_request(handshake, era, method, json!({}));
+        match timeout(limit, asked).await {
+            Ok(Ok(_) | Err(UpstreamError::Rpc { .. })) => Ok(()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(late(method, limit)),
+        }
+    }
+
+    /// Calls the child on our own behalf; answers the raw result.
+    async fn own_request(
+        &self,
+        handshake: Option<&Handshake>,
+        era: Era,
+        method: &str,
+        mut params: Value,
+    ) -> Result<String, UpstreamError> {
+        if era == Era::Modern {
+            params["_meta"] = json!({
+                "io.modelcontextprotocol/protocolVersion": MODERN,
+                "io.modelcontextprotocol/clientCapabilities": {},
+                "io.modelcontextprotocol/clientInfo":
+                    {"name": "minimcp", "version": env!("CARGO_PKG_VERSION")},
+            });
+        }
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        if let Link::Http(link) = &self.link {
+            let session = handshake.and_then(|handshake| handshake.http_session.as_deref());
+            let version = match era {
+                Era::Modern => Some(MODERN),
+                Era::Legacy => handshake.map(|handshake| handshake.protocol_version.as_str()),
+            };
+            let (answer, _) = self
+                .in_time(method, link.ask(session, version, &body))
+                .await?;
+            return result_of(method, &answer);
+        }
+        let source = body.to_string();
+        let envelope = Envelope::parse(source.as_bytes())
+            .map_err(|error| UpstreamError::Protocol(error.to_string()))?;
+        let mut call = self.call(
+            Caller::plain(SessionKey::DAEMON),
+            source.as_bytes(),
+            &envelope,
+        )?;
+        let answer = timeout(self.options.handshake_timeout, async {
+            loop {
+                match call.next().await {
+                    Some(Item::Message(_)) => {}
+                    Some(Item::Answer(answer)) => return Some(answer),
+                    None => return None,
+                }
+            }
+        })
+        .await;
+        match answer {
+            Ok(Some(answer)) => {
+                if let Some(failure) = self.failure() {
+                    return Err(UpstreamError::Failed(failure));
+                }
+                result_of(method, &answer)
+            }
+            Ok(None) => Err(UpstreamError::Protocol(format!("{method} was cancelled"))),
+            Err(_) => {
+                call.cancel();
+                Err(late(method, self.options.handshake_timeout))
+            }
+        }
+    }
+
+    async fn in_time<T>(
+        &self,
+        method: &str,
+        work: impl Future<Output = Result<T, UpstreamError>>,
+    ) -> Result<T, UpstreamError> {
+        let limit = self.options.handshake_timeout;
+        timeout(limit, work)
+            .await
+            .unwrap_or_else(|_| Err(late(method, limit)))
+    }
+}
+
+fn late(method: &str, limit: Duration) -> UpstreamError {
+    UpstreamError::Timeout {
+        method: method.to_owned(),
+        waited_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// The raw result inside a response.
+fn result_of(method: &str, answer: &[u8]) -> Result<String, UpstreamError> {
+    let envelope =
+        Envelope::parse(answer).map_err(|error| UpstreamError::Protocol(error.to_string()))?;
+    if let Some(result) = envelope.result {
+        return Ok(result.get().to_owned());
+    }
+    let error = envelope.error.map_or("{}", |error| error.get());
+    let error = RawObject::parse(error).unwrap_or_default();
+    let message = error.get("message").and_then(unquote).unwrap_or_default();
+    Err(UpstreamError::Rpc {
+        method: method.to_owned(),
+        code: error
+            .get("code")
+            .and_then(|code| code.parse().ok())
+            .unwrap_or(0),
+        message: message.chars().take(500).collect(),
+    })
+}

@@ -1,0 +1,316 @@
+//! The envelope of a JSON-RPC message, read without touching what it carries.
+//!
+//! A relay must not lose fields or digits, so a message is never rebuilt: the parts that routing needs are found,
+//! and only those bytes are replaced ([`splice`]).
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+/// The parts of one JSON-RPC 2.0 message that routing needs; everything borrows from the source.
+#[derive(Debug, Deserialize)]
+pub struct Envelope<'a> {
+    #[serde(borrow, default)]
+    jsonrpc: Option<Text<'a>>,
+    /// The id, `null` included.
+    #[serde(borrow, default, deserialize_with = "present")]
+    pub id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    method: Option<Text<'a>>,
+    /// The parameters.
+    #[serde(borrow, default, deserialize_with = "present")]
+    pub params: Option<&'a RawValue>,
+    /// The result of a response, `null` included.
+    #[serde(borrow, default, deserialize_with = "present")]
+    pub result: Option<&'a RawValue>,
+    /// The error of a response.
+    #[serde(borrow, default, deserialize_with = "present")]
+    pub error: Option<&'a RawValue>,
+}
+
+/// What a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Wants an answer.
+    Request,
+    /// Wants none.
+    Notification,
+    /// Is an answer.
+    Response,
+}
+
+/// Why bytes are not a JSON-RPC message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EnvelopeError {
+    /// Not JSON at all; JSON-RPC code -32700.
+    #[error("the message is not valid JSON: {0}")]
+    Syntax(String),
+    /// JSON, but not JSON-RPC 2.0; JSON-RPC code -32600.
+    #[error("the message is not JSON-RPC 2.0: {0}")]
+    Shape(String),
+}
+
+fn present<'de, D: Deserializer<'de>>(de: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(de).map(Some)
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads one message.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Syntax`] for anything but JSON, [`EnvelopeError::Shape`] for other JSON and for doubled keys.
+    pub fn parse(source: &'a [u8]) -> Result<Self, EnvelopeError> {
+        let envelope: Self = serde_json::from_slice(source).map_err(|error| {
+            if error.is_data() {
+                // The derive may stop at the first wrong field of a text that is not even JSON.
+                match serde_json::from_slice::<&RawValue>(source) {
+                    Ok(_) => EnvelopeError::Shape(error.to_string()),
+                    Err(error) => EnvelopeError::Syntax(error.to_string()),
+                }
+            } else {
+                EnvelopeError::Syntax(error.to_string())
+            }
+        })?;
+        if envelope
+            .jsonrpc
+            .as_ref()
+            .is_none_or(|version| version.0 != "2.0")
+        {
+            return Err(EnvelopeError::Shape(
+                "\"jsonrpc\" must be \"2.0\"".to_owned(),
+            ));
+        }
+        Ok(envelope)
+    }
+
+    /// Tells what the message is.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::Shape`] when it is neither request, notification nor response.
+    pub fn kind(&self) -> Result<Kind, EnvelopeError> {
+        let shape = |text: &str| Err(EnvelopeError::Shape(text.to_owned()));
+        let answers = self.result.is_some() || self.error.is_some();
+        match (&self.method, self.id, answers) {
+            (Some(_), None, false) => Ok(Kind::Notification),
+            (Some(_), Some(id), false) if is_id(id.get()) => Ok(Kind::Request),
+            (Some(_), Some(_), false) => shape("\"id\" must be a string or a number"),
+            (None, Some(_), true) if !(self.result.is_some() && self.error.is_some()) => {
+                Ok(Kind::Response)
+            }
+            _ => shape("it must have either \"method\", or \"id\" with \"result\" or \"error\""),
+        }
+    }
+
+    /// The method of a request or notification, or an empty text.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.method.as_ref().map_or("", |method| &method.0)
+    }
+}
+
+/// Whether raw JSON can be a request id: a string or a number.
+#[must_use]
+pub fn is_id(raw: &str) -> bool {
+    matches!(raw.as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9'))
+}
+
+/// Copies `source` onto one line with `edits` made: each part must borrow from `source`, in order of position.
+///
+/// Line breaks become spaces: JSON allows them only between tokens, and stdio framing not at all.
+///
+/// # Panics
+/// When a part does not borrow from `source`: a fault in this program.
+#[must_use]
+pub fn splice(source: &[u8], edits: &mut [(&RawValue, &str)]) -> Vec<u8> {
+    edits.sort_unstable_by_key(|(part, _)| part.get().as_ptr().addr());
+    let grown: usize = edits.iter().map(|(_, text)| text.len()).sum();
+    let mut out = Vec::with_capacity(source.len() + grown + 1);
+    let mut from = 0;
+    for (part, text) in edits {
+        let start = part.get().as_ptr().addr() - source.as_ptr().addr();
+        out.extend_from_slice(&source[from..start]);
+        out.extend_from_slice(text.as_bytes());
+        from = start + part.get().len();
+    }
+    out.extend_from_slice(&source[from..]);
+    if memchr::memchr2(b'\n', b'\r', &out).is_some() {
+        for byte in &mut out {
+            if matches!(byte, b'\n' | b'\r') {
+                *byte = b' ';
+            }
+        }
+    }
+    out
+}
+
+/// A JSON object with its members in order and untouched.
+#[derive(Debug, Default)]
+pub struct RawObject<'a>(pub Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for RawObject<'a> {
+    fn deserialize<D: Deserializer<'de>>(de: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = RawObject<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members: Vec<(Cow<'de, str>, Cow<'de, str>)> = Vec::new();
+                while let Some((Text(key), value)) = map.next_entry::<Text<'de>, &RawValue>()? {
+                    if members.iter().any(|(known, _)| *known == key) {
+                        return Err(serde::de::Error::custom(format_args!(
+                            "{key:?} is there twice"
+                        )));
+                    }
+                    members.push((key, Cow::Borrowed(value.get())));
+                }
+                Ok(RawObject(members))
+            }
+        }
+        de.deserialize_map(Members)
+    }
+}
+
+/// Borrows where `Option<Cow<str>>` would copy: serde borrows a `Cow` only as a field of its own.
+#[derive(Debug, Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> RawObject<'a> {
+    /// Reads an object.
+    ///
+    /// # Errors
+    /// When `raw` is another JSON value, or a key is there twice.
+    pub fn parse(raw: &'a str) -> Result<Self, EnvelopeError> {
+        serde_json::from_str(raw).map_err(|error| EnvelopeError::Shape(error.to_string()))
+    }
+
+    /// The raw value of a member.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&str> {
+        let (_, value) = self.0.iter().find(|(known, _)| known == key)?;
+        Some(value)
+    }
+
+    /// Sets a member to raw JSON: in place when it is there, else at the end.
+    pub fn set(&mut self, key: &'a str, raw: impl Into<Cow<'a, str>>) {
+        match self.0.iter_mut().find(|(known, _)| known == key) {
+            Some((_, value)) => *value = raw.into(),
+            None => self.0.push((Cow::Borrowed(key), raw.into())),
+        }
+    }
+
+    /// Keeps the members whose key passes.
+    pub fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
+        self.0.retain(|(key, _)| keep(key));
+    }
+
+    /// The object as JSON text.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut out = String::from("{");
+        for (index, (key, value)) in self.0.iter().enumerate() {
+            if index > 0 {
+                out.push(',');
+            }
+            out.push_str(&quote(key));
+            out.push(':');
+            out.push_str(value);
+        }
+        out.push('}');
+        out
+    }
+}
+
+/// `text` as a JSON string.
+#[must_use]
+pub fn quote(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// Reads a raw JSON string.
+#[must_use]
+pub fn unquote(raw: &str) -> Option<String> {
+    serde_json::from_str(raw).ok()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_keeps_everything_but_its_id() {
+        let source = br#"{"x-new":1e400, "jsonrpc":"2.0","id":"a\"b","method":"tools/call",
+            "params":{"n":123456789012345678901234567890,"id":"inner"}}"#;
+        let envelope = Envelope::parse(source).unwrap();
+        assert_eq!(envelope.kind().unwrap(), Kind::Request);
+        let out = splice(source, &mut [(envelope.id.unwrap(), "77")]);
+        let text = String::from_utf8(out).unwrap();
+        assert!(!text.contains('\n'));
+        assert!(text.starts_with(r#"{"x-new":1e400, "jsonrpc":"2.0","id":77,"method""#));
+        assert!(text.ends_with(r#"{"n":123456789012345678901234567890,"id":"inner"}}"#));
+    }
+
+    #[test]
+    fn kinds_are_told_apart() {
+        let kind = |text: &str| Envelope::parse(text.as_bytes()).and_then(|e| e.kind());
+        let ok = [
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a"}"#, Kind::Request),
+            (r#"{"jsonrpc":"2.0","method":"a"}"#, Kind::Notification),
+            (r#"{"jsonrpc":"2.0","id":1,"result":null}"#, Kind::Response),
+            (r#"{"jsonrpc":"2.0","id":null,"error":{}}"#, Kind::Response),
+        ];
+        for (text, expected) in ok {
+            assert_eq!(kind(text).unwrap(), expected, "{text}");
+        }
+        for text in [
+            r#"{"jsonrpc":"2.0","id":null,"method":"a"}"#,
+            r#"{"jsonrpc":"2.0","id":{},"method":"a"}"#,
+            r#"{"jsonrpc":"2.0","id":1}"#,
+            r#"{"jsonrpc":"2.0","id":1,"result":1,"error":{}}"#,
+            r#"{"jsonrpc":"1.0","id":1,"method":"a"}"#,
+            r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"a"}"#,
+            r#"{"jsonrpc":"2.0","method":5}"#,
+            "[]",
+            "5",
+        ] {
+            assert!(
+                matches!(kind(text), Err(EnvelopeError::Shape(_))),
+                "{text}: {:?}",
+                kind(text)
+            );
+        }
+        for text in ["", "{", "{\"jsonrpc\":\"2.0\",\"method\":5,", "hello"] {
+            assert!(
+                matches!(kind(text), Err(EnvelopeError::Syntax(_))),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_escaped_key_is_still_the_key() {
+        let envelope =
+            Envelope::parse(br#"{"jsonrpc":"2.0","\u0069d":4,"method":"tools\/call"}"#).unwrap();
+        assert_eq!(envelope.id.unwrap().get(), "4");
+        assert_eq!(envelope.method(), "tools/call");
+    }
+
+    #[test]
+    fn an_object_keeps_order_and_digits() {
+        let mut object = RawObject::parse(r#"{"b":1.000,"a":{"z":[1, 2]},"\u0063":"x"}"#).unwrap();
+        assert_eq!(object.get("c"), Some("\"x\""));
+        object.set("a", "true");
+        object.set("d", "null");
+        assert_eq!(object.to_json(), r#"{"b":1.000,"a":true,"c":"x","d":null}"#);
+        assert!(RawObject::parse(r#"{"a":1,"\u0061":2}"#).is_err());
+        assert!(RawObject::parse("[]").is_err());
+    }
+}

@@ -1,0 +1,298 @@
+//! The MCP connection to one life of one child.
+//!
+//! The supervisor makes one per launch, does the handshake and the probes through it, and tells it when the child
+//! died. The gateway relays the calls of many client sessions through it: ids and progress tokens are rewritten
+//! both ways, everything else stays as it is, byte for byte.
+
+mod call;
+mod dispatch;
+mod failure;
+mod framer;
+mod handshake;
+mod http;
+mod in_flight;
+mod lifeline;
+mod mailbox;
+mod message;
+mod stdio;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::{Arc, OnceLock, Weak},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use tokio::net::unix::pipe;
+
+pub use call::Call;
+pub use failure::{
+    Failure, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR,
+    error_message, result_message,
+};
+pub use handshake::{Era, Handshake, LEGACY_LATEST, LEGACY_VERSIONS, MODERN, negotiate};
+pub use http::HttpLink;
+pub use in_flight::{Caller, LOG_LEVELS, SessionKey};
+pub use mailbox::{Item, Mailbox};
+pub use message::{Envelope, EnvelopeError, Kind, RawObject, is_id, quote, splice, unquote};
+pub use stdio::NotSent;
+
+use in_flight::Refused;
+use stdio::Wire;
+
+/// Gets each line of a stdio child's stdout that is not JSON-RPC, without its end; called from the reader task, so
+/// it must not block.
+pub type NoiseSink = Arc<dyn Fn(&[u8]) + Send + Sync>;
+
+/// Limits of a connection.
+#[derive(Debug, Clone)]
+pub struct UpstreamOptions {
+    /// Longest line from a stdio child, and longest answer read from an HTTP child by our own calls, in bytes.
+    pub line_limit_bytes: usize,
+    /// How long a call may go without any sign of life.
+    pub call_timeout: Duration,
+    /// How long each step of the handshake may take.
+    pub handshake_timeout: Duration,
+}
+
+impl Default for UpstreamOptions {
+    fn default() -> Self {
+        Self {
+            line_limit_bytes: 16 << 20,
+            call_timeout: Duration::from_secs(300),
+            handshake_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Why a server did not do what we asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UpstreamError {
+    /// The child is gone.
+    #[error("{}", .0.cause)]
+    Failed(Arc<Failure>),
+    /// It did not answer in time.
+    #[error("it did not answer {method} within {waited_ms} ms")]
+    Timeout {
+        /// What was asked.
+        method: String,
+        /// How long we waited, in milliseconds.
+        waited_ms: u64,
+    },
+    /// It answered with an error.
+    #[error("it answered {method} with an error: {message} ({code})")]
+    Rpc {
+        /// What was asked.
+        method: String,
+        /// The JSON-RPC code.
+        code: i64,
+        /// The message, cut at 500 characters.
+        message: String,
+    },
+    /// What it sent is not MCP.
+    #[error("{0}")]
+    Protocol(String),
+    /// The message did not go out.
+    #[error(transparent)]
+    NotSent(#[from] NotSent),
+    /// Too many calls are under way.
+    #[error("{0} calls are under way at this server, the most that it may have")]
+    Full(usize),
+    /// The HTTP server of the child was not reached, or broke off.
+    #[error("its HTTP server did not answer: {0}")]
+    Http(String),
+}
+
+impl From<Refused> for UpstreamError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Failed(failure) => Self::Failed(failure),
+            Refused::Full => Self::Full(in_flight::CALLS_MAX),
+        }
+    }
+}
+
+/// Gets what a child tells all its clients; implemented by the gateway. Called from the reader task: must not block.
+pub trait Downstream: Send + Sync {
+    /// A notification that belongs to no call. `message` is the whole line.
+    fn notification(&self, method: &str, params: Option<&RawValue>, message: Bytes);
+}
+
+enum Link {
+    Stdio(Arc<Wire>),
+    Http(Box<HttpLink>),
+}
+
+/// The connection. Dropping the last handle ends its reader task and closes our pipe ends.
+pub struct Upstream {
+    link: Link,
+    options: UpstreamOptions,
+    handshake: ArcSwapOption<Handshake>,
+    downstream: Arc<OnceLock<Weak<dyn Downstream>>>,
+}
+
+impl Upstream {
+    /// Speaks with a stdio child over our ends of its pipes, which become non-blocking. Spawns the reader task, so it
+    /// must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When a descriptor is not the right end of a pipe, or cannot be registered.
+    pub fn over_stdio(
+        stdin: OwnedFd,
+        stdout: OwnedFd,
+        options: UpstreamOptions,
+        noise: NoiseSink,
+    ) -> io::Result<Arc<Self>> {
+        let wire = Wire::new(stdin, first_id(), options.call_timeout)?;
+        let stdout = pipe::Receiver::from_owned_fd(stdout)?;
+        let downstream: Arc<OnceLock<Weak<dyn Downstream>>> = Arc::default();
+        let (limit, heard) = (options.line_limit_bytes, downstream.clone());
+        let reader = wire.clone();
+        tokio::spawn(async move {
+            let hub = reader.clone();
+            stdio::read_lines(reader, stdout, limit, |frame| {
+                dispatch::frame(&hub, &frame, limit, &noise, || {
+                    heard.get().and_then(Weak::upgrade)
+                });
+            })
+            .await;
+        });
+        Ok(Arc::new(Self {
+            link: Link::Stdio(wire),
+            options,
+            handshake: ArcSwapOption::empty(),
+            downstream,
+        }))
+    }
+
+    /// Speaks with an HTTP child at `http://addr` + `path`.
+    #[must_use]
+    pub fn over_http(addr: SocketAddr, path: String, options: UpstreamOptions) -> Arc<Self> {
+        Arc::new(Self {
+            link: Link::Http(Box::new(HttpLink::new(
+                addr,
+                path,
+                options.line_limit_bytes,
+            ))),
+            options,
+            handshake: ArcSwapOption::empty(),
+            downstream: Arc::default(),
+        })
+    }
+
+    /// The HTTP side, for a child that has one.
+    #[must_use]
+    pub fn http(&self) -> Option<&HttpLink> {
+        match &self.link {
+            Link::Http(link) => Some(link),
+            Link::Stdio(_) => None,
+        }
+    }
+
+    /// Who gets the notifications that belong to no call. The first one stays.
+    pub fn attach(&self, downstream: Weak<dyn Downstream>) {
+        let _ = self.downstream.set(downstream);
+    }
+
+    /// Takes over a child that was already initialized, instead of a handshake.
+    pub fn adopt(&self, handshake: Handshake) {
+        self.handshake.store(Some(Arc::new(handshake)));
+    }
+
+    /// What the child told of itself; `None` before the handshake.
+    #[must_use]
+    pub fn handshake_snapshot(&self) -> Option<Arc<Handshake>> {
+        self.handshake.load_full()
+    }
+
+    /// The limits in force.
+    #[must_use]
+    pub fn options(&self) -> &UpstreamOptions {
+        &self.options
+    }
+
+    /// Calls that ended without an answer in time, since this connection began.
+    #[must_use]
+    pub fn overdue(&self) -> u64 {
+        match &self.link {
+            Link::Stdio(wire) => wire.overdue(),
+            Link::Http(_) => 0,
+        }
+    }
+
+    /// Calls under way (0 for an HTTP child, whose calls are streamed and not held).
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        match &self.link {
+            Link::Stdio(wire) => wire.table().calls(),
+            Link::Http(_) => 0,
+        }
+    }
+
+    /// Resolves with the cause when the child can never answer again although it may live: stdout closed, a pipe
+    /// failed. Never resolves for an HTTP child.
+    pub fn broken(&self) -> impl Future<Output = String> + Send + 'static {
+        let watch = match &self.link {
+            Link::Stdio(wire) => Some(wire.watch_broken()),
+            Link::Http(_) => None,
+        };
+        async move {
+            if let Some(mut watch) = watch
+                && let Ok(cause) = watch.wait_for(Option::is_some).await
+                && let Some(cause) = cause.as_ref()
+            {
+                return cause.clone();
+            }
+            std::future::pending().await
+        }
+    }
+
+    /// The child died or is being stopped: every call under way is answered at once with this failure, and every
+    /// later one too.
+    pub fn fail_all(&self, failure: Failure) {
+        let failure = Arc::new(failure);
+        match &self.link {
+            Link::Stdio(wire) => wire.table().fail_all(failure),
+            Link::Http(link) => link.fail_all(failure),
+        }
+    }
+
+    /// The failure that ended this connection, if one did.
+    #[must_use]
+    pub fn failure(&self) -> Option<Arc<Failure>> {
+        match &self.link {
+            Link::Stdio(wire) => wire.table().failure(),
+            Link::Http(link) => link.failure(),
+        }
+    }
+
+    /// Closes our end of the child's stdin: the first step of a polite stop. Nothing for an HTTP child.
+    pub fn close_stdin(&self) {
+        if let Link::Stdio(wire) = &self.link {
+            wire.close_stdin();
+        }
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        if let Link::Stdio(wire) = &self.link {
+            wire.shut();
+        }
+    }
+}
+
+/// Microseconds since 1970: a later daemon starts above every id that an earlier one used, and 53 bits hold it, so
+/// that JavaScript children keep every digit.
+fn first_id() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(1, |since| u64::try_from(since.as_micros()).unwrap_or(1))
+}
