@@ -28,7 +28,8 @@ pub fn of_folder(folder: &Path) -> Vec<Process> {
             let pid = path.file_name()?.to_str()?.parse().ok()?;
             let words = fs::read(path.join("cmdline")).ok()?;
             let command = String::from_utf8_lossy(&words).replace('\0', " ");
-            let place = fs::read_link(path.join("cwd")).ok()?;
+            // Not readable for a process that has made itself undumpable, unless we are root.
+            let place = fs::read_link(path.join("cwd")).unwrap_or_default();
             let ours = command.contains(folder) || place.starts_with(folder);
             let (state, parent) = state_and_parent(&path)?;
             (ours && state != "Z").then_some(Process {

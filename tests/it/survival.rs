@@ -147,7 +147,7 @@ async fn an_instance_expires_on_time_and_is_restored_with_the_same_url_and_token
         let late = at(&expired["since"]).duration_since(at(&instance["expires_at"]));
         assert!(late.as_millis().abs() <= 250, "{late:?} late");
 
-        let path = format!("/mcps/{id}/restore?wait=ready");
+        let path = format!("/mcps/{id}/restore");
         server.post(&path, json!({"ttl": "1h"})).await;
         let restored = server.wait_status(&id, &["running"], SOON).await;
         assert_eq!(restored["access_url"], instance["access_url"]);
