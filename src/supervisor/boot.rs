@@ -1,0 +1,398 @@
+//! Bringing actors to life: for a new instance, and for all of them when the daemon starts.
+
+use std::{
+    collections::HashMap,
+    net::TcpListener,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicI64, AtomicU64},
+    },
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    Context, InstanceStatus, SupervisorError,
+    actor::Actor,
+    command::Command,
+    context::listener_name,
+    create::hold_listener,
+    launch::{self, KeptHandshake},
+    registry::ActorHandle,
+    route::{AccessEvent, Route, RouteState, TokenHash},
+    timers::Timers,
+};
+use crate::{
+    domain::{
+        event::Event,
+        id::InstanceId,
+        instance::InstanceRecord,
+        lifecycle::{Lifecycle, Policy},
+        probe::ProbeTracker,
+        state::{DesiredState, InstanceState, StopReason},
+        template::Template,
+    },
+    runtime::{self, Workload},
+};
+
+/// Commands that may wait for one actor.
+const MAILBOX: usize = 16;
+
+/// All that an actor begins with.
+pub(super) struct Birth {
+    pub(super) record: InstanceRecord,
+    pub(super) template: Option<Arc<Template>>,
+    pub(super) tokens: Vec<TokenHash>,
+    pub(super) listener: TcpListener,
+    /// A child of a former daemon.
+    pub(super) workload: Option<Workload>,
+}
+
+/// Makes the actor, opens its access port, enters it.
+pub(super) async fn spawn_actor(
+    context: &Arc<Context>,
+    birth: Birth,
+) -> Result<Arc<ActorHandle>, SupervisorError> {
+    let Birth {
+        mut record,
+        template,
+        tokens,
+        listener,
+        workload,
+    } = birth;
+    let id = record.id;
+    let policy = template.as_deref().map(Policy::from).unwrap_or_default();
+    let life = Lifecycle::restored(
+        record.desired,
+        record.state.clone(),
+        record.generation,
+        record.restart_row,
+        record.restarts,
+        policy,
+    );
+    let (route_state, route_watch) = watch::channel(RouteState::Starting);
+    let (mailbox, inbox) = mpsc::channel(MAILBOX);
+    let waker = mailbox.downgrade();
+    let route = Arc::new(Route {
+        id,
+        name: ArcSwap::from_pointee(record.name.clone()),
+        tokens: ArcSwap::from_pointee(tokens),
+        state: route_watch,
+        last_accessed_ms: AtomicI64::new(0),
+        requests: AtomicU64::new(0),
+        sessions: AtomicU64::new(0),
+        // A full mailbox holds something newer than this wish.
+        wake: Arc::new(move || {
+            if let Some(mailbox) = waker.upgrade() {
+                let _ = mailbox.try_send(Command::Wake);
+            }
+        }),
+    });
+    let handshake = record.handshake.take();
+    let now = context.clock.now();
+    let since = if record.updated_at > 0 {
+        record.updated_at
+    } else {
+        now
+    };
+    let mut actor = Actor {
+        since,
+        life,
+        template,
+        route: Arc::clone(&route),
+        route_state,
+        status: watch::Sender::new(Arc::new(InstanceStatus::before_birth(&record))),
+        mailbox: inbox,
+        timers: Timers::default(),
+        launching: None,
+        turn: None,
+        child: None,
+        probing: None,
+        tracker: ProbeTracker::default(),
+        sealed: launch::SealedByVariable::new(),
+        unsaved_events: Vec::new(),
+        told_unsaved: 0,
+        dirty: false,
+        retry_due: false,
+        save_failures: 0,
+        saved_handshake: None,
+        delete_replies: Vec::new(),
+        leaving: false,
+        record,
+        context: Arc::clone(context),
+    };
+    let kept = listener
+        .try_clone()
+        .map_err(|error| SupervisorError::Internal(error.to_string()))?;
+    context.registry.insert(
+        id,
+        ActorHandle {
+            mailbox,
+            status: actor.status.subscribe(),
+            route: Arc::clone(&route),
+            listener: Arc::new(kept),
+        },
+    );
+    if let Some(workload) = workload {
+        actor.adopt(workload, handshake).await;
+    }
+    actor.publish();
+    let handle = context
+        .registry
+        .get(id)
+        .ok_or_else(|| SupervisorError::Internal("a new actor was not entered".to_owned()))?;
+    if context
+        .access
+        .send(AccessEvent::Open { route, listener })
+        .await
+        .is_err()
+    {
+        tracing::error!(instance = %id, "the gateway is gone; the access port stays closed");
+    }
+    tokio::spawn(actor.run());
+    Ok(handle)
+}
+
+impl Actor {
+    /// Takes over the child of a former daemon, if it is the one the record knows; else ends it.
+    async fn adopt(&mut self, workload: Workload, handshake: Option<serde_json::Value>) {
+        let generation = workload.id().generation;
+        if generation != self.life.generation {
+            tracing::warn!(instance = %self.record.id, %generation, "a child of another generation is ended");
+            end(&workload).await;
+            return;
+        }
+        // Only `running` was written after a finished handshake of this very child.
+        let shaken = (self.life.state == InstanceState::Running)
+            .then_some(handshake)
+            .flatten();
+        let shaken = shaken.and_then(|json| serde_json::from_value::<KeptHandshake>(json).ok());
+        let Some(template) = self.template.clone() else {
+            tracing::warn!(instance = %self.record.id, "its template is gone; its child is ended");
+            end(&workload).await;
+            return;
+        };
+        match launch::attach_adopted(&self.context, &self.record, &template, workload, shaken).await
+        {
+            Ok(child) => {
+                self.child = Some(Box::new(child));
+                self.apply(Event::Adopted(generation)).await;
+                self.note("adopted", "a new daemon took it over, running".to_owned());
+                let known = self
+                    .child
+                    .as_ref()
+                    .and_then(|child| child.upstream.handshake_snapshot());
+                match known {
+                    // It answered the former daemon; should it hang now, the next liveness probe finds out.
+                    Some(handshake) => self.on_handshake(generation, &handshake).await,
+                    None => self.begin_handshake(),
+                }
+            }
+            // It was ended, and the log says why: the boot command launches the next one.
+            Err(_) => self.life.state = InstanceState::Pending,
+        }
+    }
+}
+
+/// What a former daemon left with the store and the keeper.
+struct Estate {
+    tokens: HashMap<InstanceId, Vec<TokenHash>>,
+    held: HashMap<String, OwnedFd>,
+    workloads: HashMap<InstanceId, Workload>,
+}
+
+impl Estate {
+    async fn take_stock(context: &Context) -> Result<Self, SupervisorError> {
+        let internal = |error: runtime::RuntimeError| SupervisorError::Internal(error.to_string());
+        let mut tokens: HashMap<InstanceId, Vec<TokenHash>> = HashMap::new();
+        for (id, row) in context.store.access_tokens().await? {
+            tokens.entry(id).or_default().push(TokenHash {
+                hash: row.hash,
+                valid_until: row.expires_at,
+            });
+        }
+        let mut workloads: HashMap<InstanceId, Workload> = HashMap::new();
+        for workload in context.runtime.adoptable().await.map_err(internal)? {
+            let id = workload.id();
+            let rival = match workloads.remove(&id.instance) {
+                Some(other) if other.id().generation > id.generation => {
+                    workloads.insert(id.instance, other);
+                    Some(workload)
+                }
+                other => {
+                    workloads.insert(id.instance, workload);
+                    other
+                }
+            };
+            // The older of two children of one instance: its end was asked for and not yet confirmed.
+            if let Some(older) = rival {
+                end(&older).await;
+            }
+        }
+        let held = context
+            .runtime
+            .held()
+            .await
+            .map_err(internal)?
+            .into_iter()
+            .collect();
+        Ok(Self {
+            tokens,
+            held,
+            workloads,
+        })
+    }
+
+    /// Restores one record; whether its child was still there.
+    async fn restore(
+        &mut self,
+        context: &Arc<Context>,
+        record: InstanceRecord,
+    ) -> Result<bool, SupervisorError> {
+        let id = record.id;
+        let held = self.held.remove(&listener_name(id)).map(TcpListener::from);
+        let workload = self.workloads.remove(&id);
+        let alive = workload.is_some();
+        let tokens = self.tokens.remove(&id).unwrap_or_default();
+        restore_one(context, record, tokens, held, workload).await?;
+        Ok(alive)
+    }
+}
+
+async fn end(workload: &Workload) {
+    if let Err(error) = workload.kill_tree().await.and(workload.forget().await) {
+        tracing::warn!(workload = ?workload.id(), %error, "a child could not be ended");
+    }
+}
+
+/// Restores every recorded instance; answers how many came back and how many of them with their child alive.
+///
+/// # Errors
+/// When the store or the keeper cannot be read. A single corrupt record is told and left out.
+pub(super) async fn restore_all(context: &Arc<Context>) -> Result<(usize, usize), SupervisorError> {
+    let (records, corrupt) = context.store.instances().await?;
+    for row in &corrupt {
+        tracing::error!(
+            ?row,
+            "a record cannot be read; the instance is left out until it is repaired"
+        );
+    }
+    for lease in context.store.port_leases().await? {
+        let mut pool = context.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        match (lease.instance, lease.quarantine_until) {
+            (Some(holder), _) => pool.restore_lease(lease.port, holder),
+            (None, Some(until)) => pool.restore_quarantine(lease.port, until),
+            (None, None) => {}
+        }
+    }
+    let mut estate = Estate::take_stock(context).await?;
+    let (mut restored, mut alive) = (0, 0);
+    for record in records {
+        let id = record.id;
+        match estate.restore(context, record).await {
+            Ok(was_alive) => {
+                restored += 1;
+                alive += usize::from(was_alive);
+            }
+            Err(error) => {
+                tracing::error!(instance = %id, %error, "an instance could not be restored")
+            }
+        }
+    }
+    for stranger in estate.workloads.values() {
+        tracing::warn!(instance = %stranger.id().instance, "a child without a record is ended");
+        end(stranger).await;
+    }
+    for name in estate
+        .held
+        .keys()
+        .filter(|name| name.starts_with("listener/"))
+    {
+        if let Err(error) = context.runtime.drop_held(name).await {
+            tracing::warn!(name, %error, "a listener without a record could not be closed");
+        }
+    }
+    Ok((restored, alive))
+}
+
+/// Brings one recorded instance to life that has no actor.
+pub(super) async fn restore_by_id(
+    context: &Arc<Context>,
+    id: InstanceId,
+) -> Result<(), SupervisorError> {
+    let Some(record) = context.store.instance(id).await? else {
+        return Ok(());
+    };
+    Estate::take_stock(context)
+        .await?
+        .restore(context, record)
+        .await
+        .map(drop)
+}
+
+async fn restore_one(
+    context: &Arc<Context>,
+    mut record: InstanceRecord,
+    tokens: Vec<TokenHash>,
+    held: Option<TcpListener>,
+    workload: Option<Workload>,
+) -> Result<(), SupervisorError> {
+    let id = record.id;
+    let listener = match (held, record.port) {
+        (Some(listener), _) => listener,
+        (None, Some(port)) => {
+            let listener =
+                runtime::bind_listener(context.config.gateway.address, port).map_err(|error| {
+                    SupervisorError::Internal(format!(
+                        "its access port {port} cannot be opened again: {error}"
+                    ))
+                })?;
+            hold_listener(context, id, &listener).await;
+            listener
+        }
+        (None, None) => {
+            return Err(SupervisorError::Internal(
+                "its record has no access port".to_owned(),
+            ));
+        }
+    };
+    if workload.is_none() {
+        record.state = without_child(&record);
+    }
+    context
+        .registry
+        .reserve_name(&record.owner, &record.name, id);
+    let template = context
+        .catalogue
+        .get(&record.template)
+        .map(|entry| entry.template);
+    let handle = spawn_actor(
+        context,
+        Birth {
+            record,
+            template,
+            tokens,
+            listener,
+            workload,
+        },
+    )
+    .await?;
+    let _ = handle.mailbox.send(Command::Boot).await;
+    Ok(())
+}
+
+/// What a record's state means once its child is known to be gone.
+fn without_child(record: &InstanceRecord) -> InstanceState {
+    match (&record.state, record.desired) {
+        (InstanceState::Stopped { .. }, _) => record.state.clone(),
+        (InstanceState::Stopping { reason, .. }, DesiredState::Stopped) => {
+            InstanceState::Stopped { reason: *reason }
+        }
+        (_, DesiredState::Stopped) => InstanceState::Stopped {
+            reason: StopReason::Requested,
+        },
+        (_, DesiredState::Running) => InstanceState::Pending,
+    }
+}

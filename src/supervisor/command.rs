@@ -1,0 +1,65 @@
+//! What can be asked of an actor.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::oneshot;
+
+use super::{InstanceStatus, SupervisorError};
+use crate::domain::{UnixMs, duration::HumanDuration, id::InstanceName};
+
+/// An answer to a command.
+pub(super) type Reply = oneshot::Sender<Result<InstanceStatus, SupervisorError>>;
+
+/// A verb of the API that changes one instance.
+#[derive(Debug)]
+pub(super) enum Verb {
+    /// Should run.
+    Start,
+    /// Should not run.
+    Stop,
+    /// Stop, then start.
+    Restart,
+    /// A new deadline.
+    Extend(Option<HumanDuration>),
+    /// Bring it back after its lease ran out.
+    Restore(Option<HumanDuration>),
+    /// Another name, other labels.
+    Patch(Option<InstanceName>, Option<BTreeMap<String, String>>),
+    /// Another access token: its hash, and until when the old one counts.
+    ReplaceToken([u8; 32], Option<UnixMs>),
+    /// Stop it, then remove it. The reply comes once it is gone.
+    Delete,
+}
+
+impl Verb {
+    /// For sentences.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+            Self::Extend(_) => "extend",
+            Self::Restore(_) => "restore",
+            Self::Patch(..) => "change",
+            Self::ReplaceToken(..) => "change the access token of",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// A message to an actor.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// From the API.
+    Do(Verb, Reply),
+    /// Run, if that is what was asked for before the daemon started.
+    Boot,
+    /// A request came for it: run, if it sleeps.
+    Wake,
+    /// The daemon goes down and takes the instance along.
+    Shutdown,
+    /// The daemon goes down, the child stays.
+    Leave,
+    /// The reconciler found the child gone without an exit report.
+    ChildLost,
+}

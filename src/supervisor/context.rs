@@ -1,0 +1,155 @@
+//! What every actor shares.
+
+use std::{
+    net::TcpListener,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use tokio::sync::{Semaphore, broadcast, mpsc};
+
+use super::{InstanceEvent, SupervisorError, registry::Registry, route::AccessEvent};
+use crate::{
+    clock::Clock,
+    config::Config,
+    domain::{id::InstanceId, port::PortPool},
+    logs::Logs,
+    runtime::{self, Runtime},
+    secrets::KeyRing,
+    store::Store,
+    templates::Catalogue,
+};
+
+/// How many events a slow listener may lag behind before it must read the store.
+const EVENTS_QUEUED: usize = 1_024;
+
+/// The rooms that the supervisor works with, and what its actors share.
+pub struct Context {
+    /// The configuration in force.
+    pub config: Arc<Config>,
+    /// Where everything is kept.
+    pub store: Store,
+    /// Opens credentials for a launch.
+    pub keys: Arc<KeyRing>,
+    /// Where children live.
+    pub runtime: Arc<dyn Runtime>,
+    /// Takes log lines.
+    pub logs: Logs,
+    /// What may be run.
+    pub catalogue: Arc<Catalogue>,
+    /// Wall time.
+    pub clock: Clock,
+    pub(super) access: mpsc::Sender<AccessEvent>,
+    pub(super) events: broadcast::Sender<InstanceEvent>,
+    pub(super) registry: Registry,
+    pub(super) ports: Mutex<PortPool>,
+    /// Turns to launch, so that hundreds of starts do not fight for the processors.
+    pub(super) launch_turns: Arc<Semaphore>,
+    pub(super) closing: AtomicBool,
+    /// Launches since the daemon started.
+    pub(super) launches: AtomicU64,
+}
+
+impl Context {
+    /// Brings the rooms together. `access` is the gateway's inbox.
+    #[must_use]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the composition root names each room once"
+    )]
+    pub fn new(
+        config: Arc<Config>,
+        store: Store,
+        keys: Arc<KeyRing>,
+        runtime: Arc<dyn Runtime>,
+        logs: Logs,
+        catalogue: Arc<Catalogue>,
+        clock: Clock,
+        access: mpsc::Sender<AccessEvent>,
+    ) -> Self {
+        let ports = PortPool::new(config.runtime.port_min, config.runtime.port_max);
+        let launch_turns = Arc::new(Semaphore::new(config.runtime.launches_max.max(1)));
+        Self {
+            config,
+            store,
+            keys,
+            runtime,
+            logs,
+            catalogue,
+            clock,
+            access,
+            events: broadcast::Sender::new(EVENTS_QUEUED),
+            registry: Registry::default(),
+            ports: Mutex::new(ports),
+            launch_turns,
+            closing: AtomicBool::new(false),
+            launches: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Leases a port and binds the access listener in one go, so that no one can come between.
+    pub(super) fn open_port(&self, id: InstanceId) -> Result<(u16, TcpListener), SupervisorError> {
+        let address = self.config.gateway.address;
+        let mut bound = None;
+        let mut pool = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let leased = pool.lease(id, self.clock.now(), |port| {
+            // Asking first also finds a stranger on another address, which would confuse whoever reads the URL.
+            if !portpicker::is_free_tcp(port) {
+                return true;
+            }
+            bound = runtime::bind_listener(address, port).ok();
+            bound.is_none()
+        });
+        let (min, max) = pool.range();
+        match (leased, bound) {
+            (Ok(port), Some(listener)) => Ok((port, listener)),
+            (Ok(port), None) => Err(SupervisorError::Internal(format!(
+                "port {port} was leased but not bound"
+            ))),
+            (Err(none), _) => Err(SupervisorError::PortsExhausted {
+                min,
+                max,
+                leased: none.leased,
+                quarantined: none.quarantined,
+                foreign: none.foreign,
+            }),
+        }
+    }
+
+    /// The URL of an access port, without the token.
+    pub(super) fn access_url(&self, port: Option<u16>) -> String {
+        match port {
+            Some(port) => format!("{}/mcp", self.access_origin(port)),
+            None => String::new(),
+        }
+    }
+
+    /// The same with the token inside.
+    pub(super) fn connect_url(&self, port: Option<u16>, token: &str) -> zeroize::Zeroizing<String> {
+        zeroize::Zeroizing::new(match port {
+            Some(port) => format!("{}/{token}/mcp", self.access_origin(port)),
+            None => String::new(),
+        })
+    }
+
+    fn access_origin(&self, port: u16) -> String {
+        let gateway = &self.config.gateway;
+        match (&gateway.public_host, gateway.address) {
+            (Some(host), _) => format!("http://{host}:{port}"),
+            (None, address) if address.is_unspecified() => format!("http://127.0.0.1:{port}"),
+            (None, std::net::IpAddr::V6(address)) => format!("http://[{address}]:{port}"),
+            (None, address) => format!("http://{address}:{port}"),
+        }
+    }
+}
+
+/// The name under which the keeper holds an instance's access listener.
+pub(super) fn listener_name(id: InstanceId) -> String {
+    format!("listener/{id}")
+}

@@ -1,0 +1,279 @@
+//! Creating an instance: every fault at once, then one transaction, then an actor.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use uuid::Uuid;
+
+use super::{
+    Context, CreateRequest, Granted, SupervisorError,
+    boot::{Birth, spawn_actor},
+    command::Command,
+    context::listener_name,
+};
+use crate::{
+    domain::{
+        id::{CredentialName, EnvName, InstanceId, InstanceName, TemplateName},
+        instance::{InstanceSpec, Lease},
+        lease::check_ttl,
+        principal::Principal,
+        template::Template,
+        violation::{Violation, pointer_token},
+    },
+    secrets::AccessToken,
+    store::{NewInstance, StoreError},
+    templates,
+};
+
+/// Labels of one instance at most.
+const LABELS_MAX: usize = 32;
+
+/// Bytes of a label's key and of its value at most.
+const LABEL_BYTES_MAX: usize = 128;
+
+/// A request that passed every check but that of its name.
+struct Checked {
+    template: Arc<Template>,
+    name: Option<InstanceName>,
+    spec: InstanceSpec,
+    lease: Lease,
+}
+
+/// Records, leases a port, starts.
+pub(super) async fn create(
+    context: &Arc<Context>,
+    who: &Principal,
+    request: CreateRequest,
+) -> Result<Granted, SupervisorError> {
+    if context.is_closing() {
+        return Err(SupervisorError::ShuttingDown);
+    }
+    let checked = check(context, who, request).await?;
+    let most = context.config.runtime.instances_max;
+    if context.registry.len() >= most {
+        return Err(SupervisorError::InstancesExhausted(most));
+    }
+    let id = InstanceId(Uuid::now_v7());
+    let name = reserve_name(context, who, &checked, id)?;
+    let made = record(context, who, checked, id, name.clone()).await;
+    if made.is_err() {
+        context.registry.release_name(&who.owner, &name, id);
+    }
+    made
+}
+
+async fn check(
+    context: &Context,
+    who: &Principal,
+    request: CreateRequest,
+) -> Result<Checked, SupervisorError> {
+    let unknown =
+        |message| SupervisorError::Invalid(vec![Violation::new("/template", "unknown", message)]);
+    let template_name =
+        TemplateName::new(request.template.clone()).map_err(|error| unknown(error.to_string()))?;
+    let Some(entry) = context.catalogue.refresh(&template_name) else {
+        let known: Vec<String> = context
+            .catalogue
+            .list()
+            .iter()
+            .map(|e| e.template.name.to_string())
+            .collect();
+        return Err(unknown(format!(
+            "there is no template {template_name}; there are {}",
+            known.join(", ")
+        )));
+    };
+    let template = entry.template;
+    let mut violations = templates::check(&template, &request.settings, &request.credentials);
+    let name = match request.name.map(InstanceName::new).transpose() {
+        Ok(name) => name,
+        Err(error) => {
+            violations.push(Violation::new("/name", "pattern", error.to_string()));
+            None
+        }
+    };
+    let ttl = match request.ttl.as_ref().filter(|ttl| !ttl.is_null()) {
+        None => template.lease.ttl_default,
+        Some(value) => match check_ttl(value, &template.lease, "/ttl") {
+            Ok(ttl) => Some(ttl),
+            Err(violation) => {
+                violations.push(violation);
+                None
+            }
+        },
+    };
+    let credentials =
+        check_credentials(context, who, &request.credentials, &mut violations).await?;
+    check_labels(&request.labels, &mut violations);
+    if !violations.is_empty() {
+        violations.sort_by(|a, b| a.pointer.cmp(&b.pointer));
+        return Err(SupervisorError::Invalid(violations));
+    }
+    if let Err(reason) = entry.program {
+        return Err(SupervisorError::TemplateUnavailable {
+            name: template_name.to_string(),
+            reason,
+        });
+    }
+    Ok(Checked {
+        template,
+        name,
+        spec: InstanceSpec {
+            credentials,
+            settings: request.settings,
+            labels: request.labels,
+        },
+        lease: Lease::granted(ttl, context.clock.now()),
+    })
+}
+
+/// Names that cannot be right were told by the template's check; here: whether each credential exists.
+async fn check_credentials(
+    context: &Context,
+    who: &Principal,
+    asked: &BTreeMap<String, String>,
+    violations: &mut Vec<Violation>,
+) -> Result<BTreeMap<EnvName, CredentialName>, SupervisorError> {
+    let mut credentials = BTreeMap::new();
+    for (variable, name) in asked {
+        let (Ok(variable), Ok(name)) = (
+            EnvName::new(variable.clone()),
+            CredentialName::new(name.clone()),
+        ) else {
+            continue;
+        };
+        if context.store.credential(&who.owner, &name).await?.is_none() {
+            let pointer = format!("/credentials/{}", pointer_token(variable.as_str()));
+            let message = format!("you have no credential {name}; put it first");
+            violations.push(Violation::new(pointer, "unknown", message));
+        }
+        credentials.insert(variable, name);
+    }
+    Ok(credentials)
+}
+
+pub(super) fn check_labels(labels: &BTreeMap<String, String>, violations: &mut Vec<Violation>) {
+    if labels.len() > LABELS_MAX {
+        let message = format!("at most {LABELS_MAX} labels are kept");
+        violations.push(Violation::new("/labels", "too-many", message));
+    }
+    for (key, value) in labels {
+        let fits =
+            |text: &str| text.len() <= LABEL_BYTES_MAX && !text.chars().any(char::is_control);
+        if key.is_empty() || !fits(key) || !fits(value) {
+            let pointer = format!(
+                "/labels/{}",
+                pointer_token(&key.chars().take(60).collect::<String>())
+            );
+            let message = format!(
+                "a label has a key and a value of at most {LABEL_BYTES_MAX} bytes each, without control characters"
+            );
+            violations.push(Violation::new(pointer, "pattern", message));
+        }
+    }
+}
+
+fn reserve_name(
+    context: &Context,
+    who: &Principal,
+    checked: &Checked,
+    id: InstanceId,
+) -> Result<InstanceName, SupervisorError> {
+    if let Some(name) = &checked.name {
+        return if context.registry.reserve_name(&who.owner, name, id) {
+            Ok(name.clone())
+        } else {
+            Err(SupervisorError::NameTaken(name.to_string()))
+        };
+    }
+    // The end of a version 7 UUID is random; its beginning is the time.
+    let random = id.0.simple().to_string();
+    for length in 4..=20 {
+        let text = format!(
+            "{}-{}",
+            checked.template.name,
+            &random[random.len() - length..]
+        );
+        let name = InstanceName::new(text)
+            .map_err(|error| SupervisorError::Internal(error.to_string()))?;
+        if context.registry.reserve_name(&who.owner, &name, id) {
+            return Ok(name);
+        }
+    }
+    Err(SupervisorError::Internal(
+        "no free name was found".to_owned(),
+    ))
+}
+
+async fn record(
+    context: &Arc<Context>,
+    who: &Principal,
+    checked: Checked,
+    id: InstanceId,
+    name: InstanceName,
+) -> Result<Granted, SupervisorError> {
+    let (port, listener) = context.open_port(id)?;
+    let access_token =
+        AccessToken::generate().map_err(|error| SupervisorError::Internal(error.to_string()))?;
+    let new = NewInstance {
+        id,
+        owner: who.owner.clone(),
+        name,
+        template: checked.template.name.clone(),
+        spec: checked.spec,
+        lease: checked.lease,
+        port,
+        token_hash: access_token.hash(),
+        now: context.clock.now(),
+    };
+    let record = match context.store.create_instance(new.clone()).await {
+        Ok(record) => record,
+        Err(error) => {
+            let mut pool = context
+                .ports
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            // Nobody ever saw the port: it need not rest.
+            pool.release(port, id, new.now);
+            return Err(match error {
+                StoreError::Conflict("name") => SupervisorError::NameTaken(new.name.to_string()),
+                other => other.into(),
+            });
+        }
+    };
+    hold_listener(context, id, &listener).await;
+    let birth = Birth {
+        record,
+        template: Some(checked.template),
+        tokens: vec![super::route::TokenHash {
+            hash: access_token.hash(),
+            valid_until: None,
+        }],
+        listener,
+        workload: None,
+    };
+    let handle = spawn_actor(context, birth).await?;
+    // The inbox is new and empty.
+    let _ = handle.mailbox.send(Command::Boot).await;
+    let status = handle.status.borrow().as_ref().clone();
+    Ok(Granted {
+        connect_url: context.connect_url(status.record.port, access_token.expose()),
+        access_token: access_token.into_text(),
+        status,
+    })
+}
+
+/// Gives the keeper a duplicate, so that the port outlives this process.
+pub(super) async fn hold_listener(
+    context: &Context,
+    id: InstanceId,
+    listener: &std::net::TcpListener,
+) {
+    use std::os::fd::AsFd;
+    if let Err(error) = context
+        .runtime
+        .hold(&listener_name(id), listener.as_fd())
+        .await
+    {
+        tracing::warn!(instance = %id, %error, "the keeper did not take the access listener");
+    }
+}

@@ -1,0 +1,314 @@
+//! Performs what the lifecycle decided; outcomes come back to it as events.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    SupervisorError,
+    actor::{Actor, Launching, ProbeOutcome},
+    launch::{self, LaunchOutcome, Turn},
+    route::RouteState,
+    timers::Timer,
+};
+use crate::{
+    domain::{
+        event::{Effect, Event},
+        exit::{ExitRecord, ExitStatus},
+        id::Generation,
+        probe::ProbeTracker,
+        state::{InstanceState, StatusWord},
+    },
+    runtime::ExitReport,
+    upstream::Failure,
+};
+
+/// How long the pipes of an ended child are read on before its end is told: its tree is gone, so this is short.
+const DRAIN_LIMIT: Duration = Duration::from_millis(500);
+
+/// A launch keeps its turn no longer than this, so that slow starters do not hold up the rest.
+const TURN_LIMIT: Duration = Duration::from_secs(5);
+
+impl Actor {
+    /// Takes an event to the lifecycle and performs what follows. What the store does not take now is written
+    /// later: a child's life does not hang on the database.
+    pub(super) async fn apply(&mut self, event: Event) {
+        let effects = self.step(event);
+        for effect in effects {
+            if effect == Effect::Persist {
+                self.save().await;
+            } else {
+                self.perform(effect).await;
+            }
+        }
+    }
+
+    /// The same for a caller who waits for an answer: nothing is done, and nothing changed, unless the store has
+    /// it first.
+    pub(super) async fn apply_acknowledged(&mut self, event: Event) -> Result<(), SupervisorError> {
+        let (life, timers, since) = (self.life.clone(), self.timers.clone(), self.since);
+        let events = self.unsaved_events.len();
+        let effects = self.step(event);
+        let is_recorded = effects.contains(&Effect::Persist);
+        if is_recorded && let Err(error) = self.try_save().await {
+            (self.life, self.timers, self.since) = (life, timers, since);
+            self.unsaved_events.truncate(events);
+            return Err(error.into());
+        }
+        for effect in effects
+            .into_iter()
+            .filter(|effect| *effect != Effect::Persist)
+        {
+            self.perform(effect).await;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, event: Event) -> Vec<Effect> {
+        let now = self.context.clock.now();
+        let before = self.life.word();
+        let effects = self.life.step(event, now, jitter());
+        let after = self.life.word();
+        if before != after {
+            self.since = now;
+            self.note_transition(after);
+        }
+        effects
+    }
+
+    async fn perform(&mut self, effect: Effect) {
+        match effect {
+            // Handled by the callers, who differ in what a failure means.
+            Effect::Persist => {}
+            Effect::Publish => self.publish(),
+            Effect::Launch(_) => {
+                let waiting = launch::await_turn(Arc::clone(&self.context));
+                self.launching = Some(Launching::Waiting(waiting));
+            }
+            Effect::CloseStdin(generation) => {
+                if let Some(child) = self.child_of(generation) {
+                    child.upstream.close_stdin();
+                    log_failure(&self.record.id, child.workload.close_stdin().await);
+                }
+            }
+            Effect::Terminate(generation) => {
+                if let Some(child) = self.child_of(generation) {
+                    log_failure(&self.record.id, child.workload.terminate().await);
+                }
+            }
+            Effect::KillTree(generation) => {
+                if let Some(child) = self.child_of(generation) {
+                    log_failure(&self.record.id, child.workload.kill_tree().await);
+                }
+            }
+            Effect::Arm(deadline, at) => {
+                self.timers
+                    .arm(Timer::Life(deadline), self.context.clock.instant(at));
+            }
+            Effect::Disarm(deadline) => self.timers.disarm(Timer::Life(deadline)),
+        }
+    }
+
+    pub(super) async fn spawn_in_turn(&mut self, turn: Option<Turn>) {
+        self.launching = None;
+        let Some(turn) = turn else { return };
+        self.turn = Some(turn);
+        let known = self.sealed.clone();
+        let spawning = launch::launch(
+            Arc::clone(&self.context),
+            &self.record,
+            self.life.generation,
+            known,
+        );
+        self.launching = Some(Launching::Spawning(spawning));
+    }
+
+    /// A launch that still waits for its turn ends here when nobody wants it any more.
+    pub(super) async fn call_off_launch_if_stopping(&mut self) {
+        let stopping = matches!(self.life.state, InstanceState::Stopping { .. });
+        if stopping && matches!(self.launching, Some(Launching::Waiting(_))) {
+            self.launching = None;
+            let reason = "it was stopped before its turn came".to_owned();
+            let generation = self.life.generation;
+            self.apply(Event::LaunchFailed(
+                generation,
+                ExitStatus::NotStarted { reason },
+            ))
+            .await;
+        }
+    }
+
+    pub(super) async fn on_launched(&mut self, outcome: LaunchOutcome) {
+        self.launching = None;
+        let generation = self.life.generation;
+        match outcome {
+            Ok(launched) => {
+                self.sealed = launched.sealed;
+                self.life.set_policy((&*launched.template).into());
+                self.template = Some(launched.template);
+                self.tracker = ProbeTracker::default();
+                self.child = Some(Box::new(launched.child));
+                self.timers
+                    .arm(Timer::YieldLaunchTurn, Instant::now() + TURN_LIMIT);
+                self.begin_handshake();
+                self.apply(Event::Launched(generation)).await;
+            }
+            Err(status) => {
+                self.turn = None;
+                self.record.last_exit = Some(ExitRecord {
+                    generation,
+                    status: status.clone(),
+                    at: self.context.clock.now(),
+                    usage: crate::domain::exit::ResourceUsage::default(),
+                    last_stderr: Vec::new(),
+                });
+                self.note("launch-failed", format!("it {status}"));
+                self.apply(Event::LaunchFailed(generation, status)).await;
+            }
+        }
+    }
+
+    pub(super) fn begin_handshake(&mut self) {
+        if let Some(child) = &self.child {
+            let upstream = Arc::clone(&child.upstream);
+            self.probing = Some(Box::pin(async move {
+                ProbeOutcome::Handshake(upstream.handshake().await.map(Arc::new))
+            }));
+        }
+    }
+
+    pub(super) fn begin_probe(&mut self) {
+        if self.life.state != InstanceState::Running || self.probing.is_some() {
+            return;
+        }
+        if let (Some(child), Some(template)) = (&self.child, &self.template) {
+            let upstream = Arc::clone(&child.upstream);
+            let timeout = template.health.timeout.std();
+            self.probing = Some(Box::pin(async move {
+                ProbeOutcome::Liveness(upstream.probe(timeout).await)
+            }));
+        }
+    }
+
+    /// The next liveness probe, spread by a tenth so that a thousand instances do not answer in step.
+    pub(super) fn arm_probe(&mut self) {
+        let Some(template) = &self.template else {
+            return;
+        };
+        let interval_ms = template.health.interval.ms();
+        let spread_ms = interval_ms / 10 * u64::from(jitter()) / u64::from(u16::MAX);
+        let wait = Duration::from_millis(interval_ms - interval_ms / 20 + spread_ms);
+        self.timers.arm(Timer::Probe, Instant::now() + wait);
+    }
+
+    pub(super) async fn on_exit(&mut self, report: ExitReport) {
+        let Some(child) = self.child.take() else {
+            return;
+        };
+        self.probing = None;
+        self.turn = None;
+        for timer in [Timer::Probe, Timer::YieldLaunchTurn] {
+            self.timers.disarm(timer);
+        }
+        let drained_by = Instant::now() + DRAIN_LIMIT;
+        for capture in &child.captures {
+            capture
+                .drained(drained_by.saturating_duration_since(Instant::now()))
+                .await;
+        }
+        let last_stderr = child.last_lines();
+        let cause = match self.life.broken() {
+            Some(broken) => format!("{broken}; it {}", report.status),
+            None => format!("it {}", report.status),
+        };
+        child.upstream.fail_all(Failure {
+            cause: cause.clone(),
+            status: Some(report.status.clone()),
+            generation: child.generation,
+            last_stderr: last_stderr.clone(),
+        });
+        self.record.last_exit = Some(ExitRecord {
+            generation: child.generation,
+            status: report.status.clone(),
+            at: self.context.clock.now(),
+            usage: report.usage,
+            last_stderr,
+        });
+        self.note("exited", cause);
+        log_failure(&self.record.id, child.workload.forget().await);
+        self.apply(Event::Exited(child.generation, report.status))
+            .await;
+    }
+
+    /// Shows the present state to everyone who looks.
+    pub(super) fn publish(&mut self) {
+        let status = Arc::new(self.current_status());
+        let word = status.word;
+        let route_state = match (&self.life.state, &self.child) {
+            (InstanceState::Running, Some(child)) => RouteState::Ready {
+                upstream: Arc::clone(&child.upstream),
+                generation: child.generation,
+            },
+            (
+                InstanceState::Pending
+                | InstanceState::Starting
+                | InstanceState::Running
+                | InstanceState::BackingOff { .. }
+                | InstanceState::Stopping {
+                    then_start: true, ..
+                },
+                _,
+            ) => RouteState::Starting,
+            _ => RouteState::Down {
+                word,
+                since: self.since,
+                failure: self.record.last_exit.as_ref().map(|exit| {
+                    Arc::new(Failure {
+                        cause: status
+                            .reason
+                            .clone()
+                            .unwrap_or_else(|| format!("it {}", exit.status)),
+                        status: Some(exit.status.clone()),
+                        generation: exit.generation,
+                        last_stderr: exit.last_stderr.clone(),
+                    })
+                }),
+                retry_after_s: None,
+            },
+        };
+        self.route_state.send_replace(route_state);
+        self.status.send_replace(status);
+    }
+
+    pub(super) async fn on_handshake(
+        &mut self,
+        generation: Generation,
+        handshake: &crate::upstream::Handshake,
+    ) {
+        self.turn = None;
+        self.timers.disarm(Timer::YieldLaunchTurn);
+        let was_ready = self.life.word() == StatusWord::Running;
+        self.apply(Event::Ready(generation)).await;
+        if !was_ready && self.life.word() == StatusWord::Running {
+            self.save_handshake(generation, handshake).await;
+            self.arm_probe();
+        }
+    }
+}
+
+fn log_failure(
+    instance: &crate::domain::id::InstanceId,
+    result: Result<(), crate::runtime::RuntimeError>,
+) {
+    // A keeper that is gone took the child with it; the exit report tells that better.
+    if let Err(error) = result {
+        tracing::debug!(%instance, %error, "the keeper did not take a command");
+    }
+}
+
+fn jitter() -> u16 {
+    let mut bytes = [0; 2];
+    // Without randomness the backoff is merely regular.
+    let _ = getrandom::fill(&mut bytes);
+    u16::from_ne_bytes(bytes)
+}

@@ -1,0 +1,78 @@
+//! Why the supervisor refuses or fails; knows nothing of HTTP.
+
+use crate::{
+    domain::{state::StatusWord, violation::Violation},
+    store::StoreError,
+};
+
+/// Why the supervisor refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// The request is not valid: every fault.
+    #[error("the request is not valid")]
+    Invalid(Vec<Violation>),
+    /// No such instance.
+    #[error("there is no instance {0}")]
+    NotFound(String),
+    /// The name belongs to another instance of this owner.
+    #[error("the name {0:?} is taken by another of your instances")]
+    NameTaken(String),
+    /// The template's program is missing.
+    #[error("template {name} is not available here: {reason}")]
+    TemplateUnavailable {
+        /// The template.
+        name: String,
+        /// Why, with the install hint.
+        reason: String,
+    },
+    /// The verb does not fit the state.
+    #[error("cannot {verb} an instance that is {status}: {allowed}")]
+    WrongState {
+        /// What was asked.
+        verb: &'static str,
+        /// What it is.
+        status: StatusWord,
+        /// What would be possible.
+        allowed: &'static str,
+    },
+    /// Every port of the range is leased, resting or taken by strangers.
+    #[error(
+        "no access port is free: {leased} of {min} to {max} are leased, {quarantined} rest, {foreign} are taken by other programs"
+    )]
+    PortsExhausted {
+        /// First port.
+        min: u16,
+        /// Last port.
+        max: u16,
+        /// Held by instances.
+        leased: usize,
+        /// In quarantine.
+        quarantined: usize,
+        /// Taken by strangers.
+        foreign: usize,
+    },
+    /// `runtime.instances_max` is reached.
+    #[error("there are already {0} instances, the most that this host allows")]
+    InstancesExhausted(usize),
+    /// Too many commands wait for this instance.
+    #[error("the instance is busy; try again")]
+    Busy,
+    /// The daemon goes down.
+    #[error("the daemon is shutting down")]
+    ShuttingDown,
+    /// The database is away.
+    #[error("the database is away: {0}")]
+    Unavailable(String),
+    /// A failure of our own; the text is for the log, not for the caller.
+    #[error("internal: {0}")]
+    Internal(String),
+}
+
+impl From<StoreError> for SupervisorError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(reason) => Self::Unavailable(reason),
+            other => Self::Internal(other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! The handle through which the API, the tasks and the daemon speak with the actors.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{broadcast, oneshot, watch},
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    Context, CreateRequest, Granted, InstanceEvent, InstanceStatus, ListFilter, SupervisorError,
+    boot,
+    command::{Command, Verb},
+    create,
+    registry::ActorHandle,
+};
+use crate::{
+    domain::{
+        duration::HumanDuration,
+        id::{InstanceId, InstanceName},
+        principal::Principal,
+        state::StatusWord,
+        violation::Violation,
+    },
+    runtime::{self, KeeperState},
+    secrets::AccessToken,
+    wire,
+};
+
+type Outcome<T> = Result<T, SupervisorError>;
+
+/// How long a deletion may take before its caller is told to look again: both graces, a kill, and the store.
+const DELETE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The supervisor; cheap to clone.
+#[derive(Clone)]
+pub struct Supervisor {
+    context: Arc<Context>,
+}
+
+impl Supervisor {
+    /// Restores every recorded instance, adopts the children that the keeper still holds, and answers with how
+    /// many came back, and how many of them alive.
+    ///
+    /// # Errors
+    /// When the store or the keeper cannot be read.
+    pub async fn start_up(context: Context) -> Outcome<(Self, usize, usize)> {
+        let context = Arc::new(context);
+        let (restored, alive) = boot::restore_all(&context).await?;
+        let supervisor = Self { context };
+        tokio::spawn(follow_keeper(Arc::clone(&supervisor.context)));
+        Ok((supervisor, restored, alive))
+    }
+
+    /// Records, leases a port, starts.
+    ///
+    /// # Errors
+    /// Every fault of the request at once; a taken name; no port; the store away.
+    pub async fn create(&self, who: &Principal, request: CreateRequest) -> Outcome<Granted> {
+        create::create(&self.context, who, request).await
+    }
+
+    /// One instance, from memory.
+    ///
+    /// # Errors
+    /// When there is none, or it belongs to someone else.
+    pub fn get(&self, _who: &Principal, id: InstanceId) -> Outcome<InstanceStatus> {
+        Ok(self.actor(id)?.status.borrow().as_ref().clone())
+    }
+
+    /// Resolves an id or a name of the caller's.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn resolve(&self, who: &Principal, id_or_name: &str) -> Outcome<InstanceId> {
+        let found = match id_or_name.parse::<InstanceId>() {
+            Ok(id) => self.context.registry.get(id).map(|_| id),
+            Err(_) => InstanceName::new(id_or_name)
+                .ok()
+                .and_then(|name| self.context.registry.named(&who.owner, &name)),
+        };
+        found.ok_or_else(|| SupervisorError::NotFound(id_or_name.chars().take(80).collect()))
+    }
+
+    /// A page in the order of creation; the second value is the cursor of the next page.
+    #[must_use]
+    pub fn list(
+        &self,
+        _who: &Principal,
+        filter: &ListFilter,
+        after: Option<InstanceId>,
+        limit: usize,
+    ) -> (Vec<InstanceStatus>, Option<InstanceId>) {
+        let mut page = Vec::new();
+        let mut last = None;
+        for (id, handle) in self.context.registry.after(after) {
+            let status = Arc::clone(&handle.status.borrow());
+            if !fits(filter, &status) {
+                continue;
+            }
+            if page.len() >= limit {
+                return (page, last);
+            }
+            page.push(status.as_ref().clone());
+            last = Some(id);
+        }
+        (page, None)
+    }
+
+    /// How many instances have each status word.
+    #[must_use]
+    pub fn count_by_status(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts: BTreeMap<_, _> = StatusWord::ALL
+            .iter()
+            .map(|word| (word.as_str(), 0))
+            .collect();
+        for (_, handle) in self.context.registry.after(None) {
+            *counts
+                .entry(handle.status.borrow().word.as_str())
+                .or_default() += 1;
+        }
+        counts
+    }
+
+    /// Should run.
+    ///
+    /// # Errors
+    /// When its lease ran out, or the store is away.
+    pub async fn start(&self, _who: &Principal, id: InstanceId) -> Outcome<InstanceStatus> {
+        self.command(id, Verb::Start).await
+    }
+
+    /// Should not run.
+    ///
+    /// # Errors
+    /// When its lease ran out, or the store is away.
+    pub async fn stop(&self, _who: &Principal, id: InstanceId) -> Outcome<InstanceStatus> {
+        self.command(id, Verb::Stop).await
+    }
+
+    /// Stop, then start.
+    ///
+    /// # Errors
+    /// When its lease ran out, or the store is away.
+    pub async fn restart(&self, _who: &Principal, id: InstanceId) -> Outcome<InstanceStatus> {
+        self.command(id, Verb::Restart).await
+    }
+
+    /// Stops it, removes it, gives the port back; answers when it is gone.
+    ///
+    /// # Errors
+    /// When there is none, or the store is away.
+    pub async fn delete(&self, _who: &Principal, id: InstanceId) -> Outcome<()> {
+        let deadline = Instant::now() + DELETE_PATIENCE;
+        match timeout_at(deadline, self.command(id, Verb::Delete)).await {
+            Ok(done) => done.map(|_| ()),
+            Err(_) => Err(SupervisorError::Busy),
+        }
+    }
+
+    /// A new deadline, counted from now; `None`: the TTL last asked for.
+    ///
+    /// # Errors
+    /// When its lease ran out already, the TTL is over the maximum, or the store is away.
+    pub async fn extend(
+        &self,
+        _who: &Principal,
+        id: InstanceId,
+        ttl: Option<HumanDuration>,
+    ) -> Outcome<InstanceStatus> {
+        self.command(id, Verb::Extend(positive(ttl)?)).await
+    }
+
+    /// Brings an expired instance back: same id, URL and token.
+    ///
+    /// # Errors
+    /// When it is not expired, its restore window is over, or the store is away.
+    pub async fn restore(
+        &self,
+        _who: &Principal,
+        id: InstanceId,
+        ttl: Option<HumanDuration>,
+    ) -> Outcome<InstanceStatus> {
+        self.command(id, Verb::Restore(positive(ttl)?)).await
+    }
+
+    /// Renames, relabels.
+    ///
+    /// # Errors
+    /// When name or labels are not valid, the name is taken, or the store is away.
+    pub async fn patch(
+        &self,
+        _who: &Principal,
+        id: InstanceId,
+        name: Option<String>,
+        labels: Option<BTreeMap<String, String>>,
+    ) -> Outcome<InstanceStatus> {
+        let mut violations = Vec::new();
+        let name = match name.map(InstanceName::new).transpose() {
+            Ok(name) => name,
+            Err(error) => {
+                violations.push(Violation::new("/name", "pattern", error.to_string()));
+                None
+            }
+        };
+        if let Some(labels) = &labels {
+            create::check_labels(labels, &mut violations);
+        }
+        if !violations.is_empty() {
+            return Err(SupervisorError::Invalid(violations));
+        }
+        self.command(id, Verb::Patch(name, labels)).await
+    }
+
+    /// A new access token; the old one stays valid for `overlap`.
+    ///
+    /// # Errors
+    /// When there is no such instance, or the store is away.
+    pub async fn rotate_access_token(
+        &self,
+        _who: &Principal,
+        id: InstanceId,
+        overlap: HumanDuration,
+    ) -> Outcome<Granted> {
+        let token = AccessToken::generate()
+            .map_err(|error| SupervisorError::Internal(error.to_string()))?;
+        let overlap_ms = i64::try_from(overlap.ms()).unwrap_or(i64::MAX);
+        let old_until =
+            (overlap_ms > 0).then(|| self.context.clock.now().saturating_add(overlap_ms));
+        let status = self
+            .command(id, Verb::ReplaceToken(token.hash(), old_until))
+            .await?;
+        Ok(Granted {
+            connect_url: self.context.connect_url(status.record.port, token.expose()),
+            access_token: token.into_text(),
+            status,
+        })
+    }
+
+    /// Waits until it runs, failed, stopped or expired, or until `patience` is over; answers what it is then.
+    ///
+    /// # Errors
+    /// When there is no such instance.
+    pub async fn wait_settled(
+        &self,
+        _who: &Principal,
+        id: InstanceId,
+        patience: HumanDuration,
+    ) -> Outcome<InstanceStatus> {
+        let mut status = self.actor(id)?.status.clone();
+        let deadline = Instant::now() + patience.std();
+        let settled = |status: &Arc<InstanceStatus>| {
+            !matches!(
+                status.word,
+                StatusWord::Pending
+                    | StatusWord::Starting
+                    | StatusWord::BackingOff
+                    | StatusWord::Stopping
+            )
+        };
+        // An actor that ended meanwhile, like a patience that is over: what was last known is the answer.
+        let _ = timeout_at(deadline, status.wait_for(settled)).await;
+        let now = status.borrow().as_ref().clone();
+        Ok(now)
+    }
+
+    /// What it uses now.
+    ///
+    /// # Errors
+    /// When there is no such instance.
+    pub async fn stats(&self, _who: &Principal, id: InstanceId) -> Outcome<wire::Stats> {
+        let handle = self.actor(id)?;
+        let pid = handle.status.borrow().pid;
+        let key = handle.status.borrow().record.key;
+        let usage = match pid {
+            // A child that ended a moment ago uses nothing.
+            Some(pid) => {
+                tokio::task::spawn_blocking(move || runtime::usage(pid).unwrap_or_default())
+                    .await
+                    .map_err(|error| SupervisorError::Internal(error.to_string()))?
+            }
+            None => runtime::TreeUsage::default(),
+        };
+        Ok(wire::Stats {
+            rss_kib: usage.rss_kib,
+            cpu_ms: usage.cpu_ms,
+            processes: usage.processes,
+            sessions: handle.route.sessions.load(Ordering::Relaxed),
+            requests: handle.route.requests.load(Ordering::Relaxed),
+            log_lines: self.context.logs.lines_of(key),
+        })
+    }
+
+    /// The access ports.
+    #[must_use]
+    pub fn ports(&self) -> crate::domain::port::PortPool {
+        self.context
+            .ports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Everything that happens from now on.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<InstanceEvent> {
+        self.context.events.subscribe()
+    }
+
+    /// Requests relayed, client sessions open and launches, all instances together, since the daemon started.
+    #[must_use]
+    pub fn totals(&self) -> (u64, u64, u64) {
+        let (mut requests, mut sessions) = (0, 0);
+        for (_, handle) in self.context.registry.after(None) {
+            requests += handle.route.requests.load(Ordering::Relaxed);
+            sessions += handle.route.sessions.load(Ordering::Relaxed);
+        }
+        (
+            requests,
+            sessions,
+            self.context.launches.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Whether a keeper is connected.
+    #[must_use]
+    pub fn keeper(&self) -> watch::Receiver<KeeperState> {
+        self.context.runtime.state()
+    }
+
+    /// The rooms below, for the background tasks.
+    #[must_use]
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// Refuses new instances from now on and ends every actor; with `leave`, their children stay.
+    /// Answers how many children were still there when `patience` was over.
+    pub async fn shut_down(&self, leave: bool, patience: Duration) -> usize {
+        self.context.closing.store(true, Ordering::Relaxed);
+        let deadline = Instant::now() + patience;
+        let actors = self.context.registry.after(None);
+        for (_, handle) in &actors {
+            let command = if leave {
+                Command::Leave
+            } else {
+                Command::Shutdown
+            };
+            let _ = timeout_at(deadline, handle.mailbox.send(command)).await;
+        }
+        let mut remaining = 0;
+        for (_, handle) in &actors {
+            let mut status = handle.status.clone();
+            if !leave {
+                let down =
+                    timeout_at(deadline, status.wait_for(|status| !is_up(status.word))).await;
+                remaining += usize::from(down.is_err());
+                let _ = timeout_at(deadline, handle.mailbox.send(Command::Leave)).await;
+            }
+            let _ = timeout_at(deadline, handle.mailbox.closed()).await;
+        }
+        remaining
+    }
+
+    fn actor(&self, id: InstanceId) -> Outcome<Arc<ActorHandle>> {
+        self.context
+            .registry
+            .get(id)
+            .ok_or_else(|| SupervisorError::NotFound(id.to_string()))
+    }
+
+    async fn command(&self, id: InstanceId, verb: Verb) -> Outcome<InstanceStatus> {
+        let handle = self.actor(id)?;
+        let (reply, answer) = oneshot::channel();
+        handle
+            .mailbox
+            .try_send(Command::Do(verb, reply))
+            .map_err(|error| match error {
+                tokio::sync::mpsc::error::TrySendError::Full(_) => SupervisorError::Busy,
+                tokio::sync::mpsc::error::TrySendError::Closed(_) => {
+                    SupervisorError::NotFound(id.to_string())
+                }
+            })?;
+        // The actor ended before it answered: deleted, or the daemon goes down.
+        answer.await.unwrap_or_else(|_| {
+            Err(if self.context.is_closing() {
+                SupervisorError::ShuttingDown
+            } else {
+                SupervisorError::NotFound(id.to_string())
+            })
+        })
+    }
+}
+
+/// A new keeper knows nothing of the access listeners: it gets them again. The children of the old one are gone,
+/// which each actor learns by itself.
+async fn follow_keeper(context: Arc<Context>) {
+    let mut keeper = context.runtime.state();
+    let mut pid = keeper_pid(&keeper.borrow_and_update());
+    while keeper.changed().await.is_ok() {
+        let now = keeper_pid(&keeper.borrow_and_update());
+        match (pid, now) {
+            (_, None) => tracing::error!("the keeper is gone, and every child with it"),
+            (before, Some(pid)) if before != Some(pid) => {
+                tracing::info!(pid, "connected to a new keeper");
+                for (id, handle) in context.registry.after(None) {
+                    create::hold_listener(&context, id, &handle.listener).await;
+                }
+            }
+            _ => {}
+        }
+        pid = now;
+        if context.is_closing() {
+            return;
+        }
+    }
+}
+
+fn keeper_pid(state: &KeeperState) -> Option<u32> {
+    match state {
+        KeeperState::Connected { pid, .. } => Some(*pid),
+        KeeperState::Lost => None,
+    }
+}
+
+fn is_up(word: StatusWord) -> bool {
+    matches!(
+        word,
+        StatusWord::Starting | StatusWord::Running | StatusWord::Unhealthy | StatusWord::Stopping
+    )
+}
+
+fn fits(filter: &ListFilter, status: &InstanceStatus) -> bool {
+    filter.status.is_none_or(|word| word == status.word)
+        && filter
+            .template
+            .as_ref()
+            .is_none_or(|name| name == status.record.template.as_str())
+        && filter
+            .owner
+            .as_ref()
+            .is_none_or(|name| name == status.record.owner.as_str())
+}
+
+/// A TTL of zero would expire at once, which is never what was meant.
+fn positive(ttl: Option<HumanDuration>) -> Outcome<Option<HumanDuration>> {
+    match ttl {
+        Some(ttl) if ttl.ms() == 0 => Err(SupervisorError::Invalid(vec![Violation::new(
+            "/ttl",
+            "out-of-range",
+            "the time to live must be more than zero",
+        )])),
+        ttl => Ok(ttl),
+    }
+}

@@ -1,0 +1,331 @@
+//! From a record to a running child: resolve the command, open the secrets, hand the plan to the keeper.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::OwnedSemaphorePermit;
+use zeroize::Zeroizing;
+
+use super::Context;
+use crate::{
+    domain::{
+        credential::SealedSecret,
+        exit::ExitStatus,
+        id::{EnvName, Generation, InstanceId},
+        instance::InstanceRecord,
+        template::{Template, Transport},
+    },
+    logs::{Capture, LogSource, LogStream},
+    runtime::{KeeperState, LaunchError, LaunchPlan, Workload, WorkloadId},
+    secrets::redaction::Redactions,
+    store::StoreError,
+    upstream::{Handshake, NoiseSink, Upstream, UpstreamOptions},
+};
+
+/// A turn to launch, given back when the child is ready or takes long.
+pub(super) type Turn = OwnedSemaphorePermit;
+
+/// Sealed credentials as last read, so that a restart needs no database.
+pub(super) type SealedByVariable = BTreeMap<EnvName, SealedSecret>;
+
+/// A launched child, or why there is none.
+pub(super) type LaunchOutcome = Result<Box<Launched>, ExitStatus>;
+
+/// A child of one generation and all that hangs on it.
+pub(super) struct Child {
+    pub(super) generation: Generation,
+    pub(super) workload: Workload,
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) captures: Vec<Capture>,
+    /// The private port of an HTTP server.
+    pub(super) http_port: Option<u16>,
+    /// Its upstream told that it can never answer again; told once is enough.
+    pub(super) broken: bool,
+}
+
+impl Child {
+    /// The last lines of its stderr; of stdout too where that is a log.
+    pub(super) fn last_lines(&self) -> Vec<String> {
+        self.captures.iter().flat_map(Capture::last_lines).collect()
+    }
+}
+
+/// A handshake as the store keeps it, for the daemon that adopts the child.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub(super) struct KeptHandshake {
+    pub(super) handshake: Handshake,
+    /// The private port of an HTTP server.
+    pub(super) http_port: Option<u16>,
+}
+
+/// What a launch brings back.
+pub(super) struct Launched {
+    pub(super) child: Child,
+    pub(super) sealed: SealedByVariable,
+    pub(super) template: Arc<Template>,
+}
+
+/// Waits for a turn and for a keeper; `None` when the daemon goes down.
+pub(super) fn await_turn(context: Arc<Context>) -> BoxFuture<'static, Option<Turn>> {
+    Box::pin(async move {
+        let turn = Arc::clone(&context.launch_turns)
+            .acquire_owned()
+            .await
+            .ok()?;
+        let mut keeper = context.runtime.state();
+        keeper
+            .wait_for(|state| matches!(state, KeeperState::Connected { .. }))
+            .await
+            .ok()?;
+        Some(turn)
+    })
+}
+
+/// Launches a child of `generation`; an error says in one sentence why there is none.
+pub(super) fn launch(
+    context: Arc<Context>,
+    record: &InstanceRecord,
+    generation: Generation,
+    known: SealedByVariable,
+) -> BoxFuture<'static, LaunchOutcome> {
+    let record = record.clone();
+    context.launches.fetch_add(1, Ordering::Relaxed);
+    Box::pin(async move {
+        try_launch(&context, &record, generation, known)
+            .await
+            .map(Box::new)
+    })
+}
+
+async fn try_launch(
+    context: &Context,
+    record: &InstanceRecord,
+    generation: Generation,
+    known: SealedByVariable,
+) -> Result<Launched, ExitStatus> {
+    let template = context
+        .catalogue
+        .get(&record.template)
+        .ok_or_else(|| not_started(format!("there is no template {} any more", record.template)))?
+        .template;
+    let port = match template.server.transport {
+        Transport::Stdio => None,
+        Transport::Http => Some(
+            portpicker::pick_unused_port()
+                .ok_or_else(|| not_started("no private port is free for its HTTP server"))?,
+        ),
+    };
+    let resolved = context
+        .catalogue
+        .resolve(
+            &record.template,
+            &record.spec,
+            &instance_dir(context, record.id),
+            port,
+        )
+        .map_err(|error| not_started(error.to_string()))?;
+    let sealed = read_sealed(context, record, known).await?;
+    let secrets = open_all(context, record, &sealed)?;
+    let plain = resolved
+        .env
+        .into_iter()
+        .map(|(name, value)| (name, Zeroizing::new(value)));
+    let plan = LaunchPlan {
+        id: WorkloadId {
+            instance: record.id,
+            generation,
+        },
+        argv: resolved.argv,
+        env: plain.chain(secrets.iter().cloned()).collect(),
+        cwd: resolved.cwd,
+        limits: template.limits,
+        passed: Vec::new(),
+    };
+    let redactions = Arc::new(Redactions::new(secrets));
+    let workload = context
+        .runtime
+        .launch(plan)
+        .await
+        .map_err(|error| match error {
+            LaunchError::NotStarted(reason) => not_started(reason),
+            // The next launch waits for the next keeper.
+            LaunchError::Runtime(_) => ExitStatus::KeeperLost,
+        })?;
+    let child = attach(context, record, &template, port, workload, redactions)
+        .await
+        .map_err(|error| not_started(error.to_string()))?;
+    Ok(Launched {
+        child,
+        sealed,
+        template,
+    })
+}
+
+/// A child of a former daemon: its pipes, and the handshake it had with that daemon.
+pub(super) async fn attach_adopted(
+    context: &Context,
+    record: &InstanceRecord,
+    template: &Template,
+    workload: Workload,
+    kept: Option<KeptHandshake>,
+) -> std::io::Result<Child> {
+    let sealed = read_sealed(context, record, SealedByVariable::new())
+        .await
+        .unwrap_or_default();
+    // A key that was removed meanwhile costs the redaction of its secret, not the instance.
+    let secrets = open_all(context, record, &sealed).unwrap_or_default();
+    let redactions = Arc::new(Redactions::new(secrets));
+    let port = kept.as_ref().and_then(|kept| kept.http_port);
+    let child = attach(context, record, template, port, workload, redactions).await?;
+    if let Some(kept) = kept {
+        child.upstream.adopt(kept.handshake);
+    }
+    Ok(child)
+}
+
+/// Connects logs and MCP to a child's pipes. On failure the child is ended.
+async fn attach(
+    context: &Context,
+    record: &InstanceRecord,
+    template: &Template,
+    port: Option<u16>,
+    workload: Workload,
+    redactions: Arc<Redactions>,
+) -> std::io::Result<Child> {
+    let attached = try_attach(context, record, template, port, &workload, redactions);
+    match attached {
+        Ok((upstream, captures)) => {
+            let generation = workload.id().generation;
+            Ok(Child {
+                generation,
+                workload,
+                upstream,
+                captures,
+                http_port: port,
+                broken: false,
+            })
+        }
+        Err(error) => {
+            let ended = workload.kill_tree().await.and(workload.forget().await);
+            tracing::error!(instance = %record.id, %error, ?ended, "a child's pipes cannot be used; it was ended");
+            Err(error)
+        }
+    }
+}
+
+fn try_attach(
+    context: &Context,
+    record: &InstanceRecord,
+    template: &Template,
+    port: Option<u16>,
+    workload: &Workload,
+    redactions: Arc<Redactions>,
+) -> std::io::Result<(Arc<Upstream>, Vec<Capture>)> {
+    let pipes = workload
+        .take_pipes()
+        .ok_or_else(|| std::io::Error::other("the keeper gave no pipes"))?;
+    let source = LogSource {
+        instance: record.id,
+        key: record.key,
+        generation: workload.id().generation,
+    };
+    let gateway = &context.config.gateway;
+    let options = UpstreamOptions {
+        line_limit_bytes: gateway.line_limit_bytes,
+        call_timeout: gateway.call_timeout.std(),
+        handshake_timeout: template.health.start_timeout.std(),
+    };
+    let logs = &context.logs;
+    let mut captures = vec![logs.capture(
+        source,
+        LogStream::Stderr,
+        pipes.stderr,
+        Arc::clone(&redactions),
+    )?];
+    let upstream = match template.server.transport {
+        Transport::Stdio => {
+            let (logs, redactions) = (logs.clone(), Arc::clone(&redactions));
+            let noise: NoiseSink =
+                Arc::new(move |line| logs.note(source, LogStream::Stdout, line, &redactions));
+            Upstream::over_stdio(pipes.stdin, pipes.stdout, options, noise)?
+        }
+        Transport::Http => {
+            captures.push(logs.capture(
+                source,
+                LogStream::Stdout,
+                pipes.stdout,
+                Arc::clone(&redactions),
+            )?);
+            let port =
+                port.ok_or_else(|| std::io::Error::other("its private port is not known"))?;
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            Upstream::over_http(address, template.server.path.clone(), options)
+        }
+    };
+    Ok((upstream, captures))
+}
+
+/// The sealed credentials of an instance; those known from an earlier launch serve while the store is away.
+async fn read_sealed(
+    context: &Context,
+    record: &InstanceRecord,
+    known: SealedByVariable,
+) -> Result<SealedByVariable, ExitStatus> {
+    let mut sealed = SealedByVariable::new();
+    for (variable, name) in &record.spec.credentials {
+        match context.store.credential(&record.owner, name).await {
+            Ok(Some(row)) => {
+                sealed.insert(variable.clone(), row.sealed);
+            }
+            Ok(None) => {
+                return Err(not_started(format!(
+                    "its credential {name} for {variable} is not there any more"
+                )));
+            }
+            Err(StoreError::Unavailable(_)) if known.contains_key(variable) => return Ok(known),
+            Err(error) => {
+                return Err(not_started(format!(
+                    "its credential {name} cannot be read: {error}"
+                )));
+            }
+        }
+    }
+    Ok(sealed)
+}
+
+fn open_all(
+    context: &Context,
+    record: &InstanceRecord,
+    sealed: &SealedByVariable,
+) -> Result<Vec<(String, Zeroizing<String>)>, ExitStatus> {
+    let mut secrets = Vec::with_capacity(sealed.len());
+    for (variable, secret) in sealed {
+        let Some(name) = record.spec.credentials.get(variable) else {
+            continue;
+        };
+        let value = context
+            .keys
+            .open(&record.owner, name, secret)
+            .map_err(|error| {
+                not_started(format!("its credential {name} cannot be opened: {error}"))
+            })?;
+        secrets.push((variable.to_string(), value));
+    }
+    Ok(secrets)
+}
+
+/// The folder of an instance.
+pub(super) fn instance_dir(context: &Context, id: InstanceId) -> PathBuf {
+    context.config.runtime.instance_dir.join(id.to_string())
+}
+
+fn not_started(reason: impl Into<String>) -> ExitStatus {
+    ExitStatus::NotStarted {
+        reason: reason.into(),
+    }
+}

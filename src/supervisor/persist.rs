@@ -1,0 +1,180 @@
+//! Writing an instance's record and events, at once or as soon as the store is back.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
+
+use tokio::time::{Instant, timeout};
+
+use super::{InstanceEvent, actor::Actor, launch::KeptHandshake, timers::Timer};
+use crate::{
+    domain::{
+        id::Generation,
+        state::{InstanceState, StatusWord},
+    },
+    store::{NewEvent, StateWrite, StoreError},
+    upstream::Handshake,
+};
+
+/// Events kept while the store is away; older ones go first.
+const UNSAVED_EVENTS_MAX: usize = 64;
+
+/// How long an instance's own progress waits for the store. What a person waits for may take longer.
+const OWN_PATIENCE: Duration = Duration::from_secs(2);
+
+impl Actor {
+    /// Writes, or remembers to write later.
+    pub(super) async fn save(&mut self) {
+        self.dirty = true;
+        if self.save_failures > 0 && !self.retry_due {
+            self.tell_unsaved();
+            return;
+        }
+        self.retry_due = false;
+        let saved = match timeout(OWN_PATIENCE, self.try_save()).await {
+            Ok(saved) => saved,
+            Err(_) => Err(StoreError::Unavailable(
+                "it did not answer in time".to_owned(),
+            )),
+        };
+        match saved {
+            Ok(()) => self.save_failures = 0,
+            Err(error) => {
+                self.save_failures = self.save_failures.saturating_add(1);
+                if self.save_failures == 1 {
+                    tracing::warn!(instance = %self.record.id, %error, "the record could not be written; it will be tried again");
+                }
+                self.tell_unsaved();
+                let wait_ms = 250_u64 << self.save_failures.min(6);
+                let at = Instant::now() + Duration::from_millis(wait_ms);
+                self.timers.arm(Timer::PersistAgain, at);
+            }
+        }
+    }
+
+    /// Writes record and events in one transaction.
+    pub(super) async fn try_save(&mut self) -> Result<(), StoreError> {
+        let now = self.context.clock.now();
+        let write = StateWrite {
+            id: self.record.id,
+            expected_generation: self.life.generation,
+            generation: self.life.generation,
+            desired: self.life.desired,
+            state: self.life.state.clone(),
+            lease: self.record.lease,
+            restart_row: self.life.restart_row,
+            restarts: self.life.restarts,
+            last_exit: self.record.last_exit.clone(),
+            now,
+        };
+        let ids = self
+            .context
+            .store
+            .save_state(&write, &self.unsaved_events)
+            .await?;
+        self.dirty = false;
+        self.timers.disarm(Timer::PersistAgain);
+        let told_before = std::mem::take(&mut self.told_unsaved);
+        for (event, id) in self.unsaved_events.drain(..).zip(ids).skip(told_before) {
+            // Nobody listening is fine.
+            let _ = self.context.events.send(told(&event, id));
+        }
+        self.record.updated_at = now;
+        self.record.desired = self.life.desired;
+        self.record.generation = self.life.generation;
+        Ok(())
+    }
+
+    /// Adds an event to what is written next.
+    pub(super) fn note(&mut self, kind: &str, message: String) {
+        if self.unsaved_events.len() >= UNSAVED_EVENTS_MAX {
+            self.unsaved_events.remove(0);
+            self.told_unsaved = self.told_unsaved.saturating_sub(1);
+        }
+        self.unsaved_events.push(NewEvent {
+            instance: self.record.id,
+            generation: self.life.generation,
+            at: self.context.clock.now(),
+            kind: kind.to_owned(),
+            message,
+        });
+    }
+
+    /// The event for a new status word.
+    pub(super) fn note_transition(&mut self, word: StatusWord) {
+        let message = match (&self.life.state, word) {
+            (InstanceState::Starting, _) => format!("launch {} begins", self.life.generation),
+            (InstanceState::Running, StatusWord::Unhealthy) => {
+                "its probes go unanswered".to_owned()
+            }
+            (InstanceState::Running, _) => "it answers".to_owned(),
+            (InstanceState::BackingOff { until }, _) => {
+                let wait_ms = until.saturating_sub(self.context.clock.now()).max(0);
+                format!(
+                    "next launch in {wait_ms} ms; {} ends in a row",
+                    self.life.restart_row.failures_in_row
+                )
+            }
+            (InstanceState::Failed { cause }, _) => cause.clone(),
+            (InstanceState::Stopping { reason, .. } | InstanceState::Stopped { reason }, _) => {
+                super::status::stop_reason_text(*reason).to_owned()
+            }
+            (InstanceState::Pending, _) => String::new(),
+        };
+        self.note(word.as_str(), message);
+    }
+
+    /// Keeps the handshake for a later daemon, when it differs from the one kept.
+    pub(super) async fn save_handshake(&mut self, generation: Generation, handshake: &Handshake) {
+        let http_port = self.child.as_ref().and_then(|child| child.http_port);
+        let kept = KeptHandshake {
+            handshake: handshake.clone(),
+            http_port,
+        };
+        let json = match serde_json::to_value(&kept) {
+            Ok(json) => json,
+            Err(error) => {
+                tracing::error!(instance = %self.record.id, %error, "a handshake cannot be written as JSON");
+                return;
+            }
+        };
+        let mut hasher = DefaultHasher::new();
+        json.to_string().hash(&mut hasher);
+        let hash = Some(hasher.finish());
+        if self.saved_handshake == hash {
+            return;
+        }
+        match self
+            .context
+            .store
+            .save_handshake(self.record.id, generation, &json)
+            .await
+        {
+            Ok(()) => self.saved_handshake = hash,
+            // A new daemon then shakes hands anew, which every known server takes.
+            Err(error) => {
+                tracing::debug!(instance = %self.record.id, %error, "the handshake was not kept")
+            }
+        }
+    }
+
+    /// Live listeners hear of events that the store does not have yet, once.
+    fn tell_unsaved(&mut self) {
+        for event in self.unsaved_events.iter().skip(self.told_unsaved) {
+            let _ = self.context.events.send(told(event, 0));
+        }
+        self.told_unsaved = self.unsaved_events.len();
+    }
+}
+
+fn told(event: &NewEvent, id: i64) -> InstanceEvent {
+    InstanceEvent {
+        id,
+        instance: event.instance,
+        generation: event.generation,
+        at: event.at,
+        kind: event.kind.clone(),
+        message: event.message.clone(),
+    }
+}

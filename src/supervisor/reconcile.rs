@@ -1,0 +1,131 @@
+//! Compares the store, the keeper and the actors, and puts right what differs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::json;
+
+use super::{Supervisor, boot, command::Command};
+use crate::domain::{
+    id::{Generation, InstanceId},
+    reconcile::{Correction, LiveChild, Views, diff},
+    state::InstanceState,
+};
+use crate::runtime::Workload;
+
+impl Supervisor {
+    /// One round; answers what was found and corrected. Whatever moves while the views are read looks like a
+    /// difference, so only what two looks in a row agree on is touched.
+    ///
+    /// # Errors
+    /// When the store or the keeper cannot be read.
+    pub async fn reconcile(&self) -> Result<serde_json::Value, String> {
+        let first: BTreeSet<Correction> = diff(&self.views().await?).into_iter().collect();
+        if first.is_empty() {
+            return Ok(json!({"differences": 0}));
+        }
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        let agreed: Vec<Correction> = diff(&self.views().await?)
+            .into_iter()
+            .filter(|correction| first.contains(correction))
+            .collect();
+        let mut done = Vec::new();
+        for correction in agreed {
+            tracing::warn!(?correction, "the views differ; correcting");
+            self.correct(&correction).await?;
+            done.push(format!("{correction:?}"));
+        }
+        Ok(json!({"differences": done.len(), "corrected": done}))
+    }
+
+    async fn views(&self) -> Result<Views, String> {
+        let context = self.context();
+        let text = |error: crate::store::StoreError| error.to_string();
+        let (records, _) = context.store.instances().await.map_err(text)?;
+        let leases = context.store.port_leases().await.map_err(text)?;
+        let live = context
+            .runtime
+            .adoptable()
+            .await
+            .map_err(|error| error.to_string())?;
+        let mut acted: BTreeMap<InstanceId, Option<Generation>> = BTreeMap::new();
+        for (id, handle) in context.registry.after(None) {
+            let status = handle.status.borrow();
+            let has_child =
+                status.pid.is_some() || matches!(status.record.state, InstanceState::Starting);
+            acted.insert(id, has_child.then_some(status.record.generation));
+        }
+        Ok(Views {
+            recorded: records
+                .into_iter()
+                .map(|record| (record.id, record.port))
+                .collect(),
+            acted,
+            live: live
+                .iter()
+                .map(Workload::id)
+                .map(|id| LiveChild {
+                    instance: id.instance,
+                    generation: id.generation,
+                })
+                .collect(),
+            leases: leases
+                .into_iter()
+                .filter_map(|row| Some((row.port, row.instance?)))
+                .collect(),
+        })
+    }
+
+    async fn correct(&self, correction: &Correction) -> Result<(), String> {
+        let context = self.context();
+        let now = context.clock.now();
+        match correction {
+            Correction::StartActor(id) => {
+                boot::restore_by_id(context, *id)
+                    .await
+                    .map_err(|error| error.to_string())?;
+            }
+            Correction::StopActor(id) => {
+                if let Some(handle) = context.registry.get(*id) {
+                    let _ = handle.mailbox.send(Command::Shutdown).await;
+                }
+            }
+            Correction::KillChild(child) => {
+                let workloads = context
+                    .runtime
+                    .adoptable()
+                    .await
+                    .map_err(|error| error.to_string())?;
+                for workload in workloads {
+                    let id = workload.id();
+                    if id.instance == child.instance && id.generation == child.generation {
+                        workload
+                            .kill_tree()
+                            .await
+                            .map_err(|error| error.to_string())?;
+                        workload.forget().await.map_err(|error| error.to_string())?;
+                    }
+                }
+            }
+            Correction::LostChild(child) => {
+                if let Some(handle) = context.registry.get(child.instance) {
+                    let _ = handle.mailbox.send(Command::ChildLost).await;
+                }
+            }
+            Correction::ReleasePort(port, _) => {
+                context
+                    .store
+                    .release_port(*port, now)
+                    .await
+                    .map_err(|error| error.to_string())?;
+            }
+            Correction::LeasePort(port, id) => {
+                context
+                    .store
+                    .lease_port(*id, *port, now)
+                    .await
+                    .map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! Which instances have an actor.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{InstanceStatus, command::Command, route::Route};
+use crate::domain::id::{InstanceId, InstanceName, OwnerId};
+
+/// The way to one actor.
+pub(super) struct ActorHandle {
+    /// Commands; bounded.
+    pub(super) mailbox: mpsc::Sender<Command>,
+    /// The status as last published.
+    pub(super) status: watch::Receiver<Arc<InstanceStatus>>,
+    /// What the gateway sees of it.
+    pub(super) route: Arc<Route>,
+    /// The access listener, kept to be given to a new keeper.
+    pub(super) listener: Arc<std::net::TcpListener>,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_id: BTreeMap<InstanceId, Arc<ActorHandle>>,
+    by_name: HashMap<(OwnerId, InstanceName), InstanceId>,
+}
+
+/// All actors, by id and by name.
+#[derive(Default)]
+pub(super) struct Registry(RwLock<Entries>);
+
+impl Registry {
+    /// Keeps a name for an instance about to be made; `false`: it is taken.
+    pub(super) fn reserve_name(
+        &self,
+        owner: &OwnerId,
+        name: &InstanceName,
+        id: InstanceId,
+    ) -> bool {
+        let mut entries = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let key = (owner.clone(), name.clone());
+        match entries.by_name.get(&key) {
+            Some(holder) => *holder == id,
+            None => entries.by_name.insert(key, id).is_none(),
+        }
+    }
+
+    /// Frees a name that `id` holds.
+    pub(super) fn release_name(&self, owner: &OwnerId, name: &InstanceName, id: InstanceId) {
+        let mut entries = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let key = (owner.clone(), name.clone());
+        if entries.by_name.get(&key) == Some(&id) {
+            entries.by_name.remove(&key);
+        }
+    }
+
+    /// Adds an actor.
+    pub(super) fn insert(&self, id: InstanceId, handle: ActorHandle) {
+        let mut entries = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        entries.by_id.insert(id, Arc::new(handle));
+    }
+
+    /// Removes an actor.
+    pub(super) fn remove(&self, id: InstanceId) {
+        let mut entries = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        entries.by_id.remove(&id);
+    }
+
+    /// One actor.
+    pub(super) fn get(&self, id: InstanceId) -> Option<Arc<ActorHandle>> {
+        let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        entries.by_id.get(&id).cloned()
+    }
+
+    /// The instance of this name.
+    pub(super) fn named(&self, owner: &OwnerId, name: &InstanceName) -> Option<InstanceId> {
+        let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        entries.by_name.get(&(owner.clone(), name.clone())).copied()
+    }
+
+    /// Actors in the order of their ids, from the one after `after` on.
+    pub(super) fn after(&self, after: Option<InstanceId>) -> Vec<(InstanceId, Arc<ActorHandle>)> {
+        use std::ops::Bound;
+        let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        entries
+            .by_id
+            .range((from, Bound::Unbounded))
+            .map(|(id, handle)| (*id, Arc::clone(handle)))
+            .collect()
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_id
+            .len()
+    }
+}

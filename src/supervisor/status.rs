@@ -1,0 +1,139 @@
+//! What goes in and out of the supervisor.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use crate::domain::{
+    UnixMs,
+    id::{Generation, InstanceId},
+    instance::InstanceRecord,
+    state::{Health, StatusWord, StopReason},
+    template::Limits,
+};
+
+/// A create request as it came in; nothing in it is checked yet.
+#[derive(Debug, Clone, Default)]
+pub struct CreateRequest {
+    /// See `wire::CreateInstance`, whose fields these are.
+    pub template: String,
+    /// The name asked for.
+    pub name: Option<String>,
+    /// Seconds, or a human text.
+    pub ttl: Option<Value>,
+    /// Variable to credential name.
+    pub credentials: BTreeMap<String, String>,
+    /// Settings.
+    pub settings: BTreeMap<String, Value>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Which instances to list.
+#[derive(Debug, Clone, Default)]
+pub struct ListFilter {
+    /// Only with this status word.
+    pub status: Option<StatusWord>,
+    /// Only of this template.
+    pub template: Option<String>,
+    /// Only of this owner.
+    pub owner: Option<String>,
+}
+
+/// An instance as it is now: the record and what lives only in memory.
+#[derive(Debug, Clone)]
+pub struct InstanceStatus {
+    /// The record.
+    pub record: InstanceRecord,
+    /// The one word.
+    pub word: StatusWord,
+    /// When the word began.
+    pub since: UnixMs,
+    /// Why, when there is something to say; redacted.
+    pub reason: Option<String>,
+    /// When something will happen by itself.
+    pub next_action_at: Option<UnixMs>,
+    /// Health of the present child.
+    pub health: Health,
+    /// Host pid of the present child.
+    pub pid: Option<u32>,
+    /// Layer to state.
+    pub isolation: BTreeMap<String, String>,
+    /// Limits in force.
+    pub limits: Limits,
+    /// The access URL without its token.
+    pub access_url: String,
+    /// What the server told of itself: (name, version, protocol version, tool names).
+    pub server: Option<ServerFacts>,
+}
+
+impl InstanceStatus {
+    /// What is known of a record whose actor has not published yet.
+    pub(super) fn before_birth(record: &InstanceRecord) -> Self {
+        Self {
+            word: StatusWord::of(&record.state, Health::Unknown),
+            since: record.updated_at,
+            reason: None,
+            next_action_at: None,
+            health: Health::Unknown,
+            pid: None,
+            isolation: BTreeMap::new(),
+            limits: Limits::default(),
+            access_url: String::new(),
+            server: None,
+            record: record.clone(),
+        }
+    }
+}
+
+/// What a server told in its handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFacts {
+    /// `serverInfo.name`.
+    pub name: String,
+    /// `serverInfo.version`.
+    pub version: String,
+    /// The revision spoken.
+    pub protocol_version: String,
+    /// Tool names, in the server's order.
+    pub tools: Vec<String>,
+}
+
+/// The answer that makes a token: the only time it is shown.
+pub struct Granted {
+    /// The instance.
+    pub status: InstanceStatus,
+    /// The access token.
+    pub access_token: Zeroizing<String>,
+    /// The access URL with the token inside.
+    pub connect_url: Zeroizing<String>,
+}
+
+/// Something that happened, as the event stream tells it.
+#[derive(Debug, Clone)]
+pub struct InstanceEvent {
+    /// The store's number; 0 while the store is away.
+    pub id: i64,
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its launch.
+    pub generation: Generation,
+    /// When.
+    pub at: UnixMs,
+    /// A stable word.
+    pub kind: String,
+    /// One sentence.
+    pub message: String,
+}
+
+/// Why an instance is down or on its way there, for people.
+pub(super) fn stop_reason_text(reason: StopReason) -> &'static str {
+    match reason {
+        StopReason::Idle => "nobody used it for a while; the next request wakes it",
+        StopReason::Shutdown => "the daemon went down; it starts again with it",
+        StopReason::Requested => "someone asked for it",
+        StopReason::Expired => "its lease ran out",
+        StopReason::Deleted => "someone deleted it",
+    }
+}
