@@ -8,6 +8,9 @@ mod stdio;
 
 pub use client::{Answer, Body, Call, Client, ClientSpec};
 pub use error::{Error, Failure, Trouble};
-pub use reqwest::Method;
+pub use reqwest::{
+    Method,
+    header::{self, HeaderName, HeaderValue},
+};
 pub use settings::{BaseUrl, InvalidBaseUrl, Secret, path_segment, variable};
 pub use stdio::serve;
