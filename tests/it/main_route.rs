@@ -23,7 +23,7 @@ async fn an_instance_is_created_used_and_deleted() {
 
         let mut client = Mcp::connect(&instance).await;
         assert!(client.tools().await.contains(&"echo".to_owned()));
-        let answer = client.tool("echo", json!({"message": "hello"})).await;
+        let answer = client.tool("echo", json!({"text": "hello"})).await;
         assert_eq!(answer.as_deref(), Ok("hello"));
 
         let listed = server.get("/mcps").await;
@@ -54,7 +54,7 @@ async fn every_official_sdk_lists_and_calls_tools() {
     let server = Server::start(Database::Sqlite).await;
     let instance = server.create(json!({"template": "demo"})).await;
     for name in mcp::SDKS {
-        let arguments = json!({"message": "hello"});
+        let arguments = json!({"text": "hello"});
         let Some(report) = mcp::sdk(name, &instance, "echo", &arguments).await else {
             return;
         };
@@ -70,7 +70,7 @@ async fn http_children_are_reached_and_never_see_the_access_token() {
     let instance = server.create(json!({"template": "http-echo"})).await;
     assert_eq!(instance["status"], "running", "{instance:#}");
     let mut client = Mcp::connect(&instance).await;
-    let answer = client.tool("echo", json!({"message": "hello"})).await;
+    let answer = client.tool("echo", json!({"text": "hello"})).await;
     assert_eq!(answer.as_deref(), Ok("hello"));
     let header = json!({"name": "header:authorization"});
     assert_eq!(client.tool("variable", header).await.as_deref(), Ok(""));

@@ -33,7 +33,7 @@ async fn garbage_on_stdout_is_logged_and_the_server_works() {
     let instance = server.create(json!({"template": "prints-garbage"})).await;
     assert_eq!(instance["status"], "running", "{instance:#}");
     let mut client = Mcp::connect(&instance).await;
-    let answer = client.tool("echo", json!({"message": "hello"})).await;
+    let answer = client.tool("echo", json!({"text": "hello"})).await;
     assert_eq!(answer.as_deref(), Ok("hello"));
     let id = instance["id"].as_str().expect("it has an id");
     let found = wait_until_async(&server, id, "Welcome to the example server!").await;
@@ -95,7 +95,7 @@ async fn a_call_is_answered_with_the_cause_when_stdout_closes() {
     let server = Server::start(Database::Sqlite).await;
     let instance = server.create(json!({"template": "closes-stdout"})).await;
     let mut client = Mcp::connect(&instance).await;
-    let answer = client.tool("echo", json!({"message": "hello"})).await;
+    let answer = client.tool("echo", json!({"text": "hello"})).await;
     let error = answer.expect_err("the server cannot answer any more");
     assert!(error["message"].is_string(), "{error}");
 }
@@ -114,7 +114,7 @@ async fn a_call_is_answered_with_the_exit_code_when_the_server_dies() {
     assert_eq!(again["generation"], 2, "{again:#}");
     assert_eq!(again["access_url"], instance["access_url"]);
     let mut client = Mcp::connect(&instance).await;
-    let answer = client.tool("echo", json!({"message": "back"})).await;
+    let answer = client.tool("echo", json!({"text": "back"})).await;
     assert_eq!(answer.as_deref(), Ok("back"));
 }
 
@@ -162,5 +162,5 @@ async fn wait_until_async(server: &Server, id: &str, text: &str) -> bool {
 /// The search of the log API, with the text encoded.
 fn search(path: &str, text: &str) -> String {
     let encoded: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    format!("{path}?q={encoded}")
+    format!("{path}?text={encoded}")
 }

@@ -63,7 +63,7 @@ async fn instances_survive_a_crash_of_serve_and_are_adopted() {
         assert_eq!(pids(&server).await, before, "{}", server.log());
         for instance in &instances {
             let mut client = Mcp::connect(instance).await;
-            let answer = client.tool("echo", json!({"message": "still here"})).await;
+            let answer = client.tool("echo", json!({"text": "still here"})).await;
             assert_eq!(answer.as_deref(), Ok("still here"));
         }
     }
@@ -89,7 +89,7 @@ async fn a_crash_of_the_keeper_leaves_no_orphan_and_everything_comes_back() {
         wait_generation(&server, instance, 2).await;
     }
     let mut client = Mcp::connect(&instances[0]).await;
-    let answer = client.tool("echo", json!({"message": "back"})).await;
+    let answer = client.tool("echo", json!({"text": "back"})).await;
     assert_eq!(answer.as_deref(), Ok("back"));
 }
 
@@ -127,7 +127,7 @@ async fn a_killed_child_comes_back_behind_the_same_url() {
     processes::kill(u32::try_from(pid).expect("pids are small"));
     wait_generation(&server, &instance, 2).await;
     let mut client = Mcp::connect(&instance).await;
-    let answer = client.tool("echo", json!({"message": "back"})).await;
+    let answer = client.tool("echo", json!({"text": "back"})).await;
     assert_eq!(answer.as_deref(), Ok("back"));
 }
 
@@ -152,7 +152,7 @@ async fn an_instance_expires_on_time_and_is_restored_with_the_same_url_and_token
         let restored = server.wait_status(&id, &["running"], SOON).await;
         assert_eq!(restored["access_url"], instance["access_url"]);
         let mut client = Mcp::connect(&instance).await;
-        let answer = client.tool("echo", json!({"message": "back"})).await;
+        let answer = client.tool("echo", json!({"text": "back"})).await;
         assert_eq!(answer.as_deref(), Ok("back"));
     }
 }
@@ -173,7 +173,7 @@ async fn data_and_urls_survive_an_orderly_restart() {
         assert_eq!(again["access_url"], instance["access_url"]);
         assert!(again["generation"].as_u64() > instance["generation"].as_u64());
         let mut client = Mcp::connect(&instance).await;
-        let answer = client.tool("echo", json!({"message": "back"})).await;
+        let answer = client.tool("echo", json!({"text": "back"})).await;
         assert_eq!(answer.as_deref(), Ok("back"));
     }
 }
