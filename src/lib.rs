@@ -2,7 +2,10 @@
 
 pub mod api;
 pub mod clock;
+pub mod cli;
+pub mod client;
 pub mod config;
+pub mod daemon;
 pub mod domain;
 pub mod logs;
 pub mod mcp_servers;

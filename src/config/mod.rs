@@ -1,10 +1,20 @@
 //! Typed configuration: `config.toml`, overlaid by `MINIMCP_SECTION__KEY` variables, checked as a whole.
 
+mod check;
+mod load;
+mod overlay;
+mod redact;
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::duration::HumanDuration;
+
+pub use check::ConfigFault;
+pub use load::{ConfigError, ConfigSource, DEFAULT_FILE};
 
 /// The whole configuration. `config.toml` at the top of the repository documents every key with its default,
 /// and a test asserts that it reads equal to `Config::default()`.

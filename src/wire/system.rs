@@ -62,6 +62,15 @@ pub struct TaskStatus {
     pub runs: u64,
 }
 
+/// A master key, without the key. `GET /keys`; `POST /keys/rotate` answers the new one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MasterKey {
+    /// Its id, as credentials name it.
+    pub id: String,
+    /// Whether it seals what is stored from now on.
+    pub active: bool,
+}
+
 /// `GET /readyz`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Readiness {

@@ -1,0 +1,395 @@
+//! The command line: every verb, every option, and what they mean.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::domain::duration::HumanDuration;
+
+const AFTER_HELP: &str = "\
+Where the daemon is, first match wins:
+  --api-url or MINIMCP_API_URL (http://…, https://… or unix:PATH)
+  $XDG_RUNTIME_DIR/minimcp/api.json, then $XDG_DATA_HOME/minimcp/api.json (a quickstart or serve of yours)
+  /run/minimcp/api.json (the service)
+  http://127.0.0.1:7420
+The token: MINIMCP_TOKEN, --token-file or MINIMCP_TOKEN_FILE, else the file that api.json names.
+
+Exit codes: 0 done, 1 failed or refused, 2 wrong usage or configuration, 3 no daemon answers, 4 token refused,
+130 interrupted twice.";
+
+/// Runs other people's MCP servers safely, with a private URL each.
+#[derive(Debug, Parser)]
+#[command(name = "minimcp", version, max_term_width = 120, after_help = AFTER_HELP, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: GlobalOptions,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that every verb takes.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct GlobalOptions {
+    /// The API: http://…, https://… or unix:PATH.
+    #[arg(long, global = true, env = "MINIMCP_API_URL", value_name = "URL")]
+    pub(crate) api_url: Option<String>,
+    /// A file that holds the token.
+    #[arg(long, global = true, env = "MINIMCP_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Print JSON, as the API gives it.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Try it: a daemon of your own in the foreground, with one instance ready to use.
+    Quickstart(QuickstartOptions),
+    /// Run the daemon (the service).
+    Serve(ServeOptions),
+    /// The process that forks, isolates and reaps instances; `serve` or systemd starts it.
+    ///
+    /// It takes its own options; this entry only documents it.
+    #[command(disable_help_flag = true)]
+    Keeper(RawOptions),
+    /// Run a built-in MCP server on stdin and stdout.
+    Mcp {
+        /// demo, github, figma or gmail.
+        name: String,
+    },
+    /// Create an instance of a template and print its access URL.
+    #[command(visible_alias = "create")]
+    Run(Box<RunOptions>),
+    /// List instances.
+    #[command(visible_aliases = ["list", "ps"])]
+    Ls(LsOptions),
+    /// Show everything about one instance.
+    #[command(visible_alias = "status")]
+    Inspect(InstanceOption),
+    /// Print an instance's log lines.
+    Logs(LogsOptions),
+    /// Start instances.
+    Start(InstancesOption),
+    /// Stop instances; they keep their URL, token and data.
+    Stop(InstancesOption),
+    /// Stop, then start instances.
+    Restart(InstancesOption),
+    /// Bring expired instances back: same URL, token and data.
+    Restore(LeaseOptions),
+    /// Give instances a new deadline, counted from now.
+    Extend(LeaseOptions),
+    /// Stop and delete instances.
+    #[command(visible_alias = "delete")]
+    Rm(InstancesOption),
+    /// List what can be run, or show one template.
+    Templates {
+        /// Show this one.
+        name: Option<String>,
+    },
+    /// Secrets that instances are given.
+    #[command(subcommand, visible_alias = "secret")]
+    Credential(CredentialCommand),
+    /// Follow what happens to every instance.
+    Events {
+        /// First what happened after the event with this number.
+        #[arg(long, value_name = "ID")]
+        after: Option<i64>,
+    },
+    /// Access tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Background tasks: list them, or run one now.
+    Tasks {
+        #[command(subcommand)]
+        command: Option<TasksCommand>,
+    },
+    /// Say what this host allows and whether the daemon is well.
+    Doctor,
+    /// Master keys, which seal the credentials.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// The configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a shell's completion script.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RawOptions {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub(crate) rest: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct QuickstartOptions {
+    /// Where everything is kept; made if it is missing [default: $XDG_DATA_HOME/minimcp, else
+    /// ~/.local/share/minimcp, else ./minimcp-data].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The API's port; 0 picks a free one [default: 7420].
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
+    /// The range of access ports [default: 3001-3999].
+    #[arg(long, value_name = "MIN-MAX", value_parser = port_range)]
+    pub(crate) ports: Option<(u16, u16)>,
+    /// The address to listen on [default: 127.0.0.1].
+    #[arg(long)]
+    pub(crate) address: Option<IpAddr>,
+    /// Do not create the instance `demo`.
+    #[arg(long)]
+    pub(crate) no_demo: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServeOptions {
+    /// The configuration [default: /etc/minimcp/config.toml, if it exists].
+    #[arg(long, env = "MINIMCP_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// How log lines on stderr look.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people and the journal.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunOptions {
+    /// The template, see `minimcp templates`.
+    pub(crate) template: String,
+    /// A name of one's own.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Time to live, such as 30m, 2h or 7d.
+    #[arg(long)]
+    pub(crate) ttl: Option<HumanDuration>,
+    /// Give the stored credential NAME as the variable ENV.
+    #[arg(long = "credential", value_name = "ENV=NAME", value_parser = key_value)]
+    pub(crate) credentials: Vec<(String, String)>,
+    /// A setting of the template; VALUE is JSON where it reads as such, else text.
+    #[arg(long = "setting", visible_alias = "env", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) settings: Vec<(String, String)>,
+    /// A label.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Do not wait until the server answers.
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) no_wait: bool,
+    /// How long to wait until the server answers.
+    #[arg(long, value_name = "TIME", default_value = "60s", num_args = 0..=1, default_missing_value = "60s")]
+    pub(crate) wait: HumanDuration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LsOptions {
+    /// Only with this status.
+    #[arg(long)]
+    pub(crate) status: Option<String>,
+    /// Only of this template.
+    #[arg(long)]
+    pub(crate) template: Option<String>,
+    /// Only of this owner.
+    #[arg(long)]
+    pub(crate) owner: Option<String>,
+    /// Print ids only, one a line.
+    #[arg(long, short, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InstanceOption {
+    /// A name, an id, or the beginning of an id.
+    pub(crate) instance: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InstancesOption {
+    /// Names, ids, or beginnings of ids.
+    #[arg(required = true, value_name = "INSTANCE")]
+    pub(crate) instances: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LeaseOptions {
+    /// Names, ids, or beginnings of ids.
+    #[arg(required = true, value_name = "INSTANCE")]
+    pub(crate) instances: Vec<String>,
+    /// Time to live from now, such as 30m, 2h or 7d [default: as it was last asked for].
+    #[arg(long)]
+    pub(crate) ttl: Option<HumanDuration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsOptions {
+    /// A name, an id, or the beginning of an id.
+    pub(crate) instance: String,
+    /// Go on with what comes.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// From then on: an age such as 10m, or a time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Only this stream.
+    #[arg(long, value_parser = ["stdout", "stderr", "system"])]
+    pub(crate) stream: Option<String>,
+    /// Only lines that hold this text, case ignored.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) grep: Option<String>,
+    /// The last so many lines.
+    #[arg(long, short = 'n', value_name = "LINES", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    pub(crate) tail: u32,
+    /// Begin each line with its time and stream.
+    #[arg(long, short)]
+    pub(crate) timestamps: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CredentialCommand {
+    /// Store a secret, or replace it. The value comes from --file, a pipe, or a prompt; never from the command line.
+    Put {
+        /// What to call it.
+        name: String,
+        /// Read the value from this file.
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// List names; values are never shown.
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Delete a secret.
+    #[command(visible_alias = "delete")]
+    Rm {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a new access token; it is shown this once.
+    Rotate {
+        /// A name, an id, or the beginning of an id.
+        instance: String,
+        /// How long the old token stays valid.
+        #[arg(long, value_name = "TIME")]
+        overlap: Option<HumanDuration>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TasksCommand {
+    /// Run one now and wait for its result.
+    Run {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// List keys by id; the keys themselves are never shown.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Add a key, make it the active one, and seal every credential again while the daemon runs.
+    Rotate,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Check the configuration as `serve` would; every fault is listed.
+    Check(ConfigFile),
+    /// Print the configuration in force; the database's password is left out.
+    Show(ConfigFile),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigFile {
+    /// The configuration [default: /etc/minimcp/config.toml, if it exists].
+    #[arg(long, env = "MINIMCP_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
+}
+
+fn port_range(text: &str) -> Result<(u16, u16), String> {
+    let range = text
+        .split_once('-')
+        .and_then(|(min, max)| Some((min.trim().parse().ok()?, max.trim().parse().ok()?)));
+    match range {
+        Some((min, max)) if 0 < min && min <= max => Ok((min, max)),
+        _ => Err("write MIN-MAX, two ports such as 3001-3999".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_run_are_read() {
+        let parsed = Arguments::try_parse_from([
+            "minimcp",
+            "run",
+            "github",
+            "--ttl",
+            "2h",
+            "--credential",
+            "GITHUB_TOKEN=work",
+            "--setting",
+            "depth=3",
+            "--label",
+            "team=a=b",
+            "--json",
+        ])
+        .expect("a valid line");
+        assert!(parsed.global.json);
+        let Command::Run(run) = parsed.command else {
+            panic!("not run: {:?}", parsed.command);
+        };
+        assert_eq!(run.ttl, Some(HumanDuration::from_secs(7_200)));
+        assert_eq!(
+            run.credentials,
+            [("GITHUB_TOKEN".to_owned(), "work".to_owned())]
+        );
+        assert_eq!(run.labels, [("team".to_owned(), "a=b".to_owned())]);
+        assert_eq!(run.wait, HumanDuration::from_secs(60));
+    }
+
+    #[test]
+    fn wrong_lines_are_refused() {
+        for line in [
+            &["minimcp", "run"][..],
+            &["minimcp", "run", "demo", "--ttl", "10x"],
+            &["minimcp", "run", "demo", "--credential", "=x"],
+            &["minimcp", "quickstart", "--ports", "9-8"],
+            &["minimcp", "quickstart", "--ports", "0-8"],
+            &["minimcp", "credential", "put", "name", "the-secret-value"],
+            &["minimcp", "logs", "demo", "--stream", "stdin"],
+            &["minimcp", "rm"],
+        ] {
+            let error = Arguments::try_parse_from(line.iter().copied()).expect_err("a wrong line");
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+        }
+    }
+}

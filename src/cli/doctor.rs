@@ -1,0 +1,344 @@
+//! `doctor`: what this host allows, what is installed, and whether the daemon is well.
+
+use std::{
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use serde::Serialize;
+
+use super::{
+    arguments::GlobalOptions,
+    connection,
+    failure::Failure,
+    output::{GREEN, Output, RED, YELLOW, plain},
+};
+use crate::config::Config;
+
+/// Descriptors that the process should be allowed: four for each of a thousand instances.
+const OPEN_FILES_WANTED: u64 = 4_096;
+
+/// One line of the report.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Check {
+    part: &'static str,
+    verdict: Verdict,
+    message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    /// Works, with less.
+    Warning,
+    /// Does not work.
+    Failed,
+}
+
+fn check(part: &'static str, verdict: Verdict, message: impl Into<String>) -> Check {
+    Check {
+        part,
+        verdict,
+        message: message.into(),
+    }
+}
+
+pub(super) async fn run(options: &GlobalOptions, out: Output) -> Result<ExitCode, Failure> {
+    let config = Config::default();
+    let path = connection::environment("PATH").unwrap_or_default();
+    let mut checks = host(Path::new("/"));
+    checks.push(ports(
+        config.runtime.port_min,
+        config.runtime.port_max,
+        |port| TcpListener::bind((config.gateway.address, port)).is_ok(),
+    ));
+    for (part, program, without) in [
+        ("node", "node", "templates of npm servers are unavailable"),
+        ("npm", "npm", "npm servers cannot be installed"),
+        (
+            "python",
+            "python3",
+            "templates of Python servers are unavailable",
+        ),
+        ("pip", "pip", "Python servers cannot be installed by pip"),
+    ] {
+        checks.push(match find_program(program, &path) {
+            Some(found) => check(part, Verdict::Ok, found.display().to_string()),
+            None => check(
+                part,
+                Verdict::Warning,
+                format!("{program} is not in PATH: {without}"),
+            ),
+        });
+    }
+    checks.extend(daemon(options).await);
+    if out.json {
+        let text =
+            serde_json::to_string(&checks).map_err(|error| Failure::Failed(error.to_string()))?;
+        out.line(&format!("{{\"checks\":{text}}}"))?;
+    } else {
+        out.line(&shown(&checks, out))?;
+    }
+    let failed = checks.iter().any(|check| check.verdict == Verdict::Failed);
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn shown(checks: &[Check], out: Output) -> String {
+    checks
+        .iter()
+        .map(|check| {
+            let word = match check.verdict {
+                Verdict::Ok => out.paint(GREEN, "ok  "),
+                Verdict::Warning => out.paint(YELLOW, "warn"),
+                Verdict::Failed => out.paint(RED, "FAIL"),
+            };
+            format!("{word}  {:<16} {}", check.part, plain(&check.message))
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn read(root: &Path, path: &str) -> Option<String> {
+    std::fs::read_to_string(root.join(path)).ok()
+}
+
+/// What the kernel of this host allows, read from its files below `root`.
+fn host(root: &Path) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let release = read(root, "proc/sys/kernel/osrelease").unwrap_or_default();
+    checks.push(check(
+        "kernel",
+        Verdict::Ok,
+        format!("Linux {}", release.trim()),
+    ));
+    checks.push(user_namespaces(
+        read(root, "proc/sys/user/max_user_namespaces").as_deref(),
+        read(root, "proc/sys/kernel/unprivileged_userns_clone").as_deref(),
+        read(
+            root,
+            "proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        )
+        .as_deref(),
+    ));
+    checks.push(match read(root, "sys/fs/cgroup/cgroup.controllers") {
+        Some(controllers) => {
+            let missing: Vec<&str> = ["memory", "pids", "cpu"]
+                .into_iter()
+                .filter(|wanted| controllers.split_whitespace().all(|has| has != *wanted))
+                .collect();
+            if missing.is_empty() {
+                check("cgroup v2", Verdict::Ok, controllers.trim())
+            } else {
+                let text = format!("mounted, but without {}", missing.join(", "));
+                check("cgroup v2", Verdict::Warning, text)
+            }
+        }
+        None => check(
+            "cgroup v2",
+            Verdict::Warning,
+            "not mounted at /sys/fs/cgroup: limits hold by process only",
+        ),
+    });
+    let modules = read(root, "sys/kernel/security/lsm");
+    checks.push(match modules {
+        Some(modules) if modules.split(',').any(|name| name.trim() == "landlock") => {
+            check("landlock", Verdict::Ok, "enabled")
+        }
+        Some(_) => check(
+            "landlock",
+            Verdict::Warning,
+            "not among the kernel's active security modules",
+        ),
+        None => check(
+            "landlock",
+            Verdict::Warning,
+            "unknown: /sys/kernel/security is not readable here",
+        ),
+    });
+    checks.push(open_files(read(root, "proc/self/limits").as_deref()));
+    checks
+}
+
+fn user_namespaces(max: Option<&str>, debian: Option<&str>, apparmor: Option<&str>) -> Check {
+    const PART: &str = "user namespaces";
+    let number = |text: Option<&str>| text.and_then(|text| text.trim().parse::<u64>().ok());
+    if number(max) == Some(0) {
+        let text = "user.max_user_namespaces is 0: instances share our process list unless the keeper runs as root";
+        return check(PART, Verdict::Warning, text);
+    }
+    for (value, forbidding, name) in [
+        (number(debian), 0, "kernel.unprivileged_userns_clone"),
+        (
+            number(apparmor),
+            1,
+            "kernel.apparmor_restrict_unprivileged_userns",
+        ),
+    ] {
+        if value == Some(forbidding) {
+            let text = format!("only root may make them ({name} is {forbidding})");
+            return check(PART, Verdict::Warning, text);
+        }
+    }
+    match number(max) {
+        Some(max) => check(PART, Verdict::Ok, format!("allowed, at most {max}")),
+        None => check(PART, Verdict::Warning, "this kernel has none"),
+    }
+}
+
+/// From the line `Max open files  SOFT  HARD  files` of proc_pid_limits(5); the daemon raises soft to hard.
+fn open_files(limits: Option<&str>) -> Check {
+    const PART: &str = "open files";
+    let hard = limits
+        .and_then(|text| {
+            text.lines()
+                .find_map(|line| line.strip_prefix("Max open files"))
+        })
+        .and_then(|rest| rest.split_whitespace().nth(1));
+    match hard {
+        Some("unlimited") => check(PART, Verdict::Ok, "unlimited"),
+        Some(text) => match text.parse::<u64>() {
+            Ok(files) if files >= OPEN_FILES_WANTED => {
+                check(PART, Verdict::Ok, format!("up to {files}"))
+            }
+            _ => check(
+                PART,
+                Verdict::Warning,
+                format!(
+                    "up to {text}: about {OPEN_FILES_WANTED} are needed for 1,000 instances (ulimit -Hn)"
+                ),
+            ),
+        },
+        None => check(PART, Verdict::Warning, "the limit cannot be read"),
+    }
+}
+
+fn ports(min: u16, max: u16, free: impl Fn(u16) -> bool) -> Check {
+    const PART: &str = "access ports";
+    let all = usize::from(max - min) + 1;
+    let usable = (min..=max).filter(|port| free(*port)).count();
+    let text = format!("{usable} of {all} free, {min} to {max}");
+    match usable {
+        0 => check(PART, Verdict::Failed, text),
+        _ if usable * 2 < all => check(PART, Verdict::Warning, text),
+        _ => check(PART, Verdict::Ok, text),
+    }
+}
+
+fn find_program(name: &str, path: &str) -> Option<PathBuf> {
+    std::env::split_paths(path)
+        .filter(|folder| folder.is_absolute())
+        .map(|folder| folder.join(name))
+        .find(|file| {
+            std::fs::metadata(file)
+                .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+        })
+}
+
+async fn daemon(options: &GlobalOptions) -> Vec<Check> {
+    const PART: &str = "daemon";
+    let client = match connection::connect(options, &connection::environment) {
+        Ok(client) => client,
+        Err(failure) => return vec![check(PART, Verdict::Failed, failure.to_string())],
+    };
+    let readiness = match client.readiness().await {
+        Ok(reply) => reply.read(),
+        Err(error) => Err(error),
+    };
+    let readiness = match readiness {
+        Ok(readiness) => readiness,
+        // None has to run for the host to be fit for one.
+        Err(error) if error.is_unreachable() => {
+            return vec![check(PART, Verdict::Warning, error.to_string())];
+        }
+        Err(error) => return vec![check(PART, Verdict::Failed, error.to_string())],
+    };
+    let verdict = |well: bool| if well { Verdict::Ok } else { Verdict::Failed };
+    let text = format!(
+        "{} at {}",
+        if readiness.ready {
+            "ready"
+        } else {
+            "not ready"
+        },
+        client.target()
+    );
+    let mut checks = vec![check(PART, verdict(readiness.ready), text)];
+    for (name, state) in &readiness.checks {
+        let text = format!("{name}: {state}");
+        checks.push(check(PART, verdict(state == "ok"), text));
+    }
+    checks.push(match client.ports().await {
+        Ok(reply) => match reply.read() {
+            Ok(ports) => {
+                let text = format!(
+                    "token accepted; {} access ports leased, {} resting, {} free",
+                    ports.leased.len(),
+                    ports.quarantined.len(),
+                    ports.free
+                );
+                check(PART, Verdict::Ok, text)
+            }
+            Err(error) => check(PART, Verdict::Failed, error.to_string()),
+        },
+        Err(error) => check(PART, Verdict::Failed, error.to_string()),
+    });
+    checks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_namespaces_are_judged_by_every_switch() {
+        let verdict = |max, debian, apparmor| user_namespaces(max, debian, apparmor).verdict;
+        assert_eq!(verdict(Some("1000\n"), None, None), Verdict::Ok);
+        assert_eq!(verdict(Some("1000"), Some("1"), Some("0")), Verdict::Ok);
+        assert_eq!(verdict(Some("0"), None, None), Verdict::Warning);
+        assert_eq!(verdict(Some("1000"), Some("0\n"), None), Verdict::Warning);
+        assert_eq!(verdict(Some("1000"), None, Some("1")), Verdict::Warning);
+        assert_eq!(verdict(None, None, None), Verdict::Warning);
+    }
+
+    #[test]
+    fn limits_and_ports_are_judged() {
+        let limits = "Max cpu time  unlimited unlimited seconds\nMax open files            1024                 524288               files\n";
+        assert_eq!(open_files(Some(limits)).message, "up to 524288");
+        let low = limits.replace("524288", "1024");
+        assert_eq!(open_files(Some(&low)).verdict, Verdict::Warning);
+        assert_eq!(open_files(None).verdict, Verdict::Warning);
+        assert_eq!(ports(3001, 3010, |_| true).verdict, Verdict::Ok);
+        assert_eq!(
+            ports(3001, 3010, |port| port < 3003).verdict,
+            Verdict::Warning
+        );
+        assert_eq!(ports(3001, 3010, |_| false).verdict, Verdict::Failed);
+        assert_eq!(
+            ports(65_535, 65_535, |_| true).message,
+            "1 of 1 free, 65535 to 65535"
+        );
+    }
+
+    #[test]
+    fn a_host_without_anything_gets_an_answer_for_each_part() {
+        let root = tempfile::tempdir().expect("a folder");
+        let parts: Vec<&str> = host(root.path()).iter().map(|check| check.part).collect();
+        assert_eq!(
+            parts,
+            [
+                "kernel",
+                "user namespaces",
+                "cgroup v2",
+                "landlock",
+                "open files"
+            ]
+        );
+    }
+}

@@ -1,0 +1,81 @@
+//! How a command ends when it did not succeed: one sentence and an exit code.
+
+use std::process::ExitCode;
+
+use crate::{client::ClientError, config::ConfigError};
+
+/// Why a command did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The command line or the configuration makes no sense: exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// The API refused, or cannot be reached.
+    #[error("{sentence}")]
+    Api {
+        /// In words for people.
+        sentence: String,
+        /// 1, 3 or 4.
+        code: u8,
+    },
+    /// Anything else: exit code 1.
+    #[error("{0}")]
+    Failed(String),
+    /// The reader of our output went away: no failure of ours, and nobody reads a sentence.
+    #[error("the reader of the output went away")]
+    OutputClosed,
+}
+
+impl Failure {
+    /// The exit code, as `--help` documents them.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            Self::Api { code, .. } => ExitCode::from(*code),
+            Self::Failed(_) => ExitCode::FAILURE,
+            Self::OutputClosed => ExitCode::SUCCESS,
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let (hint, code) = match &error {
+            _ if error.is_unreachable() => (
+                "; start it with `minimcp quickstart` or `minimcp serve`, or name it with --api-url",
+                3,
+            ),
+            ClientError::Address { .. } => ("", 2),
+            ClientError::Problem(_) if matches!(error.status(), Some(401 | 403)) => {
+                ("; give the token with --token-file or MINIMCP_TOKEN", 4)
+            }
+            _ => ("", 1),
+        };
+        Self::Api {
+            sentence: format!("{error}{hint}"),
+            code,
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(format!("{error:#}"))
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            Self::OutputClosed
+        } else {
+            Self::Failed(error.to_string())
+        }
+    }
+}

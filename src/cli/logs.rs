@@ -1,0 +1,195 @@
+//! `logs` and `events`: pages, and streams that go on across broken connections.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+
+use super::{
+    arguments::LogsOptions,
+    failure::Failure,
+    instances::resolve,
+    output::{DIM, Output, RED, YELLOW, clock, plain},
+};
+use crate::{
+    client::{Client, ClientError, EventStream, LogQuery},
+    domain::duration::HumanDuration,
+    wire::{InstanceEvent, LogLine},
+};
+
+/// Between two attempts to reach the daemon again.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+
+/// So many attempts in a row fail before a follow gives up; an upgrade of the daemon takes seconds.
+const RECONNECT_ATTEMPTS: u32 = 30;
+
+pub(super) async fn print(
+    client: &Client,
+    options: LogsOptions,
+    out: Output,
+) -> Result<(), Failure> {
+    let instance = resolve(client, &options.instance).await?;
+    let query = LogQuery {
+        since: options
+            .since
+            .map(|text| point_in_time(&text, Timestamp::now()))
+            .transpose()?,
+        until: None,
+        stream: options.stream,
+        text: options.grep,
+        tail: Some(options.tail),
+    };
+    let mut last = None;
+    let mut show = |line: &LogLine, json: &str| {
+        last = Some(line.id);
+        if out.json {
+            out.line(json)
+        } else {
+            out.line(&log_line(line, options.timestamps, out))
+        }
+    };
+    let page = client.logs(&instance, &query).await?.read()?;
+    for line in &page.items {
+        let json =
+            serde_json::to_string(line).map_err(|error| Failure::Failed(error.to_string()))?;
+        show(line, &json)?;
+    }
+    if !options.follow {
+        return Ok(());
+    }
+    // A stream without a number would begin with history again; 0 lies before every line.
+    let query = LogQuery {
+        tail: None,
+        ..query
+    };
+    let from = page.items.last().map_or(0, |line| line.id);
+    let open = async |after: Option<i64>| {
+        let after = after.or(Some(from));
+        client.follow_logs(&instance, &query, after).await
+    };
+    follow(open, |line: &LogLine| line.id, show).await
+}
+
+pub(super) async fn events(
+    client: &Client,
+    after: Option<i64>,
+    out: Output,
+) -> Result<(), Failure> {
+    let open = async |last: Option<i64>| client.events(last.or(after)).await;
+    let show = |event: &InstanceEvent, json: &str| {
+        if out.json {
+            out.line(json)
+        } else {
+            out.line(&event_line(event, &event.instance, out))
+        }
+    };
+    follow(open, |event: &InstanceEvent| event.id, show).await
+}
+
+/// Shows what a stream brings until the daemon is gone for good; after a break it goes on where it was.
+async fn follow<T: DeserializeOwned>(
+    open: impl AsyncFn(Option<i64>) -> Result<EventStream, ClientError>,
+    id: impl Fn(&T) -> i64,
+    mut show: impl FnMut(&T, &str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut last = None;
+    let mut attempts = 0;
+    loop {
+        match open(last).await {
+            Ok(mut stream) => {
+                while let Ok(Some(event)) = stream.next().await {
+                    attempts = 0;
+                    // Kinds of a newer daemon that we cannot read are skipped.
+                    if let Ok(entry) = serde_json::from_str::<T>(&event.data) {
+                        show(&entry, &event.data)?;
+                        last = Some(id(&entry)).filter(|id| *id > 0).or(last);
+                    }
+                }
+            }
+            Err(error) if !error.is_unreachable() => return Err(error.into()),
+            Err(error) if attempts == 0 && last.is_none() => return Err(error.into()),
+            Err(_) => {}
+        }
+        attempts += 1;
+        if attempts > RECONNECT_ATTEMPTS {
+            return Err(Failure::Failed(
+                "the daemon went away and did not come back".to_owned(),
+            ));
+        }
+        tokio::time::sleep(RECONNECT_PAUSE).await;
+    }
+}
+
+/// An age such as `10m`, or a time, as the time that the API takes.
+fn point_in_time(text: &str, now: Timestamp) -> Result<String, Failure> {
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return Ok(at.to_string());
+    }
+    let age: HumanDuration = text.parse().map_err(|_| {
+        Failure::Usage(format!(
+            "{text:?} is neither an age such as 10m nor a time such as 2026-01-31T12:00:00Z"
+        ))
+    })?;
+    let span = jiff::SignedDuration::from_millis(i64::try_from(age.ms()).unwrap_or(i64::MAX));
+    let at = now.checked_sub(span).unwrap_or(Timestamp::UNIX_EPOCH);
+    Ok(at.max(Timestamp::UNIX_EPOCH).to_string())
+}
+
+pub(super) fn log_line(line: &LogLine, timestamps: bool, out: Output) -> String {
+    let text = plain(&line.line);
+    let text = match line.stream.as_str() {
+        "system" => out.paint(YELLOW, &text),
+        _ => text,
+    };
+    if timestamps {
+        let stamp = out.paint(DIM, &format!("{} {:<6}", clock(&line.at), line.stream));
+        format!("{stamp} {text}")
+    } else {
+        text
+    }
+}
+
+pub(super) fn event_line(event: &InstanceEvent, who: &str, out: Output) -> String {
+    let color = match event.kind.as_str() {
+        "failed" | "exited" | "launch-failed" | "unhealthy" => RED,
+        _ => DIM,
+    };
+    format!(
+        "{} {} {} {}",
+        out.paint(DIM, &clock(&event.at)),
+        plain(who),
+        out.paint(color, &plain(&event.kind)),
+        plain(&event.message)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_in_time_is_an_age_or_a_time() {
+        let now: Timestamp = "2026-11-21T10:00:00Z".parse().expect("a time");
+        let at = |text| point_in_time(text, now).map_err(|failure| failure.to_string());
+        assert_eq!(at("90m").as_deref(), Ok("2026-11-21T08:30:00Z"));
+        assert_eq!(
+            at("2026-11-21T09:00:00+01:00").as_deref(),
+            Ok("2026-11-21T08:00:00Z")
+        );
+        assert_eq!(at("9000000000000h").as_deref(), Ok("1970-01-01T00:00:00Z"));
+        assert!(at("yesterday").is_err());
+    }
+
+    #[test]
+    fn a_line_of_a_server_cannot_steer_the_terminal() {
+        let line = LogLine {
+            id: 1,
+            at: "2026-11-21T10:00:00Z".to_owned(),
+            generation: 1,
+            stream: "stderr".to_owned(),
+            line: "a\u{1b}[2Jb\tc".to_owned(),
+            continued: false,
+        };
+        assert_eq!(log_line(&line, false, Output::plain()), "a?[2Jb c");
+    }
+}

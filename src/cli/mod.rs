@@ -1,0 +1,146 @@
+//! The command line of `minimcp`.
+
+mod arguments;
+mod configuration;
+mod connection;
+mod credentials;
+mod doctor;
+mod failure;
+mod instances;
+mod logs;
+mod output;
+mod quickstart;
+mod serve;
+mod snippets;
+mod system;
+
+use std::{future::Future, process::ExitCode};
+
+use clap::{CommandFactory as _, Parser as _};
+
+use arguments::{Arguments, Command, CredentialCommand, KeyCommand, TasksCommand, TokenCommand};
+use failure::Failure;
+use output::Output;
+
+use crate::client::Client;
+
+/// Runs the program with the arguments of the process and answers its exit code; `--help` documents them.
+///
+/// `minimcp keeper` and `minimcp mcp` must have been dispatched before, while the process had one thread only.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // A closed pipe behind `--help` is no reason to fail.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match dispatch(arguments) {
+        Ok(code) => code,
+        Err(failure) => {
+            if !matches!(failure, Failure::OutputClosed) {
+                eprintln!("minimcp: {}", output::plain_lines(&failure.to_string()));
+            }
+            failure.exit_code()
+        }
+    }
+}
+
+fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let no_color = connection::environment("NO_COLOR").is_some();
+    let out = Output::of_stdout(arguments.global.json, no_color);
+    match arguments.command {
+        Command::Serve(options) => serve::run(&options),
+        Command::Quickstart(options) => quickstart::run(&options, out),
+        Command::Keeper(_) | Command::Mcp { .. } => Err(Failure::Usage(
+            "keeper and mcp must be the first argument".to_owned(),
+        )),
+        Command::Config(command) => configuration::run(&command, out),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "minimcp", &mut script);
+            out.line(String::from_utf8_lossy(&script).trim_end())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Doctor => block_on(doctor::run(&arguments.global, out)),
+        command => {
+            let client = connection::connect(&arguments.global, &connection::environment)?;
+            block_on(ask(&client, command, out))
+        }
+    }
+}
+
+/// Runs a command that only waits for answers: one thread is enough.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
+}
+
+/// The verbs that ask the API.
+async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Run(options) => return instances::create(client, *options, out).await,
+        Command::Ls(options) => instances::list(client, options, out).await?,
+        Command::Inspect(option) => instances::inspect(client, &option.instance, out).await?,
+        Command::Start(option) => {
+            return instances::act(client, &option.instances, "start", out).await;
+        }
+        Command::Stop(option) => {
+            return instances::act(client, &option.instances, "stop", out).await;
+        }
+        Command::Restart(option) => {
+            return instances::act(client, &option.instances, "restart", out).await;
+        }
+        Command::Restore(options) => return instances::lease(client, options, true, out).await,
+        Command::Extend(options) => return instances::lease(client, options, false, out).await,
+        Command::Rm(option) => return instances::delete(client, &option.instances, out).await,
+        Command::Logs(options) => logs::print(client, options, out).await?,
+        Command::Events { after } => logs::events(client, after, out).await?,
+        Command::Templates { name: None } => system::templates(client, out).await?,
+        Command::Templates { name: Some(name) } => system::template(client, &name, out).await?,
+        Command::Credential(CredentialCommand::Put { name, file }) => {
+            credentials::put(client, name, file.as_deref(), out).await?;
+        }
+        Command::Credential(CredentialCommand::Ls) => credentials::list(client, out).await?,
+        Command::Credential(CredentialCommand::Rm { name }) => {
+            credentials::delete(client, &name, out).await?;
+        }
+        Command::Token(TokenCommand::Rotate { instance, overlap }) => {
+            instances::rotate_token(client, &instance, overlap, out).await?;
+        }
+        Command::Tasks { command: None } => system::tasks(client, out).await?,
+        Command::Tasks {
+            command: Some(TasksCommand::Run { name }),
+        } => return system::run_task(client, &name, out).await,
+        Command::Key(KeyCommand::List) => system::keys(client, out).await?,
+        Command::Key(KeyCommand::Rotate) => system::rotate_key(client, out).await?,
+        Command::Quickstart(_)
+        | Command::Serve(_)
+        | Command::Keeper(_)
+        | Command::Mcp { .. }
+        | Command::Doctor
+        | Command::Config(_)
+        | Command::Completions { .. } => unreachable!("dispatched before a client is made"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn completions_are_generated_for_every_shell() {
+        use clap::ValueEnum as _;
+        for shell in clap_complete::Shell::value_variants() {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "minimcp", &mut script);
+            let script = String::from_utf8(script).expect("a script is text");
+            assert!(script.contains("quickstart"), "{shell}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! `serve`: the daemon as a service.
+
+use std::{io::IsTerminal as _, process::ExitCode};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    arguments::{ConfigFile, LogFormat, ServeOptions},
+    configuration, connection,
+    failure::Failure,
+};
+use crate::daemon::Daemon;
+
+pub(super) fn run(options: &ServeOptions) -> Result<ExitCode, Failure> {
+    let config = configuration::load(&ConfigFile {
+        config: options.config.clone(),
+    })?;
+    start_log(options.log_format, "info")?;
+    runtime()?.block_on(async {
+        let mut signals = Signals::listen()?;
+        let discovery = config.clone();
+        let daemon = tokio::select! {
+            started = Daemon::start(config) => started?,
+            () = signals.next() => return Ok(ExitCode::SUCCESS),
+        };
+        let word = connection::discovery_of(&discovery, daemon.api_url());
+        let file = connection::serve_discovery_file(&connection::environment);
+        if let Some(file) = &file
+            && let Err(error) = word.write(file)
+        {
+            tracing::warn!("cannot write {}: {error}", file.display());
+        }
+        let ended = daemon.run_until(signals.shutdown()).await;
+        if let Some(file) = &file {
+            word.withdraw(file);
+        }
+        ended?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// The runtime of the daemon.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?)
+}
+
+/// Log lines to stderr; `MINIMCP_LOG` says which (`info`, `debug`, `minimcp::gateway=trace`, …).
+pub(super) fn start_log(format: LogFormat, default: &str) -> Result<(), Failure> {
+    let text = connection::environment("MINIMCP_LOG").unwrap_or_else(|| default.to_owned());
+    let filter = EnvFilter::try_new(&text)
+        .map_err(|error| Failure::Usage(format!("MINIMCP_LOG={text:?}: {error}")))?;
+    let terminal = std::io::stderr().is_terminal();
+    let color = terminal && connection::environment("NO_COLOR").is_none();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(color);
+    // The journal stamps each line itself (systemd.exec(5), JOURNAL_STREAM).
+    let journal = connection::environment("JOURNAL_STREAM").is_some();
+    match format {
+        LogFormat::Json => log.json().init(),
+        LogFormat::Text if journal => log.without_time().init(),
+        LogFormat::Text => log.init(),
+    }
+    Ok(())
+}
+
+/// SIGINT and SIGTERM. Listening begins with the value, so that none is lost while the daemon starts.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    pub(super) fn listen() -> Result<Self, Failure> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// The next of either.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// Resolves at the first signal; the second ends the process at once: someone lost patience, and what runs below
+    /// us ends with us, since the keeper holds a lifeline.
+    pub(super) async fn shutdown(mut self) {
+        self.next().await;
+        tokio::spawn(async move {
+            self.next().await;
+            std::process::exit(INTERRUPTED_TWICE);
+        });
+    }
+}
+
+/// As a shell reports a process that SIGINT ended.
+const INTERRUPTED_TWICE: i32 = 130;

@@ -1,0 +1,242 @@
+//! Templates, background tasks and master keys.
+
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+
+use super::{
+    failure::Failure,
+    output::{Output, age, plain, rough},
+};
+use crate::{
+    client::Client,
+    wire::{TaskStatus, TemplateSummary},
+};
+
+pub(super) async fn templates(client: &Client, out: Output) -> Result<(), Failure> {
+    let reply = client.templates().await?;
+    if out.json {
+        return out.line(reply.json());
+    }
+    out.line(&listed(&reply.read()?.items, out))
+}
+
+fn listed(items: &[TemplateSummary], out: Output) -> String {
+    let rows = items
+        .iter()
+        .map(|template| {
+            let needs: Vec<&str> = template
+                .credentials
+                .iter()
+                .filter(|credential| credential.required)
+                .map(|credential| credential.name.as_str())
+                .collect();
+            let state = match &template.unavailable_reason {
+                _ if template.available => "yes".to_owned(),
+                Some(reason) => format!("no: {reason}"),
+                None => "no".to_owned(),
+            };
+            let needs = if needs.is_empty() {
+                "-".to_owned()
+            } else {
+                needs.join(", ")
+            };
+            [template.name.clone(), template.title.clone(), needs, state]
+        })
+        .collect();
+    out.table(["name", "title", "credentials", "available"], rows)
+}
+
+pub(super) async fn template(client: &Client, name: &str, out: Output) -> Result<(), Failure> {
+    let reply = client.template(name).await?;
+    if out.json {
+        return out.line(reply.json());
+    }
+    out.line(&described(&reply.read()?))
+}
+
+fn described(template: &TemplateSummary) -> String {
+    let mut lines = vec![
+        format!("{}: {}", template.name, plain(&template.title)),
+        format!("  {}", plain(&template.description)),
+    ];
+    if let Some(reason) = &template.unavailable_reason {
+        lines.push(format!("  Not available: {}", plain(reason)));
+    }
+    let ttl = template.ttl_default.as_deref().unwrap_or("none");
+    lines.push(format!(
+        "  TTL: {ttl} by default, at most {}",
+        template.ttl_max
+    ));
+    for credential in &template.credentials {
+        let need = if credential.required {
+            "required"
+        } else {
+            "optional"
+        };
+        lines.push(format!(
+            "  Credential {} ({need}): {}",
+            credential.name,
+            plain(&credential.title)
+        ));
+        let help = credential.help.as_deref().unwrap_or_default();
+        lines.extend(help.lines().map(|line| format!("    {}", plain(line))));
+    }
+    let properties = template.settings_schema.get("properties");
+    for (name, schema) in properties.and_then(|p| p.as_object()).into_iter().flatten() {
+        let word = |key: &str| schema.get(key).and_then(|value| value.as_str());
+        let kind = word("type").unwrap_or("any");
+        let text = word("description").or(word("title")).unwrap_or_default();
+        lines.push(format!("  Setting {name} ({kind}): {}", plain(text)));
+    }
+    lines.join("\n")
+}
+
+pub(super) async fn tasks(client: &Client, out: Output) -> Result<(), Failure> {
+    let reply = client.tasks().await?;
+    if out.json {
+        return out.line(reply.json());
+    }
+    let now = Timestamp::now();
+    let rows = reply
+        .read()?
+        .items
+        .into_iter()
+        .map(|task| {
+            let state = if task.running {
+                "running".to_owned()
+            } else if let Some(error) = &task.last_error {
+                format!("failed: {error}")
+            } else if task.last_started_at.is_some() {
+                "ok".to_owned()
+            } else {
+                "-".to_owned()
+            };
+            let last = age(task.last_started_at.as_deref(), now);
+            [task.name, task.schedule, last, task.runs.to_string(), state]
+        })
+        .collect();
+    out.line(&out.table(["name", "schedule", "last run", "runs", "state"], rows))
+}
+
+pub(super) async fn run_task(
+    client: &Client,
+    name: &str,
+    out: Output,
+) -> Result<ExitCode, Failure> {
+    let reply = client.run_task(name).await?;
+    let task = reply.read()?;
+    if out.json {
+        out.line(reply.json())?;
+    }
+    match &task.last_error {
+        Some(error) => Err(Failure::Failed(format!("{name} failed: {error}"))),
+        None if out.json => Ok(ExitCode::SUCCESS),
+        None => {
+            out.line(&ran(&task))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn ran(task: &TaskStatus) -> String {
+    if task.running {
+        return format!("{} runs", task.name);
+    }
+    let took = task.last_duration_ms.unwrap_or_default();
+    let took = if took < 1_000 {
+        format!("{took}ms")
+    } else {
+        rough(took)
+    };
+    match &task.last_result {
+        Some(result) => format!("{} ran in {took}: {result}", task.name),
+        None => format!("{} ran in {took}", task.name),
+    }
+}
+
+pub(super) async fn keys(client: &Client, out: Output) -> Result<(), Failure> {
+    let reply = client.keys().await?;
+    if out.json {
+        return out.line(reply.json());
+    }
+    let rows = reply
+        .read()?
+        .items
+        .into_iter()
+        .map(|key| {
+            let active = if key.active { "yes" } else { "no" };
+            [key.id, active.to_owned()]
+        })
+        .collect();
+    out.line(&out.table(["key", "active"], rows))
+}
+
+pub(super) async fn rotate_key(client: &Client, out: Output) -> Result<(), Failure> {
+    let reply = client.rotate_key().await?;
+    if out.json {
+        return out.line(reply.json());
+    }
+    out.line(&format!(
+        "Key {} seals from now on; stored credentials are sealed again with it.",
+        reply.read()?.id
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(name: &str, reason: Option<&str>) -> TemplateSummary {
+        TemplateSummary {
+            name: name.to_owned(),
+            title: format!("The {name} server"),
+            description: "Does things.".to_owned(),
+            transport: "stdio".to_owned(),
+            available: reason.is_none(),
+            unavailable_reason: reason.map(str::to_owned),
+            credentials: vec![crate::wire::TemplateCredential {
+                name: "TOKEN".to_owned(),
+                title: "A token".to_owned(),
+                help: Some("Open the page.\nPress the button.".to_owned()),
+                required: reason.is_none(),
+            }],
+            settings_schema: serde_json::json!({
+                "type": "object",
+                "properties": { "depth": { "type": "integer", "description": "How deep." } }
+            }),
+            ttl_default: Some("1h".to_owned()),
+            ttl_max: "30d".to_owned(),
+        }
+    }
+
+    #[test]
+    fn templates_as_a_table_and_one_by_one() {
+        let out = Output::plain();
+        let items = [
+            template("github", None),
+            template(
+                "git",
+                Some("mcp-server-git is not installed: pip install mcp-server-git"),
+            ),
+        ];
+        insta::assert_snapshot!(listed(&items, out), @"");
+        insta::assert_snapshot!(described(&items[1]), @"");
+    }
+
+    #[test]
+    fn a_run_tells_its_time_and_result() {
+        let task = TaskStatus {
+            name: "reconcile".to_owned(),
+            description: String::new(),
+            schedule: "off".to_owned(),
+            running: false,
+            last_started_at: None,
+            last_duration_ms: Some(12),
+            last_result: Some(serde_json::json!({"repaired": 0})),
+            last_error: None,
+            runs: 1,
+        };
+        assert_eq!(ran(&task), "reconcile ran in 12ms: {\"repaired\":0}");
+    }
+}

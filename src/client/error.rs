@@ -1,0 +1,183 @@
+//! What can go wrong between a caller and the API, each in one readable sentence.
+
+use http::StatusCode;
+
+use crate::wire::Problem;
+
+/// Why a call did not succeed. Never holds the token or a body that was sent.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The address makes no sense.
+    #[error("{url:?} is not the address of an API: {reason}")]
+    Address {
+        /// What was given.
+        url: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Nobody answers there.
+    #[error("no MiniMCP daemon answers at {target}: {reason}")]
+    Unreachable {
+        /// Where.
+        target: String,
+        /// The cause in a few words.
+        reason: String,
+    },
+    /// It took too long.
+    #[error("the daemon at {target} did not answer in time")]
+    TimedOut {
+        /// Where.
+        target: String,
+    },
+    /// The connection broke within an answer.
+    #[error("the connection to {target} broke: {reason}")]
+    Broken {
+        /// Where.
+        target: String,
+        /// The cause in a few words.
+        reason: String,
+    },
+    /// The API said no.
+    #[error("{}", sentence(.0))]
+    Problem(Box<Problem>),
+    /// An answer that is not the API's.
+    #[error("the daemon gave {reason}; is this the address of a MiniMCP API?")]
+    Strange {
+        /// What came.
+        reason: String,
+    },
+}
+
+fn sentence(problem: &Problem) -> String {
+    let mut text = if problem.detail.is_empty() {
+        problem.title.clone()
+    } else {
+        problem.detail.clone()
+    };
+    for violation in &problem.violations {
+        let pointer = if violation.pointer.is_empty() {
+            "request"
+        } else {
+            &violation.pointer
+        };
+        text.push_str("\n  ");
+        text.push_str(pointer);
+        text.push_str(": ");
+        text.push_str(&violation.message);
+    }
+    if problem.status >= 500 && !problem.request_id.is_empty() {
+        text.push_str(" (request ");
+        text.push_str(&problem.request_id);
+        text.push(')');
+    }
+    text
+}
+
+impl ClientError {
+    /// The HTTP status, when the API answered with one.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Problem(problem) => Some(problem.status),
+            _ => None,
+        }
+    }
+
+    /// The stable word of the API's problem, when there is one.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Problem(problem) => Some(&problem.code),
+            _ => None,
+        }
+    }
+
+    /// Whether there was no answer at all.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::TimedOut { .. })
+    }
+
+    pub(super) fn of_answer(status: StatusCode, body: &str) -> Self {
+        match serde_json::from_str::<Problem>(body) {
+            Ok(problem) => Self::Problem(Box::new(problem)),
+            Err(_) => Self::Strange {
+                reason: format!("the status {status} without a reason"),
+            },
+        }
+    }
+
+    pub(super) fn lost(target: &str, error: &reqwest::Error) -> Self {
+        let target = target.to_owned();
+        // The innermost cause is the system's word, such as "Connection refused (os error 111)".
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        let text = cause.to_string();
+        let reason = match text.find(" (os error") {
+            Some(end) => text[..end].to_lowercase(),
+            None => text,
+        };
+        if error.is_connect() {
+            Self::Unreachable { target, reason }
+        } else if error.is_timeout() {
+            Self::TimedOut { target }
+        } else {
+            Self::Broken { target, reason }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::ProblemViolation;
+
+    fn problem(status: u16) -> Problem {
+        Problem {
+            kind: "about:blank".to_owned(),
+            status,
+            title: "The request is not valid".to_owned(),
+            detail: "2 fields are not valid".to_owned(),
+            code: "validation-failed".to_owned(),
+            request_id: "req-7".to_owned(),
+            violations: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_problem_reads_as_a_sentence_with_every_violation() {
+        let mut said = problem(422);
+        for (pointer, message) in [("/ttl", "10x is not a duration"), ("", "is too large")] {
+            said.violations.push(ProblemViolation {
+                pointer: pointer.to_owned(),
+                code: "pattern".to_owned(),
+                message: message.to_owned(),
+            });
+        }
+        let body = serde_json::to_string(&said).expect("a problem is valid JSON");
+        let error = ClientError::of_answer(StatusCode::UNPROCESSABLE_ENTITY, &body);
+        assert_eq!(
+            error.to_string(),
+            "2 fields are not valid\n  /ttl: 10x is not a duration\n  request: is too large"
+        );
+        assert_eq!(error.status(), Some(422));
+        assert_eq!(error.code(), Some("validation-failed"));
+    }
+
+    #[test]
+    fn a_failure_of_the_daemon_names_the_request() {
+        let error = ClientError::Problem(Box::new(problem(500)));
+        assert_eq!(error.to_string(), "2 fields are not valid (request req-7)");
+    }
+
+    #[test]
+    fn a_page_of_a_stranger_is_not_repeated() {
+        let error = ClientError::of_answer(StatusCode::BAD_GATEWAY, "<html>secret</html>");
+        assert_eq!(
+            error.to_string(),
+            "the daemon gave the status 502 Bad Gateway without a reason; is this the address of a MiniMCP API?"
+        );
+    }
+}

@@ -1,0 +1,283 @@
+//! What must hold of a configuration as a whole.
+
+use std::{fmt, path::Path};
+
+use tokio_cron_scheduler::Job;
+
+use super::Config;
+use crate::domain::duration::HumanDuration;
+
+/// One thing that is wrong, and where: `section.key`, or the name of a variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFault {
+    /// Where.
+    pub place: String,
+    /// What is wrong and what is allowed. Never holds a password.
+    pub reason: String,
+}
+
+impl fmt::Display for ConfigFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.reason)
+    }
+}
+
+impl ConfigFault {
+    pub(super) fn new(place: &str, reason: impl Into<String>) -> Self {
+        Self {
+            place: place.to_owned(),
+            reason: reason.into(),
+        }
+    }
+
+    /// A name that nobody knows, with the nearest that somebody does.
+    pub(super) fn unknown<'a>(
+        place: &str,
+        what: &str,
+        name: &str,
+        known: impl Iterator<Item = &'a str>,
+    ) -> Self {
+        let nearest = known
+            .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+            .min()
+            .filter(|(distance, _)| *distance <= 1 + name.len() / 3);
+        let reason = match nearest {
+            Some((_, candidate)) => format!("there is no such {what}; did you mean {candidate:?}?"),
+            None => format!("there is no such {what}"),
+        };
+        Self::new(place, reason)
+    }
+}
+
+/// Names the kernel's limit for `sockaddr_un.sun_path` (unix(7)), the final NUL included.
+const UNIX_PATH_BYTES: usize = 108;
+
+impl Config {
+    /// Adds what is wrong with the whole to `faults`.
+    pub(super) fn check(&self, faults: &mut Vec<ConfigFault>) {
+        let mut refuse = |place: &str, reason: String| faults.push(ConfigFault::new(place, reason));
+        let runtime = &self.runtime;
+        if runtime.port_min == 0 {
+            refuse(
+                "runtime.port_min",
+                "is 0: the first access port is at least 1".to_owned(),
+            );
+        }
+        let ports =
+            usize::from(runtime.port_max) + 1 - usize::from(runtime.port_min.min(runtime.port_max));
+        if runtime.port_max < runtime.port_min {
+            refuse(
+                "runtime.port_max",
+                format!(
+                    "is {}, below runtime.port_min, {}",
+                    runtime.port_max, runtime.port_min
+                ),
+            );
+        } else if runtime.instances_max > ports {
+            refuse(
+                "runtime.instances_max",
+                format!(
+                    "is {}, but the range {} to {} has {ports} ports and each instance needs one",
+                    runtime.instances_max, runtime.port_min, runtime.port_max
+                ),
+            );
+        }
+        if self.api.port != 0 && (runtime.port_min..=runtime.port_max).contains(&self.api.port) {
+            refuse(
+                "api.port",
+                format!(
+                    "{} lies within the range of access ports, {} to {}",
+                    self.api.port, runtime.port_min, runtime.port_max
+                ),
+            );
+        }
+        self.check_numbers(&mut refuse);
+        self.check_paths(&mut refuse);
+        self.check_texts(&mut refuse);
+        for (task, schedule) in &self.tasks {
+            if schedule != "off" && Job::new(schedule, |_, _| {}).is_err() {
+                refuse(
+                    &format!("tasks.{task}"),
+                    format!(
+                        "{schedule:?} is not a cron expression with seconds, such as \"0 */5 * * * *\" \
+                         (second minute hour day month weekday), nor \"off\""
+                    ),
+                );
+            }
+        }
+    }
+
+    fn check_numbers(&self, refuse: &mut impl FnMut(&str, String)) {
+        let at_least: [(&str, u64, u64); 14] = [
+            (
+                "api.body_limit_bytes",
+                self.api.body_limit_bytes as u64,
+                1_024,
+            ),
+            (
+                "gateway.body_limit_bytes",
+                self.gateway.body_limit_bytes as u64,
+                1_024,
+            ),
+            (
+                "gateway.line_limit_bytes",
+                self.gateway.line_limit_bytes as u64,
+                1_024,
+            ),
+            ("gateway.sessions_max", self.gateway.sessions_max as u64, 1),
+            (
+                "database.connections_max",
+                self.database.connections_max.into(),
+                1,
+            ),
+            (
+                "runtime.instances_max",
+                self.runtime.instances_max as u64,
+                1,
+            ),
+            ("runtime.launches_max", self.runtime.launches_max as u64, 1),
+            (
+                "logs.line_limit_bytes",
+                self.logs.line_limit_bytes as u64,
+                256,
+            ),
+            ("logs.queue_bytes", self.logs.queue_bytes as u64, 64 << 10),
+            ("logs.batch_rows", self.logs.batch_rows as u64, 1),
+            ("logs.spool_bytes", self.logs.spool_bytes, 64 << 10),
+            (
+                "logs.retention_rows_per_instance",
+                self.logs.retention_rows_per_instance,
+                1,
+            ),
+            (
+                "logs.queue_bytes",
+                self.logs.queue_bytes as u64,
+                self.logs.line_limit_bytes as u64,
+            ),
+            (
+                "logs.spool_bytes",
+                self.logs.spool_bytes,
+                self.logs.line_limit_bytes as u64,
+            ),
+        ];
+        let mut seen = std::collections::BTreeSet::new();
+        for (place, value, least) in at_least {
+            if value < least && seen.insert(place) {
+                refuse(place, format!("is {value}; at least {least} is needed"));
+            }
+        }
+        let positive: [(&str, HumanDuration); 7] = [
+            ("api.request_timeout", self.api.request_timeout),
+            ("gateway.wake_budget", self.gateway.wake_budget),
+            ("gateway.call_timeout", self.gateway.call_timeout),
+            ("gateway.session_idle", self.gateway.session_idle),
+            ("database.acquire_timeout", self.database.acquire_timeout),
+            ("logs.batch_delay", self.logs.batch_delay),
+            ("logs.retention", self.logs.retention),
+        ];
+        for (place, duration) in positive {
+            if duration.ms() == 0 {
+                refuse(
+                    place,
+                    "is 0; a duration above 0 is needed, such as \"30s\"".to_owned(),
+                );
+            }
+        }
+    }
+
+    fn check_paths(&self, refuse: &mut impl FnMut(&str, String)) {
+        let needed: [(&str, &Path); 5] = [
+            ("api.admin_token_file", &self.api.admin_token_file),
+            ("runtime.instance_dir", &self.runtime.instance_dir),
+            ("runtime.keeper_socket", &self.runtime.keeper_socket),
+            ("logs.spool_dir", &self.logs.spool_dir),
+            ("secrets.key_file", &self.secrets.key_file),
+        ];
+        for (place, path) in needed {
+            if path.as_os_str().is_empty() {
+                refuse(place, "is empty; a path is needed".to_owned());
+            }
+        }
+        let sockets = [
+            ("api.unix_socket", self.api.unix_socket.as_deref()),
+            (
+                "runtime.keeper_socket",
+                Some(self.runtime.keeper_socket.as_path()),
+            ),
+        ];
+        for (place, path) in sockets {
+            let bytes = path.map_or(0, |path| path.as_os_str().len());
+            if bytes >= UNIX_PATH_BYTES {
+                refuse(
+                    place,
+                    format!(
+                        "is {bytes} bytes long; a unix socket's path has at most {} bytes",
+                        UNIX_PATH_BYTES - 1
+                    ),
+                );
+            }
+        }
+        for path in &self.runtime.search_path {
+            if !path.is_absolute() {
+                refuse(
+                    "runtime.search_path",
+                    format!(
+                        "{:?} is not absolute: programs must not hang on the working folder",
+                        path.display()
+                    ),
+                );
+            }
+        }
+    }
+
+    fn check_texts(&self, refuse: &mut impl FnMut(&str, String)) {
+        let url = &self.database.url;
+        let known = ["sqlite:", "postgres://", "postgresql://"];
+        if !known.iter().any(|scheme| url.starts_with(scheme)) {
+            // Not repeated: it may hold a password.
+            refuse(
+                "database.url",
+                "is neither sqlite:PATH nor postgres://USER@HOST/DATABASE".to_owned(),
+            );
+        } else if url == "sqlite:" {
+            refuse(
+                "database.url",
+                "names no file: write sqlite:PATH".to_owned(),
+            );
+        }
+        let origins = [
+            ("api.cors_origins", &self.api.cors_origins),
+            ("gateway.allowed_origins", &self.gateway.allowed_origins),
+        ];
+        for (place, list) in origins {
+            for origin in list {
+                let host = origin.split_once("://").map(|(_, host)| host);
+                let whole = host.is_some_and(|host| !host.is_empty() && !host.contains('/'));
+                if !whole && origin != "*" {
+                    refuse(
+                        place,
+                        format!(
+                            "{origin:?} is not an origin such as https://app.example.com (no path, no final slash)"
+                        ),
+                    );
+                }
+            }
+        }
+        if let Some(host) = &self.gateway.public_host
+            && (host.is_empty() || host.contains(['/', ' ']))
+        {
+            refuse(
+                "gateway.public_host",
+                format!("{host:?} is not a host name"),
+            );
+        }
+        for host in &self.gateway.allowed_hosts {
+            if host.is_empty() || host.contains(['/', ' ']) {
+                refuse(
+                    "gateway.allowed_hosts",
+                    format!("{host:?} is not a host name"),
+                );
+            }
+        }
+    }
+}

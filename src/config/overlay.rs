@@ -1,0 +1,129 @@
+//! Environment variables over the file: `MINIMCP_SECTION__KEY`.
+
+use toml::{Table, Value};
+
+use super::{Config, ConfigFault};
+
+const PREFIX: &str = "MINIMCP_";
+
+/// Every section with every key, the optional ones included, each with some value of its type.
+pub(super) fn known_keys() -> std::collections::BTreeMap<String, Table> {
+    let mut full = Config::default();
+    full.api.unix_socket = Some("x".into());
+    full.gateway.public_host = Some("x".to_owned());
+    full.tasks.insert("x".to_owned(), "off".to_owned());
+    let table = Table::try_from(&full).expect("a configuration is always valid TOML");
+    table
+        .into_iter()
+        .filter_map(|(section, keys)| match keys {
+            Value::Table(keys) => Some((section, keys)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Whether a key may be absent altogether.
+pub(super) fn is_optional(section: &str, key: &str) -> bool {
+    let defaults = Table::try_from(Config::default()).unwrap_or_default();
+    section != "tasks"
+        && defaults
+            .get(section)
+            .and_then(Value::as_table)
+            .is_some_and(|keys| !keys.contains_key(key))
+}
+
+/// Writes `variables` into `table`. Variables of ours without `__` are no keys (`MINIMCP_TOKEN`, `MINIMCP_LOG`).
+pub(super) fn apply(
+    table: &mut Table,
+    variables: impl IntoIterator<Item = (String, String)>,
+    database_url: bool,
+    faults: &mut Vec<ConfigFault>,
+) {
+    let known = known_keys();
+    let mut ours = Vec::new();
+    for (name, text) in variables {
+        if name == "DATABASE_URL" && database_url && !text.is_empty() {
+            set(table, "database", "url", Value::String(text));
+        } else if let Some((section, key)) =
+            name.strip_prefix(PREFIX).and_then(|n| n.split_once("__"))
+        {
+            let section = section.to_ascii_lowercase();
+            let key = key.to_ascii_lowercase();
+            ours.push((name, section, key, text));
+        }
+    }
+    // In the order of the names, so that the outcome never hangs on the order of the environment.
+    ours.sort();
+    for (name, section, key, text) in ours {
+        let Some(keys) = known.get(&section) else {
+            let names = known.keys().map(String::as_str);
+            faults.push(ConfigFault::unknown(&name, "section", &section, names));
+            continue;
+        };
+        if section == "tasks" {
+            set(table, &section, &key.replace('_', "-"), Value::String(text));
+        } else if let Some(sample) = keys.get(&key) {
+            match typed(sample, &text) {
+                Ok(value) => set(table, &section, &key, value),
+                Err(reason) => faults.push(ConfigFault::new(&name, reason)),
+            }
+        } else if section == "database" && key == "url_file" {
+            match std::fs::read_to_string(&text) {
+                Ok(url) => set(
+                    table,
+                    "database",
+                    "url",
+                    Value::String(url.trim().to_owned()),
+                ),
+                Err(error) => {
+                    faults.push(ConfigFault::new(
+                        &name,
+                        format!("cannot read {text}: {error}"),
+                    ));
+                }
+            }
+        } else {
+            let names = keys.keys().map(String::as_str);
+            faults.push(ConfigFault::unknown(&name, "key", &key, names));
+        }
+    }
+}
+
+fn set(table: &mut Table, section: &str, key: &str, value: Value) {
+    let entry = table
+        .entry(section)
+        .or_insert_with(|| Value::Table(Table::new()));
+    if let Value::Table(keys) = entry {
+        keys.insert(key.to_owned(), value);
+    }
+}
+
+/// Reads `text` as a value of the type of `sample`.
+fn typed(sample: &Value, text: &str) -> Result<Value, String> {
+    match sample {
+        Value::Integer(_) => text
+            .trim()
+            .parse()
+            .map(Value::Integer)
+            .map_err(|_| format!("{text:?} is not a whole number")),
+        Value::Boolean(_) => match text.trim() {
+            "true" | "1" | "yes" => Ok(Value::Boolean(true)),
+            "false" | "0" | "no" => Ok(Value::Boolean(false)),
+            _ => Err(format!("{text:?} is neither true nor false")),
+        },
+        Value::Array(_) if text.trim_start().starts_with('[') => {
+            let table: Table = format!("x = {text}")
+                .parse()
+                .map_err(|_| format!("{text:?} is not a TOML array"))?;
+            Ok(table.get("x").cloned().unwrap_or(Value::Array(Vec::new())))
+        }
+        Value::Array(_) => Ok(Value::Array(
+            text.split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+                .map(|part| Value::String(part.to_owned()))
+                .collect(),
+        )),
+        _ => Ok(Value::String(text.to_owned())),
+    }
+}
