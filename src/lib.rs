@@ -1,9 +1,9 @@
 //! MiniMCP: a daemon that runs other people's MCP servers safely. See ARCHITECTURE.md for the map.
 
 pub mod api;
-pub mod clock;
 pub mod cli;
 pub mod client;
+pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod domain;
