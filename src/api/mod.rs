@@ -5,6 +5,7 @@
 //! `mutations` (body limit, `Idempotency-Key`), handler.
 
 pub mod auth;
+pub mod docs;
 pub mod error;
 pub mod extract;
 pub mod instances;
@@ -92,7 +93,7 @@ impl Deref for AppState {
 /// The whole API as one router, ready for [`serve`].
 pub fn router(state: AppState) -> Router {
     let parts = openapi::parts();
-    let document = parts.document_json();
+    let published = parts.published();
     let api = parts
         .api
         .route_layer(middleware::from_fn_with_state(
@@ -114,7 +115,7 @@ pub fn router(state: AppState) -> Router {
         .merge(parts.open)
         .fallback(system::no_such_route)
         .method_not_allowed_fallback(system::method_not_allowed)
-        .layer(axum::Extension(document))
+        .layer(axum::Extension(published))
         .layer(DefaultBodyLimit::max(state.config.body_limit_bytes))
         .layer(middleware::from_fn_with_state(
             state.clone(),

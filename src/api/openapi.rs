@@ -12,7 +12,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{AppState, error::PROBLEM_JSON, instances, ports, system, templates, verbs};
+use super::{AppState, docs, error::PROBLEM_JSON, instances, ports, system, templates, verbs};
 use crate::wire::{Problem, ProblemViolation};
 
 /// Where the API is mounted in the document; the same routes answer under `/api`.
@@ -53,20 +53,26 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// The document as JSON, made once.
+    /// The document as it is served, made once.
     #[must_use]
-    pub fn document_json(&self) -> DocumentJson {
-        let text = self
-            .document
-            .to_json()
+    pub fn published(&self) -> Published {
+        let value = serde_json::to_value(&self.document)
             .expect("the document is made of texts and numbers");
-        DocumentJson(Bytes::from(text))
+        Published {
+            page: Bytes::from(docs::page(&value)),
+            json: Bytes::from(value.to_string()),
+        }
     }
 }
 
-/// The document as JSON text.
+/// The document as it is served.
 #[derive(Debug, Clone)]
-pub struct DocumentJson(pub Bytes);
+pub struct Published {
+    /// For programs.
+    pub json: Bytes,
+    /// For people (HTML).
+    pub page: Bytes,
+}
 
 /// Builds the routers and the document.
 #[must_use]

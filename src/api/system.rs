@@ -12,7 +12,7 @@ use http::{StatusCode, header};
 use super::{
     AppState,
     error::{ApiError, Code},
-    openapi::DocumentJson,
+    openapi::Published,
 };
 use crate::{domain::principal::Principal, wire::Readiness};
 
@@ -83,8 +83,8 @@ pub async fn metrics(_who: Principal, State(state): State<AppState>) -> Result<R
     get, path = "/openapi.json", tag = "operations",
     responses((status = 200, description = "OpenAPI", body = Object, content_type = "application/json"))
 )]
-pub async fn openapi_json(Extension(document): Extension<DocumentJson>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], document.0).into_response()
+pub async fn openapi_json(Extension(published): Extension<Published>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], published.json).into_response()
 }
 
 /// This document as a page for people.
@@ -92,8 +92,14 @@ pub async fn openapi_json(Extension(document): Extension<DocumentJson>) -> Respo
     get, path = "/docs", tag = "operations",
     responses((status = 200, description = "One self-contained page", body = String, content_type = "text/html"))
 )]
-pub async fn docs(Extension(document): Extension<DocumentJson>) -> Html<String> {
-    Html(String::from_utf8_lossy(&document.0).into_owned())
+pub async fn docs(Extension(published): Extension<Published>) -> Response {
+    // The page has its style inside and nothing else.
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+    (
+        [(header::CONTENT_SECURITY_POLICY, policy)],
+        Html(published.page),
+    )
+        .into_response()
 }
 
 /// Every path that is not there.
