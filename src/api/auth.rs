@@ -6,26 +6,21 @@ use axum::{
     response::Response,
 };
 use http::{HeaderMap, header, request::Parts};
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
 use super::{
     AppState,
     error::{ApiError, Code},
 };
-use crate::domain::{
-    id::OwnerId,
-    principal::{Principal, Role},
+use crate::{
+    domain::{
+        id::OwnerId,
+        principal::{Principal, Role},
+    },
+    secrets::AdminToken,
 };
 
 /// In whose name the holder of the administrator token acts.
 pub const ADMINISTRATOR: &str = "admin";
-
-/// The hash under which the administrator token is kept and compared: SHA-256 of its text.
-#[must_use]
-pub fn token_hash(token: &str) -> [u8; 32] {
-    Sha256::digest(token.as_bytes()).into()
-}
 
 /// The principal of the administrator.
 #[must_use]
@@ -43,13 +38,13 @@ pub async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let principal = principal_of(request.headers(), &state.admin_token_hash)?;
+    let principal = principal_of(request.headers(), &state.admin_token)?;
     request.extensions_mut().insert(principal);
     Ok(next.run(request).await)
 }
 
 /// Compares hashes in constant time, so neither the token nor its length can be guessed by timing.
-fn principal_of(headers: &HeaderMap, expected: &[u8; 32]) -> Result<Principal, ApiError> {
+fn principal_of(headers: &HeaderMap, expected: &AdminToken) -> Result<Principal, ApiError> {
     let refuse = |why: &str| {
         ApiError::new(
             Code::Unauthenticated,
@@ -70,7 +65,7 @@ fn principal_of(headers: &HeaderMap, expected: &[u8; 32]) -> Result<Principal, A
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim())
         .ok_or_else(|| refuse("the Authorization header is not of the Bearer scheme"))?;
-    if bool::from(token_hash(token).ct_eq(expected)) {
+    if expected.verify(token) {
         Ok(administrator())
     } else {
         Err(refuse("the token is not valid"))
@@ -96,35 +91,41 @@ mod tests {
 
     use super::*;
 
-    fn ask(values: &[&'static str]) -> Result<Principal, ApiError> {
-        let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
-        }
-        principal_of(&headers, &token_hash("mmcp_admin_right"))
-    }
-
     #[test]
     fn only_the_right_token_passes() {
-        let principal = ask(&["Bearer mmcp_admin_right"]).expect("passes");
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("admin-token");
+        let expected = AdminToken::load_or_create(&file).expect("a token");
+        let text = std::fs::read_to_string(&file).expect("the file");
+        let right = text.trim();
+        let ask = |values: &[String]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                let value = HeaderValue::from_str(value).expect("a header value");
+                headers.append(header::AUTHORIZATION, value);
+            }
+            principal_of(&headers, &expected)
+        };
+        let principal = ask(&[format!("Bearer {right}")]).expect("passes");
         assert_eq!(principal.owner.as_str(), ADMINISTRATOR);
-        assert!(ask(&["bearer  mmcp_admin_right"]).is_ok());
+        assert!(ask(&[format!("bearer  {right}")]).is_ok());
+        let bearer = format!("Bearer {right}");
         for bad in [
-            &[][..],
-            &[""],
-            &["Bearer"],
-            &["Bearer "],
-            &["Bearer mmcp_admin_righ"],
-            &["Bearer mmcp_admin_right2"],
-            &["Basic mmcp_admin_right"],
-            &["mmcp_admin_right"],
-            &["Bearer mmcp_admin_right", "Bearer mmcp_admin_right"],
+            vec![],
+            vec![String::new()],
+            vec!["Bearer".to_owned()],
+            vec!["Bearer ".to_owned()],
+            vec![bearer[..bearer.len() - 1].to_owned()],
+            vec![format!("{bearer}2")],
+            vec![format!("Basic {right}")],
+            vec![right.to_owned()],
+            vec![bearer.clone(), bearer.clone()],
         ] {
-            let error = ask(bad).expect_err("refused");
+            let error = ask(&bad).expect_err("refused");
             let problem = error.problem("r");
             assert_eq!(problem.status, 401, "{bad:?}");
-            assert!(problem.detail.contains("Authorization: Bearer"), "{bad:?}");
-            assert!(!problem.detail.contains("mmcp_admin"), "{bad:?}");
+            assert!(problem.detail.contains("Authorization: Bearer"));
+            assert!(!problem.detail.contains("mmcp_admin"));
         }
     }
 }

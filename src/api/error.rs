@@ -11,6 +11,8 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::{
     domain::violation::Violation,
+    secrets::SecretsError,
+    store::StoreError,
     supervisor::SupervisorError,
     wire::{Problem, ProblemViolation},
 };
@@ -268,6 +270,31 @@ impl From<SupervisorError> for ApiError {
     }
 }
 
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let text = error.to_string();
+        match error {
+            StoreError::NotFound => Self::new(Code::NotFound, "it is not there any more"),
+            StoreError::Conflict("name") => Self::new(Code::NameTaken, "the name is taken"),
+            StoreError::Conflict(_) => Self::new(
+                Code::Conflict,
+                "someone else changed it at the same time; look at it again",
+            ),
+            StoreError::Unavailable(internal) => SupervisorError::Unavailable(internal).into(),
+            StoreError::Corrupt { .. } | StoreError::Refused(_) => Self::internal(text),
+        }
+    }
+}
+
+impl From<SecretsError> for ApiError {
+    fn from(error: SecretsError) -> Self {
+        match error {
+            SecretsError::Store(error) => error.into(),
+            other => Self::internal(other.to_string()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
@@ -343,6 +370,33 @@ mod tests {
         }
         let detail = ApiError::from(unavailable()).problem("r").detail;
         assert!(detail.contains("pip install"), "{detail}");
+    }
+
+    #[test]
+    fn every_failure_of_the_store_has_its_status() {
+        let corrupt = StoreError::Corrupt {
+            table: "instances",
+            column: "state",
+            id: "secret-id".into(),
+        };
+        for (error, status, word) in [
+            (StoreError::NotFound, 404, "not-found"),
+            (StoreError::Conflict("name"), 409, "name-taken"),
+            (StoreError::Conflict("generation"), 409, "conflict"),
+            (
+                StoreError::Unavailable("x".into()),
+                503,
+                "database-unavailable",
+            ),
+            (corrupt, 500, "internal"),
+            (StoreError::Refused("syntax near x".into()), 500, "internal"),
+        ] {
+            let error = ApiError::from(error);
+            let problem = error.problem("r");
+            assert_eq!((problem.status, problem.code.as_str()), (status, word));
+            assert!(!problem.detail.contains("secret-id"), "{}", problem.detail);
+            assert!(!problem.detail.contains("syntax"), "{}", problem.detail);
+        }
     }
 
     #[tokio::test]

@@ -21,11 +21,18 @@ use super::{
 /// Names a request in logs and problems; a sane one of the client's is kept.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// The request's id, among the extensions of the request.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub String);
+
 /// Runs the rest with a request id, a span and a time limit; whatever comes back leaves as a well-formed answer.
 /// The time limit ends with the head of the answer, so streams are not cut.
-pub async fn observe(State(state): State<AppState>, request: Request, next: Next) -> Response {
+pub async fn observe(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let request_id = request_id(request.headers());
+    request
+        .extensions_mut()
+        .insert(RequestId(request_id.clone()));
     let method = request.method().clone();
     let route = request
         .extensions()

@@ -5,9 +5,12 @@
 //! `mutations` (body limit, `Idempotency-Key`), handler.
 
 pub mod auth;
+pub mod credentials;
 pub mod docs;
 pub mod error;
+pub mod events;
 pub mod extract;
+pub mod idempotency;
 pub mod instances;
 pub mod layers;
 pub mod metrics;
@@ -24,13 +27,19 @@ use std::{ops::Deref, sync::Arc};
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 use futures_util::future::BoxFuture;
+use idempotency::InFlight;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use metrics::{Metrics, MetricsSource, Sample, SampleKind};
 pub use serve::{Listeners, serve};
 
 use crate::{
-    config::ApiConfig, domain::duration::HumanDuration, supervisor::Supervisor,
+    config::ApiConfig,
+    domain::duration::HumanDuration,
+    secrets::{AdminToken, KeyRing},
+    store::Store,
+    supervisor::Supervisor,
     templates::Catalogue,
 };
 
@@ -48,8 +57,12 @@ pub struct AppParts {
     pub supervisor: Supervisor,
     /// The templates.
     pub templates: Arc<Catalogue>,
-    /// SHA-256 of the administrator token's text ([`auth::token_hash`]).
-    pub admin_token_hash: [u8; 32],
+    /// What instances, credentials, logs and events are kept in.
+    pub store: Store,
+    /// Seals credentials and kept answers.
+    pub keys: Arc<KeyRing>,
+    /// The administrator token.
+    pub admin_token: AdminToken,
     /// Limits, timeouts, origins.
     pub config: ApiConfig,
     /// Counters and where the other numbers of `/metrics` come from.
@@ -62,15 +75,26 @@ pub struct AppParts {
     pub mutations: TaskTracker,
 }
 
+/// Most open event streams and log follows together.
+const STREAMS_MAX: usize = 256;
+
 /// The state of every handler; cheap to clone.
 #[derive(Clone)]
-pub struct AppState(Arc<AppParts>);
+pub struct AppState {
+    parts: Arc<AppParts>,
+    streams: Arc<Semaphore>,
+    in_flight: InFlight,
+}
 
 impl AppState {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
-        Self(Arc::new(parts))
+        Self {
+            parts: Arc::new(parts),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            in_flight: InFlight::default(),
+        }
     }
 
     /// How long a handler may wait on someone's behalf and still answer within the request timeout.
@@ -86,7 +110,7 @@ impl Deref for AppState {
     type Target = AppParts;
 
     fn deref(&self) -> &AppParts {
-        &self.0
+        &self.parts
     }
 }
 

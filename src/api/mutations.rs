@@ -15,6 +15,8 @@ use tracing::Instrument;
 use super::{
     AppState,
     error::{ApiError, Code},
+    idempotency::Attempt,
+    layers::RequestId,
 };
 
 /// So much of an oversized body is read and thrown away, so that its sender gets to read the 413.
@@ -26,7 +28,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// that times out, must not leave a create half done.
 ///
 /// # Errors
-/// `body-too-large`, or `bad-request` when the body breaks off.
+/// `body-too-large`, `bad-request` when the body breaks off, and those of the `Idempotency-Key`.
 pub async fn guard(
     State(state): State<AppState>,
     request: Request,
@@ -40,13 +42,27 @@ pub async fn guard(
     }
     let (parts, body) = request.into_parts();
     let bytes = read_body(&parts.headers, body, state.config.body_limit_bytes).await?;
+    let attempt = Attempt::begin(&state, &parts, &bytes)?;
+    let request_id = parts
+        .extensions
+        .get::<RequestId>()
+        .map_or_else(String::new, |id| id.0.clone());
     let request = Request::from_parts(parts, Body::from(bytes));
-    let run = next.run(request).in_current_span();
-    state
-        .mutations
-        .spawn(run)
+    let mutations = state.mutations.clone();
+    let run = async move {
+        let Some(attempt) = attempt else {
+            return Ok(next.run(request).await);
+        };
+        if let Some(kept) = attempt.replay(&state).await? {
+            return Ok(kept);
+        }
+        let response = next.run(request).await;
+        Ok(attempt.keep(&state, response, &request_id).await)
+    };
+    mutations
+        .spawn(run.in_current_span())
         .await
-        .map_err(|error| ApiError::internal(format!("a handler ended early: {error}")))
+        .map_err(|error| ApiError::internal(format!("a handler ended early: {error}")))?
 }
 
 async fn read_body(

@@ -12,7 +12,10 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{AppState, docs, error::PROBLEM_JSON, instances, ports, system, templates, verbs};
+use super::{
+    AppState, credentials, docs, error::PROBLEM_JSON, events, instances, ports, system, templates,
+    verbs,
+};
 use crate::wire::{Problem, ProblemViolation};
 
 /// Where the API is mounted in the document; the same routes answer under `/api`.
@@ -128,7 +131,11 @@ fn api_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(verbs::rotate_access_token))
         .routes(routes!(templates::list))
         .routes(routes!(templates::get))
+        .routes(routes!(credentials::create, credentials::list))
+        .routes(routes!(credentials::replace, credentials::delete))
         .routes(routes!(ports::list))
+        .routes(routes!(events::stream_all))
+        .routes(routes!(events::of_instance))
 }
 
 /// The operations of a path.

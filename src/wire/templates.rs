@@ -42,7 +42,7 @@ pub struct TemplateCredential {
     pub required: bool,
 }
 
-/// `POST /credentials`, `PUT /credentials/{name}`.
+/// `POST /credentials`.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PutCredential {
@@ -55,6 +55,25 @@ pub struct PutCredential {
 impl std::fmt::Debug for PutCredential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PutCredential")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `PUT /credentials/{name}`.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplaceCredential {
+    /// The name in the path again, or absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The secret; never given back.
+    pub value: String,
+}
+
+impl std::fmt::Debug for ReplaceCredential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReplaceCredential")
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
