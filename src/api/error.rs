@@ -14,6 +14,7 @@ use crate::{
     secrets::SecretsError,
     store::StoreError,
     supervisor::SupervisorError,
+    tasks::TaskError,
     wire::{Problem, ProblemViolation},
 };
 
@@ -80,8 +81,6 @@ codes! {
     TemplateUnavailable = "template-unavailable", CONFLICT, "The template is not available here";
     /// Someone else changed it at the same time.
     Conflict = "conflict", CONFLICT, "Changed by someone else at the same time";
-    /// A background task that is running already.
-    TaskRunning = "task-running", CONFLICT, "The task is running already";
     /// The first request with this key has no answer yet.
     IdempotencyInProgress = "idempotency-in-progress", CONFLICT, "The same request is in progress";
     /// The kept answer cannot be opened any more.
@@ -290,6 +289,16 @@ impl From<SecretsError> for ApiError {
     fn from(error: SecretsError) -> Self {
         match error {
             SecretsError::Store(error) => error.into(),
+            other => Self::internal(other.to_string()),
+        }
+    }
+}
+
+impl From<TaskError> for ApiError {
+    fn from(error: TaskError) -> Self {
+        let text = error.to_string();
+        match error {
+            TaskError::Unknown { .. } => Self::new(Code::NotFound, text),
             other => Self::internal(other.to_string()),
         }
     }

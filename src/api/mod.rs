@@ -13,12 +13,14 @@ pub mod extract;
 pub mod idempotency;
 pub mod instances;
 pub mod layers;
+pub mod logs;
 pub mod metrics;
 pub mod mutations;
 pub mod openapi;
 pub mod ports;
 pub mod serve;
 pub mod system;
+pub mod tasks;
 pub mod templates;
 pub mod verbs;
 pub mod view;
@@ -37,9 +39,11 @@ pub use serve::{Listeners, serve};
 use crate::{
     config::ApiConfig,
     domain::duration::HumanDuration,
+    logs::Logs,
     secrets::{AdminToken, KeyRing},
     store::Store,
     supervisor::Supervisor,
+    tasks::TaskDriver,
     templates::Catalogue,
 };
 
@@ -61,6 +65,10 @@ pub struct AppParts {
     pub store: Store,
     /// Seals credentials and kept answers.
     pub keys: Arc<KeyRing>,
+    /// The log pipeline, for follows.
+    pub logs: Logs,
+    /// The background tasks.
+    pub tasks: Arc<TaskDriver>,
     /// The administrator token.
     pub admin_token: AdminToken,
     /// Limits, timeouts, origins.

@@ -13,8 +13,8 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    AppState, credentials, docs, error::PROBLEM_JSON, events, instances, ports, system, templates,
-    verbs,
+    AppState, credentials, docs, error::PROBLEM_JSON, events, instances, logs, ports, system,
+    tasks, templates, verbs,
 };
 use crate::wire::{Problem, ProblemViolation};
 
@@ -136,6 +136,9 @@ fn api_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(ports::list))
         .routes(routes!(events::stream_all))
         .routes(routes!(events::of_instance))
+        .routes(routes!(logs::read))
+        .routes(routes!(tasks::list))
+        .routes(routes!(tasks::run))
 }
 
 /// The operations of a path.

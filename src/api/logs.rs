@@ -1,0 +1,373 @@
+//! `/mcps/{id}/logs`: pages with filters and search, and a follow by server-sent events.
+
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response, sse::Event},
+};
+use futures_util::{StreamExt, stream};
+use http::HeaderMap;
+use jiff::Timestamp;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::{
+    AppState,
+    error::{ApiError, Code},
+    events::{last_event_id, sse, stream_place, wants_stream},
+    extract::{PathParam, Query},
+    instances::page_limit,
+    view,
+};
+use crate::{
+    domain::{UnixMs, duration::HumanDuration, principal::Principal},
+    logs::{LogStream, StoredLog, Tail, TailFilter, TailStart},
+    store::{LogEntry, LogQuery},
+    wire::{LogLine, Page, Problem},
+};
+
+/// Longest text to search for, in bytes.
+const SEARCH_BYTES_MAX: usize = 1_024;
+/// Most lines that a follow or `tail` begins with.
+const TAIL_MAX: u32 = 10_000;
+
+/// The answer for one page of log lines.
+pub type LogPage = Page<LogLine>;
+
+/// Which end of the log a page begins at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Order {
+    Asc,
+    Desc,
+}
+
+/// Query of a log page or follow.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct LogsQuery {
+    /// Only lines of this time or later: RFC 3339, or how long ago, such as `10m`. Pages only.
+    #[param(example = "10m")]
+    since: Option<String>,
+    /// Only lines of this time or earlier. Pages only.
+    until: Option<String>,
+    /// `stdout`, `stderr` or `system` (a word of the daemon's own).
+    stream: Option<String>,
+    /// Only lines that contain this text, in upper or lower case.
+    q: Option<String>,
+    /// `asc` (oldest first, the default) or `desc`. Pages only.
+    #[param(value_type = Option<String>)]
+    order: Option<Order>,
+    /// The newest so many lines, oldest of them first; a follow begins with them. At most 10000, pages 1000.
+    tail: Option<u32>,
+    /// `next_cursor` of the page before, with the same `order`; a follow begins after this line.
+    cursor: Option<i64>,
+    /// Entries of a page, 1 to 1000; default 100.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+}
+
+/// The log of an instance: a page, or with `Accept: text/event-stream` a follow.
+///
+/// Each server-sent event is one line as JSON; resume with `Last-Event-ID`, nothing is lost or doubled.
+#[utoipa::path(
+    get, path = "/mcps/{id}/logs", tag = "instances", params(
+        ("id" = String, Path, description = "Its id or its name"), LogsQuery,
+        ("Last-Event-ID" = Option<i64>, Header, description = "Follows only: the last line that was seen"),
+    ),
+    responses(
+        (status = 200, description = "One page, or a follow", body = LogPage),
+        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn read(
+    who: Principal,
+    State(state): State<AppState>,
+    PathParam(id): PathParam,
+    headers: HeaderMap,
+    Query(query): Query<LogsQuery>,
+) -> Result<Response, ApiError> {
+    let now = view::now_ms();
+    let plan = Plan::new(&query, now)?;
+    let id = state.supervisor.resolve(&who, &id)?;
+    let key = state.supervisor.get(&who, id)?.record.key;
+    if wants_stream(&headers) {
+        let start = follow_start(&query, last_event_id(&headers)?)?;
+        return follow(&state, key, start, plan.filter());
+    }
+    let rows = state.store.logs_page(key, plan.store_query(&query)).await?;
+    Ok(axum::Json(plan.page(rows)).into_response())
+}
+
+/// A query that was checked.
+struct Plan<'a> {
+    stream: Option<LogStream>,
+    text: Option<&'a str>,
+    since: Option<UnixMs>,
+    until: Option<UnixMs>,
+    newest_first: bool,
+    tail: bool,
+    limit: usize,
+}
+
+impl<'a> Plan<'a> {
+    fn new(query: &'a LogsQuery, now: UnixMs) -> Result<Self, ApiError> {
+        let invalid = |text: &str| ApiError::new(Code::InvalidQuery, text);
+        let stream = match query.stream.as_deref() {
+            None => None,
+            Some(text) => Some(
+                [LogStream::Stdout, LogStream::Stderr, LogStream::System]
+                    .into_iter()
+                    .find(|stream| stream.as_str() == text)
+                    .ok_or_else(|| invalid("stream must be stdout, stderr or system"))?,
+            ),
+        };
+        if query
+            .q
+            .as_ref()
+            .is_some_and(|text| text.len() > SEARCH_BYTES_MAX)
+        {
+            return Err(invalid("q may hold 1024 bytes at most"));
+        }
+        let tail = query.tail.is_some();
+        if tail && (query.cursor.is_some() || query.order.is_some() || query.limit.is_some()) {
+            return Err(invalid("tail does not go with cursor, order or limit"));
+        }
+        if query.tail.is_some_and(|count| count > TAIL_MAX) {
+            return Err(invalid("tail may be 10000 at most"));
+        }
+        let limit = match query.tail {
+            // A page of none would be no answer; a follow takes 0 from the query itself.
+            Some(count) => (count as usize).clamp(1, super::instances::LIMIT_MAX),
+            None => page_limit(query.limit)?,
+        };
+        Ok(Self {
+            stream,
+            text: query.q.as_deref().filter(|text| !text.is_empty()),
+            since: point(query.since.as_deref(), "since", now)?,
+            until: point(query.until.as_deref(), "until", now)?,
+            newest_first: tail || query.order == Some(Order::Desc),
+            tail,
+            limit,
+        })
+    }
+
+    fn store_query(&self, query: &LogsQuery) -> LogQuery<'a> {
+        let (after, before) = if self.newest_first {
+            (None, query.cursor)
+        } else {
+            (query.cursor, None)
+        };
+        LogQuery {
+            after,
+            before,
+            since: self.since,
+            until: self.until,
+            stream: self.stream.map(LogStream::code),
+            text: self.text,
+            newest_first: self.newest_first,
+            limit: u32::try_from(self.limit).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn filter(&self) -> TailFilter {
+        TailFilter {
+            stream: self.stream,
+            text: self.text.map(str::to_owned),
+        }
+    }
+
+    fn page(&self, mut rows: Vec<LogEntry>) -> LogPage {
+        let full = rows.len() >= self.limit;
+        let next_cursor = rows
+            .last()
+            .filter(|_| full && !self.tail)
+            .map(|row| row.id.to_string());
+        if self.tail {
+            rows.reverse();
+        }
+        let items = rows
+            .into_iter()
+            .map(|row| LogLine {
+                id: row.id,
+                at: view::time(row.at),
+                generation: row.generation.0,
+                stream: stream_word(LogStream::from_code(row.stream)),
+                line: row.line,
+                continued: row.continued,
+            })
+            .collect();
+        LogPage { items, next_cursor }
+    }
+}
+
+fn stream_word(stream: Option<LogStream>) -> String {
+    stream.map_or("unknown", LogStream::as_str).to_owned()
+}
+
+/// A point in time: RFC 3339, or a duration before now.
+fn point(given: Option<&str>, name: &str, now: UnixMs) -> Result<Option<UnixMs>, ApiError> {
+    let Some(text) = given else { return Ok(None) };
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(Some(time.as_millisecond()));
+    }
+    if let Ok(ago) = text.parse::<HumanDuration>() {
+        let ago_ms = i64::try_from(ago.ms()).unwrap_or(i64::MAX);
+        return Ok(Some(now.saturating_sub(ago_ms)));
+    }
+    Err(ApiError::new(
+        Code::InvalidQuery,
+        format!("{name} must be a time such as 2026-01-31T12:00:00Z, or how long ago, such as 10m"),
+    ))
+}
+
+fn follow_start(query: &LogsQuery, last_id: Option<i64>) -> Result<TailStart, ApiError> {
+    if query.since.is_some() || query.until.is_some() || query.order.is_some() {
+        return Err(ApiError::new(
+            Code::InvalidQuery,
+            "since, until and order do not go with a follow",
+        ));
+    }
+    // On a reconnect the header tells the newer place.
+    Ok(match (last_id.or(query.cursor), query.tail) {
+        (Some(id), _) => TailStart::After(id),
+        (None, Some(count)) => TailStart::Last(count),
+        (None, None) => TailStart::Last(u32::try_from(page_limit(query.limit)?).unwrap_or(0)),
+    })
+}
+
+fn follow(
+    state: &AppState,
+    key: i64,
+    start: TailStart,
+    filter: TailFilter,
+) -> Result<Response, ApiError> {
+    let place = stream_place(state)?;
+    let tail = state.logs.follow(key, start, filter);
+    let shutdown = state.shutdown.clone();
+    let batches = stream::unfold(
+        (tail, place, shutdown),
+        |(mut tail, place, shutdown)| async {
+            let lines = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return None,
+                lines = next_lines(&mut tail) => lines?,
+            };
+            let events: Vec<Event> = lines.into_iter().map(to_sse).collect();
+            Some((stream::iter(events), (tail, place, shutdown)))
+        },
+    );
+    Ok(sse(batches.flatten()))
+}
+
+/// `None` ends the stream: the pipeline closed, or the store is away and the client should come back with
+/// `Last-Event-ID`.
+async fn next_lines(tail: &mut Tail) -> Option<Vec<StoredLog>> {
+    match tail.next().await {
+        Ok(lines) => lines,
+        Err(error) => {
+            tracing::warn!("a log follow ended: {error}");
+            None
+        }
+    }
+}
+
+fn to_sse(line: StoredLog) -> Event {
+    let record = line.record;
+    let shown = LogLine {
+        id: line.id,
+        at: view::time(record.at),
+        generation: record.generation.0,
+        stream: record.stream.as_str().to_owned(),
+        line: record.line,
+        continued: record.continued,
+    };
+    Event::default()
+        .id(line.id.to_string())
+        .data(serde_json::to_string(&shown).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::Generation;
+
+    fn query(text: &str) -> LogsQuery {
+        let uri = format!("http://x/?{text}").parse().expect("a uri");
+        let axum::extract::Query(query) = axum::extract::Query::try_from_uri(&uri).expect(text);
+        query
+    }
+
+    fn rows(ids: &[i64]) -> Vec<LogEntry> {
+        let row = |id: &i64| LogEntry {
+            id: *id,
+            generation: Generation(1),
+            stream: LogStream::Stderr.code(),
+            at: 0,
+            line: format!("line {id}"),
+            continued: false,
+        };
+        ids.iter().map(row).collect()
+    }
+
+    #[test]
+    fn a_time_is_a_date_or_how_long_ago() {
+        let ago = point(Some("10m"), "since", 1_000_000).expect("a duration");
+        assert_eq!(ago, Some(400_000));
+        let date = point(Some("1970-01-01T00:00:01Z"), "since", 0).expect("a date");
+        assert_eq!(date, Some(1_000));
+        assert!(point(Some("yesterday"), "since", 0).is_err());
+    }
+
+    #[test]
+    fn tail_reads_the_end_and_shows_it_in_order() {
+        let query = query("tail=2");
+        let plan = Plan::new(&query, 0).expect("a plan");
+        let asked = plan.store_query(&query);
+        assert!(asked.newest_first);
+        assert_eq!(asked.limit, 2);
+        let page = plan.page(rows(&[9, 8]));
+        assert_eq!(
+            page.items.iter().map(|line| line.id).collect::<Vec<_>>(),
+            [8, 9]
+        );
+        assert_eq!(page.next_cursor, None);
+    }
+
+    #[test]
+    fn the_cursor_goes_on_in_the_same_direction() {
+        let forward = query("cursor=5&limit=2");
+        let plan = Plan::new(&forward, 0).expect("a plan");
+        assert_eq!(plan.store_query(&forward).after, Some(5));
+        assert_eq!(plan.page(rows(&[6, 7])).next_cursor.as_deref(), Some("7"));
+        assert_eq!(plan.page(rows(&[6])).next_cursor, None);
+        let backward = query("cursor=5&order=desc");
+        let plan = Plan::new(&backward, 0).expect("a plan");
+        assert_eq!(plan.store_query(&backward).before, Some(5));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for bad in [
+            "stream=both",
+            "tail=5&cursor=1",
+            "tail=10001",
+            "limit=0",
+            "limit=1001",
+            "since=soon",
+            "tail=5&order=asc",
+        ] {
+            assert!(Plan::new(&query(bad), 0).is_err(), "{bad}");
+        }
+        assert!(follow_start(&query("since=10m"), None).is_err());
+    }
+
+    #[test]
+    fn a_follow_prefers_the_place_the_client_reached() {
+        let start = |text, last| follow_start(&query(text), last).expect("a start");
+        assert_eq!(start("cursor=5", Some(9)), TailStart::After(9));
+        assert_eq!(start("cursor=5", None), TailStart::After(5));
+        assert_eq!(start("tail=0", None), TailStart::Last(0));
+        assert_eq!(start("", None), TailStart::Last(100));
+    }
+}
