@@ -7,5 +7,6 @@ mod mcp;
 mod odd_servers;
 mod processes;
 mod source;
+mod store_contract;
 mod survival;
 mod tidy;

@@ -1,0 +1,169 @@
+//! Log lines.
+
+use minimcp::store::{LogEntry, LogQuery, LogRow};
+
+use super::{contract, generation, new_instance};
+
+fn line(instance_key: i64, at: i64, text: &str) -> LogRow {
+    LogRow {
+        instance_key,
+        generation: generation(1),
+        stream: 2,
+        at,
+        line: text.to_owned(),
+        continued: false,
+    }
+}
+
+fn texts(page: &[LogEntry]) -> Vec<&str> {
+    page.iter().map(|entry| entry.line.as_str()).collect()
+}
+
+const ALL: LogQuery<'static> = LogQuery {
+    after: None,
+    before: None,
+    since: None,
+    until: None,
+    stream: None,
+    text: None,
+    newest_first: false,
+    limit: 10_000,
+};
+
+contract! {
+    async fn a_bulk_keeps_its_order_and_answers_its_ids(db: &Database) {
+        // A number that needs every size of chunk, over two instances.
+        let rows: Vec<LogRow> = (0..1_673_u32).map(|number| LogRow {
+            instance_key: i64::from(number % 2) + 1,
+            generation: generation(u64::from(number / 1_000)),
+            stream: u8::try_from(number % 3).expect("small"),
+            at: i64::from(number),
+            line: format!("line {number} ü"),
+            continued: number % 5 == 0,
+        }).collect();
+        let ids = db.store.insert_logs(&rows).await.expect("inserted");
+        assert_eq!(ids.len(), rows.len());
+        assert!(ids.is_sorted_by(|one, next| one < next), "rising");
+        for key in [1, 2] {
+            let page = db.store.logs_page(key, ALL).await.expect("read");
+            let expected: Vec<LogEntry> = rows.iter().zip(&ids).filter(|(row, _)| row.instance_key == key)
+                .map(|(row, id)| LogEntry {
+                    id: *id,
+                    generation: row.generation,
+                    stream: row.stream,
+                    at: row.at,
+                    line: row.line.clone(),
+                    continued: row.continued,
+                }).collect();
+            assert_eq!(page, expected);
+        }
+        assert_eq!(db.store.insert_logs(&[]).await, Ok(vec![]));
+        assert_eq!(db.store.logs_page(3, ALL).await, Ok(vec![]));
+    }
+
+    async fn pages_walk_both_ways_without_a_gap_or_a_double(db: &Database) {
+        let rows: Vec<LogRow> = (0..50).map(|number| line(1 + number % 2, number, &number.to_string())).collect();
+        let ids = db.store.insert_logs(&rows).await.expect("inserted");
+        let mine: Vec<i64> = ids.iter().copied().step_by(2).collect();
+        let mut seen = Vec::new();
+        let mut after = None;
+        loop {
+            let page = db.store.logs_page(1, LogQuery { after, limit: 7, ..ALL }).await.expect("read");
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            seen.extend(page.iter().map(|entry| entry.id));
+        }
+        assert_eq!(seen, mine);
+        let mut seen = Vec::new();
+        let mut before = None;
+        loop {
+            let query = LogQuery { before, newest_first: true, limit: 7, ..ALL };
+            let page = db.store.logs_page(1, query).await.expect("read");
+            let Some(last) = page.last() else { break };
+            before = Some(last.id);
+            seen.extend(page.iter().map(|entry| entry.id));
+        }
+        seen.reverse();
+        assert_eq!(seen, mine);
+    }
+
+    async fn filters_narrow_by_time_stream_and_place(db: &Database) {
+        let mut rows: Vec<LogRow> = (0..6).map(|number| line(1, number * 10, &number.to_string())).collect();
+        rows[1].stream = 1;
+        rows[4].stream = 1;
+        let ids = db.store.insert_logs(&rows).await.expect("inserted");
+        for (query, expected) in [
+            (LogQuery { since: Some(20), until: Some(40), ..ALL }, vec!["2", "3", "4"]),
+            (LogQuery { stream: Some(1), ..ALL }, vec!["1", "4"]),
+            (LogQuery { stream: Some(0), ..ALL }, vec![]),
+            (LogQuery { stream: Some(1), newest_first: true, limit: 1, ..ALL }, vec!["4"]),
+            (LogQuery { after: Some(ids[1]), before: Some(ids[4]), ..ALL }, vec!["2", "3"]),
+            (LogQuery { limit: 0, ..ALL }, vec![]),
+        ] {
+            let page = db.store.logs_page(1, query).await.expect("read");
+            assert_eq!(texts(&page), expected, "{query:?}");
+        }
+    }
+
+    async fn a_search_finds_the_text_and_takes_no_character_as_a_wildcard(db: &Database) {
+        let lines = ["100% done", "100 done", "a_b", "aXb", r"back\slash", "wow!", "MiXed Case", "quote ' and \""];
+        let rows: Vec<LogRow> = lines.iter().map(|text| line(1, 0, text)).collect();
+        db.store.insert_logs(&rows).await.expect("inserted");
+        for (text, expected) in [
+            ("100%", vec!["100% done"]),
+            ("%", vec!["100% done"]),
+            ("a_b", vec!["a_b"]),
+            ("_", vec!["a_b"]),
+            (r"\", vec![r"back\slash"]),
+            (r"k\s", vec![r"back\slash"]),
+            ("!", vec!["wow!"]),
+            ("mixed CASE", vec!["MiXed Case"]),
+            ("' and \"", vec!["quote ' and \""]),
+            ("'; DROP TABLE logs; --", vec![]),
+            ("", lines.to_vec()),
+        ] {
+            let page = db.store.logs_page(1, LogQuery { text: Some(text), ..ALL }).await.expect("read");
+            assert_eq!(texts(&page), expected, "{text:?}");
+            let query = LogQuery { text: Some(text), newest_first: true, ..ALL };
+            let mut page = db.store.logs_page(1, query).await.expect("read");
+            page.reverse();
+            assert_eq!(texts(&page), expected, "{text:?}, newest first");
+        }
+    }
+
+    async fn hostile_lines_are_kept_as_text(db: &Database) {
+        let long = "x".repeat(300_000);
+        let rows = [line(1, 0, "a\0b"), line(1, 0, ""), line(1, 0, "\u{1b}[31m\t\r"), line(1, 0, &long)];
+        db.store.insert_logs(&rows).await.expect("inserted");
+        let page = db.store.logs_page(1, ALL).await.expect("read");
+        assert_eq!(texts(&page), ["a\u{fffd}b", "", "\u{1b}[31m\t\r", long.as_str()]);
+        let found = db.store.logs_page(1, LogQuery { text: Some("a\0b"), ..ALL }).await.expect("read");
+        assert_eq!(found.len(), 1);
+    }
+
+    async fn retention_deletes_in_bounded_steps_and_gives_no_id_twice(db: &Database) {
+        let rows: Vec<LogRow> = (0..100).map(|number| line(1 + number % 2, number, "x")).collect();
+        let ids = db.store.insert_logs(&rows).await.expect("inserted");
+        assert_eq!(db.store.delete_logs_before(50, 30).await, Ok(30));
+        assert_eq!(db.store.delete_logs_before(50, 30).await, Ok(20));
+        assert_eq!(db.store.delete_logs_before(50, 30).await, Ok(0));
+        assert_eq!(db.store.trim_logs(1, 10, 7).await, Ok(7), "25 rows are left, 15 are too many");
+        assert_eq!(db.store.trim_logs(1, 10, 100).await, Ok(8));
+        assert_eq!(db.store.trim_logs(1, 10, 100).await, Ok(0));
+        let kept = db.store.logs_page(1, ALL).await.expect("read");
+        assert_eq!(kept.iter().map(|entry| entry.at).collect::<Vec<_>>(), (80..100).step_by(2).collect::<Vec<_>>());
+        assert_eq!(db.store.logs_page(2, ALL).await.expect("read").len(), 25, "the neighbour keeps its lines");
+        assert_eq!(db.store.trim_logs(2, 0, 100).await, Ok(25));
+        assert_eq!(db.store.delete_logs_of(1, 100).await, Ok(10));
+        assert_eq!(db.count("logs").await, 0);
+        let next = db.store.insert_logs(&[line(1, 0, "new")]).await.expect("inserted");
+        assert!(next[0] > ids[99], "cursors of before stay behind");
+    }
+
+    async fn orphans_are_found_among_many_keys(db: &Database) {
+        let live = db.store.create_instance(new_instance("ada", "first", 3001)).await.expect("created");
+        let rows: Vec<LogRow> = (0..40).map(|number| line(live.key + number % 4, number, "x")).collect();
+        db.store.insert_logs(&rows).await.expect("inserted");
+        assert_eq!(db.store.orphan_log_keys().await, Ok(vec![live.key + 1, live.key + 2, live.key + 3]));
+    }
+}
