@@ -14,7 +14,9 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{contract, new_instance, on_postgres, on_sqlite, postgres_url, with_parameter};
+use super::{
+    Schema, contract, new_instance, on_postgres, on_sqlite, postgres_url, together, with_parameter,
+};
 
 fn config(url: impl Into<String>) -> DatabaseConfig {
     DatabaseConfig {
@@ -44,14 +46,22 @@ contract! {
         let error = refusal(db.config.url.clone()).await;
         assert!(matches!(&error, StoreError::Refused(why) if why.contains("newer minimcp")), "{error}");
     }
+}
 
-    async fn two_first_starts_at_the_same_time_both_succeed(db: &Database) {
-        let stores = [db.another().await, db.another().await];
-        for store in stores {
-            store.ping().await.expect("it answers");
-            store.close().await;
-        }
+#[tokio::test]
+async fn daemons_that_first_start_together_on_one_server_all_succeed() {
+    let schema = Schema::create().await;
+    let attempts = together((0..4).map(|_| {
+        let config = schema.config.clone();
+        async move { Store::connect(&config).await }
+    }))
+    .await;
+    for attempt in attempts {
+        let store = attempt.expect("connected");
+        assert_eq!(store.ping().await, Ok(()));
+        store.close().await;
     }
+    schema.remove().await;
 }
 
 #[tokio::test]

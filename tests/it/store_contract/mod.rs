@@ -24,24 +24,20 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-/// Declares a case; it runs once over each database.
+/// Declares cases; each runs once over each database.
 macro_rules! contract {
-    ($($(#[$doc:meta])* async fn $name:ident($db:ident: &Database) $body:block)+) => {$(
-        $(#[$doc])*
+    ($(async fn $name:ident($db:ident: &Database) $body:block)+) => {$(
+        async fn $name($db: &crate::store_contract::Database) $body
+
         mod $name {
-            #[expect(unused_imports, reason = "a case need not use what its neighbours use")]
-            use super::*;
-
-            async fn case($db: &crate::store_contract::Database) $body
-
             #[tokio::test]
             async fn sqlite() {
-                crate::store_contract::on_sqlite(async |db| case(db).await).await;
+                crate::store_contract::on_sqlite(super::$name).await;
             }
 
             #[tokio::test]
             async fn postgres() {
-                crate::store_contract::on_postgres(async |db| case(db).await).await;
+                crate::store_contract::on_postgres(super::$name).await;
             }
         }
     )+};
@@ -149,24 +145,47 @@ pub(crate) async fn on_sqlite(case: impl AsyncFnOnce(&Database)) {
 }
 
 pub(crate) async fn on_postgres(case: impl AsyncFnOnce(&Database)) {
-    let url = postgres_url();
-    let schema = format!("test_{}", Uuid::now_v7().simple());
-    let mut connection = postgres(&url).await;
-    sqlx::query(AssertSqlSafe(format!("CREATE SCHEMA {schema}")))
-        .execute(&mut connection)
-        .await
-        .expect("a schema of its own");
-    let config = DatabaseConfig {
-        url: with_parameter(&url, &format!("options[search_path]={schema}")),
-        ..DatabaseConfig::default()
-    };
-    let db = Database::of(config).await;
+    let schema = Schema::create().await;
+    let db = Database::of(schema.config.clone()).await;
     case(&db).await;
     db.store.close().await;
-    sqlx::query(AssertSqlSafe(format!("DROP SCHEMA {schema} CASCADE")))
-        .execute(&mut connection)
-        .await
-        .expect("the schema goes");
+    schema.remove().await;
+}
+
+/// A schema of one test, empty at first.
+pub(crate) struct Schema {
+    /// How to connect to it.
+    pub(crate) config: DatabaseConfig,
+    name: String,
+    connection: sqlx::PgConnection,
+}
+
+impl Schema {
+    pub(crate) async fn create() -> Self {
+        let url = postgres_url();
+        let name = format!("test_{}", Uuid::now_v7().simple());
+        let mut connection = postgres(&url).await;
+        sqlx::query(AssertSqlSafe(format!("CREATE SCHEMA {name}")))
+            .execute(&mut connection)
+            .await
+            .expect("a schema of its own");
+        let config = DatabaseConfig {
+            url: with_parameter(&url, &format!("options[search_path]={name}")),
+            ..DatabaseConfig::default()
+        };
+        Self {
+            config,
+            name,
+            connection,
+        }
+    }
+
+    pub(crate) async fn remove(mut self) {
+        sqlx::query(AssertSqlSafe(format!("DROP SCHEMA {} CASCADE", self.name)))
+            .execute(&mut self.connection)
+            .await
+            .expect("the schema goes");
+    }
 }
 
 /// Waits for all of them at once, in the order given.
