@@ -70,6 +70,7 @@ pub enum Body {
 }
 
 /// One call.
+#[derive(Clone)]
 pub struct Call {
     method: Method,
     path: String,
