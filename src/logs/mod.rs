@@ -7,12 +7,27 @@
 
 mod capture;
 mod framer;
+mod gap;
 mod insert;
 mod queue;
 mod record;
 mod spool;
+mod stored;
 mod tail;
 mod writer;
+
+#[cfg(test)]
+mod capture_tests;
+#[cfg(test)]
+pub(crate) mod fake_store;
+#[cfg(test)]
+mod framer_tests;
+#[cfg(test)]
+mod spool_tests;
+#[cfg(test)]
+mod tail_tests;
+#[cfg(test)]
+mod writer_tests;
 
 use std::{
     io,

@@ -10,30 +10,10 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::record::LogRecord;
-use crate::domain::{UnixMs, id::Generation};
-
-/// Lines of one instance that were lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Gap {
-    pub(super) generation: Generation,
-    pub(super) since: UnixMs,
-    pub(super) lines: u64,
-}
-
-/// Lost lines by instance key.
-pub(super) type Gaps = BTreeMap<i64, Gap>;
-
-/// Counts `record` as lost.
-pub(super) fn count_lost(gaps: &mut Gaps, record: &LogRecord) {
-    let gap = gaps.entry(record.instance_key).or_insert(Gap {
-        generation: record.generation,
-        since: record.at,
-        lines: 0,
-    });
-    gap.generation = record.generation;
-    gap.lines += 1;
-}
+use super::{
+    gap::{Gaps, count_lost},
+    record::LogRecord,
+};
 
 #[derive(Default)]
 struct Content {

@@ -150,7 +150,7 @@ pub trait LogStore: Send + Sync + 'static {
     fn trim(&self, instance_key: i64, keep: u64, rows_max: u32) -> StoreFuture<'_, u64>;
     /// Deletes at most `rows_max` rows of an instance; how many it were.
     fn delete_of(&self, instance_key: i64, rows_max: u32) -> StoreFuture<'_, u64>;
-    /// The keys that have rows and an instance, for trimming.
+    /// The keys of the instances there are, for trimming.
     fn keys(&self) -> StoreFuture<'_, Vec<i64>>;
     /// The keys that have rows but no instance any more.
     fn orphan_keys(&self) -> StoreFuture<'_, Vec<i64>>;

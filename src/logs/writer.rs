@@ -14,9 +14,10 @@ use tokio::time::Instant;
 
 use super::{
     LogCounters,
+    gap::{Gaps, count_lost, gap_rows, merge_gap},
     insert::{Insert, Inserted},
-    queue::{Gap, Gaps, Queue, count_lost},
-    record::{LogRecord, LogStore, LogStoreError, LogStream},
+    queue::Queue,
+    record::{LogRecord, LogStore, LogStoreError},
     spool::{Place, Spool},
     tail::Followers,
 };
@@ -473,33 +474,4 @@ async fn wait_for(in_flight: &mut Option<InFlight>) -> Result<Inserted, LogStore
         Some(batch) => batch.insert.answer().await,
         None => std::future::pending().await,
     }
-}
-
-fn merge_gap(gaps: &mut Gaps, key: i64, gap: Gap) {
-    gaps.entry(key)
-        .and_modify(|known| {
-            known.lines += gap.lines;
-            known.since = known.since.min(gap.since);
-            known.generation = known.generation.max(gap.generation);
-        })
-        .or_insert(gap);
-}
-
-/// One row for each instance that lost lines.
-fn gap_rows(gaps: &Gaps) -> Vec<LogRecord> {
-    let rows = gaps.iter().map(|(key, gap)| {
-        let noun = if gap.lines == 1 { "line" } else { "lines" };
-        LogRecord {
-            instance_key: *key,
-            generation: gap.generation,
-            stream: LogStream::System,
-            at: gap.since,
-            line: format!(
-                "{} {noun} lost: neither the log store nor the spool could take them",
-                gap.lines
-            ),
-            continued: false,
-        }
-    });
-    rows.collect()
 }

@@ -6,6 +6,9 @@
 mod driver;
 mod retention;
 
+#[cfg(test)]
+mod driver_tests;
+
 use std::{future::Future, pin::Pin};
 
 use serde_json::Value;

@@ -82,3 +82,49 @@ impl BackgroundTask for LogRetention {
         Box::pin(async { self.delete().await.map_err(|error| error.to_string()) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::duration::HumanDuration,
+        logs::{
+            LogRecord,
+            fake_store::{FakeStore, record, source},
+        },
+    };
+
+    #[tokio::test]
+    async fn deletes_the_old_the_orphaned_and_the_many_in_steps() {
+        let store = FakeStore::new();
+        let row = |key, at, line: &str| LogRecord {
+            instance_key: key,
+            at,
+            ..record(line)
+        };
+        let mut rows: Vec<LogRecord> = (0..12_000).map(|_| row(source().key, 10, "old")).collect();
+        rows.extend((0..6_000).map(|_| row(99, 2_000, "of nobody")));
+        rows.extend((0..7_000).map(|_| row(source().key, 2_000, "many")));
+        rows.extend((0..3).map(|number| row(source().key, 2_000, &format!("kept {number}"))));
+        store
+            .insert(Arc::new(rows))
+            .await
+            .expect("the fake takes all");
+        let config = LogsConfig {
+            retention: HumanDuration::from_secs(1),
+            retention_rows_per_instance: 3,
+            ..LogsConfig::default()
+        };
+        let task = LogRetention {
+            now: || 2_500,
+            ..LogRetention::new(Arc::<FakeStore>::clone(&store), &config)
+        };
+        let report = task.run().await.expect("the fake deletes");
+        let expected =
+            json!({ "expired_rows": 12_000, "orphaned_rows": 6_000, "trimmed_rows": 7_000 });
+        assert_eq!(report, expected);
+        assert_eq!(store.lines(), ["kept 0", "kept 1", "kept 2"]);
+        let again = task.run().await.expect("deleting again is harmless");
+        assert_eq!(again["expired_rows"], 0);
+    }
+}

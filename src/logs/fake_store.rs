@@ -1,0 +1,239 @@
+//! A store in memory for the tests of this room: it can be away, hang, refuse a line, and counts its transactions.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use super::record::{
+    LogPageQuery, LogRecord, LogSource, LogStore, LogStoreError, LogStream, StoreFuture, StoredLog,
+};
+use crate::{
+    config::LogsConfig,
+    domain::{
+        UnixMs,
+        duration::HumanDuration,
+        id::{Generation, InstanceId},
+    },
+};
+
+pub(crate) struct FakeStore {
+    rows: Mutex<Vec<StoredLog>>,
+    away: AtomicBool,
+    /// An insert takes one permit; without permits it hangs.
+    gate: Option<Semaphore>,
+    inserts: AtomicUsize,
+    refused_line: Option<&'static str>,
+}
+
+impl FakeStore {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self::bare())
+    }
+
+    fn bare() -> Self {
+        Self {
+            rows: Mutex::default(),
+            away: AtomicBool::new(false),
+            gate: None,
+            inserts: AtomicUsize::new(0),
+            refused_line: None,
+        }
+    }
+
+    /// Inserts wait for permits of [`FakeStore::let_through`].
+    pub(crate) fn hanging() -> Arc<Self> {
+        Arc::new(Self {
+            gate: Some(Semaphore::new(0)),
+            ..Self::bare()
+        })
+    }
+
+    pub(crate) fn refusing(line: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            refused_line: Some(line),
+            ..Self::bare()
+        })
+    }
+
+    pub(crate) fn let_through(&self, inserts: usize) {
+        if let Some(gate) = &self.gate {
+            gate.add_permits(inserts);
+        }
+    }
+
+    pub(crate) fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+
+    /// Attempts to insert, failed ones included.
+    pub(crate) fn inserts(&self) -> usize {
+        self.inserts.load(Ordering::SeqCst)
+    }
+
+    fn stored(&self) -> MutexGuard<'_, Vec<StoredLog>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let stored = self.stored();
+        stored.iter().map(|row| row.record.line.clone()).collect()
+    }
+
+    pub(crate) fn rows(&self) -> Vec<StoredLog> {
+        self.stored().clone()
+    }
+
+    /// Waits until `enough` holds of the stored rows; a test that waits in vain is ended by its timeout.
+    pub(crate) async fn until(&self, enough: impl Fn(&[StoredLog]) -> bool) {
+        while !enough(&self.stored()) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn away() -> LogStoreError {
+    LogStoreError::Unavailable("away for a test".to_owned())
+}
+
+impl LogStore for FakeStore {
+    fn insert(&self, rows: Arc<Vec<LogRecord>>) -> StoreFuture<'_, Vec<i64>> {
+        Box::pin(async move {
+            self.inserts.fetch_add(1, Ordering::SeqCst);
+            if let Some(gate) = &self.gate {
+                gate.acquire().await.map_err(|_| away())?.forget();
+            }
+            if self.away.load(Ordering::SeqCst) {
+                return Err(away());
+            }
+            let refused = |row: &LogRecord| Some(row.line.as_str()) == self.refused_line;
+            if rows.iter().any(refused) {
+                return Err(LogStoreError::Refused("refused for a test".to_owned()));
+            }
+            let mut stored = self.stored();
+            let mut ids = Vec::new();
+            for row in rows.iter() {
+                let id = stored.last().map_or(1, |last| last.id + 1);
+                ids.push(id);
+                stored.push(StoredLog {
+                    id,
+                    record: row.clone(),
+                });
+            }
+            Ok(ids)
+        })
+    }
+
+    fn page(&self, instance_key: i64, query: LogPageQuery) -> StoreFuture<'_, Vec<StoredLog>> {
+        Box::pin(async move {
+            if self.away.load(Ordering::SeqCst) {
+                return Err(away());
+            }
+            let stored = self.stored();
+            let wanted = |row: &&StoredLog| {
+                row.record.instance_key == instance_key
+                    && query.after.is_none_or(|after| row.id > after)
+                    && query.before.is_none_or(|before| row.id < before)
+                    && query
+                        .stream
+                        .is_none_or(|stream| row.record.stream == stream)
+            };
+            let limit = query.limit as usize;
+            Ok(if query.newest_first {
+                stored
+                    .iter()
+                    .rev()
+                    .filter(wanted)
+                    .take(limit)
+                    .cloned()
+                    .collect()
+            } else {
+                stored.iter().filter(wanted).take(limit).cloned().collect()
+            })
+        })
+    }
+
+    fn delete_before(&self, at: UnixMs, rows_max: u32) -> StoreFuture<'_, u64> {
+        Box::pin(async move { Ok(self.delete(rows_max, |row| row.record.at < at)) })
+    }
+
+    fn trim(&self, instance_key: i64, keep: u64, rows_max: u32) -> StoreFuture<'_, u64> {
+        Box::pin(async move {
+            let mut left = {
+                let stored = self.stored();
+                let of_key = stored
+                    .iter()
+                    .filter(|row| row.record.instance_key == instance_key);
+                (of_key.count() as u64).saturating_sub(keep)
+            };
+            Ok(self.delete(rows_max, |row| {
+                let goes = row.record.instance_key == instance_key && left > 0;
+                left -= u64::from(goes);
+                goes
+            }))
+        })
+    }
+
+    fn delete_of(&self, instance_key: i64, rows_max: u32) -> StoreFuture<'_, u64> {
+        Box::pin(
+            async move { Ok(self.delete(rows_max, |row| row.record.instance_key == instance_key)) },
+        )
+    }
+
+    fn keys(&self) -> StoreFuture<'_, Vec<i64>> {
+        Box::pin(async { Ok(vec![source().key]) })
+    }
+
+    fn orphan_keys(&self) -> StoreFuture<'_, Vec<i64>> {
+        Box::pin(async move {
+            let stored = self.stored();
+            let keys = stored.iter().map(|row| row.record.instance_key);
+            let orphans: std::collections::BTreeSet<i64> =
+                keys.filter(|key| *key != source().key).collect();
+            Ok(orphans.into_iter().collect())
+        })
+    }
+}
+
+impl FakeStore {
+    fn delete(&self, rows_max: u32, mut goes: impl FnMut(&StoredLog) -> bool) -> u64 {
+        let mut gone = 0;
+        self.stored().retain(|row| {
+            let leaves = gone < u64::from(rows_max) && goes(row);
+            gone += u64::from(leaves);
+            !leaves
+        });
+        gone
+    }
+}
+
+/// The instance of the tests; its key is 7.
+pub(crate) fn source() -> LogSource {
+    LogSource {
+        instance: InstanceId(Uuid::from_u128(7)),
+        key: 7,
+        generation: Generation(3),
+    }
+}
+
+pub(crate) fn record(line: &str) -> LogRecord {
+    LogRecord {
+        instance_key: source().key,
+        generation: source().generation,
+        stream: LogStream::Stderr,
+        at: 1_000,
+        line: line.to_owned(),
+        continued: false,
+    }
+}
+
+pub(crate) fn config(spool_dir: &std::path::Path) -> LogsConfig {
+    LogsConfig {
+        spool_dir: spool_dir.to_owned(),
+        batch_delay: HumanDuration::from_ms(20),
+        ..LogsConfig::default()
+    }
+}

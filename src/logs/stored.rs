@@ -1,0 +1,88 @@
+//! The database as the store of logs.
+
+use std::sync::Arc;
+
+use super::record::{
+    LogPageQuery, LogRecord, LogStore, LogStoreError, LogStream, StoreFuture, StoredLog,
+};
+use crate::{
+    domain::UnixMs,
+    store::{LogQuery, LogRow, Store, StoreError},
+};
+
+impl From<StoreError> for LogStoreError {
+    fn from(error: StoreError) -> Self {
+        if error.retryable() {
+            Self::Unavailable(error.to_string())
+        } else {
+            Self::Refused(error.to_string())
+        }
+    }
+}
+
+impl LogStore for Store {
+    fn insert(&self, rows: Arc<Vec<LogRecord>>) -> StoreFuture<'_, Vec<i64>> {
+        Box::pin(async move {
+            let rows = rows.iter().map(|row| LogRow {
+                instance_key: row.instance_key,
+                generation: row.generation,
+                stream: row.stream.code(),
+                at: row.at,
+                line: row.line.clone(),
+                continued: row.continued,
+            });
+            let rows: Vec<LogRow> = rows.collect();
+            Ok(self.insert_logs(&rows).await?)
+        })
+    }
+
+    fn page(&self, instance_key: i64, query: LogPageQuery) -> StoreFuture<'_, Vec<StoredLog>> {
+        Box::pin(async move {
+            let query = LogQuery {
+                after: query.after,
+                before: query.before,
+                stream: query.stream.map(LogStream::code),
+                newest_first: query.newest_first,
+                limit: query.limit,
+                ..LogQuery::default()
+            };
+            let entries = self.logs_page(instance_key, query).await?;
+            let rows = entries.into_iter().map(|entry| StoredLog {
+                id: entry.id,
+                record: LogRecord {
+                    instance_key,
+                    generation: entry.generation,
+                    // A number that this build does not know can only be the daemon's own.
+                    stream: LogStream::from_code(entry.stream).unwrap_or(LogStream::System),
+                    at: entry.at,
+                    line: entry.line,
+                    continued: entry.continued,
+                },
+            });
+            Ok(rows.collect())
+        })
+    }
+
+    fn delete_before(&self, at: UnixMs, rows_max: u32) -> StoreFuture<'_, u64> {
+        Box::pin(async move { Ok(self.delete_logs_before(at, rows_max).await?) })
+    }
+
+    fn trim(&self, instance_key: i64, keep: u64, rows_max: u32) -> StoreFuture<'_, u64> {
+        Box::pin(async move { Ok(self.trim_logs(instance_key, keep, rows_max).await?) })
+    }
+
+    fn delete_of(&self, instance_key: i64, rows_max: u32) -> StoreFuture<'_, u64> {
+        Box::pin(async move { Ok(self.delete_logs_of(instance_key, rows_max).await?) })
+    }
+
+    fn keys(&self) -> StoreFuture<'_, Vec<i64>> {
+        Box::pin(async move {
+            let (instances, _damaged) = self.instances().await?;
+            Ok(instances.into_iter().map(|instance| instance.key).collect())
+        })
+    }
+
+    fn orphan_keys(&self) -> StoreFuture<'_, Vec<i64>> {
+        Box::pin(async move { Ok(self.orphan_log_keys().await?) })
+    }
+}

@@ -1,0 +1,257 @@
+//! Tests of the writer: batches, a store that goes away, a full spool, restarts.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    LogPipeline, LogStream, Logs,
+    fake_store::{FakeStore, config, source},
+};
+use crate::{
+    config::LogsConfig,
+    domain::duration::HumanDuration,
+    secrets::redaction::Redactions,
+    store::{LogQuery, Store},
+};
+
+async fn start(store: &Arc<FakeStore>, config: &LogsConfig) -> LogPipeline {
+    let store: Arc<dyn super::LogStore> = Arc::<FakeStore>::clone(store);
+    LogPipeline::start(config, store)
+        .await
+        .expect("the spool folder is usable")
+}
+
+fn note(logs: &Logs, lines: std::ops::Range<usize>) {
+    for line in lines {
+        let line = format!("line {line}");
+        logs.note(
+            source(),
+            LogStream::Stderr,
+            line.as_bytes(),
+            &Redactions::default(),
+        );
+    }
+}
+
+fn numbered(lines: std::ops::Range<usize>) -> Vec<String> {
+    lines.map(|line| format!("line {line}")).collect()
+}
+
+/// Waits until the counters are so; a test that waits in vain is ended by this.
+async fn until(logs: &Logs, enough: impl Fn(super::LogCounters) -> bool) {
+    let waiting = async {
+        while !enough(logs.counters()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+    assert!(waited.is_ok(), "{:?}", logs.counters());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_goes_when_it_is_full_or_when_its_time_has_come() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = FakeStore::new();
+    let config = LogsConfig {
+        batch_rows: 10,
+        batch_delay: HumanDuration::from_secs(3_600),
+        ..config(dir.path())
+    };
+    let pipeline = start(&store, &config).await;
+    let logs = pipeline.logs();
+    let began = tokio::time::Instant::now();
+    note(&logs, 0..25);
+    until(&logs, |counters| counters.stored == 20).await;
+    assert_eq!(store.inserts(), 2, "one transaction for each full batch");
+    assert!(began.elapsed() < Duration::from_secs(60));
+    tokio::time::sleep_until(began + Duration::from_secs(3_599)).await;
+    assert_eq!(store.inserts(), 2, "the rest waits for its time");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    until(&logs, |counters| counters.stored == 25).await;
+    assert_eq!(store.inserts(), 3);
+    assert_eq!(store.lines(), numbered(0..25));
+    assert_eq!(logs.lines_of(source().key), 25);
+    pipeline.close(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_store_that_goes_away_and_comes_back_loses_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = FakeStore::new();
+    let pipeline = start(&store, &config(dir.path())).await;
+    let logs = pipeline.logs();
+    note(&logs, 0..100);
+    until(&logs, |counters| counters.stored == 100).await;
+    store.set_away(true);
+    for part in 1..10 {
+        note(&logs, part * 100..(part + 1) * 100);
+        until(&logs, |counters| counters.spooled == part as u64 * 100).await;
+    }
+    assert!(!logs.counters().store_available);
+    assert!(logs.counters().spool_bytes > 0);
+    store.set_away(false);
+    until(&logs, |counters| counters.stored == 1_000).await;
+    note(&logs, 1_000..1_100);
+    until(&logs, |counters| counters.stored == 1_100).await;
+    assert_eq!(store.lines(), numbered(0..1_100));
+    let counters = logs.counters();
+    assert_eq!((counters.dropped, counters.spool_bytes), (0, 0));
+    assert!(counters.store_available);
+    pipeline.close(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_holds_up_nobody() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = FakeStore::hanging();
+    let config = LogsConfig {
+        queue_bytes: 8 << 10,
+        batch_rows: 10,
+        ..config(dir.path())
+    };
+    let pipeline = start(&store, &config).await;
+    let logs = pipeline.logs();
+    for line in 0..2_000 {
+        let room = tokio::time::timeout(Duration::from_secs(20), logs.room()).await;
+        room.expect("the spool makes room while the store hangs");
+        note(&logs, line..line + 1);
+    }
+    until(&logs, |counters| counters.queue_bytes == 0).await;
+    assert_eq!(store.inserts(), 1);
+    assert_eq!(logs.counters().dropped, 0);
+    store.let_through(10_000);
+    until(&logs, |counters| counters.stored == 2_000).await;
+    assert_eq!(store.lines(), numbered(0..2_000), "in order, each once");
+    pipeline.close(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_full_spool_drops_the_newest_and_tells_how_many() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = FakeStore::new();
+    store.set_away(true);
+    let config = LogsConfig {
+        spool_bytes: 4_000,
+        ..config(dir.path())
+    };
+    let pipeline = start(&store, &config).await;
+    let logs = pipeline.logs();
+    note(&logs, 0..500);
+    until(&logs, |counters| counters.spooled + counters.dropped == 500).await;
+    let kept = usize::try_from(logs.counters().spooled).expect("small");
+    let lost = 500 - kept;
+    assert!(kept > 50 && lost > 100, "{kept} kept");
+    store.set_away(false);
+    store.until(|rows| rows.len() > kept).await;
+    note(&logs, 500..510);
+    store.until(|rows| rows.len() == kept + 11).await;
+    let mut expected = numbered(0..kept);
+    expected.push(format!(
+        "{lost} lines lost: neither the log store nor the spool could take them"
+    ));
+    expected.extend(numbered(500..510));
+    assert_eq!(store.lines(), expected);
+    assert_eq!(store.rows()[kept].record.stream, LogStream::System);
+    assert_eq!(logs.counters().dropped, lost as u64);
+    pipeline.close(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_new_daemon_writes_what_the_old_one_left() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = FakeStore::new();
+    store.set_away(true);
+    let pipeline = start(&store, &config(dir.path())).await;
+    note(&pipeline.logs(), 0..300);
+    let closed = pipeline.close(Duration::from_secs(5)).await;
+    assert!(closed.spool_bytes > 0);
+    assert_eq!((closed.dropped, store.lines().len()), (0, 0));
+    store.set_away(false);
+    let pipeline = start(&store, &config(dir.path())).await;
+    note(&pipeline.logs(), 300..310);
+    store.until(|rows| rows.len() == 310).await;
+    assert_eq!(store.lines(), numbered(0..310));
+    let closed = pipeline.close(Duration::from_secs(5)).await;
+    assert_eq!(closed.spool_bytes, 0);
+}
+
+#[tokio::test]
+async fn closing_writes_what_is_queued_and_gives_a_hanging_store_up() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let slow = LogsConfig {
+        batch_delay: HumanDuration::from_secs(3_600),
+        ..config(dir.path())
+    };
+    let store = FakeStore::new();
+    let pipeline = start(&store, &slow).await;
+    note(&pipeline.logs(), 0..100);
+    pipeline.close(Duration::from_secs(20)).await;
+    assert_eq!(store.lines(), numbered(0..100));
+
+    let hanging = FakeStore::hanging();
+    let pipeline = start(&hanging, &slow).await;
+    note(&pipeline.logs(), 100..200);
+    let began = std::time::Instant::now();
+    let closed = pipeline.close(Duration::from_millis(600)).await;
+    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(closed.spool_bytes > 0 && closed.dropped == 0, "{closed:?}");
+    let pipeline = start(&store, &slow).await;
+    store.until(|rows| rows.len() == 200).await;
+    assert_eq!(store.lines(), numbered(0..200));
+    pipeline.close(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_row_that_the_store_refuses_holds_up_no_other() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = FakeStore::refusing("line 37");
+    let pipeline = start(&store, &config(dir.path())).await;
+    let logs = pipeline.logs();
+    note(&logs, 0..100);
+    until(&logs, |counters| counters.stored >= 99).await;
+    store.until(|rows| rows.len() == 100).await;
+    let mut expected = numbered(0..37);
+    expected.extend(numbered(38..100));
+    let lines = store.lines();
+    assert_eq!(lines[..99], expected);
+    assert!(lines[99].starts_with("1 line lost"), "{}", lines[99]);
+    pipeline.close(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn lines_reach_a_real_database() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let database = crate::config::DatabaseConfig {
+        url: format!("sqlite:{}", dir.path().join("test.db").display()),
+        ..crate::config::DatabaseConfig::default()
+    };
+    let store = Store::connect(&database).await.expect("SQLite opens");
+    let spool = dir.path().join("spool");
+    let pipeline = LogPipeline::start(&config(&spool), Arc::new(store.clone()))
+        .await
+        .expect("the spool folder is usable");
+    let logs = pipeline.logs();
+    let mut tail = logs.follow(
+        source().key,
+        super::TailStart::After(0),
+        super::TailFilter::default(),
+    );
+    note(&logs, 0..3_000);
+    let mut followed = Vec::new();
+    while followed.len() < 3_000 {
+        let rows = tail.next().await.expect("the store answers").expect("open");
+        followed.extend(rows.into_iter().map(|row| row.record.line));
+    }
+    assert_eq!(followed, numbered(0..3_000));
+    pipeline.close(Duration::from_secs(20)).await;
+    let query = LogQuery {
+        limit: 10_000,
+        ..LogQuery::default()
+    };
+    let page = store
+        .logs_page(source().key, query)
+        .await
+        .expect("SQLite answers");
+    let lines: Vec<String> = page.into_iter().map(|entry| entry.line).collect();
+    assert_eq!(lines, numbered(0..3_000));
+    store.close().await;
+}
