@@ -1,6 +1,6 @@
 //! The verbs on instances.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use jiff::Timestamp;
 
@@ -79,18 +79,40 @@ pub(super) async fn create(
         labels: options.labels.into_iter().collect(),
     };
     let wait = (!options.no_wait).then(|| options.wait.std());
+    let deadline = tokio::time::Instant::now() + wait.unwrap_or_default();
     let reply = client.create(&request, wait).await?;
-    let instance = reply.read()?;
+    let mut instance = reply.read()?;
+    let mut json = reply.json().to_owned();
+    // The API waits no longer than one request may take; we may.
+    while !settled(&instance) && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(POLL_INTERVAL).await;
+        let token = (instance.access_token.take(), instance.connect_url.take());
+        instance = client.get(&instance.id).await?.read()?;
+        (instance.access_token, instance.connect_url) = token;
+        json =
+            serde_json::to_string(&instance).map_err(|error| Failure::Failed(error.to_string()))?;
+    }
     if out.json {
-        out.line(reply.json())?;
+        out.line(&json)?;
     } else {
         out.line(&created(&instance))?;
     }
-    let settled = matches!(instance.status.as_str(), "running" | "unhealthy");
-    if options.no_wait || settled {
+    if options.no_wait || is_up(&instance) {
         return Ok(ExitCode::SUCCESS);
     }
     Err(Failure::Failed(not_running(&instance)))
+}
+
+/// Between two looks at an instance that starts.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+fn is_up(instance: &Instance) -> bool {
+    matches!(instance.status.as_str(), "running" | "unhealthy")
+}
+
+/// Whether waiting longer is of no use.
+fn settled(instance: &Instance) -> bool {
+    is_up(instance) || matches!(instance.status.as_str(), "failed" | "stopped" | "expired")
 }
 
 fn not_running(instance: &Instance) -> String {

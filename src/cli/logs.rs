@@ -29,43 +29,59 @@ pub(super) async fn print(
     out: Output,
 ) -> Result<(), Failure> {
     let instance = resolve(client, &options.instance).await?;
-    let query = LogQuery {
-        since: options
-            .since
-            .map(|text| point_in_time(&text, Timestamp::now()))
-            .transpose()?,
+    let mut query = LogQuery {
+        since: None,
         until: None,
         stream: options.stream,
         text: options.grep,
         tail: Some(options.tail),
     };
-    let mut last = None;
-    let mut show = |line: &LogLine, json: &str| {
-        last = Some(line.id);
+    let show = |line: &LogLine, json: &str| {
         if out.json {
             out.line(json)
         } else {
             out.line(&log_line(line, options.timestamps, out))
         }
     };
-    let page = client.logs(&instance, &query).await?.read()?;
-    for line in &page.items {
-        let json =
-            serde_json::to_string(line).map_err(|error| Failure::Failed(error.to_string()))?;
-        show(line, &json)?;
+    let mut after = None;
+    if !options.follow || options.since.is_some() {
+        query.since = options
+            .since
+            .map(|text| point_in_time(&text, Timestamp::now()))
+            .transpose()?;
+        // The newest line before the page: where a follow begins if no line of the page fits the filters.
+        let newest = LogQuery {
+            tail: Some(1),
+            ..LogQuery::default()
+        };
+        let newest = client.logs(&instance, &newest).await?.read()?;
+        // The API's smallest page has one line.
+        let page = match options.tail {
+            0 => Vec::new(),
+            _ => client.logs(&instance, &query).await?.read()?.items,
+        };
+        for line in &page {
+            let json =
+                serde_json::to_string(line).map_err(|error| Failure::Failed(error.to_string()))?;
+            show(line, &json)?;
+        }
+        let last = page.last().or(newest.items.last());
+        after = Some(last.map_or(0, |line| line.id));
     }
     if !options.follow {
         return Ok(());
     }
-    // A stream without a number would begin with history again; 0 lies before every line.
-    let query = LogQuery {
+    query.since = None;
+    if after.is_some() {
+        query.tail = None;
+    }
+    let again = LogQuery {
         tail: None,
-        ..query
+        ..query.clone()
     };
-    let from = page.items.last().map_or(0, |line| line.id);
-    let open = async |after: Option<i64>| {
-        let after = after.or(Some(from));
-        client.follow_logs(&instance, &query, after).await
+    let open = async |last: Option<i64>| match last {
+        Some(_) => client.follow_logs(&instance, &again, last).await,
+        None => client.follow_logs(&instance, &query, after).await,
     };
     follow(open, |line: &LogLine| line.id, show).await
 }
@@ -176,7 +192,7 @@ mod tests {
             at("2026-11-21T09:00:00+01:00").as_deref(),
             Ok("2026-11-21T08:00:00Z")
         );
-        assert_eq!(at("9000000000000h").as_deref(), Ok("1970-01-01T00:00:00Z"));
+        assert_eq!(at("900000000000h").as_deref(), Ok("1970-01-01T00:00:00Z"));
         assert!(at("yesterday").is_err());
     }
 

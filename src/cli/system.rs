@@ -1,6 +1,6 @@
 //! Templates, background tasks and master keys.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use jiff::Timestamp;
 
@@ -119,20 +119,39 @@ pub(super) async fn tasks(client: &Client, out: Output) -> Result<(), Failure> {
     out.line(&out.table(["name", "schedule", "last run", "runs", "state"], rows))
 }
 
+/// Between two looks at a task that runs.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A task that runs longer is left alone; its status tells the rest.
+const RUN_TIMEOUT: Duration = Duration::from_secs(600);
+
 pub(super) async fn run_task(
     client: &Client,
     name: &str,
     out: Output,
 ) -> Result<ExitCode, Failure> {
-    let reply = client.run_task(name).await?;
-    let task = reply.read()?;
+    let find = async || -> Result<Option<TaskStatus>, Failure> {
+        let tasks = client.tasks().await?.read()?.items;
+        Ok(tasks.into_iter().find(|task| task.name == name))
+    };
+    let before = find().await?.map_or(0, |task| task.runs);
+    let mut task = client.run_task(name).await?.read()?;
+    let deadline = tokio::time::Instant::now() + RUN_TIMEOUT;
+    while (task.running || task.runs <= before) && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(POLL_INTERVAL).await;
+        task = find()
+            .await?
+            .ok_or_else(|| Failure::Failed(format!("the task {name} is gone")))?;
+    }
     if out.json {
-        out.line(reply.json())?;
+        let json =
+            serde_json::to_string(&task).map_err(|error| Failure::Failed(error.to_string()))?;
+        out.line(&json)?;
     }
     match &task.last_error {
-        Some(error) => Err(Failure::Failed(format!("{name} failed: {error}"))),
-        None if out.json => Ok(ExitCode::SUCCESS),
-        None => {
+        Some(error) if !task.running => Err(Failure::Failed(format!("{name} failed: {error}"))),
+        _ if out.json => Ok(ExitCode::SUCCESS),
+        _ => {
             out.line(&ran(&task))?;
             Ok(ExitCode::SUCCESS)
         }
@@ -141,7 +160,7 @@ pub(super) async fn run_task(
 
 fn ran(task: &TaskStatus) -> String {
     if task.running {
-        return format!("{} runs", task.name);
+        return format!("{} still runs", task.name);
     }
     let took = task.last_duration_ms.unwrap_or_default();
     let took = if took < 1_000 {
@@ -220,8 +239,8 @@ mod tests {
                 Some("mcp-server-git is not installed: pip install mcp-server-git"),
             ),
         ];
-        insta::assert_snapshot!(listed(&items, out), @"");
-        insta::assert_snapshot!(described(&items[1]), @"");
+        insta::assert_snapshot!("templates", listed(&items, out));
+        insta::assert_snapshot!("one_template", described(&items[1]));
     }
 
     #[test]

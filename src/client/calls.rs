@@ -22,15 +22,15 @@ pub struct ListQuery {
 /// Which log lines; what is absent does not filter.
 #[derive(Debug, Clone, Default)]
 pub struct LogQuery {
-    /// From this time on (RFC 3339).
+    /// From this time on (RFC 3339). Pages only.
     pub since: Option<String>,
-    /// Up to this time (RFC 3339).
+    /// Up to this time (RFC 3339). Pages only.
     pub until: Option<String>,
     /// stdout, stderr or system.
     pub stream: Option<String>,
     /// Lines that hold this text, case ignored.
     pub text: Option<String>,
-    /// The last so many lines.
+    /// The last so many lines; a follow begins with them.
     pub tail: Option<u32>,
 }
 
@@ -196,7 +196,7 @@ impl Client {
         self.send(log_filter(call, query)).await
     }
 
-    /// `GET /mcps/{instance}/logs` as a stream: what is there, then what comes.
+    /// `GET /mcps/{instance}/logs` as a stream: the last `tail` lines, or those after `last_event_id`; then what comes.
     pub async fn follow_logs(
         &self,
         instance: &str,
@@ -252,7 +252,7 @@ impl Client {
         self.every_page("/api/v1/tasks", |call| call).await
     }
 
-    /// `POST /tasks/{name}/run`.
+    /// `POST /tasks/{name}/run`; the answer does not wait for the run.
     pub async fn run_task(&self, name: &str) -> Answer<wire::TaskStatus> {
         let path = format!("/api/v1/tasks/{}/run", segment(name));
         self.send(Call::new(Method::POST, path)).await
@@ -281,7 +281,7 @@ fn log_filter(call: Call, query: &LogQuery) -> Call {
     call.query("since", query.since.clone())
         .query("until", query.until.clone())
         .query("stream", query.stream.clone())
-        .query("text", query.text.clone())
+        .query("q", query.text.clone())
         .query("tail", query.tail.map(|tail| tail.to_string()))
 }
 

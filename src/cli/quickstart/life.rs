@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
-use jiff::Timestamp;
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
@@ -107,7 +106,7 @@ async fn follow(
     out: Output,
 ) {
     let query = LogQuery {
-        since: Some(Timestamp::now().to_string()),
+        tail: Some(0),
         ..LogQuery::default()
     };
     let Ok(mut stream) = client.follow_logs(&id, &query, None).await else {
