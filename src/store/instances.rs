@@ -322,11 +322,13 @@ impl Store {
     ) -> Result<(), StoreError> {
         let id = id.to_string();
         in_transaction!(self, |tx| {
-            let spec: JsonText = query_scalar("SELECT spec FROM instances WHERE id = $1")
-                .bind(&id)
-                .fetch_optional(&mut *tx)
-                .await?
-                .ok_or(StoreError::NotFound)?;
+            let spec: JsonText =
+                query_scalar("UPDATE instances SET updated_at = $2 WHERE id = $1 RETURNING spec")
+                    .bind(&id)
+                    .bind(now)
+                    .fetch_optional(&mut *tx)
+                    .await?
+                    .ok_or(StoreError::NotFound)?;
             let mut spec: InstanceSpec = spec
                 .read()
                 .ok_or_else(|| StoreError::corrupt("instances", "spec", &id))?;

@@ -17,6 +17,9 @@ pub struct TokenRow {
     pub expires_at: Option<UnixMs>,
 }
 
+/// Takes the row's lock, which both dialects spell alike: of two replacements at once the second sees the first.
+const LOCK_INSTANCE: &str =
+    "UPDATE instances SET updated_at = updated_at WHERE id = $1 RETURNING instance_key";
 pub(super) const INSERT_TOKEN: &str =
     "INSERT INTO access_tokens (hash, instance_key, created_at) VALUES ($1, $2, $3)";
 
@@ -73,7 +76,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let old_valid_until = old_valid_until.unwrap_or(now);
         in_transaction!(self, |tx| {
-            let key: i64 = query_scalar("SELECT instance_key FROM instances WHERE id = $1")
+            let key: i64 = query_scalar(LOCK_INSTANCE)
                 .bind(id.to_string())
                 .fetch_optional(&mut *tx)
                 .await?

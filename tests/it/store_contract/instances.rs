@@ -173,6 +173,20 @@ contract! {
         stores[1].close().await;
     }
 
+    async fn a_transaction_that_reads_first_does_not_lose_against_another_daemon(db: &Database) {
+        let record = db.store.create_instance(new_instance("ada", "first", 3001)).await.expect("created");
+        let stores = [db.store.clone(), db.another().await];
+        let outcomes = together((0..80_u8).map(|place| {
+            let (store, id) = (stores[usize::from(place % 2)].clone(), record.id);
+            async move { store.replace_token(id, [place; 32], None, 2_000).await }
+        })).await;
+        for outcome in &outcomes {
+            assert_eq!(outcome, &Ok(()));
+        }
+        assert_eq!(db.store.access_tokens().await.expect("read").len(), 1, "one token is left, the last one");
+        stores[1].close().await;
+    }
+
     async fn of_many_racing_creations_a_port_and_a_name_go_to_one(db: &Database) {
         let stores = [db.store.clone(), db.another().await];
         let outcomes = together((0..10_usize).map(|place| {
