@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod domain;
+pub mod gateway;
 pub mod logs;
 pub mod mcp_servers;
 pub mod runtime;

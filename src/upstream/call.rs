@@ -5,8 +5,10 @@ use std::{
     future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
@@ -15,7 +17,7 @@ use super::{
     in_flight::{Caller, InFlight, SessionKey},
     mailbox::{Item, Mailbox},
     message::{Envelope, EnvelopeError, RawObject, splice},
-    stdio::Wire,
+    stdio::{NotSent, Wire},
 };
 
 /// Keys of `_meta` that belong to one hop of the stateless revision.
@@ -26,13 +28,29 @@ const RESERVED: [&str; 4] = [
     "io.modelcontextprotocol/logLevel",
 ];
 
-/// A call under way. Dropping it does not cancel: in the session era a lost connection is no wish to cancel, and
-/// the answer is then thrown away; [`Call::cancel`] cancels.
+/// After so long without a message a caller is told that the call is slow.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// A call under way. Dropping it cancels only after [`Call::cancel_on_drop`]: in the session era a lost connection
+/// is no wish to cancel, and the answer is then thrown away.
 pub struct Call {
     wire: Arc<Wire>,
     id: u64,
     mailbox: Arc<Mailbox>,
+    began: Instant,
     answered: bool,
+    cancels: bool,
+}
+
+/// How a call begins to answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum First {
+    /// With this message.
+    Item(Item),
+    /// With nothing yet, for ten seconds or a little more.
+    Slow,
+    /// Not at all: it was cancelled.
+    Over,
 }
 
 impl Call {
@@ -53,19 +71,44 @@ impl Call {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// Tells the child that nobody waits any more.
-    pub fn cancel(mut self) {
-        if !self.answered && self.wire.table().end(self.id).is_some() {
-            self.answered = true;
-            self.wire.cancel(self.id, "the client left");
+    /// The first message, or the news that it takes long.
+    pub async fn first(&mut self) -> First {
+        poll_fn(|cx| match self.poll_next(cx) {
+            Poll::Ready(Some(item)) => Poll::Ready(First::Item(item)),
+            Poll::Ready(None) => Poll::Ready(First::Over),
+            // The sweep of the connection wakes every call now and then; no call has a timer of its own.
+            Poll::Pending if self.began.elapsed() >= SLOW => Poll::Ready(First::Slow),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    /// The answer, without what comes before it; `None` when the call was cancelled.
+    pub async fn last(&mut self) -> Option<Bytes> {
+        loop {
+            match self.next().await? {
+                Item::Message(_) => {}
+                Item::Answer(answer) => return Some(answer),
+            }
         }
+    }
+
+    /// From now on, dropping the call tells the child that nobody waits any more.
+    #[must_use]
+    pub fn cancel_on_drop(mut self) -> Self {
+        self.cancels = true;
+        self
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        if !self.answered {
-            self.mailbox.abandon();
+        if self.answered {
+            return;
+        }
+        self.mailbox.abandon();
+        if self.cancels && self.wire.table().end(self.id).is_some() {
+            self.wire.cancel(self.id, "the client left");
         }
     }
 }
@@ -195,17 +238,20 @@ impl Upstream {
                 .map_err(|error| UpstreamError::Protocol(error.to_string()))?
         };
         let mailbox = Arc::new(Mailbox::default());
+        let began = Instant::now();
         let id = wire.table().begin(InFlight {
             caller,
             client_id: envelope.id.map_or("null", |id| id.get()).into(),
             progress_token: rewritten.as_ref().and_then(|r| r.token.clone()),
             mailbox: mailbox.clone(),
-            touched: Instant::now(),
+            touched: began,
         })?;
         let line = compose(source, envelope, id, rewritten.map(|r| r.into_json(id)));
-        if let Err(error) = wire.send(line) {
-            // The reader may have answered it already, when the child died in between.
-            if wire.table().end(id).is_some() {
+        match wire.send(line) {
+            // A closed pipe means that the child is about to be found dead: the call is answered with the cause then.
+            Ok(()) | Err(NotSent::Closed) => {}
+            Err(error) => {
+                wire.table().end(id);
                 return Err(error.into());
             }
         }
@@ -214,7 +260,9 @@ impl Upstream {
             wire: wire.clone(),
             id,
             mailbox,
+            began,
             answered: false,
+            cancels: false,
         })
     }
 

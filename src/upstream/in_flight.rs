@@ -183,6 +183,13 @@ impl Table {
         call
     }
 
+    /// Lets every caller look at the clock.
+    pub fn nudge_all(&self) {
+        for call in self.calls.values() {
+            call.mailbox.nudge();
+        }
+    }
+
     /// The call with this id, marked as alive.
     pub fn touch(&mut self, id: u64, now: Instant) -> Option<&InFlight> {
         let call = self.calls.get_mut(&id)?;

@@ -9,7 +9,6 @@ use super::{
     Link, Upstream, UpstreamError,
     handshake::{Era, Handshake, LEGACY_LATEST, MODERN, PAGES_MAX, TOOLS_MAX},
     in_flight::{Caller, SessionKey},
-    mailbox::Item,
     message::{Envelope, RawObject, unquote},
 };
 
@@ -164,16 +163,7 @@ impl Upstream {
             source.as_bytes(),
             &envelope,
         )?;
-        let answer = timeout(self.options.handshake_timeout, async {
-            loop {
-                match call.next().await {
-                    Some(Item::Message(_)) => {}
-                    Some(Item::Answer(answer)) => return Some(answer),
-                    None => return None,
-                }
-            }
-        })
-        .await;
+        let answer = timeout(self.options.handshake_timeout, call.last()).await;
         match answer {
             Ok(Some(answer)) => {
                 if let Some(failure) = self.failure() {
@@ -183,7 +173,7 @@ impl Upstream {
             }
             Ok(None) => Err(UpstreamError::Protocol(format!("{method} was cancelled"))),
             Err(_) => {
-                call.cancel();
+                drop(call.cancel_on_drop());
                 Err(late(method, self.options.handshake_timeout))
             }
         }

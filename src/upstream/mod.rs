@@ -32,7 +32,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::net::unix::pipe;
 
-pub use call::Call;
+pub use call::{Call, First};
 pub use failure::{
     Failure, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR,
     error_message, result_message,

@@ -135,6 +135,8 @@ impl Wire {
                 }
                 Err(_) => {
                     outbox.stdin = None;
+                    drop(outbox);
+                    self.mark_broken("it closed its stdin");
                     return Err(NotSent::Closed);
                 }
             }
@@ -184,7 +186,8 @@ impl Wire {
         if !self.sweeping.load(Ordering::Acquire) {
             return;
         }
-        let interval = (self.call_timeout / 8).max(Duration::from_millis(5));
+        let interval =
+            (self.call_timeout / 8).clamp(Duration::from_millis(5), Duration::from_secs(5));
         let armed = timer.get_or_insert_with(|| Box::pin(sleep(interval)));
         while armed.as_mut().poll(cx).is_ready() {
             let overdue = {
@@ -193,6 +196,7 @@ impl Wire {
                     .checked_sub(self.call_timeout)
                     .map(|before| table.overdue(before))
                     .unwrap_or_default();
+                table.nudge_all();
                 if table.calls() == 0 {
                     // Under the lock: whoever begins a call after this sees it and starts the timer anew.
                     self.sweeping.store(false, Ordering::Release);

@@ -1,0 +1,306 @@
+//! Who may use an access URL: path, token, `Host` and `Origin`. Pure decisions.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, header};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::{config::GatewayConfig, domain::UnixMs, supervisor::route::TokenHash};
+
+/// What a path asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// `/mcp`, or `/TOKEN/mcp` with this token.
+    Mcp(Option<&'a str>),
+    /// Anything else.
+    Unknown,
+}
+
+/// Reads a path.
+#[must_use]
+pub fn target(path: &str) -> Target<'_> {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    match path.strip_suffix("/mcp") {
+        Some("") => Target::Mcp(None),
+        Some(token) => match token.strip_prefix('/') {
+            Some(token) if !token.is_empty() && !token.contains('/') => Target::Mcp(Some(token)),
+            _ => Target::Unknown,
+        },
+        None => Target::Unknown,
+    }
+}
+
+/// Why a request may not enter. No variant holds the token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denied {
+    /// No token was sent.
+    NoToken,
+    /// The token sent does not open this instance, or no longer does.
+    WrongToken,
+    /// The `Host` header is missing or names a host that is not ours.
+    Host,
+    /// The `Origin` header names a site that is not allowed.
+    Origin,
+}
+
+impl Denied {
+    /// What the client is told.
+    #[must_use]
+    pub fn sentence(&self) -> &'static str {
+        match self {
+            Self::NoToken => {
+                "An access token is needed: send the header 'Authorization: Bearer TOKEN', or use the URL with the token inside, '/TOKEN/mcp'."
+            }
+            Self::WrongToken => {
+                "The access token is not valid for this instance, or it was replaced: send the current one as 'Authorization: Bearer TOKEN', or use the current access URL."
+            }
+            Self::Host => {
+                "The Host header names a host that this gateway does not serve: an administrator can add it to gateway.allowed_hosts."
+            }
+            Self::Origin => {
+                "Requests from this web page's Origin are not allowed: an administrator can add it to gateway.allowed_origins."
+            }
+        }
+    }
+}
+
+/// Checks the token of the header, or the one of the path when there is no such header.
+///
+/// # Errors
+/// [`Denied::NoToken`] or [`Denied::WrongToken`].
+pub fn check_token(
+    tokens: &[TokenHash],
+    headers: &HeaderMap,
+    in_path: Option<&str>,
+    now: UnixMs,
+) -> Result<(), Denied> {
+    let sent = match headers.get(header::AUTHORIZATION) {
+        Some(value) => {
+            let value = value.as_bytes();
+            let (scheme, token) = value.split_at(value.len().min(7));
+            if !scheme.eq_ignore_ascii_case(b"bearer ") {
+                return Err(Denied::WrongToken);
+            }
+            token.trim_ascii()
+        }
+        None => in_path.ok_or(Denied::NoToken)?.as_bytes(),
+    };
+    let hash: [u8; 32] = Sha256::digest(sent).into();
+    // Every token is compared, so that the time tells nothing of which one fitted.
+    let mut opens = subtle::Choice::from(0);
+    for token in tokens {
+        let valid = token.valid_until.is_none_or(|until| now < until);
+        opens |= token.hash.ct_eq(&hash) & subtle::Choice::from(u8::from(valid));
+    }
+    if bool::from(opens) {
+        Ok(())
+    } else {
+        Err(Denied::WrongToken)
+    }
+}
+
+/// Which `Host` and `Origin` headers are accepted.
+#[derive(Debug, Clone)]
+pub struct Sites {
+    address: IpAddr,
+    hosts: Vec<String>,
+    origins: Vec<String>,
+}
+
+impl Sites {
+    /// From the configuration.
+    #[must_use]
+    pub fn new(config: &GatewayConfig) -> Self {
+        let lower = |text: &String| text.trim_end_matches('/').to_ascii_lowercase();
+        Self {
+            address: config.address,
+            hosts: config
+                .allowed_hosts
+                .iter()
+                .chain(config.public_host.as_ref())
+                .map(lower)
+                .collect(),
+            origins: config.allowed_origins.iter().map(lower).collect(),
+        }
+    }
+
+    /// The guard against DNS rebinding: a page of a stranger's site that resolves to our address still sends that
+    /// site's name.
+    ///
+    /// # Errors
+    /// [`Denied::Host`].
+    pub fn check_host(&self, headers: &HeaderMap) -> Result<(), Denied> {
+        let sent = headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok());
+        let sent = sent.ok_or(Denied::Host)?;
+        let host = without_port(sent);
+        let known = |allowed: &String| {
+            allowed.eq_ignore_ascii_case(sent) || allowed.eq_ignore_ascii_case(host)
+        };
+        let ours = match host_ip(host) {
+            Some(ip) => ip.is_loopback() || ip == self.address || self.address.is_unspecified(),
+            None => host.eq_ignore_ascii_case("localhost"),
+        };
+        if ours || self.hosts.iter().any(known) {
+            Ok(())
+        } else {
+            Err(Denied::Host)
+        }
+    }
+
+    /// Checks `Origin`, which only browsers send. Pages of this machine pass while the gateway listens on loopback.
+    /// The answer is the origin to name in CORS headers.
+    ///
+    /// # Errors
+    /// [`Denied::Origin`].
+    pub fn check_origin<'a>(
+        &self,
+        headers: &'a HeaderMap,
+    ) -> Result<Option<&'a http::HeaderValue>, Denied> {
+        let Some(value) = headers.get(header::ORIGIN) else {
+            return Ok(None);
+        };
+        let origin = value.to_str().map_err(|_| Denied::Origin)?;
+        let listed = |allowed: &String| allowed == "*" || allowed.eq_ignore_ascii_case(origin);
+        if self.origins.iter().any(listed) {
+            return Ok(Some(value));
+        }
+        let site = origin
+            .strip_prefix("http://")
+            .or_else(|| origin.strip_prefix("https://"));
+        let local = site.map(without_port).is_some_and(|host| {
+            host.eq_ignore_ascii_case("localhost")
+                || host_ip(host).is_some_and(|ip| ip.is_loopback())
+        });
+        if local && self.address.is_loopback() {
+            Ok(Some(value))
+        } else {
+            Err(Denied::Origin)
+        }
+    }
+}
+
+fn without_port(host: &str) -> &str {
+    if host.starts_with('[') {
+        return host.find(']').map_or(host, |end| &host[..=end]);
+    }
+    host.rsplit_once(':').map_or(host, |(host, _)| host)
+}
+
+fn host_ip(host: &str) -> Option<IpAddr> {
+    host.trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.insert(*name, value.parse().expect("a valid header"));
+        }
+        map
+    }
+
+    fn token(text: &str, valid_until: Option<UnixMs>) -> TokenHash {
+        TokenHash {
+            hash: Sha256::digest(text).into(),
+            valid_until,
+        }
+    }
+
+    #[test]
+    fn paths() {
+        assert_eq!(target("/mcp"), Target::Mcp(None));
+        assert_eq!(target("/mcp/"), Target::Mcp(None));
+        assert_eq!(target("/abc/mcp"), Target::Mcp(Some("abc")));
+        for path in [
+            "/", "", "/mcpx", "/a/b/mcp", "//mcp", "mcp", "/abc", "/mcp/x", "/amcp",
+        ] {
+            assert_eq!(target(path), Target::Unknown, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_header_wins_over_the_path_and_an_old_token_ends() {
+        let tokens = [token("new", None), token("old", Some(100))];
+        let bearer = |text: &str| headers(&[("authorization", text)]);
+        let check = |headers: &HeaderMap, path, now| check_token(&tokens, headers, path, now);
+        assert_eq!(check(&bearer("Bearer new"), None, 0), Ok(()));
+        assert_eq!(check(&bearer("bearer  old"), None, 99), Ok(()));
+        let wrong = Err(Denied::WrongToken);
+        assert_eq!(check(&bearer("Bearer old"), None, 100), wrong);
+        assert_eq!(check(&bearer("Bearer nope"), Some("new"), 0), wrong);
+        assert_eq!(check(&bearer("Basic new"), None, 0), wrong);
+        assert_eq!(check(&bearer("B"), None, 0), wrong);
+        assert_eq!(check(&HeaderMap::new(), Some("new"), 0), Ok(()));
+        assert_eq!(check(&HeaderMap::new(), None, 0), Err(Denied::NoToken));
+        assert_eq!(check_token(&[], &bearer("Bearer "), None, 0), wrong);
+    }
+
+    #[test]
+    fn a_strange_host_or_origin_stays_out() {
+        let mut config = GatewayConfig {
+            public_host: Some("mcp.example.org".into()),
+            allowed_origins: vec!["https://App.example.org/".into()],
+            ..GatewayConfig::default()
+        };
+        let sites = Sites::new(&config);
+        for host in [
+            "localhost:3001",
+            "LOCALHOST",
+            "127.0.0.1:3001",
+            "[::1]:3001",
+            "mcp.example.org:3001",
+        ] {
+            assert_eq!(
+                sites.check_host(&headers(&[("host", host)])),
+                Ok(()),
+                "{host}"
+            );
+        }
+        for host in [
+            "evil.example",
+            "127.0.0.1.evil.example:3001",
+            "10.0.0.1",
+            "",
+        ] {
+            let denied = sites.check_host(&headers(&[("host", host)]));
+            assert_eq!(denied, Err(Denied::Host), "{host}");
+        }
+        assert_eq!(sites.check_host(&HeaderMap::new()), Err(Denied::Host));
+        let origin = |sites: &Sites, text: &str| {
+            let headers = headers(&[("origin", text)]);
+            sites.check_origin(&headers).map(|found| found.is_some())
+        };
+        for text in [
+            "http://localhost:6274",
+            "https://app.example.org",
+            "http://[::1]:1",
+        ] {
+            assert_eq!(origin(&sites, text), Ok(true), "{text}");
+        }
+        for text in [
+            "http://evil.example",
+            "null",
+            "http://localhost.evil.example",
+            "file://",
+        ] {
+            assert_eq!(origin(&sites, text), Err(Denied::Origin), "{text}");
+        }
+        assert_eq!(sites.check_origin(&HeaderMap::new()), Ok(None));
+        config.address = "0.0.0.0".parse().expect("an address");
+        let sites = Sites::new(&config);
+        assert_eq!(
+            sites.check_host(&headers(&[("host", "10.0.0.1:3001")])),
+            Ok(())
+        );
+        assert_eq!(origin(&sites, "http://localhost:1"), Err(Denied::Origin));
+    }
+}

@@ -1,0 +1,303 @@
+//! The bodies that the gateway answers with, and the bounded reading of those that it gets.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::Frame;
+use hyper::body::{Incoming, SizeHint};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+use crate::upstream::{Call, Failure, Item};
+
+use super::{
+    session::{Session, StandingStream},
+    stateless::Finish,
+};
+
+/// How long a stream may be silent before a comment line shows that it lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a client may pause inside a request body.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How much of a body over the limit is still read and thrown away, so that the client gets to read the refusal.
+const DRAIN_MAX_BYTES: usize = 32 << 20;
+/// How long a broken stream of an HTTP child waits for the cause of the break.
+const CAUSE_WAIT: Duration = Duration::from_secs(2);
+
+/// A response body.
+pub enum GatewayBody {
+    /// All at once.
+    Full(Option<Bytes>),
+    /// Server-sent events.
+    Events(Box<EventStream>),
+    /// The stream of an HTTP child.
+    Relayed(Box<Relayed>),
+}
+
+impl hyper::body::Body for GatewayBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Events(events) => events
+                .poll_event(cx)
+                .map(|event| event.map(|event| Ok(Frame::data(event)))),
+            Self::Relayed(relayed) => relayed.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Full(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(bytes) => {
+                let length = bytes.as_ref().map_or(0, Bytes::len);
+                SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
+            }
+            Self::Events(_) | Self::Relayed(_) => SizeHint::default(),
+        }
+    }
+}
+
+enum Source {
+    Call(Call, Option<Box<Finish>>),
+    Session(StandingStream),
+    Nothing,
+}
+
+/// A stream of events: of one call until its answer, or of a session until it ends.
+pub struct EventStream {
+    source: Source,
+    first: Option<Item>,
+    silence: Pin<Box<Sleep>>,
+}
+
+impl EventStream {
+    /// The rest of a call, whose first item may be known already.
+    #[must_use]
+    pub fn of_call(call: Call, first: Option<Item>, finish: Option<Box<Finish>>) -> Self {
+        Self::new(Source::Call(call, finish), first)
+    }
+
+    /// What a session is told outside of its calls. Takes the place of an earlier such stream.
+    #[must_use]
+    pub fn of_session(session: Arc<Session>) -> Self {
+        Self::new(Source::Session(StandingStream::open(session)), None)
+    }
+
+    /// A stream of one answer.
+    #[must_use]
+    pub fn of_answer(answer: Bytes) -> Self {
+        Self::new(Source::Nothing, Some(Item::Answer(answer)))
+    }
+
+    /// A stream that ends at once: the answer to a call that was cancelled.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::new(Source::Nothing, None)
+    }
+
+    fn new(source: Source, first: Option<Item>) -> Self {
+        Self {
+            source,
+            first,
+            silence: Box::pin(sleep(KEEP_ALIVE)),
+        }
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let item = match (self.first.take(), &mut self.source) {
+            (Some(item), _) => Poll::Ready(Some(item)),
+            (None, Source::Call(call, _)) => call.poll_next(cx),
+            (None, Source::Session(stream)) => stream.poll_next(cx),
+            (None, Source::Nothing) => Poll::Ready(None),
+        };
+        match item {
+            Poll::Ready(None) => {
+                self.source = Source::Nothing;
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Item::Message(message))) => {
+                self.silence.as_mut().reset(Instant::now() + KEEP_ALIVE);
+                Poll::Ready(Some(event(&message)))
+            }
+            Poll::Ready(Some(Item::Answer(answer))) => {
+                let source = std::mem::replace(&mut self.source, Source::Nothing);
+                let answer = match source {
+                    Source::Call(_, Some(finish)) => finish.apply(answer).0,
+                    _ => answer,
+                };
+                Poll::Ready(Some(event(&answer)))
+            }
+            Poll::Pending => {
+                if self.silence.as_mut().poll(cx).is_ready() {
+                    self.silence.as_mut().reset(Instant::now() + KEEP_ALIVE);
+                    // Registers the new deadline; it cannot be over yet.
+                    let _ = self.silence.as_mut().poll(cx);
+                    return Poll::Ready(Some(Bytes::from_static(b": alive\n\n")));
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+fn event(message: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(message.len() + 32);
+    out.extend_from_slice(b"event: message\ndata: ");
+    out.extend_from_slice(message);
+    out.extend_from_slice(b"\n\n");
+    out.freeze()
+}
+
+type FailedFuture = Pin<Box<dyn Future<Output = Arc<Failure>> + Send + Sync>>;
+
+/// The body of an HTTP child's response. An event stream that breaks off ends with a JSON-RPC error that tells why.
+pub struct Relayed {
+    incoming: Incoming,
+    /// The id of the request, when the response is an event stream that must answer it.
+    answers: Option<Box<str>>,
+    failed: Option<FailedFuture>,
+    broken: Option<Pin<Box<Sleep>>>,
+}
+
+impl Relayed {
+    /// `answers`: the raw id of the request that an event stream must answer.
+    #[must_use]
+    pub fn new(incoming: Incoming, answers: Option<Box<str>>, failed: FailedFuture) -> Self {
+        Self {
+            incoming,
+            answers,
+            failed: Some(failed),
+            broken: None,
+        }
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        use hyper::body::Body;
+        if self.broken.is_none() {
+            match Pin::new(&mut self.incoming).poll_frame(cx) {
+                Poll::Ready(Some(Err(error))) => {
+                    if self.answers.is_none() {
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                    self.broken = Some(Box::pin(sleep(CAUSE_WAIT)));
+                }
+                other => return other,
+            }
+        }
+        let (Some(id), Some(failed)) = (&self.answers, &mut self.failed) else {
+            return Poll::Ready(None);
+        };
+        let waited = self
+            .broken
+            .as_mut()
+            .is_some_and(|wait| wait.as_mut().poll(cx).is_ready());
+        let answer = match failed.as_mut().poll(cx) {
+            Poll::Ready(failure) => failure.answer(id),
+            Poll::Pending if waited => {
+                super::reply::failure_message(id, "its HTTP server broke the stream off")
+            }
+            Poll::Pending => return Poll::Pending,
+        };
+        self.failed = None;
+        // The break may have come inside an event: the blank line ends it.
+        let mut out = BytesMut::from(&b"\n\n"[..]);
+        out.extend_from_slice(&event(&answer));
+        Poll::Ready(Some(Ok(Frame::data(out.freeze()))))
+    }
+}
+
+/// Why a request body was not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotRead {
+    /// It is larger than the limit.
+    TooLarge,
+    /// The client paused too long.
+    TooSlow,
+    /// The connection broke.
+    Broken,
+}
+
+/// Reads a body of up to `limit_bytes`.
+///
+/// # Errors
+/// [`NotRead`].
+pub async fn read<B>(mut body: B, limit_bytes: usize) -> Result<Bytes, NotRead>
+where
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+{
+    let mut next = async || match timeout(PAUSE_MAX, body.frame()).await {
+        Err(_) => Err(NotRead::TooSlow),
+        Ok(None) => Ok(None),
+        Ok(Some(Err(_))) => Err(NotRead::Broken),
+        Ok(Some(Ok(frame))) => Ok(Some(frame.into_data().unwrap_or_default())),
+    };
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    let mut length: usize = 0;
+    while let Some(data) = next().await? {
+        length += data.len();
+        if length > limit_bytes {
+            while length < limit_bytes.saturating_add(DRAIN_MAX_BYTES) {
+                match next().await? {
+                    Some(data) => length += data.len(),
+                    None => break,
+                }
+            }
+            return Err(NotRead::TooLarge);
+        }
+        if first.is_empty() {
+            // One frame is the common case: it is used as it is.
+            first = data;
+        } else {
+            if rest.is_empty() {
+                rest.extend_from_slice(&first);
+            }
+            rest.extend_from_slice(&data);
+        }
+    }
+    Ok(if rest.is_empty() {
+        first
+    } else {
+        rest.freeze()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{Full, StreamBody};
+
+    #[tokio::test]
+    async fn a_body_is_read_up_to_its_limit() {
+        let read_full = |text: &'static str| read(Full::new(Bytes::from(text)), 4);
+        assert_eq!(read_full("1234").await, Ok(Bytes::from("1234")));
+        assert_eq!(read_full("12345").await, Err(NotRead::TooLarge));
+        assert_eq!(read_full("").await, Ok(Bytes::new()));
+        let parts = ["ab", "", "cd"].map(|part| Ok::<_, hyper::Error>(Frame::data(part.into())));
+        let body = StreamBody::new(futures_util::stream::iter(parts));
+        assert_eq!(read(body, 4).await, Ok(Bytes::from("abcd")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stalls_is_given_up() {
+        let never = futures_util::stream::pending::<Result<Frame<Bytes>, hyper::Error>>();
+        assert_eq!(read(StreamBody::new(never), 4).await, Err(NotRead::TooSlow));
+    }
+}

@@ -1,0 +1,360 @@
+//! Access ports: one accept task per listener, one task per connection.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    io,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::{
+    rt::{Read, ReadBufCursor, Write},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::{Instant, interval, sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{domain::id::InstanceId, supervisor::route::AccessEvent};
+
+use super::{Gateway, Place};
+
+/// Most connections of one access port.
+const CONNECTIONS_MAX: usize = 512;
+/// How often a connection's progress is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How long a request head may take.
+const HEAD_MAX: Duration = Duration::from_secs(30);
+/// How long a connection may rest between two requests.
+const REST_MAX: Duration = Duration::from_secs(15 * 60);
+/// How long connections get to end when a listener closes.
+const CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// How often idle sessions are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+impl Gateway {
+    /// Serves access ports as `events` tells, until `shutdown`; then lets the answers under way go out, for a few
+    /// seconds at most.
+    pub async fn run(
+        self: Arc<Self>,
+        mut events: mpsc::Receiver<AccessEvent>,
+        shutdown: CancellationToken,
+    ) {
+        let tracker = TaskTracker::new();
+        let mut open: HashMap<InstanceId, CancellationToken> = HashMap::new();
+        let mut sweep = interval(SWEEP_EVERY);
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                event = events.recv() => event,
+                _ = sweep.tick() => {
+                    self.sweep_sessions();
+                    continue;
+                }
+            };
+            match event {
+                None => break,
+                Some(AccessEvent::Open { route, listener }) => {
+                    let id = route.id;
+                    let listener = listener
+                        .set_nonblocking(true)
+                        .and_then(|()| TcpListener::from_std(listener));
+                    match listener {
+                        Ok(listener) => {
+                            let close = shutdown.child_token();
+                            if let Some(older) = open.insert(id, close.clone()) {
+                                older.cancel();
+                            }
+                            let place = self.place(&route);
+                            let gateway = self.clone();
+                            let connections = tracker.clone();
+                            tracker.spawn(async move {
+                                gateway.accept(place, listener, close, connections).await;
+                            });
+                        }
+                        Err(error) => {
+                            tracing::error!(instance = %id, %error, "an access port cannot be served");
+                        }
+                    }
+                }
+                Some(AccessEvent::Close { id }) => {
+                    if let Some(close) = open.remove(&id) {
+                        close.cancel();
+                    }
+                    self.forget_place(id);
+                }
+            }
+        }
+        for close in open.values() {
+            close.cancel();
+        }
+        // Standing streams have no end of their own.
+        let ids: Vec<InstanceId> = self.places().keys().copied().collect();
+        for id in ids {
+            self.forget_place(id);
+        }
+        tracker.close();
+        if timeout(CLOSE_GRACE, tracker.wait()).await.is_err() {
+            tracing::debug!("some access connections did not end in time");
+        }
+    }
+
+    async fn accept(
+        self: Arc<Self>,
+        place: Arc<Place>,
+        listener: TcpListener,
+        close: CancellationToken,
+        connections: TaskTracker,
+    ) {
+        let count = Arc::new(AtomicUsize::new(0));
+        let mut state = place.route.state.clone();
+        let mut watching = true;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = close.cancelled() => return,
+                changed = state.changed(), if watching => {
+                    watching = changed.is_ok();
+                    place.attach_present(&mut state);
+                    continue;
+                }
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    if count.load(Ordering::Relaxed) >= CONNECTIONS_MAX {
+                        refuse(&stream);
+                        continue;
+                    }
+                    // Without it, small answers wait 40 ms for the client's acknowledgement.
+                    let _ = stream.set_nodelay(true);
+                    let counted = Counted::new(count.clone());
+                    let (gateway, place, close) = (self.clone(), place.clone(), close.clone());
+                    connections.spawn(async move {
+                        gateway.converse(place, stream, close).await;
+                        drop(counted);
+                    });
+                }
+                Err(error) => {
+                    // Out of descriptors, mostly: a pause lets others give some back.
+                    tracing::warn!(instance = %place.route.id, %error, "accepting a connection failed");
+                    tokio::select! {
+                        () = sleep(Duration::from_millis(100)) => {}
+                        () = close.cancelled() => return,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn converse(
+        self: Arc<Self>,
+        place: Arc<Place>,
+        stream: TcpStream,
+        close: CancellationToken,
+    ) {
+        let pulse = Arc::new(Pulse::default());
+        let io = Watched {
+            inner: TokioIo::new(stream),
+            pulse: pulse.clone(),
+        };
+        let service = service_fn(|request| {
+            let (gateway, place) = (&self, &place);
+            let under_way = UnderWay::begin(&pulse);
+            async move {
+                let reply = gateway.serve(place, request).await;
+                drop(under_way);
+                Ok::<_, Infallible>(reply)
+            }
+        });
+        let mut connection = pin!(
+            http1::Builder::new()
+                .header_read_timeout(None)
+                .max_buf_size(128 << 10)
+                .serve_connection(io, service)
+        );
+        let mut watchdog = Watchdog::new(&pulse);
+        let mut look = pin!(sleep(LOOK_EVERY));
+        let mut closing = false;
+        loop {
+            tokio::select! {
+                biased;
+                _ = connection.as_mut() => return,
+                () = look.as_mut() => {
+                    match watchdog.look(&pulse) {
+                        Verdict::Fine => {}
+                        Verdict::Rested => connection.as_mut().graceful_shutdown(),
+                        Verdict::Stalled => return,
+                    }
+                    look.as_mut().reset(Instant::now() + LOOK_EVERY);
+                }
+                () = close.cancelled(), if !closing => {
+                    closing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+            if closing {
+                let _ = timeout(CLOSE_GRACE, connection.as_mut()).await;
+                return;
+            }
+        }
+    }
+}
+
+fn refuse(stream: &TcpStream) {
+    let _ = stream.try_write(
+        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    );
+}
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a connection did, counted; cheaper than a timer per request.
+#[derive(Default)]
+struct Pulse {
+    reads: AtomicU64,
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+struct UnderWay<'a>(&'a Pulse);
+
+impl<'a> UnderWay<'a> {
+    fn begin(pulse: &'a Pulse) -> Self {
+        pulse.begun.fetch_add(1, Ordering::Relaxed);
+        Self(pulse)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Fine,
+    /// No request for long: it may end.
+    Rested,
+    /// A request head does not come to its end.
+    Stalled,
+}
+
+/// Finds connections that send a head drop by drop, and those that nobody uses.
+struct Watchdog {
+    ended: u64,
+    read_at_end: u64,
+    since: Instant,
+    begun_ever: bool,
+}
+
+impl Watchdog {
+    fn new(pulse: &Pulse) -> Self {
+        Self {
+            ended: pulse.ended.load(Ordering::Relaxed),
+            read_at_end: 0,
+            since: Instant::now(),
+            begun_ever: false,
+        }
+    }
+
+    fn look(&mut self, pulse: &Pulse) -> Verdict {
+        let (begun, ended, read) = (
+            pulse.begun.load(Ordering::Relaxed),
+            pulse.ended.load(Ordering::Relaxed),
+            pulse.reads.load(Ordering::Relaxed),
+        );
+        if begun != ended || ended != self.ended {
+            self.ended = ended;
+            self.read_at_end = read;
+            self.since = Instant::now();
+            self.begun_ever = true;
+            return Verdict::Fine;
+        }
+        let waited = self.since.elapsed();
+        let in_head = read != self.read_at_end || !self.begun_ever;
+        if in_head && waited >= HEAD_MAX {
+            Verdict::Stalled
+        } else if waited >= REST_MAX {
+            Verdict::Rested
+        } else {
+            Verdict::Fine
+        }
+    }
+}
+
+/// Counts the reads.
+struct Watched {
+    inner: TokioIo<TcpStream>,
+    pulse: Arc<Pulse>,
+}
+
+impl Read for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if polled.is_ready() {
+            self.pulse.reads.fetch_add(1, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl Write for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+}

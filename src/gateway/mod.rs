@@ -1,0 +1,350 @@
+//! The data plane: an access URL in, the instance's MCP server out.
+//!
+//! Session-era and stateless clients share one stdio child; HTTP children are proxied by streaming. Nothing here
+//! knows the store: what a request needs is in the [`Route`].
+
+mod access;
+mod batch;
+mod body;
+mod listener;
+mod proxy;
+mod ready;
+mod reply;
+mod session;
+mod session_era;
+mod stateless;
+mod stateless_era;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request::Parts};
+
+use crate::{
+    config::GatewayConfig,
+    domain::{UnixMs, id::InstanceId},
+    supervisor::route::Route,
+    upstream::{Envelope, EnvelopeError, INVALID_REQUEST, Kind, PARSE_ERROR},
+};
+
+pub use body::GatewayBody;
+pub use reply::Reply;
+
+use access::{Sites, Target};
+use session::SessionTable;
+
+const SESSION_HEADER: &str = "mcp-session-id";
+const VERSION_HEADER: &str = "mcp-protocol-version";
+
+/// The gateway. One for all instances.
+pub struct Gateway {
+    config: GatewayConfig,
+    sites: Sites,
+    places: Mutex<HashMap<InstanceId, Arc<Place>>>,
+}
+
+/// One instance with the sessions of its clients.
+struct Place {
+    route: Arc<Route>,
+    table: Arc<SessionTable>,
+}
+
+impl Gateway {
+    /// A gateway that serves nothing yet.
+    #[must_use]
+    pub fn new(config: GatewayConfig) -> Arc<Self> {
+        Arc::new(Self {
+            sites: Sites::new(&config),
+            config,
+            places: Mutex::default(),
+        })
+    }
+
+    fn places(&self) -> MutexGuard<'_, HashMap<InstanceId, Arc<Place>>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self, route: &Arc<Route>) -> Arc<Place> {
+        let mut places = self.places();
+        let place = places.entry(route.id).or_insert_with(|| {
+            Arc::new(Place {
+                route: route.clone(),
+                table: Arc::new(SessionTable::new(route.clone())),
+            })
+        });
+        place.clone()
+    }
+
+    /// Answers one request for an instance, however it came in; the path must be `/mcp` or `/TOKEN/mcp`.
+    pub async fn handle<B>(&self, route: &Arc<Route>, request: Request<B>) -> Reply
+    where
+        B: hyper::body::Body<Data = Bytes> + Unpin,
+    {
+        let place = self.place(route);
+        self.serve(&place, request).await
+    }
+
+    async fn serve<B>(&self, place: &Arc<Place>, request: Request<B>) -> Reply
+    where
+        B: hyper::body::Body<Data = Bytes> + Unpin,
+    {
+        let (parts, body) = request.into_parts();
+        let origin = match self.sites.check_host(&parts.headers) {
+            Ok(()) => match self.sites.check_origin(&parts.headers) {
+                Ok(origin) => origin.cloned(),
+                Err(denied) => return reply::denied(&denied),
+            },
+            Err(denied) => return reply::denied(&denied),
+        };
+        let mut answer = self.admit(place, &parts, body).await;
+        if let Some(origin) = origin {
+            let headers = answer.headers_mut();
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            let exposed = HeaderValue::from_static("Mcp-Session-Id, WWW-Authenticate, Retry-After");
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+            headers.append(header::VARY, HeaderValue::from_static("Origin"));
+        }
+        answer
+    }
+
+    async fn admit<B>(&self, place: &Arc<Place>, parts: &Parts, body: B) -> Reply
+    where
+        B: hyper::body::Body<Data = Bytes> + Unpin,
+    {
+        let Target::Mcp(in_path) = access::target(parts.uri.path()) else {
+            return reply::refused(
+                StatusCode::NOT_FOUND,
+                "There is nothing at this path: the MCP endpoint is /mcp, or /TOKEN/mcp.",
+            );
+        };
+        if parts.method == Method::OPTIONS {
+            return preflight();
+        }
+        let now = now_ms();
+        let route = &place.route;
+        let tokens = route.tokens.load();
+        if let Err(denied) = access::check_token(&tokens, &parts.headers, in_path, now) {
+            return reply::denied(&denied);
+        }
+        drop(tokens);
+        route.last_accessed_ms.store(now, Ordering::Relaxed);
+        route.requests.fetch_add(1, Ordering::Relaxed);
+        match parts.method {
+            Method::POST => self.post(place, parts, body).await,
+            Method::GET => self.get(place, parts).await,
+            Method::DELETE => self.delete(place, parts).await,
+            _ => not_allowed("POST, GET, DELETE"),
+        }
+    }
+
+    async fn post<B>(&self, place: &Arc<Place>, parts: &Parts, body: B) -> Reply
+    where
+        B: hyper::body::Body<Data = Bytes> + Unpin,
+    {
+        let kind = parts.headers.get(header::CONTENT_TYPE);
+        if !kind.is_some_and(|kind| is_json(kind.as_bytes())) {
+            return reply::refused(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "The request body must be JSON: send 'Content-Type: application/json'.",
+            );
+        }
+        let limit = self.config.body_limit_bytes;
+        let source = match body::read(body, limit).await {
+            Ok(source) => source,
+            Err(why) => return reply::not_read(&why, limit),
+        };
+        if source.trim_ascii_start().first() == Some(&b'[') {
+            return self.batch(place, parts, &source).await;
+        }
+        let parsed = Envelope::parse(&source).and_then(|message| Ok((message.kind()?, message)));
+        let (kind, envelope) = match parsed {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                let code = match error {
+                    EnvelopeError::Syntax(_) => PARSE_ERROR,
+                    EnvelopeError::Shape(_) => INVALID_REQUEST,
+                };
+                return reply::error(StatusCode::BAD_REQUEST, "null", code, &error.to_string());
+            }
+        };
+        let in_session = parts.headers.contains_key(SESSION_HEADER);
+        // Discovery is answered before anything is launched or awaited only when the child is known; `ready` decides.
+        let id = match kind {
+            Kind::Request => envelope.id.map_or("null", |id| id.get()),
+            Kind::Notification | Kind::Response => "null",
+        };
+        let upstream = match self.ready(place).await {
+            Ok(ready) => ready,
+            Err(unready) => return reply::unready(&place.route, id, &unready),
+        };
+        if upstream.http().is_some() {
+            let answers = (kind == Kind::Request).then(|| Box::from(id));
+            return self.relay(place, parts, source.clone(), answers).await;
+        }
+        let message = Message {
+            source: &source,
+            envelope: &envelope,
+            kind,
+            id,
+        };
+        if !in_session && stateless::is_stateless(&parts.headers, &source, &envelope) {
+            self.post_stateless(place, parts, &message, &upstream).await
+        } else {
+            self.post_in_session(place, parts, &message, &upstream)
+                .await
+        }
+    }
+
+    async fn get(&self, place: &Arc<Place>, parts: &Parts) -> Reply {
+        if let Some(session) = self.session_of(place, &parts.headers) {
+            if !Accepts::read(&parts.headers).events {
+                return reply::refused(
+                    StatusCode::NOT_ACCEPTABLE,
+                    "A stream is sent as events: send 'Accept: text/event-stream'.",
+                );
+            }
+            return reply::events(body::EventStream::of_session(session));
+        }
+        match self.ready(place).await {
+            Err(unready) => reply::unready(&place.route, "null", &unready),
+            Ok(upstream) if upstream.http().is_some() => {
+                self.relay(place, parts, Bytes::new(), None).await
+            }
+            Ok(_) if parts.headers.contains_key(SESSION_HEADER) => no_such_session("null"),
+            Ok(_) => not_allowed("POST"),
+        }
+    }
+
+    async fn delete(&self, place: &Arc<Place>, parts: &Parts) -> Reply {
+        if let Some(session) = self.session_of(place, &parts.headers) {
+            place.table.close(&session);
+            if let Some(upstream) = ready::present(&place.route) {
+                upstream.forget_session(session.key);
+            }
+            return reply::empty(StatusCode::NO_CONTENT);
+        }
+        match ready::present(&place.route) {
+            Some(upstream) if upstream.http().is_some() => {
+                self.relay(place, parts, Bytes::new(), None).await
+            }
+            _ if parts.headers.contains_key(SESSION_HEADER) => no_such_session("null"),
+            _ => not_allowed("POST"),
+        }
+    }
+
+    fn session_of(&self, place: &Place, headers: &HeaderMap) -> Option<Arc<session::Session>> {
+        let id = headers.get(SESSION_HEADER)?.to_str().ok()?;
+        place.table.find(id, now_ms())
+    }
+
+    /// Ends the sessions that nobody used for `gateway.session_idle`.
+    fn sweep_sessions(&self) {
+        let idle_ms = i64::try_from(self.config.session_idle.ms()).unwrap_or(i64::MAX);
+        let before = now_ms().saturating_sub(idle_ms);
+        let places: Vec<Arc<Place>> = self.places().values().cloned().collect();
+        for place in places {
+            for session in place.table.close_idle(Some(before)) {
+                if let Some(upstream) = ready::present(&place.route) {
+                    upstream.forget_session(session.key);
+                }
+            }
+        }
+    }
+
+    fn forget_place(&self, id: InstanceId) {
+        if let Some(place) = self.places().remove(&id) {
+            place.table.close_idle(None);
+        }
+    }
+}
+
+/// One JSON-RPC message of a client.
+struct Message<'a> {
+    source: &'a [u8],
+    envelope: &'a Envelope<'a>,
+    kind: Kind,
+    /// The raw id of a request, else `null`.
+    id: &'a str,
+}
+
+/// What the client takes as an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Accepts {
+    json: bool,
+    events: bool,
+}
+
+impl Accepts {
+    /// A client that says nothing, or `*/*`, is a simple one: it gets JSON.
+    fn read(headers: &HeaderMap) -> Self {
+        let mut found = Self {
+            json: false,
+            events: false,
+        };
+        let mut any = false;
+        for value in headers.get_all(header::ACCEPT) {
+            any = true;
+            let has = |needle: &[u8]| memchr::memmem::find(value.as_bytes(), needle).is_some();
+            found.json |= has(b"application/json") || has(b"*/*") || has(b"application/*");
+            found.events |= has(b"text/event-stream");
+        }
+        found.json |= !any;
+        found
+    }
+}
+
+fn is_json(content_type: &[u8]) -> bool {
+    let kind = content_type.split(|byte| *byte == b';').next();
+    kind.is_some_and(|kind| kind.trim_ascii().eq_ignore_ascii_case(b"application/json"))
+}
+
+fn no_such_session(id: &str) -> Reply {
+    reply::error(
+        StatusCode::NOT_FOUND,
+        id,
+        INVALID_REQUEST,
+        "This session does not exist or has ended: send 'initialize' without the header Mcp-Session-Id to begin a new one.",
+    )
+}
+
+fn not_allowed(allowed: &'static str) -> Reply {
+    let mut reply = reply::refused(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "This method is not possible here.",
+    );
+    let allowed = HeaderValue::from_static(allowed);
+    reply.headers_mut().insert(header::ALLOW, allowed);
+    reply
+}
+
+fn preflight() -> Reply {
+    let mut reply = reply::empty(StatusCode::NO_CONTENT);
+    let headers = reply.headers_mut();
+    let fixed = HeaderValue::from_static;
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_METHODS,
+        fixed("POST, GET, DELETE"),
+    );
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        fixed(
+            "Authorization, Content-Type, Accept, Mcp-Session-Id, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Last-Event-ID",
+        ),
+    );
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, fixed("600"));
+    reply
+}
+
+fn now_ms() -> UnixMs {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            UnixMs::try_from(since.as_millis()).unwrap_or(UnixMs::MAX)
+        })
+}

@@ -1,0 +1,218 @@
+//! Responses of the gateway's own: JSON-RPC bodies with the status and the headers that fit.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::{
+    domain::{UnixMs, state::StatusWord},
+    supervisor::route::Route,
+    upstream::{Failure, INTERNAL_ERROR, INVALID_REQUEST, UpstreamError, error_message},
+};
+
+use super::{
+    access::Denied,
+    body::{EventStream, GatewayBody, NotRead},
+};
+
+/// A response of the gateway.
+pub type Reply = Response<GatewayBody>;
+
+/// A JSON body.
+#[must_use]
+pub fn json(status: StatusCode, body: Bytes) -> Reply {
+    let mut reply = Response::new(GatewayBody::Full(Some(body)));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    reply
+}
+
+/// No body.
+#[must_use]
+pub fn empty(status: StatusCode) -> Reply {
+    let mut reply = Response::new(GatewayBody::Full(None));
+    *reply.status_mut() = status;
+    reply
+}
+
+/// A stream of events, not buffered by proxies on the way.
+#[must_use]
+pub fn events(stream: EventStream) -> Reply {
+    let mut reply = Response::new(GatewayBody::Events(Box::new(stream)));
+    let headers = reply.headers_mut();
+    let fixed = HeaderValue::from_static;
+    headers.insert(header::CONTENT_TYPE, fixed("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, fixed("no-cache"));
+    headers.insert("x-accel-buffering", fixed("no"));
+    reply
+}
+
+/// A JSON-RPC error with this status; `id` is raw JSON.
+#[must_use]
+pub fn error(status: StatusCode, id: &str, code: i64, text: &str) -> Reply {
+    json(status, error_message(id, code, text, None))
+}
+
+/// A request that is refused before its id is known.
+#[must_use]
+pub fn refused(status: StatusCode, text: &str) -> Reply {
+    error(status, "null", INVALID_REQUEST, text)
+}
+
+/// Who may not enter.
+#[must_use]
+pub fn denied(denied: &Denied) -> Reply {
+    let status = match denied {
+        Denied::NoToken | Denied::WrongToken => StatusCode::UNAUTHORIZED,
+        Denied::Host | Denied::Origin => StatusCode::FORBIDDEN,
+    };
+    let mut reply = refused(status, denied.sentence());
+    let challenge = match denied {
+        Denied::NoToken => Some("Bearer realm=\"minimcp\""),
+        Denied::WrongToken => Some("Bearer realm=\"minimcp\", error=\"invalid_token\""),
+        Denied::Host | Denied::Origin => None,
+    };
+    if let Some(challenge) = challenge {
+        let challenge = HeaderValue::from_static(challenge);
+        reply
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    reply
+}
+
+/// A body that was not taken.
+#[must_use]
+pub fn not_read(why: &NotRead, limit_bytes: usize) -> Reply {
+    match why {
+        NotRead::TooLarge => refused(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            &format!("The request body is larger than the limit of {limit_bytes} bytes."),
+        ),
+        NotRead::TooSlow => refused(
+            StatusCode::REQUEST_TIMEOUT,
+            "The request body did not come in time.",
+        ),
+        NotRead::Broken => refused(
+            StatusCode::BAD_REQUEST,
+            "The request body broke off before its end.",
+        ),
+    }
+}
+
+/// A JSON-RPC error that tells why the server behind the URL did not do it.
+#[must_use]
+pub fn failure_message(id: &str, cause: &str) -> Bytes {
+    let text = format!("The MCP server behind this URL failed: {cause}");
+    error_message(id, INTERNAL_ERROR, &text, None)
+}
+
+/// What [`UpstreamError`] is to a client: the answer to its call.
+#[must_use]
+pub fn upstream_message(id: &str, error: &UpstreamError) -> Bytes {
+    match error {
+        UpstreamError::Failed(failure) => failure.answer(id),
+        other => failure_message(id, &other.to_string()),
+    }
+}
+
+/// Why an instance cannot take a request now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unready {
+    /// It is starting, and the wake budget is over.
+    Starting {
+        /// How long the request waited, in milliseconds.
+        waited_ms: u64,
+        /// The end of the launch before, if there was one.
+        failure: Option<std::sync::Arc<Failure>>,
+    },
+    /// It is down, as the supervisor told.
+    Down {
+        /// What it is.
+        word: StatusWord,
+        /// Since when.
+        since: UnixMs,
+        /// Why.
+        failure: Option<std::sync::Arc<Failure>>,
+        /// When to try again, in seconds.
+        retry_after_s: Option<u32>,
+    },
+    /// It was deleted.
+    Gone,
+}
+
+/// The answer to a request that found nothing to answer it.
+#[must_use]
+pub fn unready(route: &Route, id: &str, unready: &Unready) -> Reply {
+    let name = route.name.load();
+    let (text, retry_after_s, failure) = match unready {
+        Unready::Gone => {
+            return refused(
+                StatusCode::NOT_FOUND,
+                "The instance of this access URL was deleted.",
+            );
+        }
+        Unready::Starting { waited_ms, failure } => (
+            format!(
+                "The instance {name} is still starting after {} s; try again.",
+                waited_ms / 1_000
+            ),
+            Some(2),
+            failure,
+        ),
+        Unready::Down {
+            word,
+            since,
+            failure,
+            retry_after_s,
+        } => {
+            let since = jiff::Timestamp::from_millisecond(*since)
+                .map(|at| format!(" since {at:.0}"))
+                .unwrap_or_default();
+            let advice = match word {
+                StatusWord::Expired => {
+                    "its lease ran out; restore it (minimcp restore, or POST /api/v1/mcps/{id}/restore), and this URL works again"
+                }
+                StatusWord::Failed => {
+                    "it was given up after too many failures; correct the cause and start it (minimcp start, or POST /api/v1/mcps/{id}/start)"
+                }
+                StatusWord::Stopped => {
+                    "start it (minimcp start, or POST /api/v1/mcps/{id}/start), and this URL works again"
+                }
+                StatusWord::BackingOff => "it ended by itself and will be started again soon",
+                _ => "try again soon",
+            };
+            let advice = advice.replace("{id}", &route.id.to_string());
+            (
+                format!("The instance {name} is {word}{since}: {advice}."),
+                *retry_after_s,
+                failure,
+            )
+        }
+    };
+    let (text, data): (String, Value) = match failure {
+        Some(failure) => (format!("{text} Cause: {}", failure.cause), failure.data()),
+        None => (text, json!({ "cause": unready.word() })),
+    };
+    let body = error_message(id, INTERNAL_ERROR, &text, Some(&data));
+    let mut reply = json(StatusCode::SERVICE_UNAVAILABLE, body);
+    if let Some(seconds) = retry_after_s {
+        reply
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    reply
+}
+
+impl Unready {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Starting { .. } => "starting",
+            Self::Down { word, .. } => word.as_str(),
+            Self::Gone => "gone",
+        }
+    }
+}

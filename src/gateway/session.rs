@@ -1,0 +1,333 @@
+//! Client sessions of the session era: many share one child.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use crate::{
+    domain::UnixMs,
+    supervisor::route::Route,
+    upstream::{
+        Caller, Downstream, Era, Item, LOG_LEVELS, Mailbox, RawObject, SessionKey, unquote,
+    },
+};
+
+/// Most resources that one session may subscribe to.
+const SUBSCRIPTIONS_MAX: usize = 1_000;
+/// The log level of a session that set none.
+const NO_LEVEL: u8 = u8::MAX;
+
+/// What a client told in `initialize`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClientTraits {
+    /// Declared `sampling`.
+    pub sampling: bool,
+    /// Declared `elicitation`.
+    pub elicitation: bool,
+    /// Declared `roots`.
+    pub roots: bool,
+}
+
+impl ClientTraits {
+    /// Reads the parameters of `initialize`.
+    #[must_use]
+    pub fn read(params: &RawObject<'_>) -> Self {
+        let capabilities = params.get("capabilities").unwrap_or("{}");
+        let capabilities = RawObject::parse(capabilities).unwrap_or_default();
+        let has = |name| {
+            capabilities
+                .get(name)
+                .is_some_and(|raw| raw.starts_with('{'))
+        };
+        Self {
+            sampling: has("sampling"),
+            elicitation: has("elicitation"),
+            roots: has("roots"),
+        }
+    }
+}
+
+/// One client session. Bound to one route: its id is worth nothing elsewhere.
+pub struct Session {
+    /// What the upstream knows it by.
+    pub key: SessionKey,
+    /// The revision agreed.
+    pub version: &'static str,
+    id: u128,
+    traits: ClientTraits,
+    used_ms: AtomicI64,
+    log_level: AtomicU8,
+    subscriptions: Mutex<HashSet<String>>,
+    stream: Mailbox,
+    stream_turn: AtomicU64,
+    streaming: AtomicU32,
+}
+
+impl Session {
+    /// The id as the client sends it.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{:032x}", self.id)
+    }
+
+    /// How its calls are marked.
+    #[must_use]
+    pub fn caller(&self) -> Caller {
+        let level = self.log_level.load(Ordering::Relaxed);
+        Caller {
+            session: self.key,
+            sampling: self.traits.sampling,
+            elicitation: self.traits.elicitation,
+            roots: self.traits.roots,
+            era: Era::Legacy,
+            log_level: (level != NO_LEVEL).then_some(level),
+        }
+    }
+
+    fn subscriptions(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.subscriptions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_streaming(&self) -> bool {
+        self.streaming.load(Ordering::Acquire) > 0
+    }
+}
+
+/// The standing stream of a session; while it is open the session is not idle. A new one ends an older one, because
+/// a client that comes back must not wait until the old connection is found dead.
+pub struct StandingStream {
+    session: Arc<Session>,
+    turn: u64,
+}
+
+impl StandingStream {
+    /// Opens it.
+    #[must_use]
+    pub fn open(session: Arc<Session>) -> Self {
+        session.streaming.fetch_add(1, Ordering::AcqRel);
+        let turn = session.stream_turn.fetch_add(1, Ordering::AcqRel) + 1;
+        session.stream.nudge();
+        Self { session, turn }
+    }
+
+    /// The next message; `None` when the stream is over.
+    pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        if self.session.stream_turn.load(Ordering::Acquire) != self.turn {
+            return Poll::Ready(None);
+        }
+        self.session.stream.poll_next(cx)
+    }
+}
+
+impl Drop for StandingStream {
+    fn drop(&mut self) {
+        self.session.streaming.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Why there is no new session.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NoSession {
+    /// Every session allowed is in use.
+    Full(usize),
+    /// The system gave no random number.
+    NoRandom,
+}
+
+/// The sessions of one route.
+pub struct SessionTable {
+    route: Arc<Route>,
+    next_key: AtomicU64,
+    sessions: Mutex<HashMap<u128, Arc<Session>>>,
+    attached: AtomicU64,
+}
+
+impl SessionTable {
+    /// No sessions yet.
+    #[must_use]
+    pub fn new(route: Arc<Route>) -> Self {
+        Self {
+            route,
+            next_key: AtomicU64::new(1),
+            sessions: Mutex::default(),
+            attached: AtomicU64::new(0),
+        }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<u128, Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A key for a session, or for one call of a client without sessions.
+    #[must_use]
+    pub fn fresh_key(&self) -> SessionKey {
+        SessionKey(self.next_key.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Whether this launch must still be told of us; `true` once per launch.
+    #[must_use]
+    pub fn is_new_launch(&self, generation: u64) -> bool {
+        self.attached.load(Ordering::Relaxed) != generation
+            && self.attached.swap(generation, Ordering::AcqRel) != generation
+    }
+
+    /// Opens a session. When there are too many, the one that rested longest, without a stream and a call of its own,
+    /// gives way: clients often leave without a word.
+    ///
+    /// # Errors
+    /// [`NoSession`].
+    pub fn open(
+        &self,
+        traits: ClientTraits,
+        version: &'static str,
+        sessions_max: usize,
+        now: UnixMs,
+        is_calling: impl Fn(SessionKey) -> bool,
+    ) -> Result<(Arc<Session>, Option<Arc<Session>>), NoSession> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|_| NoSession::NoRandom)?;
+        let session = Arc::new(Session {
+            key: self.fresh_key(),
+            version,
+            id: u128::from_ne_bytes(random),
+            traits,
+            used_ms: AtomicI64::new(now),
+            log_level: AtomicU8::new(NO_LEVEL),
+            subscriptions: Mutex::default(),
+            stream: Mailbox::default(),
+            stream_turn: AtomicU64::new(0),
+            streaming: AtomicU32::new(0),
+        });
+        let mut sessions = self.sessions();
+        let mut evicted = None;
+        if sessions.len() >= sessions_max {
+            let oldest = sessions
+                .values()
+                .filter(|old| !old.is_streaming() && !is_calling(old.key))
+                .min_by_key(|old| old.used_ms.load(Ordering::Relaxed))
+                .map(|old| old.id)
+                .ok_or(NoSession::Full(sessions_max))?;
+            evicted = sessions.remove(&oldest);
+        }
+        sessions.insert(session.id, session.clone());
+        self.count(&sessions);
+        Ok((session, evicted))
+    }
+
+    fn count(&self, sessions: &HashMap<u128, Arc<Session>>) {
+        let count = u64::try_from(sessions.len()).unwrap_or(u64::MAX);
+        self.route.sessions.store(count, Ordering::Relaxed);
+    }
+
+    /// The session with this id, marked as used.
+    #[must_use]
+    pub fn find(&self, id: &str, now: UnixMs) -> Option<Arc<Session>> {
+        let id = parse_id(id)?;
+        let session = self.sessions().get(&id).cloned()?;
+        session.used_ms.store(now, Ordering::Relaxed);
+        Some(session)
+    }
+
+    /// Ends a session.
+    pub fn close(&self, session: &Session) {
+        let mut sessions = self.sessions();
+        sessions.remove(&session.id);
+        self.count(&sessions);
+        drop(sessions);
+        session.stream.close();
+    }
+
+    /// Ends every session, or those that rested since `before`.
+    pub fn close_idle(&self, before: Option<UnixMs>) -> Vec<Arc<Session>> {
+        let mut sessions = self.sessions();
+        let gone: Vec<Arc<Session>> = sessions
+            .extract_if(|_, session| {
+                before.is_none_or(|before| {
+                    !session.is_streaming() && session.used_ms.load(Ordering::Relaxed) < before
+                })
+            })
+            .map(|(_, session)| session)
+            .collect();
+        if sessions.is_empty() {
+            sessions.shrink_to_fit();
+        }
+        self.count(&sessions);
+        drop(sessions);
+        for session in &gone {
+            session.stream.close();
+        }
+        gone
+    }
+
+    /// Remembers the log level of a session; `true` when the child must hear of it, because no other session wants
+    /// more.
+    #[must_use]
+    pub fn set_level(&self, session: &Session, name: &str) -> bool {
+        let index = LOG_LEVELS.iter().position(|level| *level == name);
+        let Some(level) = index.and_then(|index| u8::try_from(index).ok()) else {
+            return true;
+        };
+        session.log_level.store(level, Ordering::Relaxed);
+        self.sessions()
+            .values()
+            .all(|other| level <= other.log_level.load(Ordering::Relaxed))
+    }
+
+    /// Remembers a subscription; `false` when the session has too many.
+    #[must_use]
+    pub fn subscribe(&self, session: &Session, uri: String) -> bool {
+        let mut own = session.subscriptions();
+        own.contains(&uri) || (own.len() < SUBSCRIPTIONS_MAX && own.insert(uri))
+    }
+
+    /// Forgets a subscription; `true` when nobody else has it, so that the child must hear of it.
+    #[must_use]
+    pub fn unsubscribe(&self, session: &Session, uri: &str) -> bool {
+        session.subscriptions().remove(uri);
+        !self
+            .sessions()
+            .values()
+            .any(|other| other.subscriptions().contains(uri))
+    }
+}
+
+impl Downstream for SessionTable {
+    fn notification(&self, method: &str, params: Option<&RawValue>, message: Bytes) {
+        let field = |key: &str| {
+            let params = RawObject::parse(params?.get()).ok()?;
+            unquote(params.get(key)?)
+        };
+        let uri = (method == "notifications/resources/updated").then(|| field("uri"));
+        let level = (method == "notifications/message").then(|| {
+            let name = field("level")?;
+            let index = LOG_LEVELS.iter().position(|level| *level == name)?;
+            u8::try_from(index).ok()
+        });
+        for session in self.sessions().values() {
+            let wanted = match (&uri, &level) {
+                (Some(Some(uri)), _) => session.subscriptions().contains(uri),
+                (Some(None), _) => false,
+                (None, Some(level)) => session.caller().wants_level(*level),
+                (None, None) => true,
+            };
+            if wanted {
+                session.stream.push(message.clone());
+            }
+        }
+    }
+}
+
+fn parse_id(text: &str) -> Option<u128> {
+    let hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    hex.then(|| u128::from_str_radix(text, 16).ok())?
+}

@@ -1,0 +1,279 @@
+//! Requests of clients of the session era (2024-11-05 to 2025-11-25) to a stdio child.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, request::Parts};
+
+use crate::upstream::{
+    Call, First, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, Item, Kind, LEGACY_VERSIONS,
+    RawObject, Upstream, error_message, result_message, unquote,
+};
+
+use super::{
+    Accepts, Gateway, Message, Place, Reply, SESSION_HEADER, VERSION_HEADER,
+    body::EventStream,
+    no_such_session, now_ms,
+    ready::NotBegun,
+    reply,
+    session::{ClientTraits, NoSession, Session},
+    stateless::Finish,
+};
+
+/// What became of a request.
+pub enum Begun {
+    /// The gateway knows the answer.
+    Answer(Bytes),
+    /// The child is at it.
+    Call(Call),
+    /// The instance cannot take it.
+    Refused(Box<Reply>),
+}
+
+impl Gateway {
+    pub(super) async fn post_in_session(
+        &self,
+        place: &Arc<Place>,
+        parts: &Parts,
+        message: &Message<'_>,
+        upstream: &Upstream,
+    ) -> Reply {
+        if message.kind == Kind::Request && message.envelope.method() == "initialize" {
+            return self.initialize(place, message, upstream);
+        }
+        let session = match self.session_for(place, parts, message.id) {
+            Ok(session) => session,
+            Err(refused) => return *refused,
+        };
+        match message.kind {
+            Kind::Request => {
+                let accepts = Accepts::read(&parts.headers);
+                match self
+                    .begin_in_session(place, &session, message, accepts)
+                    .await
+                {
+                    Begun::Answer(answer) => one_answer(answer, StatusCode::OK, accepts),
+                    Begun::Call(call) => finish(call, accepts, None).await,
+                    Begun::Refused(refused) => *refused,
+                }
+            }
+            Kind::Notification | Kind::Response => {
+                take(&session, message, upstream);
+                reply::empty(StatusCode::ACCEPTED)
+            }
+        }
+    }
+
+    /// The session that a request names, with its headers checked.
+    pub(super) fn session_for(
+        &self,
+        place: &Place,
+        parts: &Parts,
+        id: &str,
+    ) -> Result<Arc<Session>, Box<Reply>> {
+        let bad = |text: &str| {
+            Box::new(reply::error(
+                StatusCode::BAD_REQUEST,
+                id,
+                INVALID_REQUEST,
+                text,
+            ))
+        };
+        let Some(sent) = parts.headers.get(SESSION_HEADER) else {
+            return Err(bad(
+                "The header Mcp-Session-Id is missing: send 'initialize' first, then the session id of its answer with every request.",
+            ));
+        };
+        let session = sent
+            .to_str()
+            .ok()
+            .and_then(|sent| place.table.find(sent, now_ms()))
+            .ok_or_else(|| Box::new(no_such_session(id)))?;
+        // Without the header, 2025-03-26 is to be assumed; the session knows better.
+        if let Some(version) = parts.headers.get(VERSION_HEADER)
+            && !LEGACY_VERSIONS.iter().any(|known| version == *known)
+        {
+            return Err(bad(&format!(
+                "The MCP-Protocol-Version of this request is not supported in a session; supported are {}.",
+                LEGACY_VERSIONS.join(", ")
+            )));
+        }
+        Ok(session)
+    }
+
+    fn initialize(&self, place: &Place, message: &Message<'_>, upstream: &Upstream) -> Reply {
+        let id = message.id;
+        let params = message.envelope.params.map_or("{}", |params| params.get());
+        let params = RawObject::parse(params).unwrap_or_default();
+        let Some(wanted) = params.get("protocolVersion").and_then(unquote) else {
+            return reply::error(
+                StatusCode::BAD_REQUEST,
+                id,
+                INVALID_PARAMS,
+                "initialize needs the text params.protocolVersion.",
+            );
+        };
+        let Some(handshake) = upstream.handshake_snapshot() else {
+            return reply::json(
+                StatusCode::SERVICE_UNAVAILABLE,
+                reply::failure_message(id, "it is not initialized yet"),
+            );
+        };
+        let (result, version) = handshake.initialize_result(&wanted);
+        let opened = place.table.open(
+            ClientTraits::read(&params),
+            version,
+            self.config.sessions_max,
+            now_ms(),
+            |session| upstream.is_calling(session),
+        );
+        let session = match opened {
+            Ok((session, evicted)) => {
+                if let Some(evicted) = evicted {
+                    place.table.close(&evicted);
+                    upstream.forget_session(evicted.key);
+                }
+                session
+            }
+            Err(why) => {
+                let text = match why {
+                    NoSession::Full(most) => format!(
+                        "All {most} client sessions of this instance are in use (gateway.sessions_max); end one and try again."
+                    ),
+                    NoSession::NoRandom => "The system has no random numbers.".to_owned(),
+                };
+                return reply::error(StatusCode::SERVICE_UNAVAILABLE, id, INTERNAL_ERROR, &text);
+            }
+        };
+        let mut answer = reply::json(StatusCode::OK, result_message(id, &result));
+        if let Ok(value) = HeaderValue::from_str(&session.id()) {
+            answer.headers_mut().insert(SESSION_HEADER, value);
+        }
+        answer
+    }
+
+    /// Begins one request of a session.
+    pub(super) async fn begin_in_session(
+        &self,
+        place: &Arc<Place>,
+        session: &Arc<Session>,
+        message: &Message<'_>,
+        accepts: Accepts,
+    ) -> Begun {
+        let id = message.id;
+        let param = |key: &str| {
+            let params = RawObject::parse(message.envelope.params?.get()).ok()?;
+            unquote(params.get(key)?)
+        };
+        let done = || Begun::Answer(result_message(id, "{}"));
+        match message.envelope.method() {
+            "ping" => return done(),
+            "initialize" => {
+                return Begun::Answer(error_message(
+                    id,
+                    INVALID_REQUEST,
+                    "initialize cannot be part of a batch.",
+                    None,
+                ));
+            }
+            "logging/setLevel" => {
+                if let Some(level) = param("level")
+                    && !place.table.set_level(session, &level)
+                {
+                    return done();
+                }
+            }
+            "resources/subscribe" => {
+                if let Some(uri) = param("uri")
+                    && !place.table.subscribe(session, uri)
+                {
+                    let text = "This session has too many subscriptions.";
+                    return Begun::Answer(error_message(id, INTERNAL_ERROR, text, None));
+                }
+            }
+            "resources/unsubscribe" => {
+                if let Some(uri) = param("uri")
+                    && !place.table.unsubscribe(session, &uri)
+                {
+                    return done();
+                }
+            }
+            _ => {}
+        }
+        let mut caller = session.caller();
+        if !accepts.events {
+            // There is no stream that a request of the server could travel on.
+            caller.sampling = false;
+            caller.elicitation = false;
+            caller.roots = false;
+        }
+        match self.begin(place, caller, message).await {
+            Ok((call, _)) => Begun::Call(call),
+            Err(NotBegun::Unready(unready)) => {
+                Begun::Refused(Box::new(reply::unready(&place.route, id, &unready)))
+            }
+            Err(NotBegun::Refused(error)) => Begun::Answer(reply::upstream_message(id, &error)),
+        }
+    }
+}
+
+/// A notification or a response of a client. What cannot be delivered is lost, as notifications are.
+pub fn take(session: &Session, message: &Message<'_>, upstream: &Upstream) {
+    let outcome = match (message.kind, message.envelope.method()) {
+        (Kind::Response, _) => upstream
+            .respond(session.key, message.source, message.envelope)
+            .map(|_| ()),
+        // The child was told once by us; roots are not offered to it.
+        (_, "notifications/initialized" | "notifications/roots/list_changed") => Ok(()),
+        _ => upstream.notify(session.key, message.source, message.envelope),
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "a notification of a client was lost");
+    }
+}
+
+/// Answers with JSON when the answer comes first, else with a stream.
+pub async fn finish(mut call: Call, accepts: Accepts, finish: Option<Box<Finish>>) -> Reply {
+    loop {
+        match call.first().await {
+            First::Item(Item::Answer(answer)) => {
+                let (answer, status) = match finish {
+                    Some(finish) => finish.apply(answer),
+                    None => (answer, StatusCode::OK),
+                };
+                return one_answer(answer, status, accepts);
+            }
+            First::Item(item) if accepts.events => {
+                return reply::events(EventStream::of_call(call, Some(item), finish));
+            }
+            First::Slow if accepts.events => {
+                return reply::events(EventStream::of_call(call, None, finish));
+            }
+            // A client without streams gets the answer only.
+            First::Item(_) => {}
+            First::Slow => {
+                let answer = call.last().await;
+                let Some(answer) = answer else {
+                    return reply::empty(StatusCode::ACCEPTED);
+                };
+                let (answer, status) = match finish {
+                    Some(finish) => finish.apply(answer),
+                    None => (answer, StatusCode::OK),
+                };
+                return one_answer(answer, status, accepts);
+            }
+            // Cancelled: the specification wants no answer.
+            First::Over if accepts.events => return reply::events(EventStream::empty()),
+            First::Over => return reply::empty(StatusCode::ACCEPTED),
+        }
+    }
+}
+
+/// One answer, in the form that the client takes.
+pub fn one_answer(answer: Bytes, status: StatusCode, accepts: Accepts) -> Reply {
+    if accepts.json || !accepts.events {
+        reply::json(status, answer)
+    } else {
+        reply::events(EventStream::of_answer(answer))
+    }
+}

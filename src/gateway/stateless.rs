@@ -1,0 +1,313 @@
+//! Clients of the stateless revision (2026-07-28) in front of a child of the session era: what their requests must
+//! carry, and what their answers need in addition.
+
+use std::sync::Arc;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+
+use crate::upstream::{
+    Envelope, Handshake, INVALID_PARAMS, METHOD_NOT_FOUND, MODERN, RawObject, error_message,
+    splice, unquote,
+};
+
+const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+const META_LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+
+/// MCP: a header is missing, or differs from the body.
+const HEADER_MISMATCH: i64 = -32_020;
+/// MCP: the protocol version is not supported.
+const UNSUPPORTED_VERSION: i64 = -32_022;
+
+/// Whether a message without a session speaks the stateless revision, or a later one.
+#[must_use]
+pub fn is_stateless(headers: &HeaderMap, body: &[u8], envelope: &Envelope<'_>) -> bool {
+    let version = headers.get("mcp-protocol-version");
+    version.is_some_and(|version| version.as_bytes() >= MODERN.as_bytes())
+        || envelope.method() == "server/discover"
+        || memchr::memmem::find(body, META_VERSION.as_bytes()).is_some()
+}
+
+/// A refusal: status, JSON-RPC code, sentence and data.
+#[derive(Debug, PartialEq)]
+pub struct Refusal {
+    status: StatusCode,
+    code: i64,
+    text: String,
+    data: Option<Value>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, code: i64, text: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            text: text.into(),
+            data: None,
+        }
+    }
+
+    /// As a response to the request with this raw id.
+    #[must_use]
+    pub fn reply(&self, id: &str) -> super::reply::Reply {
+        let body = error_message(id, self.code, &self.text, self.data.as_ref());
+        super::reply::json(self.status, body)
+    }
+}
+
+/// Checks what every request of the stateless revision must carry. The answer is the log level that it asks for.
+///
+/// # Errors
+/// [`Refusal`], with the status and code that the revision gives.
+pub fn check(headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<Option<String>, Refusal> {
+    let mismatch = |text: String| Refusal::new(StatusCode::BAD_REQUEST, HEADER_MISMATCH, text);
+    let invalid = |text: String| Refusal::new(StatusCode::BAD_REQUEST, INVALID_PARAMS, text);
+    let header = |name: &'static str| {
+        let value = headers
+            .get(name)
+            .ok_or_else(|| mismatch(format!("the header {name} is missing")))?;
+        let text = value
+            .to_str()
+            .map_err(|_| mismatch(format!("the header {name} is not ASCII")))?;
+        decoded(text).ok_or_else(|| mismatch(format!("the header {name} is not valid base64")))
+    };
+    let params = envelope.params.map_or("{}", |params| params.get());
+    let params = RawObject::parse(params).map_err(|error| invalid(error.to_string()))?;
+    let meta = RawObject::parse(params.get("_meta").unwrap_or("{}"))
+        .map_err(|error| invalid(error.to_string()))?;
+
+    let version = header("MCP-Protocol-Version")?;
+    let told = meta
+        .get(META_VERSION)
+        .and_then(unquote)
+        .ok_or_else(|| invalid(format!("params._meta has no \"{META_VERSION}\"")))?;
+    if version != told {
+        return Err(mismatch(format!(
+            "the header MCP-Protocol-Version is {version:?}, params._meta says {told:?}"
+        )));
+    }
+    if told != MODERN {
+        return Err(Refusal {
+            data: Some(json!({"supported": [MODERN], "requested": told})),
+            ..Refusal::new(
+                StatusCode::BAD_REQUEST,
+                UNSUPPORTED_VERSION,
+                format!("protocol version {told:?} is not supported without a session"),
+            )
+        });
+    }
+    let method = header("Mcp-Method")?;
+    if method != envelope.method() {
+        return Err(mismatch(format!(
+            "the header Mcp-Method is {method:?}, the body says {:?}",
+            envelope.method()
+        )));
+    }
+    let named_by = match envelope.method() {
+        "tools/call" | "prompts/get" => Some("name"),
+        "resources/read" => Some("uri"),
+        _ => None,
+    };
+    if let Some(key) = named_by {
+        let name = params
+            .get(key)
+            .and_then(unquote)
+            .ok_or_else(|| invalid(format!("params has no text \"{key}\"")))?;
+        if header("Mcp-Name")? != name {
+            return Err(mismatch(format!(
+                "the header Mcp-Name differs from params.{key}"
+            )));
+        }
+    }
+    if envelope.id.is_some() && meta.get(META_CAPABILITIES).is_none() {
+        return Err(invalid(format!(
+            "params._meta has no \"{META_CAPABILITIES}\""
+        )));
+    }
+    let gone = [
+        "initialize",
+        "ping",
+        "logging/setLevel",
+        "resources/subscribe",
+        "resources/unsubscribe",
+    ];
+    if gone.contains(&envelope.method()) {
+        return Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            METHOD_NOT_FOUND,
+            format!("{} does not exist in revision {MODERN}", envelope.method()),
+        ));
+    }
+    Ok(meta.get(META_LOG_LEVEL).and_then(unquote))
+}
+
+/// Header values that are not plain ASCII come as `=?base64?…?=`.
+fn decoded(text: &str) -> Option<String> {
+    let Some(inner) = text
+        .strip_prefix("=?base64?")
+        .and_then(|rest| rest.strip_suffix("?="))
+    else {
+        return Some(text.to_owned());
+    };
+    String::from_utf8(BASE64_STANDARD.decode(inner).ok()?).ok()
+}
+
+/// What an answer of a session-era child needs in addition for a stateless client.
+pub struct Finish {
+    handshake: Arc<Handshake>,
+    cacheable: bool,
+}
+
+impl Finish {
+    /// For the answer to this method.
+    #[must_use]
+    pub fn new(handshake: Arc<Handshake>, method: &str) -> Self {
+        let cacheable = matches!(
+            method,
+            "tools/list"
+                | "prompts/list"
+                | "resources/list"
+                | "resources/templates/list"
+                | "resources/read"
+        );
+        Self {
+            handshake,
+            cacheable,
+        }
+    }
+
+    /// The answer as the client must get it, and the status when it comes alone. An answer that cannot be read
+    /// stays as it is.
+    #[must_use]
+    pub fn apply(&self, answer: Bytes) -> (Bytes, StatusCode) {
+        let Ok(envelope) = Envelope::parse(&answer) else {
+            return (answer, StatusCode::OK);
+        };
+        if let Some(result) = envelope.result {
+            return match self
+                .handshake
+                .stateless_result(result.get(), self.cacheable)
+            {
+                Ok(finished) => {
+                    let finished = splice(&answer, &mut [(result, &finished)]);
+                    (finished.into(), StatusCode::OK)
+                }
+                Err(_) => (answer, StatusCode::OK),
+            };
+        }
+        let Some((raw, mut error)) = envelope
+            .error
+            .and_then(|raw| Some((raw, RawObject::parse(raw.get()).ok()?)))
+        else {
+            return (answer, StatusCode::OK);
+        };
+        match error.get("code") {
+            Some("-32601") => (answer, StatusCode::NOT_FOUND),
+            Some("-32002") => {
+                // "Resource not found" has no code of its own any more.
+                error.set("code", INVALID_PARAMS.to_string());
+                let error = error.to_json();
+                let finished = splice(&answer, &mut [(raw, &error)]);
+                (finished.into(), StatusCode::OK)
+            }
+            _ => (answer, StatusCode::OK),
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use crate::upstream::Era;
+
+    fn checked(
+        headers: &[(&'static str, &str)],
+        body: &Value,
+    ) -> Result<Option<String>, (u16, i64)> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, value.parse().unwrap());
+        }
+        let text = body.to_string();
+        check(&map, &Envelope::parse(text.as_bytes()).unwrap())
+            .map_err(|refusal| (refusal.status.as_u16(), refusal.code))
+    }
+
+    fn body(method: &str, version: &str) -> Value {
+        json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"name": "é", "_meta": {
+            META_VERSION: version, META_CAPABILITIES: {}, META_LOG_LEVEL: "info"
+        }}})
+    }
+
+    #[test]
+    fn a_good_request_passes_and_tells_its_log_level() {
+        let headers = [
+            ("mcp-protocol-version", MODERN),
+            ("mcp-method", "tools/call"),
+            ("mcp-name", "=?base64?w6k=?="),
+        ];
+        let passed = checked(&headers, &body("tools/call", MODERN));
+        assert_eq!(passed, Ok(Some("info".to_owned())));
+        assert_eq!(
+            checked(&headers[..2], &body("tools/call", MODERN)),
+            Err((400, HEADER_MISMATCH))
+        );
+        assert_eq!(
+            checked(&headers[..1], &body("tools/call", MODERN)),
+            Err((400, HEADER_MISMATCH))
+        );
+        assert_eq!(
+            checked(&headers, &body("tools/list", MODERN)),
+            Err((400, HEADER_MISMATCH))
+        );
+        assert_eq!(
+            checked(&headers, &body("tools/call", "2099-01-01")),
+            Err((400, HEADER_MISMATCH))
+        );
+    }
+
+    #[test]
+    fn other_faults_have_their_own_codes() {
+        let headers = |version: &'static str, method: &'static str| {
+            [("mcp-protocol-version", version), ("mcp-method", method)]
+        };
+        assert_eq!(
+            checked(
+                &headers("2099-01-01", "tools/list"),
+                &body("tools/list", "2099-01-01")
+            ),
+            Err((400, UNSUPPORTED_VERSION))
+        );
+        assert_eq!(
+            checked(&headers(MODERN, "ping"), &body("ping", MODERN)),
+            Err((404, METHOD_NOT_FOUND))
+        );
+        let bare = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
+        assert_eq!(
+            checked(&headers(MODERN, "tools/list"), &bare),
+            Err((400, INVALID_PARAMS))
+        );
+    }
+
+    #[test]
+    fn answers_are_completed() {
+        let raw = r#"{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"n","version":"1"}}"#;
+        let handshake = Arc::new(Handshake::read(Era::Legacy, raw).unwrap());
+        let finish = Finish::new(handshake, "tools/list");
+        let (answer, status) =
+            finish.apply(r#"{"jsonrpc":"2.0","id":"a","result":{"tools":[]}}"#.into());
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(
+            answer,
+            r#"{"jsonrpc":"2.0","id":"a","result":{"tools":[],"resultType":"complete","ttlMs":0,"cacheScope":"private","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"n","version":"1"}}}}"#
+        );
+        let error = |code: i64| error_message("1", code, "m", None);
+        assert_eq!(finish.apply(error(-32_601)).1, StatusCode::NOT_FOUND);
+        assert_eq!(finish.apply(error(-32_002)).0, error(-32_602));
+        assert_eq!(finish.apply(error(-1)).0, error(-1));
+    }
+}
