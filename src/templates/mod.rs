@@ -18,6 +18,8 @@ use crate::{
 
 mod launch;
 mod manifest;
+#[cfg(test)]
+mod manifest_tests;
 mod parameters;
 mod schema;
 #[cfg(test)]
