@@ -42,7 +42,7 @@ pub fn frame(
         }
         Frame::TooLong { length, head, tail } => {
             let text = format!(
-                "the server wrote a line of {length} bytes, over the limit of {limit_bytes}; it was dropped"
+                "the server wrote a line of {length} bytes, over the limit of {limit_bytes} bytes; it was dropped"
             );
             if let Some(id) = likely_id(head, tail) {
                 wire.table()

@@ -14,6 +14,8 @@ mod in_flight;
 mod lifeline;
 mod mailbox;
 mod message;
+#[cfg(test)]
+pub(crate) mod scripted;
 mod stdio;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,87 @@
+//! A child played by a task of the test, at the other end of real pipes.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    net::unix::pipe,
+    sync::mpsc,
+};
+
+use super::{NoiseSink, Upstream, UpstreamOptions};
+
+/// The child's ends of its pipes.
+pub struct Child {
+    stdin: Lines<BufReader<pipe::Receiver>>,
+    stdout: pipe::Sender,
+}
+
+/// A connection, the child behind it, and what it said that was no JSON-RPC.
+pub fn connect(options: UpstreamOptions) -> (Arc<Upstream>, Child, mpsc::Receiver<String>) {
+    let (child_stdin, stdin) = std::io::pipe().expect("a pipe");
+    let (stdout, child_stdout) = std::io::pipe().expect("a pipe");
+    let (heard, noise) = mpsc::channel(64);
+    let sink: NoiseSink = Arc::new(move |line: &[u8]| {
+        let _ = heard.try_send(String::from_utf8_lossy(line).into_owned());
+    });
+    let upstream = Upstream::over_stdio(stdin.into(), stdout.into(), options, sink).expect("pipes");
+    let child_stdin = pipe::Receiver::from_owned_fd(child_stdin.into()).expect("a pipe");
+    let child = Child {
+        stdin: BufReader::new(child_stdin).lines(),
+        stdout: pipe::Sender::from_owned_fd(child_stdout.into()).expect("a pipe"),
+    };
+    (upstream, child, noise)
+}
+
+impl Child {
+    /// The next message to the child; `None` when its stdin was closed.
+    pub async fn next(&mut self) -> Option<Value> {
+        let line = self.stdin.next_line().await.expect("reading stdin")?;
+        Some(serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")))
+    }
+
+    /// The next message, which must be there.
+    pub async fn expect(&mut self, method: &str) -> Value {
+        let message = self.next().await.expect("stdin is open");
+        assert_eq!(message["method"], method, "{message}");
+        message
+    }
+
+    /// Writes raw bytes.
+    pub async fn write(&mut self, bytes: &[u8]) {
+        self.stdout.write_all(bytes).await.expect("stdout is open");
+    }
+
+    /// Writes one message.
+    pub async fn say(&mut self, message: Value) {
+        self.write(format!("{message}\n").as_bytes()).await;
+    }
+
+    /// Answers a request.
+    pub async fn answer(&mut self, request: &Value, result: Value) {
+        self.say(json!({"jsonrpc": "2.0", "id": request["id"], "result": result}))
+            .await;
+    }
+
+    /// Plays the handshake with two pages of tools.
+    pub async fn shake_hands(&mut self) {
+        let asked = self.expect("initialize").await;
+        self.answer(
+            &asked,
+            json!({
+                "protocolVersion": "2025-06-18",
+                "capabilities": {"tools": {"listChanged": true}, "logging": {}, "resources": {}},
+                "serverInfo": {"name": "scripted", "version": "7"},
+            }),
+        )
+        .await;
+        self.expect("notifications/initialized").await;
+        let asked = self.expect("tools/list").await;
+        self.answer(&asked, json!({"tools": [{"name": "a"}], "nextCursor": "2"}))
+            .await;
+        let asked = self.expect("tools/list").await;
+        assert_eq!(asked["params"]["cursor"], "2");
+        self.answer(&asked, json!({"tools": [{"name": "b"}]})).await;
+    }
+}
