@@ -9,8 +9,20 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+#[expect(
+    unsafe_code,
+    reason = "descriptors that arrive by SCM_RIGHTS are raw numbers"
+)]
+mod channel;
 pub mod fake;
 pub mod host;
+#[expect(
+    unsafe_code,
+    reason = "clone3, wait4 and other calls that have no safe wrapper"
+)]
+pub mod keeper;
+mod keeper_client;
+pub mod local;
 mod plan;
 mod usage;
 mod workload;

@@ -16,6 +16,9 @@ pub struct TreeUsage {
 /// What the init of an instance calls itself (`/proc/PID/comm`, at most 15 bytes).
 pub(super) const INIT_NAME: &str = "minimcp-init";
 
+/// The same for prctl(2).
+pub(super) const INIT_NAME_C: &std::ffi::CStr = c"minimcp-init";
+
 /// Most processes that one reading looks at; past it the numbers are a lower bound.
 const PROCESSES_MAX: usize = 4_096;
 

@@ -1,0 +1,86 @@
+//! clone3(2): fork without exec, into new namespaces, with a pidfd.
+
+use std::{
+    io,
+    os::fd::{FromRawFd, OwnedFd},
+};
+
+use nix::unistd::Pid;
+
+/// The namespaces that a new init gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Namespaces {
+    /// A user namespace that maps only our own uid and gid; gives the right to make the others.
+    pub(super) user: bool,
+    /// A pid namespace: the kernel kills everything in it when the init ends.
+    pub(super) pid: bool,
+    /// A mount namespace with a /proc that shows only the pid namespace.
+    pub(super) mount: bool,
+}
+
+impl Namespaces {
+    /// Without any: the init is a child subreaper and kills its descendants one by one.
+    pub(super) const NONE: Self = Self {
+        user: false,
+        pid: false,
+        mount: false,
+    };
+
+    fn flags(self) -> libc::c_int {
+        let mut flags = 0;
+        if self.user {
+            flags |= libc::CLONE_NEWUSER;
+        }
+        if self.pid {
+            flags |= libc::CLONE_NEWPID;
+        }
+        if self.mount {
+            flags |= libc::CLONE_NEWNS;
+        }
+        flags
+    }
+}
+
+/// Which side of a fork this is.
+pub(super) enum Forked {
+    /// The new process.
+    Child,
+    /// The old one.
+    Parent {
+        /// The new process as the old one sees it.
+        pid: Pid,
+        /// Stands for it, pid reuse or not; close-on-exec.
+        pidfd: OwnedFd,
+    },
+}
+
+/// Forks into `namespaces`. The child gets a copy of everything, shared until written.
+///
+/// To be called only by a process of a single thread: then the child may go on as if nothing had happened,
+/// memory allocation included.
+pub(super) fn fork_into(namespaces: Namespaces) -> io::Result<Forked> {
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: clone_args is plain integers, for which zero means "not used".
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = (namespaces.flags() | libc::CLONE_PIDFD) as u64;
+    arguments.pidfd = &raw mut pidfd as u64;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: without CLONE_VM and without a new stack this is fork(2); the arguments live on our stack, and
+    // the caller has one thread only, so no lock can be left held in the child.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw mut arguments,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    match result {
+        0 => Ok(Forked::Child),
+        pid if pid > 0 => Ok(Forked::Parent {
+            pid: Pid::from_raw(pid as libc::pid_t),
+            // SAFETY: the kernel has just made this descriptor for us.
+            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+        }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,482 @@
+//! The init of an instance: PID 1 of its pid namespace, or else the subreaper of its processes.
+//!
+//! It is a fork of the keeper that never executes a program of its own, so nearly all of its pages are the
+//! keeper's. It must stay so: after the server is started it neither allocates nor writes to memory beyond
+//! its stack. It reaps, forwards SIGTERM, and when the server ends it reports how and ends itself, upon
+//! which the kernel kills what is left in the namespace.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use nix::{errno::Errno, sys::prctl};
+
+use super::{
+    clone::{Forked, Namespaces, fork_into},
+    payload::{self, Payload},
+    secret_buffer::SecretBuffer,
+};
+
+/// What the set-up was doing when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Stage {
+    /// Nothing failed: the server is about to execute its program.
+    Ready = 0,
+    /// Waiting for a keeper that is gone.
+    Keeper,
+    /// Writing the maps of the user namespace.
+    Maps,
+    /// Mounting /proc.
+    Proc,
+    /// Forking the server.
+    Fork,
+    /// Making the new session.
+    Session,
+    /// Placing the descriptors.
+    Descriptors,
+    /// Setting limits.
+    Limits,
+    /// Setting `no_new_privs`.
+    Privileges,
+    /// Entering the working folder.
+    Folder,
+    /// Executing the program.
+    Exec,
+}
+
+impl Stage {
+    /// The stage of this number.
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
+        [
+            Self::Ready,
+            Self::Keeper,
+            Self::Maps,
+            Self::Proc,
+            Self::Fork,
+            Self::Session,
+            Self::Descriptors,
+            Self::Limits,
+            Self::Privileges,
+            Self::Folder,
+            Self::Exec,
+        ]
+        .into_iter()
+        .find(|stage| *stage as u8 == byte)
+    }
+}
+
+/// A step that failed, and why.
+pub(super) type Failed = (Stage, Errno);
+
+/// What an init writes to the status pipe when its server ended; one atomic write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StatusRecord {
+    /// Which launch.
+    pub(super) serial: u64,
+    /// As wait4(2) gives it.
+    pub(super) wait_status: i32,
+    /// User CPU time in milliseconds.
+    pub(super) user_cpu_ms: u64,
+    /// System CPU time in milliseconds.
+    pub(super) system_cpu_ms: u64,
+    /// Largest resident set in KiB.
+    pub(super) max_rss_kib: u64,
+}
+
+impl StatusRecord {
+    /// Its length in bytes.
+    pub(super) const LEN: usize = 40;
+
+    pub(super) fn new(serial: u64, wait_status: i32, usage: &libc::rusage) -> Self {
+        let ms = |time: libc::timeval| (time.tv_sec * 1_000 + time.tv_usec / 1_000) as u64;
+        Self {
+            serial,
+            wait_status,
+            user_cpu_ms: ms(usage.ru_utime),
+            system_cpu_ms: ms(usage.ru_stime),
+            max_rss_kib: usage.ru_maxrss as u64,
+        }
+    }
+
+    fn encode(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        let words = [
+            self.serial,
+            self.wait_status as u32 as u64,
+            self.user_cpu_ms,
+            self.system_cpu_ms,
+            self.max_rss_kib,
+        ];
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads one record.
+    pub(super) fn decode(bytes: &[u8; Self::LEN]) -> Self {
+        let word = |index: usize| {
+            bytes[index * 8..index * 8 + 8]
+                .iter()
+                .rev()
+                .fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte))
+        };
+        Self {
+            serial: word(0),
+            wait_status: word(1) as u32 as i32,
+            user_cpu_ms: word(2),
+            system_cpu_ms: word(3),
+            max_rss_kib: word(4),
+        }
+    }
+}
+
+/// Everything that an init and its server get.
+pub(super) struct InitPlan<'a> {
+    /// Where it lives.
+    pub(super) namespaces: Namespaces,
+    /// Names the launch in the status record.
+    pub(super) serial: u64,
+    /// Write end of the status pipe.
+    pub(super) status: RawFd,
+    /// Our end of the socket for [`Stage`] messages.
+    pub(super) progress: OwnedFd,
+    /// What the server executes, and with what.
+    pub(super) payload: Payload<'a>,
+    /// Holds the values of its environment, from `secrets_at` on.
+    pub(super) secrets: SecretBuffer,
+    /// Where they begin.
+    pub(super) secrets_at: usize,
+    /// Where the heap begins, if known.
+    pub(super) heap_start: Option<usize>,
+}
+
+/// Runs an init; the keeper's fork calls this and nothing else.
+pub(super) fn run(plan: InitPlan<'_>) -> ! {
+    let progress = plan.progress.as_raw_fd();
+    match start(plan) {
+        Ok(started) => watch_over(&started),
+        Err((stage, errno)) => {
+            report(progress, stage, errno as i32);
+            exit(1)
+        }
+    }
+}
+
+/// Tries the namespaces in a fork made for it; the exit code tells.
+pub(super) fn probe(namespaces: Namespaces, uid: u32, gid: u32) -> ! {
+    let maps = !namespaces.user || write_maps(uid, gid).is_ok();
+    let works = maps && (!namespaces.mount || mount_proc().is_ok());
+    // A namespace whose init cannot fork is of no use.
+    let works = works && matches!(fork_into(Namespaces::NONE), Ok(forked) if !is_child(&forked));
+    exit(i32::from(!works))
+}
+
+fn is_child(forked: &Forked) -> bool {
+    if matches!(forked, Forked::Child) {
+        exit(0)
+    }
+    false
+}
+
+/// What a running init still knows.
+struct Started {
+    server: libc::pid_t,
+    serial: u64,
+    status: RawFd,
+    own_namespace: bool,
+}
+
+fn start(plan: InitPlan<'_>) -> Result<Started, Failed> {
+    let own_namespace = plan.namespaces.pid;
+    // Without a namespace SIGKILL would leave the server behind: use one that we can catch.
+    let last_wish = if own_namespace {
+        nix::sys::signal::Signal::SIGKILL
+    } else {
+        nix::sys::signal::Signal::SIGUSR2
+    };
+    prctl::set_pdeathsig(last_wish).map_err(|errno| (Stage::Keeper, errno))?;
+    prctl::set_child_subreaper(!own_namespace).map_err(|errno| (Stage::Keeper, errno))?;
+    block_all_signals();
+    let mut keep = vec![plan.status, plan.progress.as_raw_fd()];
+    keep.extend(plan.payload.descriptors());
+    close_all_but(&mut keep);
+    if reader_is_gone(plan.status) {
+        // The keeper died before our PDEATHSIG was set.
+        exit(1);
+    }
+    if plan.namespaces.user {
+        write_maps(plan.payload.uid, plan.payload.gid).map_err(|errno| (Stage::Maps, errno))?;
+    }
+    if plan.namespaces.mount {
+        mount_proc().map_err(|errno| (Stage::Proc, errno))?;
+    }
+    // The name is cosmetic, and how the tree is found again by `usage`.
+    let _ = prctl::set_name(crate::runtime::usage::INIT_NAME_C);
+    let InitPlan {
+        serial,
+        status,
+        progress,
+        payload,
+        secrets,
+        secrets_at,
+        heap_start,
+        ..
+    } = plan;
+    match fork_into(Namespaces::NONE) {
+        Ok(Forked::Child) => payload::run(
+            &payload,
+            secrets.bytes().get(secrets_at..).unwrap_or_default(),
+            progress.as_raw_fd(),
+            own_namespace,
+        ),
+        Ok(Forked::Parent { pid, pidfd }) => {
+            secrets.discard();
+            drop((pidfd, progress));
+            for descriptor in payload.descriptors() {
+                // SAFETY: this process owns its copies of these descriptors, and nothing else here uses them.
+                unsafe { libc::close(descriptor) };
+            }
+            forget_heap(heap_start);
+            Ok(Started {
+                server: pid.as_raw(),
+                serial,
+                status,
+                own_namespace,
+            })
+        }
+        Err(cause) => Err((
+            Stage::Fork,
+            Errno::from_raw(cause.raw_os_error().unwrap_or(0)),
+        )),
+    }
+}
+
+/// Gives the pages of the heap back. They are copies or shared with the keeper, which goes on writing to
+/// its own: without this, every init would keep old pages alive. Nothing may be allocated or freed later.
+fn forget_heap(start: Option<usize>) {
+    let Some(start) = start else { return };
+    // SAFETY: sbrk(0) only tells the end of the heap. From here on this process runs `watch_over` alone,
+    // which uses nothing but its stack, so that nobody reads the pages that become zero.
+    unsafe {
+        let end = libc::sbrk(0) as usize;
+        if let Some(len) = end.checked_sub(start) {
+            libc::madvise(start as *mut libc::c_void, len, libc::MADV_DONTNEED);
+        }
+    }
+}
+
+fn watch_over(started: &Started) -> ! {
+    // SAFETY: sigset_t is plain data, and the calls only write to it.
+    let awaited = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGUSR2] {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        set
+    };
+    loop {
+        // SAFETY: both pointers are valid; the information is not asked for.
+        let signal = unsafe { libc::sigwaitinfo(&raw const awaited, std::ptr::null_mut()) };
+        match signal {
+            libc::SIGCHLD => reap_ended(started),
+            libc::SIGTERM => {
+                // SAFETY: kill(2) touches no memory. The server leads its group until we reap it.
+                unsafe { libc::kill(-started.server, libc::SIGTERM) };
+            }
+            libc::SIGUSR2 if !started.own_namespace => kill_descendants(started, None),
+            _ => {}
+        }
+    }
+}
+
+/// Reaps whatever ended; does not return when the server was among it.
+fn reap_ended(started: &Started) {
+    while let Some((pid, record)) = wait(started, libc::WNOHANG) {
+        if pid == started.server {
+            if !started.own_namespace {
+                kill_descendants(started, Some(record));
+            }
+            finish(started, record);
+        }
+    }
+}
+
+/// Kills our direct children until there are none: those of a killed child become ours. No pid can be
+/// reused meanwhile, since only we reap them.
+fn kill_descendants(started: &Started, mut record: Option<StatusRecord>) {
+    loop {
+        for_each_child(|pid| {
+            // SAFETY: kill(2) touches no memory.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        });
+        match wait(started, 0) {
+            Some((pid, ended)) if pid == started.server => record = Some(ended),
+            Some(_) => {}
+            None => break,
+        }
+    }
+    match record {
+        Some(record) => finish(started, record),
+        None => exit(1),
+    }
+}
+
+fn wait(started: &Started, flags: libc::c_int) -> Option<(libc::pid_t, StatusRecord)> {
+    let mut status = 0;
+    // SAFETY: rusage is plain integers; wait4 writes only to the two places given.
+    let (pid, usage) = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        let pid = libc::wait4(-1, &raw mut status, flags | libc::__WALL, &raw mut usage);
+        (pid, usage)
+    };
+    (pid > 0).then(|| (pid, StatusRecord::new(started.serial, status, &usage)))
+}
+
+fn finish(started: &Started, record: StatusRecord) -> ! {
+    let bytes = record.encode();
+    // SAFETY: the buffer is valid for its length; a write below PIPE_BUF is whole or fails.
+    unsafe { libc::write(started.status, bytes.as_ptr().cast(), bytes.len()) };
+    exit(0)
+}
+
+/// Calls `visit` with the pid of each direct child, without allocating.
+pub(super) fn for_each_child(mut visit: impl FnMut(libc::pid_t)) {
+    let mut buffer = [0_u8; 1_024];
+    let mut pid: libc::pid_t = 0;
+    // SAFETY: the path is a C string, the buffer is valid for its length, the descriptor is closed below.
+    unsafe {
+        let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+        let file = libc::open(c"/proc/thread-self/children".as_ptr(), flags);
+        if file < 0 {
+            return;
+        }
+        loop {
+            let read = libc::read(file, buffer.as_mut_ptr().cast(), buffer.len());
+            let Some(text) = usize::try_from(read).ok().and_then(|len| buffer.get(..len)) else {
+                break;
+            };
+            if text.is_empty() {
+                break;
+            }
+            for byte in text {
+                if byte.is_ascii_digit() {
+                    pid = pid.wrapping_mul(10).wrapping_add(i32::from(byte - b'0'));
+                } else if pid > 0 {
+                    visit(pid);
+                    pid = 0;
+                }
+            }
+        }
+        libc::close(file);
+    }
+    if pid > 0 {
+        visit(pid);
+    }
+}
+
+fn block_all_signals() {
+    let all = nix::sys::signal::SigSet::all();
+    let _ = all.thread_set_mask();
+}
+
+/// Closes every descriptor that is not in the list.
+fn close_all_but(keep: &mut [RawFd]) {
+    keep.sort_unstable();
+    let mut first = 0_u32;
+    for descriptor in keep.iter().copied() {
+        let descriptor = descriptor as u32;
+        if descriptor > first {
+            close_range(first, descriptor - 1, 0);
+        }
+        first = first.max(descriptor + 1);
+    }
+    close_range(first, u32::MAX, 0);
+}
+
+/// close_range(2).
+pub(super) fn close_range(first: u32, last: u32, flags: u32) {
+    // SAFETY: this process is about to use only the descriptors that its caller left out.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+}
+
+fn reader_is_gone(pipe: RawFd) -> bool {
+    let mut poll = libc::pollfd {
+        fd: pipe,
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: one valid pollfd.
+    unsafe { libc::poll(&raw mut poll, 1, 0) };
+    poll.revents & libc::POLLERR != 0
+}
+
+/// Maps our uid and gid to themselves in the new user namespace.
+fn write_maps(uid: u32, gid: u32) -> Result<(), Errno> {
+    // The files of an undumpable process belong to root. For these few writes we become dumpable; the other
+    // instances cannot see this process, and the user's own programs may read its memory anyway.
+    prctl::set_dumpable(true)?;
+    let write = |path: &str, text: String| {
+        std::fs::write(path, text)
+            .map_err(|cause| Errno::from_raw(cause.raw_os_error().unwrap_or(0)))
+    };
+    write("/proc/self/setgroups", "deny".into())?;
+    write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
+    write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
+    prctl::set_dumpable(false)
+}
+
+fn mount_proc() -> Result<(), Errno> {
+    use nix::mount::{MsFlags, mount};
+    let none: Option<&str> = None;
+    // Our mounts must not show outside, while new ones from outside may show here.
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), "/proc", Some("proc"), flags, none)
+}
+
+/// Tells the keeper how far the set-up is; errors are ignored, since the keeper then sees the end only.
+pub(super) fn report(progress: RawFd, stage: Stage, errno: i32) {
+    let errno = errno.to_le_bytes();
+    let message = [stage as u8, errno[0], errno[1], errno[2], errno[3]];
+    // SAFETY: the buffer is valid for its length.
+    unsafe {
+        libc::send(
+            progress,
+            message.as_ptr().cast(),
+            message.len(),
+            libc::MSG_NOSIGNAL,
+        )
+    };
+}
+
+/// Ends at once, without running anything that the keeper registered for its own end.
+pub(super) fn exit(code: i32) -> ! {
+    // SAFETY: _exit(2) does not return.
+    unsafe { libc::_exit(code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_reads_back() {
+        let record = StatusRecord {
+            serial: 0x0102_0304_0506_0708,
+            wait_status: 9,
+            user_cpu_ms: 1,
+            system_cpu_ms: u64::MAX,
+            max_rss_kib: 3,
+        };
+        assert_eq!(StatusRecord::decode(&record.encode()), record);
+    }
+
+    #[test]
+    fn every_stage_has_a_number() {
+        for byte in 0..=10 {
+            assert_eq!(Stage::from_byte(byte).map(|stage| stage as u8), Some(byte));
+        }
+        assert_eq!(Stage::from_byte(11), None);
+    }
+}

@@ -1,0 +1,171 @@
+//! From the fork of the server to its execve(2).
+
+use std::{
+    ffi::{CStr, CString},
+    os::fd::RawFd,
+    os::unix::ffi::OsStrExt,
+};
+
+use nix::{
+    errno::Errno,
+    sys::{prctl, resource::Resource, signal::SigSet},
+};
+
+use super::{
+    init::{Failed, Stage, close_range, exit, report},
+    protocol::Launch,
+};
+
+/// Descriptors are moved above this number before they are placed, so that none is overwritten.
+const ABOVE: RawFd = 64;
+
+/// Where a program without a slash is looked up when its environment has no `PATH`.
+pub(super) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// What the server executes.
+pub(super) struct Payload<'a> {
+    /// Program, arguments, names of variables, folder, limits.
+    pub(super) launch: &'a Launch,
+    /// The child's ends of stdin, stdout, stderr; blocking.
+    pub(super) stdio: [RawFd; 3],
+    /// Become 3, 4, ….
+    pub(super) passed: &'a [RawFd],
+    /// Who we are.
+    pub(super) uid: u32,
+    /// Our group.
+    pub(super) gid: u32,
+    /// Whether `RLIMIT_NPROC` counts only this instance (it has a user namespace of its own).
+    pub(super) limit_processes: bool,
+}
+
+impl Payload<'_> {
+    /// All that must stay open until they are placed.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        self.stdio.into_iter().chain(self.passed.iter().copied())
+    }
+}
+
+/// Becomes the server. Memory that is allocated here ends with the execve.
+pub(super) fn run(
+    payload: &Payload<'_>,
+    secrets: &[u8],
+    progress: RawFd,
+    own_namespace: bool,
+) -> ! {
+    // SAFETY: dup and fcntl touch no memory; the number is ours alone in this process.
+    let moved = unsafe { libc::fcntl(progress, libc::F_DUPFD_CLOEXEC, ABOVE * 2) };
+    let progress = if moved < 0 { progress } else { moved };
+    let Err((stage, errno)) = become_server(payload, secrets, progress, own_namespace);
+    report(progress, stage, errno as i32);
+    exit(127)
+}
+
+fn become_server(
+    payload: &Payload<'_>,
+    secrets: &[u8],
+    progress: RawFd,
+    own_namespace: bool,
+) -> Result<std::convert::Infallible, Failed> {
+    if !own_namespace {
+        // The second half of the chain: an init that dies takes its server along.
+        prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+            .map_err(|errno| (Stage::Session, errno))?;
+    }
+    nix::unistd::setsid().map_err(|errno| (Stage::Session, errno))?;
+    place_descriptors(payload).map_err(|errno| (Stage::Descriptors, errno))?;
+    set_limits(payload).map_err(|errno| (Stage::Limits, errno))?;
+    prctl::set_no_new_privs().map_err(|errno| (Stage::Privileges, errno))?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    nix::unistd::chdir(&payload.launch.cwd).map_err(|errno| (Stage::Folder, errno))?;
+    let argv: Vec<CString> = c_strings(payload.launch.argv.iter().map(|a| a.as_bytes().to_vec()));
+    let mut at = 0;
+    let env: Vec<CString> = c_strings(payload.launch.env.iter().map(|(name, len)| {
+        let value = secrets.get(at..at + len).unwrap_or_default();
+        at += len;
+        [name.as_bytes(), b"=", value].concat()
+    }));
+    let program = payload.launch.argv.first().map_or("", String::as_str);
+    let path = env
+        .iter()
+        .find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="))
+        .unwrap_or(DEFAULT_PATH.as_bytes());
+    reset_signals();
+    report(progress, Stage::Ready, 0);
+    Err((Stage::Exec, execute(program, path, &argv, &env)))
+}
+
+/// The keeper has refused NUL bytes, so none is lost here.
+fn c_strings(texts: impl Iterator<Item = Vec<u8>>) -> Vec<CString> {
+    texts.filter_map(|text| CString::new(text).ok()).collect()
+}
+
+/// Tries each candidate as execvp(3) does; returns why the most promising one failed.
+fn execute(program: &str, path: &[u8], argv: &[CString], env: &[CString]) -> Errno {
+    let run = |file: &CStr| match nix::unistd::execve(file, argv, env) {
+        Ok(never) => match never {},
+        Err(errno) => errno,
+    };
+    if program.contains('/') {
+        return argv.first().map_or(Errno::ENOENT, |file| run(file));
+    }
+    let mut worst = Errno::ENOENT;
+    for folder in path.split(|byte| *byte == b':').filter(|f| !f.is_empty()) {
+        let file = std::path::Path::new(std::ffi::OsStr::from_bytes(folder)).join(program);
+        let Ok(file) = CString::new(file.as_os_str().as_bytes()) else {
+            continue;
+        };
+        match run(&file) {
+            Errno::ENOENT | Errno::ENOTDIR => {}
+            errno => worst = errno,
+        }
+    }
+    worst
+}
+
+fn place_descriptors(payload: &Payload<'_>) -> Result<(), Errno> {
+    let mut moved = Vec::new();
+    for descriptor in payload.descriptors() {
+        // SAFETY: fcntl touches no memory of ours.
+        let copy = unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, ABOVE) };
+        moved.push(Errno::result(copy)?);
+    }
+    let mut next = 0;
+    for descriptor in moved {
+        // SAFETY: dup2 touches no memory; whatever had this number is no longer needed in this process.
+        Errno::result(unsafe { libc::dup2(descriptor, next) })?;
+        next += 1;
+    }
+    // Not closed but marked: the progress socket must last until the execve.
+    close_range(next as u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    Ok(())
+}
+
+fn set_limits(payload: &Payload<'_>) -> Result<(), Errno> {
+    let limits = payload.launch.limits;
+    let mut wanted = vec![
+        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_NOFILE, limits.max_open_files),
+        (Resource::RLIMIT_FSIZE, limits.max_file_size_bytes),
+    ];
+    if payload.limit_processes {
+        wanted.push((Resource::RLIMIT_NPROC, limits.max_processes));
+    }
+    if let Some(bytes) = limits.max_address_space_bytes {
+        wanted.push((Resource::RLIMIT_AS, bytes));
+    }
+    for (resource, value) in wanted {
+        let (_, hard) = nix::sys::resource::getrlimit(resource)?;
+        let value = value.min(hard);
+        nix::sys::resource::setrlimit(resource, value, value)?;
+    }
+    Ok(())
+}
+
+/// Every signal has its default meaning, and none is blocked.
+fn reset_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL is no function of ours. The two that cannot be set fail without harm.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    let _ = SigSet::empty().thread_set_mask();
+}

@@ -1,0 +1,294 @@
+//! The keeper's loop: one thread, one epoll, nothing that waits for `serve`.
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        signalfd::SignalFd,
+        socket::{SockFlag, accept4},
+    },
+    unistd::{Pid, pipe2, read},
+};
+
+use super::{
+    init::{StatusRecord, for_each_child},
+    launch::Launcher,
+    peer::{Incoming, Peer},
+    protocol::{Event, Kind, Malformed, Reply, encode},
+    table::Table,
+};
+use crate::runtime::HostReport;
+
+const LISTENER: u64 = 0;
+const PEER: u64 = 1;
+const SIGNALS: u64 = 2;
+const LIFELINE: u64 = 3;
+const STATUS: u64 = 4;
+/// Workloads are numbered from here on.
+const FIRST_SERIAL: u64 = 16;
+/// Longest wait for the killed to be gone at our own end, in milliseconds.
+const FAREWELL_MS: u16 = 10_000;
+
+/// What the loop listens to.
+pub(super) struct Sources {
+    /// Where `serve` connects.
+    pub(super) listener: OwnedFd,
+    /// SIGTERM, SIGINT, SIGCHLD.
+    pub(super) signals: SignalFd,
+    /// When its other end closes, we end; `None`: never.
+    pub(super) lifeline: Option<OwnedFd>,
+}
+
+/// The keeper at work.
+pub(super) struct Reactor {
+    epoll: Epoll,
+    sources: Sources,
+    /// Read end of the status pipe.
+    status: OwnedFd,
+    pub(super) launcher: Launcher,
+    pub(super) table: Table,
+    pub(super) host: HostReport,
+    pub(super) next_serial: u64,
+    peer: Option<Peer>,
+    /// What the peer's epoll entry asks for now.
+    interest: EpollFlags,
+}
+
+impl Reactor {
+    /// Probes the host and sets the loop up.
+    pub(super) fn new(sources: Sources, allow_pid_namespace: bool) -> nix::Result<Self> {
+        let (status, status_write) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+        nix::fcntl::fcntl(
+            &status,
+            nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+        )?;
+        let launcher = Launcher::new(status_write, allow_pid_namespace);
+        if !launcher.namespaces.pid {
+            // Orphans of an init that was killed by a stranger come to us, to be killed.
+            nix::sys::prctl::set_child_subreaper(true)?;
+        }
+        let (open_files_max, _) =
+            nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
+        let host = HostReport {
+            isolation: launcher.isolation(),
+            open_files_max,
+            ..HostReport::default()
+        };
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let readable = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+        epoll.add(&sources.listener, readable(LISTENER))?;
+        epoll.add(&sources.signals, readable(SIGNALS))?;
+        epoll.add(&status, readable(STATUS))?;
+        if let Some(lifeline) = &sources.lifeline {
+            epoll.add(lifeline, readable(LIFELINE))?;
+        }
+        Ok(Self {
+            epoll,
+            sources,
+            status,
+            launcher,
+            table: Table::default(),
+            host,
+            next_serial: FIRST_SERIAL,
+            peer: None,
+            interest: EpollFlags::empty(),
+        })
+    }
+
+    /// Serves until told to end; then everything is killed.
+    pub(super) fn run(mut self) -> nix::Result<()> {
+        while !self.turn(EpollTimeout::NONE)?.is_over {
+            self.tell();
+        }
+        self.table.kill_all(self.launcher.namespaces);
+        while self.table.any_alive() {
+            if self.turn(EpollTimeout::from(FAREWELL_MS))?.is_idle {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, timeout: EpollTimeout) -> nix::Result<Turn> {
+        let mut events = [EpollEvent::empty(); 64];
+        let count = match self.epoll.wait(&mut events, timeout) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 1,
+            Err(errno) => return Err(errno),
+        };
+        let mut turn = Turn {
+            is_over: false,
+            is_idle: count == 0,
+        };
+        for event in events.iter().take(count).filter(|e| !e.events().is_empty()) {
+            match event.data() {
+                LISTENER => self.accept(),
+                PEER => self.hear(event.events()),
+                SIGNALS => turn.is_over |= self.on_signals(),
+                LIFELINE => turn.is_over |= self.lifeline_is_cut(),
+                STATUS => self.read_statuses(),
+                serial => {
+                    // What its init wrote came before its end.
+                    self.read_statuses();
+                    self.table.ended(serial);
+                }
+            }
+        }
+        Ok(turn)
+    }
+
+    /// Lets epoll tell when the init of a new workload ends.
+    pub(super) fn watch(&self, pidfd: &OwnedFd, serial: u64) -> nix::Result<()> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, serial);
+        self.epoll.add(pidfd, event)
+    }
+
+    fn accept(&mut self) {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let Ok(raw) = accept4(self.sources.listener.as_raw_fd(), flags) else {
+            return;
+        };
+        // SAFETY: accept4 has just made this descriptor for us.
+        let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+        let refusal = if self.peer.as_ref().is_some_and(Peer::is_alive) {
+            "another serve is connected to this keeper".to_owned()
+        } else {
+            match Peer::check(&socket) {
+                Ok(()) => return self.welcome(Peer::new(socket)),
+                Err(refusal) => refusal,
+            }
+        };
+        let packet = encode(Kind::Reply, 0, &Reply::Refused { reason: refusal });
+        // Whoever does not read it will see the closed socket.
+        let _ = crate::runtime::channel::send(socket.as_fd(), &[&packet], &[]);
+    }
+
+    fn welcome(&mut self, peer: Peer) {
+        self.hang_up();
+        self.interest = EpollFlags::EPOLLIN;
+        let event = EpollEvent::new(self.interest, PEER);
+        if self.epoll.add(&peer.socket, event).is_ok() {
+            self.peer = Some(peer);
+        }
+    }
+
+    fn hang_up(&mut self) {
+        if let Some(peer) = self.peer.take() {
+            let _ = self.epoll.delete(&peer.socket);
+        }
+    }
+
+    fn hear(&mut self, events: EpollFlags) {
+        let Some(peer) = &self.peer else { return };
+        if !events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+            return;
+        }
+        match peer.read() {
+            Incoming::Nothing => {}
+            Incoming::Closed => self.hang_up(),
+            Incoming::Packet(packet) => {
+                let request = packet.header.request;
+                let greeted = peer.greeted;
+                let (reply, descriptors) = self.answer(packet, greeted);
+                if let Some(peer) = &mut self.peer {
+                    peer.greeted |= matches!(reply, Reply::Welcome { .. });
+                    peer.answer(request, &reply, descriptors);
+                }
+            }
+            Incoming::Malformed(request, fault) => {
+                let reason = fault.to_string();
+                if let Some(peer) = &mut self.peer {
+                    peer.answer(request, &Reply::Refused { reason }, Vec::new());
+                    // With another version, or a stranger, there is nothing more to talk about.
+                    if matches!(fault, Malformed::Version { .. } | Malformed::NotOurs) {
+                        let _ = peer.flush();
+                        self.hang_up();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what waits, then the ends that `serve` was not told of, and sets what epoll asks for.
+    fn tell(&mut self) {
+        let Some(peer) = &mut self.peer else { return };
+        let mut broken = peer.flush().is_err();
+        while peer.greeted && !broken && !peer.has_backlog() {
+            let Some(id) = self.table.untold.first().copied() else {
+                break;
+            };
+            let record = self.table.workloads.get(&id);
+            if let Some(report) = record.and_then(|record| record.exit.clone()) {
+                let packet = encode(Kind::Event, 0, &Event::Exited { id, report });
+                match peer.try_send(&packet) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(_) => broken = true,
+                }
+            }
+            if !broken {
+                self.table.untold.remove(&id);
+            }
+        }
+        if broken {
+            return self.hang_up();
+        }
+        let mut wanted = EpollFlags::empty();
+        wanted.set(EpollFlags::EPOLLIN, peer.has_room());
+        let waits = peer.has_backlog() || (peer.greeted && !self.table.untold.is_empty());
+        wanted.set(EpollFlags::EPOLLOUT, waits);
+        if wanted != self.interest {
+            let mut event = EpollEvent::new(wanted, PEER);
+            if self.epoll.modify(&peer.socket, &mut event).is_ok() {
+                self.interest = wanted;
+            }
+        }
+    }
+
+    /// `true` when one of them means the end.
+    fn on_signals(&mut self) -> bool {
+        let mut is_over = false;
+        while let Ok(Some(signal)) = self.sources.signals.read_signal() {
+            match i32::try_from(signal.ssi_signo) {
+                Ok(libc::SIGCHLD) => self.kill_orphans(),
+                _ => is_over = true,
+            }
+        }
+        is_over
+    }
+
+    /// Without pid namespaces: children of ours that are no init lost theirs.
+    fn kill_orphans(&self) {
+        if self.launcher.namespaces.pid {
+            return;
+        }
+        for_each_child(|pid| {
+            let pid = Pid::from_raw(pid);
+            if !self.table.is_init(pid) {
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+                let flags = nix::sys::wait::WaitPidFlag::WNOHANG;
+                let _ = nix::sys::wait::waitpid(pid, Some(flags));
+            }
+        });
+    }
+
+    fn lifeline_is_cut(&self) -> bool {
+        let mut byte = [0];
+        let lifeline = self.sources.lifeline.as_ref();
+        !lifeline.is_some_and(|pipe| matches!(read(pipe, &mut byte), Ok(1..)))
+    }
+
+    fn read_statuses(&mut self) {
+        let mut bytes = [0; StatusRecord::LEN];
+        while let Ok(StatusRecord::LEN) = read(&self.status, &mut bytes) {
+            self.table.note_status(StatusRecord::decode(&bytes));
+        }
+    }
+}
+
+struct Turn {
+    is_over: bool,
+    is_idle: bool,
+}

@@ -1,0 +1,149 @@
+//! What each request of `serve` does.
+
+use std::{io, ops::Bound, os::fd::OwnedFd};
+
+use super::{
+    peer::Packet,
+    protocol::{Launch, NAME_MAX, Reply, Request, decode_json},
+    reactor::Reactor,
+    table::Record,
+};
+use crate::runtime::WorkloadId;
+
+/// Most descriptors held by name.
+const HELD_MAX: usize = 16_384;
+
+type Answer = (Reply, Vec<OwnedFd>);
+
+fn refused(reason: impl Into<String>) -> Answer {
+    let reason = reason.into();
+    (Reply::Refused { reason }, Vec::new())
+}
+
+impl Reactor {
+    /// Performs a request; the packet's secrets are wiped before this returns.
+    pub(super) fn answer(&mut self, packet: Packet, greeted: bool) -> Answer {
+        let request = match decode_json(packet.json()) {
+            Ok(request) => request,
+            Err(fault) => return refused(fault.to_string()),
+        };
+        if !greeted && !matches!(request, Request::Hello) {
+            return refused("the first message must be a hello");
+        }
+        match request {
+            Request::Hello => {
+                let pid = std::process::id();
+                let host = self.host.clone();
+                (Reply::Welcome { pid, host }, Vec::new())
+            }
+            Request::Launch(launch) => self.launch(&launch, packet),
+            Request::Perform { id, verb } => {
+                self.table.perform(id, verb, self.launcher.namespaces);
+                (Reply::Done, Vec::new())
+            }
+            Request::NextWorkload { after } => self.next_workload(after),
+            Request::Hold { name } => self.hold(name, packet.descriptors),
+            Request::NextHeld { after } => self.next_held(after),
+            Request::DropHeld { name } => {
+                self.table.descriptors.remove(&name);
+                (Reply::Done, Vec::new())
+            }
+        }
+    }
+
+    fn launch(&mut self, launch: &Launch, packet: Packet) -> Answer {
+        if self.table.workloads.contains_key(&launch.id) {
+            return refused(format!("{} is already held", launch.id));
+        }
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        let secrets_at = packet.body_at + packet.header.json_len;
+        let started = self.launcher.launch(
+            serial,
+            launch,
+            packet.buffer,
+            secrets_at,
+            &packet.descriptors,
+        );
+        let launched = match started {
+            Ok(launched) => launched,
+            Err(reason) => return (Reply::NotStarted { reason }, Vec::new()),
+        };
+        let pid = launched.server;
+        let pipes = [&launched.stdin, &launched.stdout, &launched.stderr];
+        let copies: io::Result<Vec<OwnedFd>> = pipes.into_iter().map(OwnedFd::try_clone).collect();
+        let watched = self.watch(&launched.pidfd, serial);
+        self.table.insert(launch.id, serial, launched);
+        match (copies, watched) {
+            (Ok(copies), Ok(())) => {
+                let isolation = self.host.isolation.clone();
+                (Reply::Launched { pid, isolation }, copies)
+            }
+            _ => {
+                // Out of descriptors or memory: a child that cannot be watched must not live.
+                self.table.abandon(launch.id, self.launcher.namespaces);
+                let reason = "the keeper has no descriptor left to hold it".into();
+                (Reply::NotStarted { reason }, Vec::new())
+            }
+        }
+    }
+
+    fn next_workload(&self, after: Option<WorkloadId>) -> Answer {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut behind = self.table.workloads.range((from, Bound::Unbounded));
+        let Some((id, record)) = behind.find(|(_, record)| !record.forgotten) else {
+            return (Reply::End, Vec::new());
+        };
+        let Record {
+            stdin,
+            stdout,
+            stderr,
+            ..
+        } = record;
+        let open = stdin.iter().chain([stdout, stderr]);
+        let copies: io::Result<Vec<OwnedFd>> = open.map(OwnedFd::try_clone).collect();
+        let Ok(copies) = copies else {
+            return refused("no descriptor left");
+        };
+        let reply = Reply::Workload {
+            id: *id,
+            pid: record.server,
+            isolation: self.host.isolation.clone(),
+            stdin: stdin.is_some(),
+            exit: record.exit.clone(),
+        };
+        (reply, copies)
+    }
+
+    fn hold(&mut self, name: String, mut descriptors: Vec<OwnedFd>) -> Answer {
+        if name.is_empty() || name.len() > NAME_MAX {
+            return refused(format!("a name has 1 to {NAME_MAX} bytes"));
+        }
+        let held = &mut self.table.descriptors;
+        if held.len() >= HELD_MAX && !held.contains_key(&name) {
+            return refused(format!("{HELD_MAX} descriptors are held already"));
+        }
+        match (descriptors.pop(), descriptors.is_empty()) {
+            (Some(descriptor), true) => {
+                held.insert(name, descriptor);
+                (Reply::Done, Vec::new())
+            }
+            _ => refused("exactly one descriptor is held under a name"),
+        }
+    }
+
+    fn next_held(&self, after: Option<String>) -> Answer {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut behind = self
+            .table
+            .descriptors
+            .range::<String, _>((from, Bound::Unbounded));
+        let Some((name, descriptor)) = behind.next() else {
+            return (Reply::End, Vec::new());
+        };
+        match descriptor.try_clone() {
+            Ok(copy) => (Reply::Held { name: name.clone() }, vec![copy]),
+            Err(_) => refused("no descriptor left"),
+        }
+    }
+}

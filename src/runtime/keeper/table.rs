@@ -1,0 +1,221 @@
+//! What the keeper holds: workloads until they are forgotten, and named descriptors.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
+};
+
+use nix::unistd::Pid;
+
+use super::{
+    clone::Namespaces,
+    init::StatusRecord,
+    launch::{Launched, kill_tree, send_signal},
+};
+use crate::{
+    domain::exit::{ExitStatus, ResourceUsage},
+    runtime::{ExitReport, Verb, WorkloadId},
+};
+
+/// One child.
+pub(super) struct Record {
+    /// Names it in epoll and in status records.
+    pub(super) serial: u64,
+    /// The server's pid on the host.
+    pub(super) server: u32,
+    /// Its init.
+    pub(super) init: Pid,
+    /// `None` once the init was reaped.
+    pub(super) pidfd: Option<OwnedFd>,
+    /// Write end of its stdin, until closed.
+    pub(super) stdin: Option<OwnedFd>,
+    /// Read end of its stdout.
+    pub(super) stdout: OwnedFd,
+    /// Read end of its stderr.
+    pub(super) stderr: OwnedFd,
+    /// How it ended.
+    pub(super) exit: Option<ExitReport>,
+    /// We sent SIGKILL.
+    killed: bool,
+    /// To be dropped when it ends.
+    pub(super) forgotten: bool,
+    /// The kernel's count of memory kills at its launch.
+    oom_kills: u64,
+    /// What its init wrote.
+    status: Option<StatusRecord>,
+}
+
+/// All that is held.
+#[derive(Default)]
+pub(super) struct Table {
+    /// By key.
+    pub(super) workloads: BTreeMap<WorkloadId, Record>,
+    by_serial: BTreeMap<u64, WorkloadId>,
+    /// Ended, and `serve` was not yet told.
+    pub(super) untold: BTreeSet<WorkloadId>,
+    /// Named descriptors.
+    pub(super) descriptors: BTreeMap<String, OwnedFd>,
+}
+
+impl Table {
+    /// Adds a child that was just launched.
+    pub(super) fn insert(&mut self, id: WorkloadId, serial: u64, launched: Launched) {
+        let record = Record {
+            serial,
+            server: launched.server,
+            init: launched.init,
+            pidfd: Some(launched.pidfd),
+            stdin: Some(launched.stdin),
+            stdout: launched.stdout,
+            stderr: launched.stderr,
+            exit: None,
+            killed: false,
+            forgotten: false,
+            oom_kills: oom_kills(),
+            status: None,
+        };
+        self.by_serial.insert(serial, id);
+        self.workloads.insert(id, record);
+    }
+
+    /// Performs a verb; of a child that is not held, or has ended, there is nothing to do.
+    pub(super) fn perform(&mut self, id: WorkloadId, verb: Verb, namespaces: Namespaces) {
+        let Some(record) = self.workloads.get_mut(&id) else {
+            return;
+        };
+        match (verb, &record.pidfd) {
+            (Verb::CloseStdin, _) => record.stdin = None,
+            (Verb::Terminate, Some(init)) => send_signal(init, libc::SIGTERM),
+            (Verb::KillTree, Some(init)) => {
+                record.killed = true;
+                kill_tree(init, namespaces);
+            }
+            (Verb::Forget, Some(_)) => {
+                record.forgotten = true;
+                record.stdin = None;
+            }
+            (Verb::Forget, None) => {
+                self.by_serial.remove(&record.serial);
+                self.untold.remove(&id);
+                self.workloads.remove(&id);
+            }
+            (Verb::Terminate | Verb::KillTree, None) => {}
+        }
+    }
+
+    /// Kills and drops a child that was launched in vain, waiting for its end.
+    pub(super) fn abandon(&mut self, id: WorkloadId, namespaces: Namespaces) {
+        self.perform(id, Verb::KillTree, namespaces);
+        self.perform(id, Verb::Forget, namespaces);
+        if let Some(record) = self.workloads.remove(&id) {
+            self.by_serial.remove(&record.serial);
+            let _ = nix::sys::wait::waitpid(record.init, None);
+        }
+    }
+
+    /// Kills everything; the ends come by their pidfds.
+    pub(super) fn kill_all(&mut self, namespaces: Namespaces) {
+        let all: Vec<WorkloadId> = self.workloads.keys().copied().collect();
+        for id in all {
+            self.perform(id, Verb::KillTree, namespaces);
+        }
+    }
+
+    /// Whether a child still lives.
+    pub(super) fn any_alive(&self) -> bool {
+        self.workloads.values().any(|record| record.pidfd.is_some())
+    }
+
+    /// Whether `pid` is an init of ours that was not reaped.
+    pub(super) fn is_init(&self, pid: Pid) -> bool {
+        let mut records = self.workloads.values();
+        records.any(|record| record.pidfd.is_some() && record.init == pid)
+    }
+
+    /// Keeps what an init wrote until its end is seen. A serial of a launch that failed is ignored.
+    pub(super) fn note_status(&mut self, status: StatusRecord) {
+        let id = self.by_serial.get(&status.serial);
+        if let Some(record) = id.and_then(|id| self.workloads.get_mut(id)) {
+            record.status = Some(status);
+        }
+    }
+
+    /// The init of `serial` has ended, and with it its tree. Reaps it.
+    pub(super) fn ended(&mut self, serial: u64) {
+        let Some(id) = self.by_serial.get(&serial).copied() else {
+            return;
+        };
+        let Some(record) = self.workloads.get_mut(&id) else {
+            return;
+        };
+        let mut wait_status = 0;
+        // SAFETY: rusage is plain integers; wait4 writes only to the two places given.
+        let usage = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            let pid = record.init.as_raw();
+            if libc::wait4(pid, &raw mut wait_status, libc::WNOHANG, &raw mut usage) == 0 {
+                return;
+            }
+            usage
+        };
+        record.pidfd = None;
+        record.stdin = None;
+        // An init that was killed wrote nothing: then what the kernel says of the init stands for all.
+        let by_init = StatusRecord::new(serial, wait_status, &usage);
+        let status = record.status.unwrap_or(by_init);
+        let memory = !record.killed && oom_kills() > record.oom_kills;
+        record.exit = Some(ExitReport {
+            status: exit_status(status.wait_status, memory),
+            usage: ResourceUsage {
+                user_cpu_ms: status.user_cpu_ms,
+                system_cpu_ms: status.system_cpu_ms,
+                max_rss_kib: status.max_rss_kib,
+            },
+        });
+        if record.forgotten {
+            self.perform(id, Verb::Forget, Namespaces::NONE);
+        } else {
+            self.untold.insert(id);
+        }
+    }
+}
+
+/// Reads a wait4(2) status. `memory`: the kernel killed some process for want of memory meanwhile, and a
+/// SIGKILL was not ours.
+fn exit_status(wait_status: i32, memory: bool) -> ExitStatus {
+    if libc::WIFEXITED(wait_status) {
+        let code = libc::WEXITSTATUS(wait_status);
+        return ExitStatus::Exited { code };
+    }
+    match libc::WTERMSIG(wait_status) {
+        libc::SIGKILL if memory => ExitStatus::OutOfMemory,
+        signal => ExitStatus::Signaled { signal },
+    }
+}
+
+/// How often the kernel has killed for want of memory since boot.
+fn oom_kills() -> u64 {
+    let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    line.and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wait_statuses_in_words() {
+        assert_eq!(exit_status(3 << 8, true), ExitStatus::Exited { code: 3 });
+        assert_eq!(exit_status(15, true), ExitStatus::Signaled { signal: 15 });
+        assert_eq!(exit_status(9, false), ExitStatus::Signaled { signal: 9 });
+        assert_eq!(exit_status(9, true), ExitStatus::OutOfMemory);
+    }
+
+    #[test]
+    fn the_kernel_counts_memory_kills() {
+        let text = std::fs::read_to_string("/proc/vmstat").expect("Linux");
+        assert!(text.contains("oom_kill "), "the line that we look for");
+    }
+}

@@ -1,0 +1,477 @@
+//! The runtime of this host: speaks with the keeper, and starts one if told to.
+
+use std::{
+    io::{self, BufRead, Read},
+    os::fd::{BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use super::{
+    KeeperState, LaunchError, LaunchPlan, Pipes, Runtime, RuntimeError, Verb, Workload,
+    WorkloadControl, WorkloadId, host,
+    keeper::protocol::{Launch, Reply, Request},
+    keeper_client::{Answer, Call, Connection, Exits},
+};
+
+/// Calls that wait for the connection; further callers wait themselves.
+const CALLS_WAITING_MAX: usize = 64;
+/// Between two attempts to reach the keeper: from, to.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How long the first connection is tried when we may start a keeper: an old one may just be ending.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How to start a keeper.
+#[derive(Debug, Clone)]
+pub struct SpawnKeeper {
+    /// The `minimcp` program.
+    pub exe: PathBuf,
+    /// Whether it goes on when we end, with all its instances.
+    pub linger: bool,
+}
+
+/// A keeper that we started. Without `linger`, dropping this ends it, and it kills all that it started.
+#[derive(Debug)]
+pub struct SpawnedKeeper {
+    child: Child,
+    lifeline: Option<ChildStdin>,
+}
+
+impl SpawnedKeeper {
+    /// Ends the keeper and waits until it and all that it started are gone. A lingering one is left alone.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn end(mut self) -> io::Result<()> {
+        if self.lifeline.take().is_some() {
+            self.child.wait()?;
+        }
+        Ok(())
+    }
+}
+
+/// Starts a keeper at `socket` with an empty environment and waits until it serves. Blocks.
+///
+/// # Errors
+/// [`RuntimeError::Unreachable`] with the keeper's own sentence, for example when another one runs there.
+pub fn spawn_keeper(
+    exe: &Path,
+    socket: &Path,
+    linger: bool,
+) -> Result<SpawnedKeeper, RuntimeError> {
+    let failed = |cause: io::Error| {
+        RuntimeError::Unreachable(format!("cannot start {} keeper: {cause}", exe.display()))
+    };
+    let socket = std::path::absolute(socket).map_err(failed)?;
+    let mut command = Command::new(exe);
+    command
+        .args(["keeper", "--announce", "--socket"])
+        .arg(socket)
+        .args(if linger {
+            ["--linger", "--parent-fd", "0"].as_slice()
+        } else {
+            &["--parent-fd", "0"]
+        })
+        .env_clear()
+        .current_dir("/")
+        .stdin(if linger {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        })
+        .stdout(Stdio::piped());
+    let mut child = command.spawn().map_err(failed)?;
+    let lifeline = child.stdin.take();
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        let read = io::BufReader::new(stdout.take(4_096)).read_line(&mut line);
+        read.map_err(failed)?;
+    }
+    let keeper = SpawnedKeeper { child, lifeline };
+    if line.trim_end() == "ready" {
+        return Ok(keeper);
+    }
+    let mut child = keeper.child;
+    drop(keeper.lifeline);
+    let status = child.wait().map_err(failed)?;
+    let sentence = line.trim_end().strip_prefix("error: ").map(str::to_owned);
+    Err(RuntimeError::Unreachable(sentence.unwrap_or_else(|| {
+        format!("the keeper ended with {status}")
+    })))
+}
+
+struct Shared {
+    calls: mpsc::Sender<Call>,
+    exits: Exits,
+    state: watch::Sender<KeeperState>,
+}
+
+/// A [`Runtime`] over the keeper of this host.
+pub struct LocalRuntime {
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    task: Option<JoinHandle<Option<SpawnedKeeper>>>,
+}
+
+impl LocalRuntime {
+    /// Connects to the keeper at `socket`; when none answers and `spawn` is given, starts one. Later, a lost
+    /// connection is made again in the same way, again and again.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when there is no keeper, or it refuses us (another `serve` uses it, another version).
+    pub async fn connect(socket: &Path, spawn: Option<SpawnKeeper>) -> Result<Self, RuntimeError> {
+        let mut link = Link {
+            socket: socket.to_owned(),
+            spawn,
+            spawned: None,
+        };
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let connection = loop {
+            match link.open().await {
+                Ok(connection) => break connection,
+                Err(RuntimeError::Refused(reason)) => return Err(RuntimeError::Refused(reason)),
+                Err(error) if link.spawn.is_none() || Instant::now() >= deadline => {
+                    return Err(error);
+                }
+                Err(_) => tokio::time::sleep(RETRY.0).await,
+            }
+        };
+        let (calls, waiting) = mpsc::channel(CALLS_WAITING_MAX);
+        let shared = Arc::new(Shared {
+            calls,
+            exits: Exits::default(),
+            state: watch::Sender::new(connected(&connection)),
+        });
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(keep_connected(
+            link,
+            connection,
+            Arc::clone(&shared),
+            waiting,
+            stop.clone(),
+        ));
+        Ok(Self {
+            shared,
+            stop,
+            task: Some(task),
+        })
+    }
+
+    /// Disconnects. A keeper that we started ourselves, unless it lingers, is ended with all its children;
+    /// resolves when they are gone.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        let Some(task) = self.task.take() else { return };
+        if let Ok(Some(keeper)) = task.await {
+            let ended = tokio::task::spawn_blocking(|| keeper.end()).await;
+            if let Ok(Err(cause)) = ended {
+                tracing::warn!(%cause, "cannot wait for the keeper's end");
+            }
+        }
+    }
+}
+
+impl Drop for LocalRuntime {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn connected(connection: &Connection) -> KeeperState {
+    KeeperState::Connected {
+        pid: connection.keeper_pid,
+        host: connection.host.clone(),
+    }
+}
+
+/// How to come to a connection.
+struct Link {
+    socket: PathBuf,
+    spawn: Option<SpawnKeeper>,
+    spawned: Option<SpawnedKeeper>,
+}
+
+impl Link {
+    async fn open(&mut self) -> Result<Connection, RuntimeError> {
+        let error = match Connection::open(&self.socket).await {
+            Err(RuntimeError::Unreachable(reason)) => RuntimeError::Unreachable(reason),
+            other => return other,
+        };
+        let Some(SpawnKeeper { exe, linger }) = self.spawn.clone() else {
+            return Err(error);
+        };
+        let (socket, old) = (self.socket.clone(), self.spawned.take());
+        let spawned = tokio::task::spawn_blocking(move || {
+            if let Some(mut old) = old {
+                // Nobody answers: whatever state it is in, it must be gone before a new one begins.
+                let _ = old.child.kill();
+                let _ = old.child.wait();
+            }
+            spawn_keeper(&exe, &socket, linger)
+        });
+        let spawned = spawned
+            .await
+            .map_err(|error| RuntimeError::Unreachable(error.to_string()))?;
+        self.spawned = Some(spawned?);
+        Connection::open(&self.socket).await
+    }
+}
+
+async fn keep_connected(
+    mut link: Link,
+    mut connection: Connection,
+    shared: Arc<Shared>,
+    mut calls: mpsc::Receiver<Call>,
+    stop: CancellationToken,
+) -> Option<SpawnedKeeper> {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return link.spawned,
+            () = connection.serve(&mut calls, &shared.exits) => {}
+        }
+        shared.state.send_replace(KeeperState::Lost);
+        let lost = shared.exits.lose_all();
+        tracing::warn!(
+            children = lost.len(),
+            "the connection to the keeper is lost"
+        );
+        let mut pause = RETRY.0;
+        connection = loop {
+            let attempt = async {
+                let mut connection = link.open().await?;
+                // A keeper that lives after all must not hold a second child of the same instance.
+                connection.clear(&lost).await?;
+                Ok::<_, RuntimeError>(connection)
+            };
+            tokio::select! {
+                () = stop.cancelled() => return link.spawned,
+                opened = attempt => match opened {
+                    Ok(connection) => break connection,
+                    Err(error) => tracing::debug!(%error, "the keeper is still away"),
+                },
+            }
+            let wake = Instant::now() + pause;
+            pause = (pause * 2).min(RETRY.1);
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return link.spawned,
+                    // Dropped unanswered, which tells the caller.
+                    Some(call) = calls.recv() => drop(call),
+                    () = tokio::time::sleep_until(wake) => break,
+                }
+            }
+        };
+        tracing::info!(pid = connection.keeper_pid, "connected to the keeper again");
+        shared.state.send_replace(connected(&connection));
+    }
+}
+
+impl Shared {
+    async fn ask(
+        &self,
+        request: Request,
+        secrets: Vec<Zeroizing<String>>,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Answer, RuntimeError> {
+        if matches!(*self.state.borrow(), KeeperState::Lost) {
+            return Err(RuntimeError::Lost);
+        }
+        let (reply, answer) = oneshot::channel();
+        let call = Call {
+            request,
+            secrets,
+            descriptors,
+            reply,
+        };
+        self.calls
+            .send(call)
+            .await
+            .map_err(|_| RuntimeError::Lost)?;
+        answer.await.map_err(|_| RuntimeError::Lost)?
+    }
+
+    async fn ask_plainly(&self, request: Request) -> Result<Answer, RuntimeError> {
+        self.ask(request, Vec::new(), Vec::new()).await
+    }
+}
+
+/// Carries the verbs of workloads.
+struct Control(Arc<Shared>);
+
+impl WorkloadControl for Control {
+    fn perform(&self, id: WorkloadId, verb: Verb) -> BoxFuture<'_, Result<(), RuntimeError>> {
+        Box::pin(async move {
+            self.0.ask_plainly(Request::Perform { id, verb }).await?;
+            if verb == Verb::Forget {
+                self.0.exits.remove(id);
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Our ends of the pipes as they come along with a packet.
+fn pipes(descriptors: Vec<OwnedFd>, with_stdin: bool) -> Option<Pipes> {
+    let mut descriptors = descriptors.into_iter();
+    let stdin = if with_stdin {
+        descriptors.next()?
+    } else {
+        host::closed_pipe_end().ok()?
+    };
+    Some(Pipes {
+        stdin,
+        stdout: descriptors.next()?,
+        stderr: descriptors.next()?,
+    })
+}
+
+fn unexpected(what: &str) -> RuntimeError {
+    RuntimeError::Refused(format!("it gave an answer that does not fit {what}"))
+}
+
+impl LocalRuntime {
+    fn control(&self) -> Arc<dyn WorkloadControl> {
+        Arc::new(Control(Arc::clone(&self.shared)))
+    }
+
+    async fn start(&self, plan: LaunchPlan) -> Result<Workload, LaunchError> {
+        let id = plan.id;
+        let (names, secrets): (Vec<_>, Vec<_>) = plan
+            .env
+            .into_iter()
+            .map(|(name, value)| ((name, value.len()), value))
+            .unzip();
+        let launch = Launch {
+            id,
+            argv: plan.argv,
+            env: names,
+            cwd: plan.cwd,
+            limits: plan.limits,
+        };
+        let request = Request::Launch(launch);
+        let exit = self.shared.exits.subscribe(id);
+        let answer = self.shared.ask(request, secrets, plan.passed).await;
+        let failure = match answer {
+            Ok(Answer {
+                reply: Reply::Launched { pid, isolation },
+                descriptors,
+            }) => {
+                let pipes = pipes(descriptors, true);
+                return Ok(Workload::new(
+                    id,
+                    pid,
+                    isolation,
+                    pipes,
+                    exit,
+                    self.control(),
+                ));
+            }
+            Ok(Answer {
+                reply: Reply::NotStarted { reason },
+                ..
+            }) => LaunchError::NotStarted(reason),
+            Ok(_) => unexpected("a launch").into(),
+            Err(error) => error.into(),
+        };
+        // A child that was there before under this id keeps its place.
+        drop(exit);
+        self.shared.exits.remove_unused(id);
+        Err(failure)
+    }
+
+    async fn list(&self) -> Result<Vec<Workload>, RuntimeError> {
+        let mut all = Vec::new();
+        let mut after = None;
+        loop {
+            let request = Request::NextWorkload { after };
+            let answer = self.shared.ask_plainly(request).await?;
+            match answer.reply {
+                Reply::Workload {
+                    id,
+                    pid,
+                    isolation,
+                    stdin,
+                    exit,
+                } => {
+                    after = Some(id);
+                    let told = self.shared.exits.subscribe(id);
+                    if let Some(report) = exit {
+                        self.shared.exits.tell(id, report);
+                    }
+                    let pipes = pipes(answer.descriptors, stdin);
+                    all.push(Workload::new(
+                        id,
+                        pid,
+                        isolation,
+                        pipes,
+                        told,
+                        self.control(),
+                    ));
+                }
+                Reply::End => return Ok(all),
+                _ => return Err(unexpected("a list")),
+            }
+        }
+    }
+
+    async fn list_held(&self) -> Result<Vec<(String, OwnedFd)>, RuntimeError> {
+        let mut all = Vec::new();
+        let mut after = None;
+        loop {
+            let mut answer = self.shared.ask_plainly(Request::NextHeld { after }).await?;
+            match (answer.reply, answer.descriptors.pop()) {
+                (Reply::Held { name }, Some(descriptor)) => {
+                    after = Some(name.clone());
+                    all.push((name, descriptor));
+                }
+                (Reply::End, _) => return Ok(all),
+                _ => return Err(unexpected("a list")),
+            }
+        }
+    }
+}
+
+impl Runtime for LocalRuntime {
+    fn launch(&self, plan: LaunchPlan) -> BoxFuture<'_, Result<Workload, LaunchError>> {
+        Box::pin(self.start(plan))
+    }
+
+    fn adoptable(&self) -> BoxFuture<'_, Result<Vec<Workload>, RuntimeError>> {
+        Box::pin(self.list())
+    }
+
+    fn hold(&self, name: &str, fd: BorrowedFd<'_>) -> BoxFuture<'_, Result<(), RuntimeError>> {
+        let request = Request::Hold { name: name.into() };
+        let copy = fd.try_clone_to_owned();
+        Box::pin(async move {
+            let copy = copy.map_err(|cause| RuntimeError::Refused(cause.to_string()))?;
+            self.shared.ask(request, Vec::new(), vec![copy]).await?;
+            Ok(())
+        })
+    }
+
+    fn held(&self) -> BoxFuture<'_, Result<Vec<(String, OwnedFd)>, RuntimeError>> {
+        Box::pin(self.list_held())
+    }
+
+    fn drop_held(&self, name: &str) -> BoxFuture<'_, Result<(), RuntimeError>> {
+        let request = Request::DropHeld { name: name.into() };
+        Box::pin(async move { self.shared.ask_plainly(request).await.map(drop) })
+    }
+
+    fn state(&self) -> watch::Receiver<KeeperState> {
+        self.shared.state.subscribe()
+    }
+}
