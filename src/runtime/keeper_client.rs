@@ -115,6 +115,11 @@ pub(super) struct Connection {
     pub(super) host: HostReport,
 }
 
+fn watched(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open and stays the same description until the `AsyncFd` drops it.
+    unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
+}
+
 struct Packet {
     bytes: Zeroizing<Vec<u8>>,
     descriptors: Vec<OwnedFd>,
@@ -131,7 +136,7 @@ impl Connection {
         let unreachable =
             |cause: io::Error| RuntimeError::Unreachable(format!("{}: {cause}", path.display()));
         let socket = channel::connect_to(path)
-            .and_then(AsyncFd::new)
+            .and_then(watched)
             .map_err(unreachable)?;
         let mut connection = Self {
             socket,

@@ -21,6 +21,10 @@ pub mod host;
     reason = "clone3, wait4 and other calls that have no safe wrapper"
 )]
 pub mod keeper;
+#[expect(
+    unsafe_code,
+    reason = "AsyncFd::register leaves the promise about the descriptor to us"
+)]
 mod keeper_client;
 pub mod local;
 mod plan;
