@@ -170,9 +170,21 @@ impl Connection {
     async fn exchange(&mut self, request: Request) -> Result<Reply, RuntimeError> {
         let number = self.number();
         let packet = encode(number, &request, &[], Vec::new())?;
-        self.send(&packet).await.map_err(|_| RuntimeError::Lost)?;
+        // A keeper that refuses us hangs up without reading. Its refusal is still there to be read, but an
+        // error of the connection may be reported before it.
+        let mut may_fail = true;
+        if self.send(&packet).await.is_err() {
+            may_fail = false;
+        }
         loop {
-            let (header, body, _) = self.receive().await.map_err(|_| RuntimeError::Lost)?;
+            let (header, body, _) = match self.receive().await {
+                Ok(received) => received,
+                Err(cause) if may_fail && cause.kind() == io::ErrorKind::ConnectionReset => {
+                    may_fail = false;
+                    continue;
+                }
+                Err(_) => return Err(RuntimeError::Lost),
+            };
             if header.kind != Kind::Reply || (header.request != number && header.request != 0) {
                 continue;
             }

@@ -2,6 +2,7 @@
 
 mod fixtures;
 mod harness;
+mod keeper;
 mod main_route;
 mod mcp;
 mod odd_servers;

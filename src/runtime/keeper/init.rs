@@ -154,7 +154,11 @@ pub(super) struct InitPlan<'a> {
 pub(super) fn run(plan: InitPlan<'_>) -> ! {
     let progress = plan.progress.as_raw_fd();
     match start(plan) {
-        Ok(started) => watch_over(&started),
+        Ok(started) => {
+            // Only now: what `start` had allocated is freed.
+            forget_heap(started.heap_start);
+            watch_over(&started)
+        }
         Err((stage, errno)) => {
             report(progress, stage, errno as i32);
             exit(1)
@@ -184,6 +188,7 @@ struct Started {
     serial: u64,
     status: RawFd,
     own_namespace: bool,
+    heap_start: Option<usize>,
 }
 
 fn start(plan: InitPlan<'_>) -> Result<Started, Failed> {
@@ -236,12 +241,12 @@ fn start(plan: InitPlan<'_>) -> Result<Started, Failed> {
                 // SAFETY: this process owns its copies of these descriptors, and nothing else here uses them.
                 unsafe { libc::close(descriptor) };
             }
-            forget_heap(heap_start);
             Ok(Started {
                 server: pid.as_raw(),
                 serial,
                 status,
                 own_namespace,
+                heap_start,
             })
         }
         Err(cause) => Err((
