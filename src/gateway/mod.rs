@@ -20,13 +20,13 @@ mod tests;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request::Parts};
 
 use crate::{
+    clock::Clock,
     config::GatewayConfig,
     domain::{UnixMs, id::InstanceId},
     supervisor::route::Route,
@@ -342,9 +342,5 @@ fn preflight() -> Reply {
 }
 
 fn now_ms() -> UnixMs {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            UnixMs::try_from(since.as_millis()).unwrap_or(UnixMs::MAX)
-        })
+    Clock::System.now()
 }

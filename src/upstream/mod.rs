@@ -26,13 +26,15 @@ use std::{
     net::SocketAddr,
     os::fd::OwnedFd,
     sync::{Arc, OnceLock, Weak},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::net::unix::pipe;
+
+use crate::clock::Clock;
 
 pub use call::{Call, First};
 pub use failure::{
@@ -291,10 +293,8 @@ impl Drop for Upstream {
     }
 }
 
-/// Microseconds since 1970: a later daemon starts above every id that an earlier one used, and 53 bits hold it, so
-/// that JavaScript children keep every digit.
+/// Wall time in microseconds: a later daemon starts above every id that an earlier one used, unless that one made more
+/// than a million calls a second to one child or the clock was set back; and 53 bits hold it, so that JavaScript children keep every digit.
 fn first_id() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(1, |since| u64::try_from(since.as_micros()).unwrap_or(1))
+    u64::try_from(Clock::System.now()).unwrap_or(0) * 1_000
 }
