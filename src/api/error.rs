@@ -289,6 +289,7 @@ impl From<SecretsError> for ApiError {
     fn from(error: SecretsError) -> Self {
         match error {
             SecretsError::Store(error) => error.into(),
+            SecretsError::ReadOnly(reason) => Self::new(Code::WrongState, reason),
             other => Self::internal(other.to_string()),
         }
     }

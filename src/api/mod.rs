@@ -12,6 +12,7 @@ pub mod events;
 pub mod extract;
 pub mod idempotency;
 pub mod instances;
+pub mod keys;
 pub mod layers;
 pub mod logs;
 pub mod metrics;

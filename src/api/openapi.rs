@@ -13,7 +13,7 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    AppState, credentials, docs, error::PROBLEM_JSON, events, instances, logs, ports, system,
+    AppState, credentials, docs, error::PROBLEM_JSON, events, instances, keys, logs, ports, system,
     tasks, templates, verbs,
 };
 use crate::wire::{Problem, ProblemViolation};
@@ -139,6 +139,8 @@ fn api_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(logs::read))
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::run))
+        .routes(routes!(keys::list))
+        .routes(routes!(keys::rotate))
 }
 
 /// The operations of a path.

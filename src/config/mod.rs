@@ -18,7 +18,7 @@ pub use load::{ConfigError, ConfigSource, DEFAULT_FILE};
 
 /// The whole configuration. `config.toml` at the top of the repository documents every key with its default,
 /// and a test asserts that it reads equal to `Config::default()`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The management API.
@@ -36,6 +36,31 @@ pub struct Config {
     /// Background tasks, by name: a cron expression with seconds, or `"off"`.
     pub tasks: BTreeMap<String, String>,
 }
+
+impl Default for Config {
+    fn default() -> Self {
+        let schedule = |(task, schedule): (&str, &str)| (task.to_owned(), schedule.to_owned());
+        Self {
+            api: ApiConfig::default(),
+            gateway: GatewayConfig::default(),
+            database: DatabaseConfig::default(),
+            runtime: RuntimeConfig::default(),
+            logs: LogsConfig::default(),
+            secrets: SecretsConfig::default(),
+            tasks: DEFAULT_SCHEDULES.map(schedule).into(),
+        }
+    }
+}
+
+/// Every background task and its schedule.
+const DEFAULT_SCHEDULES: [(&str, &str); 6] = [
+    ("access-times", "*/30 * * * * *"),
+    ("history-retention", "0 40 3 * * *"),
+    ("log-retention", "0 */10 * * * *"),
+    ("port-quarantine-sweep", "*/30 * * * * *"),
+    ("reconcile", "0 */2 * * * *"),
+    ("reseal-credentials", "0 15 * * * *"),
+];
 
 /// The management API.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -159,6 +184,9 @@ pub struct RuntimeConfig {
     pub keeper_socket: PathBuf,
     /// Whether `serve` starts a keeper when none answers at `keeper_socket`.
     pub keeper_spawn: bool,
+    /// Whether a keeper that `serve` started lives on when `serve` is killed, so that the next one adopts its
+    /// instances.
+    pub keeper_linger: bool,
     /// First access port.
     pub port_min: u16,
     /// Last access port.
@@ -182,6 +210,7 @@ impl Default for RuntimeConfig {
             instance_dir: "data/instances".into(),
             keeper_socket: "data/keeper.sock".into(),
             keeper_spawn: true,
+            keeper_linger: true,
             port_min: 3001,
             port_max: 3999,
             port_quarantine: HumanDuration::from_secs(60),

@@ -1,26 +1,171 @@
-//! The composition root: builds every part from the configuration, runs it, takes it down in order.
+//! The composition root: builds every room, joins them, and takes them down in order.
+//!
+//! Up: lock, keys, store, keeper, logs, templates, gateway, supervisor (which adopts what lives), tasks, API.
+//! Down: API, instances (or not: they may be left running), gateway, tasks, logs, keeper, store.
 
-use std::future::Future;
+mod metrics;
+mod notify;
+mod tasks;
 
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
-use crate::{config::Config, supervisor::Supervisor};
+use crate::{
+    api::{self, AppParts, AppState, Listeners, Metrics, ReadinessCheck},
+    clock::Clock,
+    config::Config,
+    gateway::Gateway,
+    logs::{LogPipeline, LogStore},
+    runtime::{
+        self, FileLock, KeeperState, Runtime,
+        local::{LocalRuntime, SpawnKeeper},
+    },
+    secrets::{self, AdminToken, KeyRing},
+    store::{Store, StoreError},
+    supervisor::{Context, Supervisor},
+    tasks::TaskDriver,
+    templates::Catalogue,
+};
+
+/// Access ports that may wait to be opened or closed by the gateway.
+const ACCESS_QUEUE: usize = 64;
+
+/// How long the parts after the instances may take to end, each.
+const PART_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long all instances together may take to stop: the longest graces of a template, and a kill.
+const INSTANCES_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The longest wait between two tries to reach a database.
+const STORE_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// The running daemon.
 pub struct Daemon {
+    config: Arc<Config>,
     api_url: String,
-    admin_token: Zeroizing<String>,
     supervisor: Supervisor,
+    store: Store,
+    runtime: Arc<LocalRuntime>,
+    pipeline: LogPipeline,
+    driver: Arc<TaskDriver>,
+    catalogue: Arc<Catalogue>,
+    api: JoinHandle<()>,
+    api_stop: CancellationToken,
+    gateway: JoinHandle<()>,
+    gateway_stop: CancellationToken,
+    _lock: FileLock,
 }
 
 impl Daemon {
-    /// Starts everything; when this answers, the API listens.
+    /// Starts everything; when this answers, the API listens and every instance that should run is on its way.
+    /// A database server that does not answer is tried again, each time with a word in the log.
     ///
     /// # Errors
     /// One readable sentence: a port in use, a folder that cannot be written, a wrong key.
-    #[expect(clippy::unused_async, reason = "interface first; the body follows")]
-    pub async fn start(_config: Config) -> anyhow::Result<Self> {
-        anyhow::bail!("the daemon is not part of this build yet")
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        runtime::harden_process().context("this process cannot be hardened")?;
+        let exe = std::env::current_exe().context("the path of this program cannot be found")?;
+        let config = Arc::new(config);
+        let lock = lock_instances(&config.runtime.instance_dir)?;
+        // Taken first: a port in use is told before anything is started.
+        let listeners = Listeners::bind(&config.api).await?;
+        let api_url = format!("http://{}", shown(listeners.address()?));
+        let clock = Clock::System;
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        let given_key = std::env::var("MINIMCP_MASTER_KEY").ok().map(Zeroizing::new);
+        let keys = KeyRing::load(
+            &config.secrets.key_file,
+            given_key.as_ref().map(|key| key.as_str()),
+            credentials.as_deref(),
+        )?;
+        let keys = Arc::new(keys);
+        let admin_token = AdminToken::load_or_create(&config.api.admin_token_file)?;
+        let store = connect_store(&config).await?;
+        secrets::check_keys(&keys, &store, clock.now()).await?;
+        let spawn = config.runtime.keeper_spawn.then(|| SpawnKeeper {
+            exe: exe.clone(),
+            linger: config.runtime.keeper_linger,
+        });
+        let runtime = Arc::new(LocalRuntime::connect(&config.runtime.keeper_socket, spawn).await?);
+        let log_store: Arc<dyn LogStore> = Arc::new(store.clone());
+        let pipeline = LogPipeline::start(&config.logs, Arc::clone(&log_store)).await?;
+        let runtime_config = config.runtime.clone();
+        let catalogue =
+            tokio::task::spawn_blocking(move || Catalogue::load(&runtime_config, exe)).await?;
+        let catalogue = Arc::new(catalogue);
+        for fault in catalogue.faults() {
+            tracing::error!(%fault, "a template is left out");
+        }
+        let (access, access_inbox) = mpsc::channel(ACCESS_QUEUE);
+        let gateway_stop = CancellationToken::new();
+        let gateway = Gateway::new(config.gateway.clone());
+        let gateway = tokio::spawn(gateway.run(access_inbox, gateway_stop.clone()));
+        let as_runtime: Arc<dyn Runtime> = runtime.clone();
+        let context = Context::new(
+            Arc::clone(&config),
+            store.clone(),
+            Arc::clone(&keys),
+            as_runtime,
+            pipeline.logs(),
+            Arc::clone(&catalogue),
+            clock,
+            access,
+        );
+        let (supervisor, restored, alive) = Supervisor::start_up(context).await?;
+        tracing::info!(restored, alive, "instances restored");
+        let list = tasks::all(&config, &store, &supervisor, &keys, log_store, clock);
+        let driver = Arc::new(TaskDriver::start(list, &config.tasks).await?);
+        let api_stop = CancellationToken::new();
+        let mutations = TaskTracker::new();
+        let state = AppState::new(AppParts {
+            supervisor: supervisor.clone(),
+            store: store.clone(),
+            keys: Arc::clone(&keys),
+            logs: pipeline.logs(),
+            tasks: Arc::clone(&driver),
+            templates: Arc::clone(&catalogue),
+            admin_token,
+            config: config.api.clone(),
+            metrics: Metrics::new(metrics::sources(
+                &supervisor,
+                pipeline.logs(),
+                Arc::clone(&driver),
+            )),
+            readiness: readiness(&store, &supervisor),
+            shutdown: api_stop.clone(),
+            mutations: mutations.clone(),
+        });
+        let api = tokio::spawn(api::serve(
+            listeners,
+            api::router(state),
+            mutations,
+            api_stop.clone(),
+        ));
+        tracing::info!(url = api_url, "the API listens");
+        Ok(Self {
+            config,
+            api_url,
+            supervisor,
+            store,
+            runtime,
+            pipeline,
+            driver,
+            catalogue,
+            api,
+            api_stop,
+            gateway,
+            gateway_stop,
+            _lock: lock,
+        })
     }
 
     /// Where the API listens, such as `http://127.0.0.1:7420`.
@@ -29,10 +174,13 @@ impl Daemon {
         self.api_url.clone()
     }
 
-    /// The administrator's token.
-    #[must_use]
-    pub fn admin_token(&self) -> Zeroizing<String> {
-        self.admin_token.clone()
+    /// The administrator's token, read from its file: this process keeps only its hash.
+    ///
+    /// # Errors
+    /// When the file cannot be read any more.
+    pub fn admin_token(&self) -> std::io::Result<Zeroizing<String>> {
+        let text = Zeroizing::new(std::fs::read_to_string(&self.config.api.admin_token_file)?);
+        Ok(Zeroizing::new(text.trim().to_owned()))
     }
 
     /// The handle to the instances.
@@ -44,9 +192,125 @@ impl Daemon {
     /// Serves until `shutdown` resolves, then stops in order.
     ///
     /// # Errors
-    /// When a part ended by itself.
-    pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-        shutdown.await;
+    /// When a part ended by itself, or something was left behind.
+    pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let watchdog = notify::ready();
+        let reloads = tokio::spawn(notify::reload_on_hangup(Arc::clone(&self.catalogue)));
+        let ended_early = tokio::select! {
+            () = shutdown => None,
+            _ = &mut self.api => Some("the API server"),
+            _ = &mut self.gateway => Some("the gateway"),
+        };
+        notify::stopping();
+        reloads.abort();
+        watchdog.abort();
+        let left = self.stop(ended_early.is_none()).await;
+        if let Some(part) = ended_early {
+            anyhow::bail!("{part} ended by itself; the log says why");
+        }
+        if left > 0 {
+            anyhow::bail!("{left} instances did not stop in time and were killed with the keeper");
+        }
         Ok(())
+    }
+
+    /// Answers how many instances were still up when they were out of time.
+    async fn stop(self, api_runs: bool) -> usize {
+        let leave = self.config.runtime.leave_instances_running;
+        self.api_stop.cancel();
+        if api_runs {
+            end_within(self.api, "the API server").await;
+        }
+        let left = self.supervisor.shut_down(leave, INSTANCES_PATIENCE).await;
+        self.gateway_stop.cancel();
+        end_within(self.gateway, "the gateway").await;
+        if !self.driver.shutdown(PART_PATIENCE).await {
+            tracing::warn!("a background task did not end in time");
+        }
+        let closed = self.pipeline.close(PART_PATIENCE).await;
+        if closed.spool_bytes > 0 || closed.dropped > 0 {
+            tracing::warn!(?closed, "log lines wait in the spool, or were lost");
+        }
+        // A keeper with a unit of its own is its service manager's to end.
+        self.runtime
+            .shutdown(!leave && self.config.runtime.keeper_spawn)
+            .await;
+        self.store.close().await;
+        left
+    }
+}
+
+async fn end_within(task: JoinHandle<()>, part: &str) {
+    let abort = task.abort_handle();
+    match tokio::time::timeout(PART_PATIENCE, task).await {
+        Ok(Ok(())) => {}
+        // It was awaited to its end already, or it panicked, which the panic hook told.
+        Ok(Err(error)) => tracing::debug!(part, %error, "ended"),
+        Err(_) => {
+            tracing::warn!(part, "did not end in time");
+            abort.abort();
+        }
+    }
+}
+
+/// One daemon for one folder of instances: a second one would fight over children, ports and rows.
+fn lock_instances(dir: &Path) -> anyhow::Result<FileLock> {
+    std::fs::create_dir_all(dir)
+        .with_context(|| format!("the folder {} cannot be made", dir.display()))?;
+    runtime::lock_file(&dir.join(".lock"))
+        .with_context(|| format!("another daemon may be using {}", dir.display()))
+}
+
+async fn connect_store(config: &Config) -> anyhow::Result<Store> {
+    let mut wait = Duration::from_millis(500);
+    loop {
+        match Store::connect(&config.database).await {
+            Ok(store) => return Ok(store),
+            Err(StoreError::Unavailable(reason)) => {
+                tracing::error!(
+                    reason,
+                    retry_ms = wait.as_millis(),
+                    "the database does not answer; trying again"
+                );
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(STORE_WAIT_MAX);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn readiness(store: &Store, supervisor: &Supervisor) -> Vec<ReadinessCheck> {
+    let (store, keeper) = (store.clone(), supervisor.keeper());
+    vec![
+        ReadinessCheck {
+            name: "database",
+            ask: Box::new(move || {
+                let store = store.clone();
+                Box::pin(async move { store.ping().await.map_err(|error| error.to_string()) })
+            }),
+        },
+        ReadinessCheck {
+            name: "keeper",
+            ask: Box::new(move || {
+                let connected = matches!(*keeper.borrow(), KeeperState::Connected { .. });
+                Box::pin(async move {
+                    if connected {
+                        Ok(())
+                    } else {
+                        Err("the keeper is away".to_owned())
+                    }
+                })
+            }),
+        },
+    ]
+}
+
+/// An address as a client on this machine writes it.
+fn shown(address: std::net::SocketAddr) -> std::net::SocketAddr {
+    if address.ip().is_unspecified() {
+        std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, address.port()))
+    } else {
+        address
     }
 }

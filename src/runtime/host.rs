@@ -4,7 +4,7 @@ use std::{
     fs, io,
     net::{IpAddr, SocketAddr, TcpListener},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
@@ -22,6 +22,8 @@ use nix::{
     },
     unistd::{SysconfVar, sysconf},
 };
+
+use super::keeper::clone;
 
 /// How many connections wait for us to accept them on an access port.
 const BACKLOG: i32 = 128;
@@ -92,6 +94,29 @@ pub fn lock_file(path: &Path) -> Result<FileLock, LockError> {
                 path: path.to_owned(),
             });
         }
+    }
+}
+
+/// Sends SIGTERM to a process and waits until it is gone (pidfd_open(2): its number cannot come to mean another).
+///
+/// # Errors
+/// When it may not be signalled, or is still there after `timeout`.
+pub fn end_process(pid: u32, timeout: std::time::Duration) -> io::Result<()> {
+    let Some(pidfd) = clone::pidfd_open(pid)? else {
+        return Ok(());
+    };
+    clone::pidfd_signal(&pidfd, nix::sys::signal::Signal::SIGTERM)?;
+    let mut waited = [nix::poll::PollFd::new(
+        pidfd.as_fd(),
+        nix::poll::PollFlags::POLLIN,
+    )];
+    let timeout = nix::poll::PollTimeout::try_from(timeout).unwrap_or(nix::poll::PollTimeout::MAX);
+    match nix::poll::poll(&mut waited, timeout)? {
+        0 => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("process {pid} does not end"),
+        )),
+        _ => Ok(()),
     }
 }
 

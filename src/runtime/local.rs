@@ -5,7 +5,7 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -29,6 +29,8 @@ use super::{
 const CALLS_WAITING_MAX: usize = 64;
 /// Between two attempts to reach the keeper: from, to.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How long a keeper may take to kill all its children and end.
+const KEEPER_END_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the first connection is tried when we may start a keeper: an old one may just be ending.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -122,7 +124,7 @@ struct Shared {
 pub struct LocalRuntime {
     shared: Arc<Shared>,
     stop: CancellationToken,
-    task: Option<JoinHandle<Option<SpawnedKeeper>>>,
+    task: Mutex<Option<JoinHandle<Option<SpawnedKeeper>>>>,
 }
 
 impl LocalRuntime {
@@ -165,20 +167,32 @@ impl LocalRuntime {
         Ok(Self {
             shared,
             stop,
-            task: Some(task),
+            task: Mutex::new(Some(task)),
         })
     }
 
-    /// Disconnects. A keeper that we started ourselves, unless it lingers, is ended with all its children;
-    /// resolves when they are gone.
-    pub async fn shutdown(mut self) {
+    /// Disconnects. With `end_keeper` the keeper is told to end, whoever started it, and this resolves when it
+    /// and all its children are gone. Without, a keeper that does not linger still ends with us.
+    pub async fn shutdown(&self, end_keeper: bool) {
+        let state = self.shared.state.borrow().clone();
         self.stop.cancel();
-        let Some(task) = self.task.take() else { return };
-        if let Ok(Some(keeper)) = task.await {
-            let ended = tokio::task::spawn_blocking(|| keeper.end()).await;
-            if let Ok(Err(cause)) = ended {
-                tracing::warn!(%cause, "cannot wait for the keeper's end");
+        let task = self
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let spawned = match task {
+            Some(task) => task.await.ok().flatten(),
+            None => None,
+        };
+        let ended = tokio::task::spawn_blocking(move || {
+            if let (true, KeeperState::Connected { pid, .. }) = (end_keeper, state) {
+                host::end_process(pid, KEEPER_END_TIMEOUT)?;
             }
+            spawned.map_or(Ok(()), SpawnedKeeper::end)
+        });
+        if let Ok(Err(cause)) = ended.await {
+            tracing::warn!(%cause, "the keeper did not end in order");
         }
     }
 }

@@ -133,6 +133,7 @@ pub(super) async fn spawn_actor(
             status: actor.status.subscribe(),
             route: Arc::clone(&route),
             listener: Arc::new(kept),
+            access_written_ms: AtomicI64::new(0),
         },
     );
     if let Some(workload) = workload {

@@ -28,6 +28,7 @@ use crate::{
     },
     runtime::{self, KeeperState},
     secrets::AccessToken,
+    store::StoreError,
     wire,
 };
 
@@ -69,7 +70,7 @@ impl Supervisor {
     /// # Errors
     /// When there is none, or it belongs to someone else.
     pub fn get(&self, _who: &Principal, id: InstanceId) -> Outcome<InstanceStatus> {
-        Ok(self.actor(id)?.status.borrow().as_ref().clone())
+        Ok(seen(&*self.actor(id)?))
     }
 
     /// Resolves an id or a name of the caller's.
@@ -105,7 +106,7 @@ impl Supervisor {
             if page.len() >= limit {
                 return (page, last);
             }
-            page.push(status.as_ref().clone());
+            page.push(seen(&handle));
             last = Some(id);
         }
         (page, None)
@@ -305,6 +306,38 @@ impl Supervisor {
             .clone()
     }
 
+    /// Ends every quarantine that is over.
+    pub fn sweep_quarantine(&self) {
+        let now = self.context.clock.now();
+        self.context
+            .ports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .sweep(now);
+    }
+
+    /// Writes when instances were last used, as far as it is newer than what was written; answers how many.
+    ///
+    /// # Errors
+    /// When the store is away.
+    pub async fn write_access_times(&self) -> Result<usize, StoreError> {
+        let mut used = Vec::new();
+        for (id, handle) in self.context.registry.after(None) {
+            let at = handle.route.last_accessed_ms.load(Ordering::Relaxed);
+            if at > handle.access_written_ms.load(Ordering::Relaxed) {
+                used.push((id, at, handle));
+            }
+        }
+        let rows: Vec<_> = used.iter().map(|(id, at, _)| (*id, *at)).collect();
+        if !rows.is_empty() {
+            self.context.store.touch_accessed(&rows).await?;
+        }
+        for (_, at, handle) in &used {
+            handle.access_written_ms.store(*at, Ordering::Relaxed);
+        }
+        Ok(used.len())
+    }
+
     /// Everything that happens from now on.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<InstanceEvent> {
@@ -418,6 +451,16 @@ async fn follow_keeper(context: Arc<Context>) {
             return;
         }
     }
+}
+
+/// The published status, with the time of the last use, which only the gateway knows.
+fn seen(handle: &ActorHandle) -> InstanceStatus {
+    let mut status = handle.status.borrow().as_ref().clone();
+    let used = handle.route.last_accessed_ms.load(Ordering::Relaxed);
+    if used > 0 {
+        status.record.last_accessed_at = Some(used);
+    }
+    status
 }
 
 fn keeper_pid(state: &KeeperState) -> Option<u32> {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicI64},
 };
 
 use tokio::sync::{mpsc, watch};
@@ -20,6 +20,8 @@ pub(super) struct ActorHandle {
     pub(super) route: Arc<Route>,
     /// The access listener, kept to be given to a new keeper.
     pub(super) listener: Arc<std::net::TcpListener>,
+    /// The last use that the store knows of, unix milliseconds.
+    pub(super) access_written_ms: AtomicI64,
 }
 
 #[derive(Default)]

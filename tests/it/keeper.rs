@@ -305,7 +305,7 @@ async fn a_new_serve_adopts() {
         held.await.expect("connected");
         let refused = LocalRuntime::connect(&keeper.socket(), None).await;
         assert!(matches!(refused.err(), Some(RuntimeError::Refused(_))));
-        first.shutdown().await;
+        first.shutdown(false).await;
         // What happens while nobody is connected:
         drop(ends.take_pipes());
         std::fs::write(&go, "hello\n").expect("it reads");

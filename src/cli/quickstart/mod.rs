@@ -51,7 +51,7 @@ async fn foreground(
         () = signals.next() => return Ok(()),
     };
     let api_url = daemon.api_url();
-    let client = Client::tcp(&api_url, Some(daemon.admin_token()))?;
+    let client = Client::tcp(&api_url, Some(daemon.admin_token()?))?;
     let word = connection::discovery_of(&config, api_url.clone());
     let mut files = vec![folder.path.join("api.json")];
     files.extend(

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
 use nix::unistd::Pid;
@@ -52,6 +52,43 @@ pub(super) enum Forked {
         /// Stands for it, pid reuse or not; close-on-exec.
         pidfd: OwnedFd,
     },
+}
+
+/// Opens a descriptor that stands for a process (pidfd_open(2)); `None` when there is no such process.
+pub(in crate::runtime) fn pidfd_open(pid: u32) -> io::Result<Option<OwnedFd>> {
+    // SAFETY: takes two integers and touches none of our memory.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if result >= 0 {
+        // SAFETY: the kernel has just made this descriptor for us.
+        return Ok(Some(unsafe { OwnedFd::from_raw_fd(result as libc::c_int) }));
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        error => Err(error),
+    }
+}
+
+/// Sends a signal to the process that `pidfd` stands for (pidfd_send_signal(2)).
+pub(in crate::runtime) fn pidfd_signal(
+    pidfd: &OwnedFd,
+    signal: nix::sys::signal::Signal,
+) -> io::Result<()> {
+    let null: *const libc::siginfo_t = std::ptr::null();
+    // SAFETY: the descriptor is open while borrowed; a null siginfo is allowed and means kill(2)'s.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal as libc::c_int,
+            null,
+            0,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Forks into `namespaces`. The child gets a copy of everything, shared until written.

@@ -1,0 +1,62 @@
+//! `/keys`: the master keys by id, and a new one.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use http::StatusCode;
+
+use super::{AppState, error::ApiError};
+use crate::{
+    domain::principal::Principal,
+    wire::{MasterKey, Page, Problem},
+};
+
+/// The answer for the list of keys; always one page.
+pub type MasterKeyPage = Page<MasterKey>;
+
+/// The task that seals stored credentials with the new key.
+const RESEAL_TASK: &str = "reseal-credentials";
+
+/// Lists the master keys by id; the keys themselves are never shown.
+#[utoipa::path(
+    get, path = "/keys", tag = "operations",
+    responses((status = 200, description = "All keys; the active one first", body = MasterKeyPage))
+)]
+pub async fn list(_who: Principal, State(state): State<AppState>) -> axum::Json<MasterKeyPage> {
+    let active = state.keys.active_key_id();
+    let keys = state.keys.key_ids().into_iter();
+    let items = keys
+        .map(|id| MasterKey {
+            active: id == active,
+            id,
+        })
+        .collect();
+    axum::Json(Page {
+        items,
+        next_cursor: None,
+    })
+}
+
+/// Adds a master key that seals from now on. Stored credentials are sealed again with it in the background.
+#[utoipa::path(
+    post, path = "/keys/rotate", tag = "operations",
+    responses(
+        (status = 201, description = "The new key", body = MasterKey),
+        (status = 409, description = "`wrong-state`: the keys do not come from a file of the daemon's",
+         body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn rotate(
+    _who: Principal,
+    State(state): State<AppState>,
+) -> Result<(StatusCode, axum::Json<MasterKey>), ApiError> {
+    let keys = Arc::clone(&state.keys);
+    let id = tokio::task::spawn_blocking(move || keys.rotate())
+        .await
+        .map_err(|error| ApiError::internal(error.to_string()))??;
+    state.tasks.activate(RESEAL_TASK)?;
+    Ok((
+        StatusCode::CREATED,
+        axum::Json(MasterKey { id, active: true }),
+    ))
+}

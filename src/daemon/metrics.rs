@@ -1,0 +1,141 @@
+//! Numbers of the rooms for `/metrics`.
+
+use std::sync::Arc;
+
+use crate::{
+    api::{MetricsSource, Sample, SampleKind},
+    logs::Logs,
+    supervisor::Supervisor,
+    tasks::TaskDriver,
+};
+
+/// The sources, one for each room.
+pub(super) fn sources(
+    supervisor: &Supervisor,
+    logs: Logs,
+    tasks: Arc<TaskDriver>,
+) -> Vec<Arc<dyn MetricsSource>> {
+    vec![
+        Arc::new(Instances(supervisor.clone())),
+        Arc::new(LogLines(logs)),
+        Arc::new(Tasks(tasks)),
+    ]
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "Prometheus numbers are floats; counts stay far below 2^52"
+)]
+fn sample(name: &'static str, help: &'static str, kind: SampleKind, value: u64) -> Sample {
+    Sample::new(name, help, kind, value as f64)
+}
+
+struct Instances(Supervisor);
+
+impl MetricsSource for Instances {
+    fn samples(&self) -> Vec<Sample> {
+        let mut samples = Vec::new();
+        for (status, count) in self.0.count_by_status() {
+            let mut one = sample(
+                "instances",
+                "Instances by status",
+                SampleKind::Gauge,
+                count as u64,
+            );
+            one.labels.push(("status", status.to_owned()));
+            samples.push(one);
+        }
+        let (requests, sessions, launches) = self.0.totals();
+        samples.push(sample(
+            "gateway_requests",
+            "Requests relayed to instances that exist now",
+            SampleKind::Gauge,
+            requests,
+        ));
+        samples.push(sample(
+            "gateway_sessions",
+            "Client sessions open",
+            SampleKind::Gauge,
+            sessions,
+        ));
+        samples.push(sample(
+            "launches",
+            "Children launched",
+            SampleKind::Counter,
+            launches,
+        ));
+        let ports = self.0.ports();
+        samples.push(sample(
+            "ports_free",
+            "Access ports that can be leased",
+            SampleKind::Gauge,
+            ports.free() as u64,
+        ));
+        samples
+    }
+}
+
+struct LogLines(Logs);
+
+impl MetricsSource for LogLines {
+    fn samples(&self) -> Vec<Sample> {
+        let counters = self.0.counters();
+        vec![
+            sample(
+                "log_lines",
+                "Log lines captured",
+                SampleKind::Counter,
+                counters.lines,
+            ),
+            sample(
+                "log_bytes",
+                "Bytes of log lines captured",
+                SampleKind::Counter,
+                counters.bytes,
+            ),
+            sample(
+                "log_lines_stored",
+                "Log lines written to the store",
+                SampleKind::Counter,
+                counters.stored,
+            ),
+            sample(
+                "log_lines_dropped",
+                "Log lines lost",
+                SampleKind::Counter,
+                counters.dropped,
+            ),
+            sample(
+                "log_queue_bytes",
+                "Log bytes waiting in memory",
+                SampleKind::Gauge,
+                counters.queue_bytes as u64,
+            ),
+            sample(
+                "log_spool_bytes",
+                "Log bytes waiting on disk",
+                SampleKind::Gauge,
+                counters.spool_bytes,
+            ),
+        ]
+    }
+}
+
+struct Tasks(Arc<TaskDriver>);
+
+impl MetricsSource for Tasks {
+    fn samples(&self) -> Vec<Sample> {
+        let statuses = self.0.statuses();
+        let runs = statuses.into_iter().map(|status| {
+            let mut one = sample(
+                "task_runs",
+                "Runs of background tasks",
+                SampleKind::Counter,
+                status.runs,
+            );
+            one.labels.push(("task", status.name));
+            one
+        });
+        runs.collect()
+    }
+}

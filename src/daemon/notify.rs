@@ -1,0 +1,62 @@
+//! What the service manager hears and says: readiness, watchdog, reload (sd_notify(3), systemd.service(5)).
+
+use std::{sync::Arc, time::Duration};
+
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+};
+
+use crate::templates::Catalogue;
+
+/// Tells that the daemon serves, and from now on that it lives, as often as the unit's watchdog wants.
+pub(super) fn ready() -> JoinHandle<()> {
+    tell(&[NotifyState::Ready]);
+    let every = sd_notify::watchdog_enabled().map(|limit| limit / 2);
+    tokio::spawn(async move {
+        let Some(every) = every.filter(|every| *every > Duration::ZERO) else {
+            return;
+        };
+        let mut beat = tokio::time::interval(every);
+        loop {
+            beat.tick().await;
+            tell(&[NotifyState::Watchdog]);
+        }
+    })
+}
+
+/// Tells that the orderly stop begins.
+pub(super) fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// SIGHUP reads the templates anew.
+pub(super) async fn reload_on_hangup(catalogue: Arc<Catalogue>) {
+    let mut hangups = match signal(SignalKind::hangup()) {
+        Ok(hangups) => hangups,
+        Err(error) => {
+            tracing::error!(%error, "SIGHUP cannot be heard; templates are read at start only");
+            return;
+        }
+    };
+    while hangups.recv().await.is_some() {
+        let catalogue = Arc::clone(&catalogue);
+        match tokio::task::spawn_blocking(move || catalogue.reload()).await {
+            Ok(faults) if faults.is_empty() => tracing::info!("templates read anew"),
+            Ok(faults) => {
+                for fault in faults {
+                    tracing::error!(%fault, "a template is left as it was, or out");
+                }
+            }
+            Err(error) => tracing::error!(%error, "reading the templates failed"),
+        }
+    }
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    // Without a service manager there is nobody to tell.
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager was not told");
+    }
+}

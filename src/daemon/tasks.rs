@@ -1,0 +1,142 @@
+//! The background tasks of the daemon, each idempotent and without input.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    domain::UnixMs,
+    logs::LogStore,
+    secrets::{self, KeyRing},
+    store::Store,
+    supervisor::Supervisor,
+    tasks::{BackgroundTask, FnTask, LogRetention},
+};
+
+/// How long events are kept, those of deleted instances included.
+const EVENTS_KEPT_MS: i64 = 30 * 24 * 3_600_000;
+
+/// How long an `Idempotency-Key` is remembered.
+const IDEMPOTENCY_KEPT_MS: i64 = 24 * 3_600_000;
+
+/// Rows that one statement deletes at most.
+const DELETE_STEP: u32 = 5_000;
+
+/// All of them.
+pub(super) fn all(
+    config: &Config,
+    store: &Store,
+    supervisor: &Supervisor,
+    keys: &Arc<KeyRing>,
+    log_store: Arc<dyn LogStore>,
+    clock: Clock,
+) -> Vec<Box<dyn BackgroundTask>> {
+    vec![
+        Box::new(LogRetention::new(log_store, &config.logs)),
+        port_quarantine_sweep(store.clone(), supervisor.clone(), clock),
+        reconcile(supervisor.clone()),
+        reseal_credentials(Arc::clone(keys), store.clone(), clock),
+        access_times(supervisor.clone()),
+        history_retention(store.clone(), clock),
+    ]
+}
+
+fn port_quarantine_sweep(
+    store: Store,
+    supervisor: Supervisor,
+    clock: Clock,
+) -> Box<dyn BackgroundTask> {
+    Box::new(FnTask::new(
+        "port-quarantine-sweep",
+        "Ends the rest of freed access ports",
+        move || {
+            let (store, supervisor) = (store.clone(), supervisor.clone());
+            async move {
+                let freed = store
+                    .release_quarantine(clock.now())
+                    .await
+                    .map_err(|error| error.to_string())?;
+                supervisor.sweep_quarantine();
+                Ok(json!({"freed": freed}))
+            }
+        },
+    ))
+}
+
+fn reconcile(supervisor: Supervisor) -> Box<dyn BackgroundTask> {
+    Box::new(FnTask::new(
+        "reconcile",
+        "Compares the database, the keeper and the supervisor, and puts right what differs",
+        move || {
+            let supervisor = supervisor.clone();
+            async move { supervisor.reconcile().await }
+        },
+    ))
+}
+
+fn reseal_credentials(keys: Arc<KeyRing>, store: Store, clock: Clock) -> Box<dyn BackgroundTask> {
+    Box::new(FnTask::new(
+        "reseal-credentials",
+        "Seals credentials of older master keys with the active one",
+        move || {
+            let (keys, store) = (Arc::clone(&keys), store.clone());
+            async move {
+                let progress = secrets::reseal(&keys, &store, clock.now())
+                    .await
+                    .map_err(|error| error.to_string())?;
+                Ok(
+                    json!({"resealed": progress.resealed, "passed": progress.passed, "unopenable": progress.unopenable}),
+                )
+            }
+        },
+    ))
+}
+
+fn access_times(supervisor: Supervisor) -> Box<dyn BackgroundTask> {
+    Box::new(FnTask::new(
+        "access-times",
+        "Writes when instances were last used",
+        move || {
+            let supervisor = supervisor.clone();
+            async move {
+                let written = supervisor
+                    .write_access_times()
+                    .await
+                    .map_err(|error| error.to_string())?;
+                Ok(json!({"written": written}))
+            }
+        },
+    ))
+}
+
+fn history_retention(store: Store, clock: Clock) -> Box<dyn BackgroundTask> {
+    Box::new(FnTask::new(
+        "history-retention",
+        "Deletes events and idempotency keys that are too old",
+        move || {
+            let store = store.clone();
+            async move { forget_history(&store, clock.now()).await }
+        },
+    ))
+}
+
+async fn forget_history(store: &Store, now: UnixMs) -> Result<serde_json::Value, String> {
+    let mut events = 0;
+    loop {
+        let step = store
+            .delete_events_before(now - EVENTS_KEPT_MS, DELETE_STEP)
+            .await
+            .map_err(|error| error.to_string())?;
+        events += step;
+        if step < u64::from(DELETE_STEP) {
+            break;
+        }
+    }
+    let keys = store
+        .idempotency_purge(now - IDEMPOTENCY_KEPT_MS)
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(json!({"events": events, "idempotency_keys": keys}))
+}
