@@ -1,0 +1,188 @@
+//! The document and the router say the same; everything but four paths needs the token.
+
+use std::collections::BTreeSet;
+
+use axum::body::Body;
+use http::Request;
+use serde_json::Value;
+
+use super::Fixture;
+use crate::api::openapi;
+
+const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
+const OPEN: [&str; 4] = ["/healthz", "/readyz", "/openapi.json", "/docs"];
+
+fn document() -> Value {
+    serde_json::to_value(openapi::parts().document).expect("a document")
+}
+
+fn paths() -> Vec<(String, Value)> {
+    let document = document();
+    let paths = document["paths"].as_object().expect("paths").clone();
+    paths.into_iter().collect()
+}
+
+fn filled(path: &str) -> String {
+    path.replace("{id}", "no-such").replace("{name}", "no-such")
+}
+
+/// The paths of a router, as its `Debug` form lists them. "/" is how axum files its fallback; that no route of ours
+/// has that path is asked in `refusals`.
+fn registered(router: &impl std::fmt::Debug) -> BTreeSet<String> {
+    let text = format!("{router:?}");
+    let quoted = text.split('"').skip(1).step_by(2);
+    quoted
+        .filter(|part| part.starts_with('/') && *part != "/" && !part.contains("{*"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_route_is_documented_and_every_documented_path_is_a_route() {
+    let parts = openapi::parts();
+    let mut routes: BTreeSet<String> = registered(&parts.api)
+        .into_iter()
+        .map(|path| format!("{}{path}", openapi::PREFIX))
+        .collect();
+    routes.extend(registered(&parts.metrics));
+    routes.extend(registered(&parts.open));
+    let documented: BTreeSet<String> = paths().into_iter().map(|(path, _)| path).collect();
+    assert_eq!(routes, documented);
+    assert!(documented.len() > 20, "{documented:?}");
+}
+
+#[tokio::test]
+async fn each_path_takes_exactly_the_documented_methods() {
+    let api = Fixture::new().await;
+    for (path, item) in paths() {
+        let documented: BTreeSet<&str> = METHODS
+            .into_iter()
+            .filter(|method| item.get(*method).is_some())
+            .collect();
+        let mut paths = vec![filled(&path)];
+        paths.extend(
+            path.strip_prefix("/api/v1")
+                .map(|rest| filled(&format!("/api{rest}"))),
+        );
+        for path in paths {
+            let answer = api.call("QUERY", &path, "").await;
+            answer.problem(405, "method-not-allowed");
+            let allow = answer.headers["allow"]
+                .to_str()
+                .expect("text")
+                .to_lowercase();
+            let allowed: BTreeSet<&str> = allow.split(',').filter(|m| *m != "head").collect();
+            assert_eq!(allowed, documented, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn everything_but_the_open_paths_needs_the_token_and_says_so() {
+    let api = Fixture::new().await;
+    let mut open = 0;
+    for (path, item) in paths() {
+        for method in METHODS.iter().filter(|method| item.get(**method).is_some()) {
+            let request = Request::builder()
+                .method(method.to_uppercase().as_str())
+                .uri(filled(&path))
+                .body(Body::empty())
+                .expect("a request");
+            let answer = api.send(request).await;
+            let secured = item[*method].get("security").is_some();
+            assert_eq!(!secured, OPEN.contains(&path.as_str()), "{path}");
+            if secured {
+                let problem = answer.problem(401, "unauthenticated");
+                let detail = problem["detail"].as_str().expect("text");
+                assert!(detail.contains("Authorization: Bearer"), "{detail}");
+                assert!(answer.headers["www-authenticate"].to_str().is_ok());
+            } else {
+                assert_eq!(answer.status, 200, "{method} {path}");
+                open += 1;
+            }
+        }
+    }
+    assert_eq!(open, OPEN.len());
+}
+
+#[test]
+fn every_operation_tells_its_problems_and_every_reference_leads_somewhere() {
+    let document = document();
+    let text = document.to_string();
+    for part in text.split("\"#/components/schemas/").skip(1) {
+        let name = part.split('"').next().expect("a name");
+        assert!(!document["components"]["schemas"][name].is_null(), "{name}");
+    }
+    for (path, item) in paths().iter().filter(|(path, _)| path.starts_with("/api")) {
+        for method in METHODS.iter().filter(|method| item.get(**method).is_some()) {
+            let operation = &item[*method];
+            for status in ["401", "500", "503"] {
+                let content = &operation["responses"][status]["content"];
+                assert!(
+                    !content["application/problem+json"].is_null(),
+                    "{method} {path} {status}"
+                );
+            }
+            let keyed = operation["parameters"]
+                .as_array()
+                .is_some_and(|list| list.iter().any(|one| one["name"] == "Idempotency-Key"));
+            assert_eq!(keyed, *method != "get", "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_open_paths_answer_what_they_should() {
+    let api = Fixture::new().await;
+    let docs = api.call("GET", "/docs", "").await;
+    assert!(docs.text.starts_with("<!doctype html>"));
+    let policy = docs.headers["content-security-policy"]
+        .to_str()
+        .expect("text");
+    assert!(
+        policy.contains("style-src 'unsafe-inline'") && !policy.contains("script"),
+        "{policy}"
+    );
+    assert_eq!(
+        api.call("GET", "/openapi.json", "").await.json()["info"]["title"],
+        "MiniMCP"
+    );
+    assert_eq!(api.call("GET", "/healthz", "").await.text, "ok\n");
+    let ready = api.call("GET", "/readyz", "").await.json();
+    assert_eq!(
+        ready,
+        serde_json::json!({"ready": true, "checks": {"database": "ok"}})
+    );
+}
+
+#[tokio::test]
+async fn readiness_follows_the_database_and_the_shutdown() {
+    let api = Fixture::new().await;
+    api.state.shutdown.cancel();
+    let answer = api.call("GET", "/readyz", "").await;
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.json()["checks"]["daemon"], "shutting down");
+    api.state.store.close().await;
+    let answer = api.call("GET", "/readyz", "").await;
+    assert_ne!(answer.json()["checks"]["database"], "ok");
+    let answer = api.call("GET", "/api/v1/credentials", "").await;
+    answer.problem(503, "database-unavailable");
+    assert!(answer.headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn metrics_count_requests_by_route() {
+    let api = Fixture::new().await;
+    api.call("GET", "/api/v1/mcps/no-such", "").await;
+    api.call("GET", "/somewhere/else", "").await;
+    let text = api.call("GET", "/metrics", "").await.text;
+    for line in [
+        "minimcp_http_requests_total{method=\"GET\",route=\"/api/v1/mcps/{id}\",status=\"404\"} 1",
+        "minimcp_http_requests_total{method=\"GET\",route=\"unmatched\",status=\"404\"} 1",
+        "minimcp_process_resident_memory_bytes ",
+        "minimcp_build_info{version=",
+        "# EOF",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}

@@ -1,0 +1,345 @@
+//! Instances, credentials, templates, tasks and ports through the router, with children that are only played.
+
+use serde_json::{Value, json};
+
+use super::{Answer, Fixture};
+
+async fn create(api: &Fixture, body: &Value) -> Answer {
+    api.call("POST", "/api/v1/mcps", &body.to_string()).await
+}
+
+#[tokio::test]
+async fn the_token_is_shown_once_and_both_prefixes_show_the_same() {
+    let api = Fixture::new().await;
+    let made = create(
+        &api,
+        &json!({"template": "demo", "name": "one", "labels": {"a": "b"}}),
+    )
+    .await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    let shown = made.json();
+    let token = shown["access_token"].as_str().expect("a token");
+    assert!(token.starts_with("mmcp_"));
+    assert!(
+        shown["connect_url"]
+            .as_str()
+            .expect("a url")
+            .contains(token)
+    );
+    let id = shown["id"].as_str().expect("an id");
+    assert_eq!(
+        made.headers["location"],
+        format!("/api/v1/mcps/{id}").as_str()
+    );
+    for path in [
+        format!("/api/v1/mcps/{id}"),
+        "/api/v1/mcps/one".into(),
+        "/api/mcps/one".into(),
+    ] {
+        let answer = api.call("GET", &path, "").await;
+        let got = answer.json();
+        assert_eq!((&got["id"], &got["name"]), (&shown["id"], &shown["name"]));
+        assert_eq!(got["labels"], json!({"a": "b"}));
+        assert!(!answer.text.contains(token), "{}", answer.text);
+        assert!(got.get("access_token").is_none());
+    }
+    let ports = api.call("GET", "/api/v1/ports", "").await.json();
+    assert_eq!(ports["leased"][0]["instance"], shown["id"]);
+}
+
+#[tokio::test]
+async fn bad_requests_make_nothing() {
+    let api = Fixture::new().await;
+    for (body, status, code, pointer) in [
+        (
+            json!({"template": "nothing"}),
+            422,
+            "validation-failed",
+            "/template",
+        ),
+        (
+            json!({"template": "demo", "ttl": 0}),
+            422,
+            "validation-failed",
+            "/ttl",
+        ),
+        (
+            json!({"template": "demo", "ttl": -5}),
+            422,
+            "validation-failed",
+            "/ttl",
+        ),
+        (
+            json!({"template": "demo", "ttl": "10x"}),
+            422,
+            "validation-failed",
+            "/ttl",
+        ),
+        (
+            json!({"template": "demo", "ttl": "520w"}),
+            422,
+            "validation-failed",
+            "/ttl",
+        ),
+        (
+            json!({"template": "demo", "name": "Bad_Slug"}),
+            422,
+            "validation-failed",
+            "/name",
+        ),
+        (
+            json!({"template": "github"}),
+            422,
+            "validation-failed",
+            "/credentials/GITHUB_PERSONAL_ACCESS_TOKEN",
+        ),
+    ] {
+        let answer = create(&api, &body).await;
+        let problem = answer.problem(status, code);
+        assert_eq!(problem["violations"][0]["pointer"], pointer, "{problem}");
+    }
+    let unknown =
+        json!({"template": "github", "credentials": {"GITHUB_PERSONAL_ACCESS_TOKEN": "no-such"}});
+    create(&api, &unknown)
+        .await
+        .problem(422, "validation-failed");
+    assert_eq!(
+        api.call("GET", "/api/v1/mcps", "").await.json()["items"],
+        json!([])
+    );
+    assert_eq!(
+        api.call("GET", "/api/v1/ports", "").await.json()["leased"],
+        json!([])
+    );
+}
+
+#[tokio::test]
+async fn a_name_is_taken_once() {
+    let api = Fixture::new().await;
+    let body = json!({"template": "demo", "name": "one"});
+    assert_eq!(create(&api, &body).await.status, 201);
+    create(&api, &body).await.problem(409, "name-taken");
+    assert_eq!(
+        api.call("GET", "/api/v1/mcps", "").await.json()["items"]
+            .as_array()
+            .expect("items")
+            .len(),
+        1
+    );
+    assert_eq!(api.call("DELETE", "/api/v1/mcps/one", "").await.status, 204);
+    api.call("GET", "/api/v1/mcps/one", "")
+        .await
+        .problem(404, "not-found");
+    assert_eq!(create(&api, &body).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_missing_program_is_a_conflict_with_the_way_out() {
+    let api =
+        Fixture::with(|config| config.runtime.search_path = vec!["/nonexistent".into()]).await;
+    let template = api.call("GET", "/api/v1/templates/time", "").await.json();
+    assert_eq!(template["available"], false);
+    let problem = create(&api, &json!({"template": "time"}))
+        .await
+        .problem(409, "template-unavailable");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .expect("text")
+            .contains("pip install"),
+        "{problem}"
+    );
+}
+
+#[tokio::test]
+async fn exhausted_ports_are_507_with_range_and_count() {
+    let api = Fixture::with(|config| config.runtime.port_max = config.runtime.port_min).await;
+    assert_eq!(create(&api, &json!({"template": "demo"})).await.status, 201);
+    let problem = create(&api, &json!({"template": "demo"}))
+        .await
+        .problem(507, "ports-exhausted");
+    let detail = problem["detail"].as_str().expect("text");
+    assert!(
+        detail.contains("1 ") && detail.contains("leased"),
+        "{detail}"
+    );
+}
+
+#[tokio::test]
+async fn lists_are_filtered_and_paged() {
+    let api = Fixture::new().await;
+    for name in ["a", "b", "c"] {
+        assert_eq!(
+            create(&api, &json!({"template": "demo", "name": name}))
+                .await
+                .status,
+            201
+        );
+    }
+    let first = api.call("GET", "/api/v1/mcps?limit=2", "").await.json();
+    assert_eq!(first["items"].as_array().expect("items").len(), 2);
+    let cursor = first["next_cursor"].as_str().expect("a cursor");
+    let path = format!("/api/v1/mcps?limit=2&cursor={cursor}");
+    let second = api.call("GET", &path, "").await.json();
+    assert_eq!(second["items"][0]["name"], "c");
+    assert!(second["next_cursor"].is_null());
+    let none = api
+        .call("GET", "/api/v1/mcps?template=git", "")
+        .await
+        .json();
+    assert_eq!(none["items"], json!([]));
+}
+
+#[tokio::test]
+async fn a_verb_in_the_wrong_state_says_what_is_possible() {
+    let api = Fixture::new().await;
+    create(
+        &api,
+        &json!({"template": "demo", "name": "one", "ttl": "1h"}),
+    )
+    .await;
+    let problem = api
+        .call("POST", "/api/v1/mcps/one/restore", "")
+        .await
+        .problem(409, "wrong-state");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .expect("text")
+            .contains("restore"),
+        "{problem}"
+    );
+    let bad = api
+        .call("POST", "/api/v1/mcps/one/extend", "{\"ttl\": \"10x\"}")
+        .await;
+    assert_eq!(
+        bad.problem(422, "validation-failed")["violations"][0]["pointer"],
+        "/ttl"
+    );
+    let extended = api
+        .call("POST", "/api/v1/mcps/one/extend", "{\"ttl\": \"2h\"}")
+        .await;
+    assert_eq!(extended.status, 200, "{}", extended.text);
+    assert_eq!(
+        api.call("POST", "/api/v1/mcps/one/extend", "").await.status,
+        200
+    );
+    let rotated = api
+        .call(
+            "POST",
+            "/api/v1/mcps/one/access-token",
+            "{\"overlap\": \"5m\"}",
+        )
+        .await;
+    assert!(
+        rotated.json()["access_token"]
+            .as_str()
+            .expect("a token")
+            .starts_with("mmcp_")
+    );
+    let long = api
+        .call(
+            "POST",
+            "/api/v1/mcps/one/access-token",
+            "{\"overlap\": \"30d\"}",
+        )
+        .await;
+    long.problem(422, "validation-failed");
+    let patched = api
+        .call("PATCH", "/api/v1/mcps/one", "{\"name\": \"two\"}")
+        .await;
+    assert_eq!(patched.json()["name"], "two", "{}", patched.text);
+    assert_eq!(
+        api.call("POST", "/api/v1/mcps/two/stop", "").await.status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn credentials_are_never_read_back() {
+    let api = Fixture::new().await;
+    let put = api
+        .call(
+            "POST",
+            "/api/v1/credentials",
+            r#"{"name": "gh", "value": "hunter2"}"#,
+        )
+        .await;
+    assert_eq!(put.status, 201, "{}", put.text);
+    let again = api
+        .call("PUT", "/api/v1/credentials/gh", r#"{"value": "hunter3"}"#)
+        .await;
+    assert_eq!(again.status, 200);
+    assert_eq!(again.json()["created_at"], put.json()["created_at"]);
+    let other = api
+        .call(
+            "PUT",
+            "/api/v1/credentials/gh",
+            r#"{"name": "x", "value": "hunter3"}"#,
+        )
+        .await;
+    other.problem(422, "validation-failed");
+    for name in ["b", "a"] {
+        let body = format!("{{\"name\": \"{name}\", \"value\": \"hunter2\"}}");
+        api.call("POST", "/api/credentials", &body).await;
+    }
+    let first = api.call("GET", "/api/v1/credentials?limit=2", "").await;
+    let names = |page: &Value| {
+        let items = page["items"].as_array().expect("items").clone();
+        items
+            .iter()
+            .map(|one| one["name"].as_str().expect("text").to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&first.json()), ["a", "b"]);
+    let cursor = first.json()["next_cursor"]
+        .as_str()
+        .expect("a cursor")
+        .to_owned();
+    let second = api
+        .call("GET", &format!("/api/v1/credentials?cursor={cursor}"), "")
+        .await;
+    assert_eq!(names(&second.json()), ["gh"]);
+    for answer in [put, again, first, second] {
+        assert!(!answer.text.contains("hunter"), "{}", answer.text);
+    }
+    assert_eq!(
+        api.call("DELETE", "/api/v1/credentials/gh", "")
+            .await
+            .status,
+        204
+    );
+}
+
+#[tokio::test]
+async fn templates_show_what_a_form_needs() {
+    let api = Fixture::new().await;
+    let page = api.call("GET", "/api/v1/templates", "").await.json();
+    let github = page["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .find(|one| one["name"] == "github")
+        .expect("github");
+    assert_eq!(
+        github["credentials"][0]["name"],
+        "GITHUB_PERSONAL_ACCESS_TOKEN"
+    );
+    assert_eq!(github["settings_schema"]["type"], "object");
+}
+
+#[tokio::test]
+async fn a_task_runs_on_demand() {
+    let api = Fixture::new().await;
+    let answer = api.call("POST", "/api/v1/tasks/count-sheep/run", "").await;
+    assert_eq!(answer.status, 202, "{}", answer.text);
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let page = api.call("GET", "/api/v1/tasks", "").await.json();
+        if page["items"][0]["last_result"] == json!({"sheep": 3}) {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{page}");
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,316 @@
+//! Bad input: the status, the code and the sentence that a frontend developer would hope for.
+
+use axum::body::Body;
+use http::Request;
+use serde_json::Value;
+
+use super::Fixture;
+
+/// The pointers of all violations, sorted.
+fn pointers(problem: &Value) -> Vec<String> {
+    let list = problem["violations"].as_array().expect("violations");
+    let mut pointers: Vec<String> = list
+        .iter()
+        .map(|one| one["pointer"].as_str().expect("text").to_owned())
+        .collect();
+    pointers.sort();
+    pointers
+}
+
+#[tokio::test]
+async fn malformed_json_tells_line_and_column_and_never_the_text() {
+    let api = Fixture::new().await;
+    let answer = api
+        .call("POST", "/api/v1/mcps", "{\n \"template\": hunter2}")
+        .await;
+    let problem = answer.problem(400, "malformed-json");
+    let detail = problem["detail"].as_str().expect("text");
+    assert!(detail.contains("line 2, column"), "{detail}");
+    assert!(!detail.contains("hunter2"), "{detail}");
+    let answer = api.call("POST", "/api/v1/mcps", "{\"template\":").await;
+    let detail = answer.problem(400, "malformed-json")["detail"].to_string();
+    assert!(detail.contains("ends too early"), "{detail}");
+}
+
+#[tokio::test]
+async fn every_structural_fault_is_listed_at_once() {
+    let api = Fixture::new().await;
+    let body = r#"{"name": 7, "ttl": true, "credentials": {"A": 1, "b/c": null}, "labels": [], "tll": "1h"}"#;
+    let problem = api
+        .call("POST", "/api/v1/mcps", body)
+        .await
+        .problem(422, "validation-failed");
+    assert_eq!(
+        pointers(&problem),
+        [
+            "/credentials/A",
+            "/credentials/b~1c",
+            "/labels",
+            "/name",
+            "/template",
+            "/tll",
+            "/ttl"
+        ]
+    );
+    for bad in ["[]", "null", "\"demo\"", "3"] {
+        let problem = api
+            .call("POST", "/api/v1/mcps", bad)
+            .await
+            .problem(422, "validation-failed");
+        assert_eq!(pointers(&problem), [""], "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_value_of_a_credential_is_never_repeated() {
+    let api = Fixture::new().await;
+    for body in [
+        r#"{"name": "bad name", "value": "hunter2\u0000"}"#,
+        r#"{"name": "x", "value": {"secret": "hunter2"}}"#,
+        r#"{"name": "x", "value": "hunter2", "hunter": "hunter2"}"#,
+    ] {
+        let answer = api.call("POST", "/api/v1/credentials", body).await;
+        answer.problem(422, "validation-failed");
+        assert!(!answer.text.contains("hunter2"), "{}", answer.text);
+    }
+    let body = r#"{"name": "bad name", "value": "a\u0000"}"#;
+    let problem = api.call("POST", "/api/v1/credentials", body).await.json();
+    assert_eq!(pointers(&problem), ["/name", "/value"]);
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_whether_announced_or_not() {
+    let api = Fixture::with(|config| config.api.body_limit_bytes = 1_000).await;
+    let large = format!("{{\"template\": \"{}\"}}", "x".repeat(10 << 20));
+    let problem = api
+        .call("POST", "/api/v1/mcps", &large)
+        .await
+        .problem(413, "body-too-large");
+    assert!(problem["detail"].as_str().expect("text").contains("1000"));
+    let announced = api.request(
+        "POST",
+        "/api/v1/mcps",
+        &large,
+        &[("content-length", "10485780")],
+    );
+    api.send(announced).await.problem(413, "body-too-large");
+    let fits = format!("{{\"template\": \"demo\"{}}}", " ".repeat(900));
+    assert_eq!(api.call("POST", "/api/v1/mcps", &fits).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_body_of_another_type_is_refused() {
+    let api = Fixture::new().await;
+    for media_type in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/jsonp",
+    ] {
+        let request = Request::post("/api/v1/mcps")
+            .header("authorization", format!("Bearer {}", api.token))
+            .header("content-type", media_type)
+            .body(Body::from("{}"))
+            .expect("a request");
+        api.send(request)
+            .await
+            .problem(415, "unsupported-media-type");
+    }
+}
+
+#[tokio::test]
+async fn queries_are_checked() {
+    let api = Fixture::new().await;
+    for path in [
+        "/api/v1/mcps?stat=running",
+        "/api/v1/mcps?status=happy",
+        "/api/v1/mcps?limit=0",
+        "/api/v1/mcps?limit=1001",
+        "/api/v1/mcps?limit=many",
+        "/api/v1/mcps?cursor=abc",
+        "/api/v1/mcps?limit=1&limit=2",
+        "/api/v1/credentials?cursor=abc",
+        "/api/v1/credentials?owner=A%20B",
+    ] {
+        let problem = api
+            .call("GET", path, "")
+            .await
+            .problem(400, "invalid-query");
+        assert!(
+            problem["detail"].as_str().expect("text").len() > 10,
+            "{path}"
+        );
+    }
+    let create = "{\"template\": \"demo\"}";
+    for query in [
+        "wait=soon",
+        "timeout=3s",
+        "wait=ready&timeout=10x",
+        "ready=1",
+    ] {
+        let path = format!("/api/v1/mcps?{query}");
+        api.call("POST", &path, create)
+            .await
+            .problem(400, "invalid-query");
+    }
+    let page = api.call("GET", "/api/v1/mcps", "").await.json();
+    assert_eq!(
+        page["items"],
+        serde_json::json!([]),
+        "a refused create made something"
+    );
+}
+
+#[tokio::test]
+async fn paths_that_are_not_there_are_problems() {
+    let api = Fixture::new().await;
+    for path in [
+        "/",
+        "/api",
+        "/api/",
+        "/api/v1",
+        "/api/v2/mcps",
+        "/api/v1/mcps/a/b/c",
+        "/api/v1/nothing",
+    ] {
+        let problem = api
+            .call("GET", path, "")
+            .await
+            .problem(404, "no-such-route");
+        assert!(problem["detail"].as_str().expect("text").contains(path));
+    }
+    for path in [
+        "/api/v1/mcps/nobody",
+        "/api/v1/templates/nothing",
+        "/api/v1/templates/NO..",
+        "/api/mcps/%2e%2e",
+    ] {
+        api.call("GET", path, "").await.problem(404, "not-found");
+    }
+    api.call("GET", "/api/v1/mcps/%ff", "")
+        .await
+        .problem(400, "bad-request");
+    api.call("POST", "/api/v1/tasks/no-such/run", "")
+        .await
+        .problem(404, "not-found");
+    api.call("DELETE", "/api/v1/credentials/no-such", "")
+        .await
+        .problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn a_sane_request_id_is_kept_and_another_is_replaced() {
+    let api = Fixture::new().await;
+    let ask = |id: &'static str| {
+        let request = api.request("GET", "/healthz", "", &[("x-request-id", id)]);
+        async {
+            api.send(request).await.headers["x-request-id"]
+                .to_str()
+                .expect("text")
+                .to_owned()
+        }
+    };
+    assert_eq!(ask("my-id_1.2").await, "my-id_1.2");
+    for bad in ["", "a b", "<script>", &"x".repeat(65).leak()[..]] {
+        let id = ask(bad).await;
+        assert_ne!(id, bad);
+        assert_eq!(id.len(), 32);
+    }
+}
+
+#[tokio::test]
+async fn answers_carry_security_headers() {
+    let api = Fixture::new().await;
+    for path in ["/healthz", "/api/v1/mcps", "/nowhere"] {
+        let headers = api.call("GET", path, "").await.headers;
+        assert_eq!(headers["x-content-type-options"], "nosniff");
+        assert_eq!(headers["cache-control"], "no-store");
+        assert_eq!(headers["x-frame-options"], "DENY");
+        assert!(headers.contains_key("content-security-policy"));
+    }
+}
+
+#[tokio::test]
+async fn cors_is_for_the_listed_origins_only() {
+    let preflight = |origin: &str| {
+        Request::options("/api/v1/mcps")
+            .header("origin", origin)
+            .header("access-control-request-method", "POST")
+            .header(
+                "access-control-request-headers",
+                "authorization,idempotency-key",
+            )
+            .body(Body::empty())
+            .expect("a request")
+    };
+    let api =
+        Fixture::with(|config| config.api.cors_origins = vec!["https://app.example".into()]).await;
+    let allowed = api.send(preflight("https://app.example")).await;
+    assert_eq!(allowed.status, 200);
+    assert_eq!(
+        allowed.headers["access-control-allow-origin"],
+        "https://app.example"
+    );
+    let refused = api.send(preflight("https://evil.example")).await;
+    assert!(!refused.headers.contains_key("access-control-allow-origin"));
+    let request = api.request(
+        "GET",
+        "/api/v1/mcps/nobody",
+        "",
+        &[("origin", "https://app.example")],
+    );
+    let answer = api.send(request).await;
+    answer.problem(404, "not-found");
+    assert_eq!(
+        answer.headers["access-control-allow-origin"],
+        "https://app.example"
+    );
+
+    let closed = Fixture::new().await;
+    let answer = closed.send(preflight("https://app.example")).await;
+    assert!(
+        !answer
+            .headers
+            .keys()
+            .any(|name| name.as_str().starts_with("access-control")),
+        "{:?}",
+        answer.headers
+    );
+}
+
+#[tokio::test]
+async fn a_panic_becomes_a_problem_that_tells_nothing() {
+    async fn boom() -> &'static str {
+        panic!("hunter2")
+    }
+    let api = Fixture::new().await;
+    let observed =
+        axum::middleware::from_fn_with_state(api.state.clone(), crate::api::layers::observe);
+    let router = axum::Router::new()
+        .route("/boom", axum::routing::get(boom))
+        .layer(observed);
+    let api = Fixture { router, ..api };
+    let answer = api.call("GET", "/boom", "").await;
+    answer.problem(500, "internal");
+    assert!(!answer.text.contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_request_without_end_is_ended() {
+    let api = Fixture::with(|config| {
+        config.api.request_timeout = crate::domain::duration::HumanDuration::from_secs(60)
+    })
+    .await;
+    let observed =
+        axum::middleware::from_fn_with_state(api.state.clone(), crate::api::layers::observe);
+    let router = axum::Router::new()
+        .route(
+            "/hang",
+            axum::routing::get(std::future::pending::<&'static str>),
+        )
+        .layer(observed);
+    let api = Fixture { router, ..api };
+    // Not before: opening the store takes real time.
+    tokio::time::pause();
+    let answer = api.call("GET", "/hang", "").await;
+    answer.problem(503, "timeout");
+}
