@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use crate::{
+    clock::Clock,
     domain::{
         UnixMs,
         exit::{ExitRecord, ExitStatus},
@@ -23,7 +24,7 @@ pub fn time(ms: UnixMs) -> String {
 /// Now, in unix milliseconds.
 #[must_use]
 pub fn now_ms() -> UnixMs {
-    Timestamp::now().as_millisecond()
+    Clock::System.now()
 }
 
 /// One instance, without its token.
