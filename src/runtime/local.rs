@@ -33,6 +33,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 const KEEPER_END_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the first connection is tried when we may start a keeper: an old one may just be ending.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a refusal is not believed: the socket of a `serve` that just ended lives on for a moment in any
+/// child that it was about to start.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How to start a keeper.
 #[derive(Debug, Clone)]
@@ -139,15 +142,21 @@ impl LocalRuntime {
             spawn,
             spawned: None,
         };
-        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let begun = Instant::now();
         let connection = loop {
             match link.open().await {
                 Ok(connection) => break connection,
-                Err(RuntimeError::Refused(reason)) => return Err(RuntimeError::Refused(reason)),
-                Err(error) if link.spawn.is_none() || Instant::now() >= deadline => {
-                    return Err(error);
+                Err(error) => {
+                    let patience = match &error {
+                        RuntimeError::Refused(_) => REFUSAL_TIMEOUT,
+                        _ if link.spawn.is_some() => CONNECT_TIMEOUT,
+                        _ => Duration::ZERO,
+                    };
+                    if begun.elapsed() >= patience {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(RETRY.0).await;
                 }
-                Err(_) => tokio::time::sleep(RETRY.0).await,
             }
         };
         let (calls, waiting) = mpsc::channel(CALLS_WAITING_MAX);

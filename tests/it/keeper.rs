@@ -213,7 +213,7 @@ async fn nothing_is_inherited() {
                 "sh",
                 "-c",
                 "for f in 0 1 2 3 4 5 6 7 8 9 128; do [ -e /proc/$$/fd/$f ] && echo $f; done; \
-               grep -E 'NoNewPrivs|SigIgn|SigBlk' /proc/$$/status; ulimit -c; ulimit -n; pwd",
+               grep -E 'NoNewPrivs|SigIgn|SigBlk' /proc/self/status; ulimit -c; ulimit -n; pwd",
             ],
         );
         fds.passed = vec![File::open("/dev/null").expect("a device").into()];
