@@ -26,9 +26,6 @@ pub mod templates;
 pub mod verbs;
 pub mod view;
 
-#[cfg(test)]
-mod tests;
-
 use std::{ops::Deref, sync::Arc};
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};

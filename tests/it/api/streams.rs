@@ -7,9 +7,9 @@ use tokio::time::{Duration, timeout};
 use tower::ServiceExt;
 
 use super::Fixture;
-use crate::domain::id::{Generation, InstanceId};
-use crate::logs::{LogSource, LogStream};
-use crate::secrets::redaction::Redactions;
+use minimcp::domain::id::{Generation, InstanceId};
+use minimcp::logs::{LogSource, LogStream};
+use minimcp::secrets::redaction::Redactions;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -146,7 +146,7 @@ async fn streams_end_with_the_daemon() {
 async fn a_log_is_read_in_pages_and_followed_from_any_line() {
     let api = Fixture::new().await;
     let id: InstanceId = id_of(&create(&api, "one").await).parse().expect("an id");
-    let who = crate::api::auth::administrator();
+    let who = minimcp::api::auth::administrator();
     let key = api
         .state
         .supervisor

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::Fixture;
-use crate::{
+use minimcp::{
     api::{Listeners, serve},
     config::ApiConfig,
 };

@@ -7,7 +7,7 @@ use http::Request;
 use serde_json::Value;
 
 use super::Fixture;
-use crate::api::openapi;
+use minimcp::api::openapi;
 
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 const OPEN: [&str; 4] = ["/healthz", "/readyz", "/openapi.json", "/docs"];

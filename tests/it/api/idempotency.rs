@@ -100,7 +100,7 @@ async fn the_kept_answer_holds_no_token_in_clear() {
     let api = Fixture::new().await;
     let made = keyed(&api, "POST", "/api/v1/mcps", BODY, "k").await.json();
     let token = made["access_token"].as_str().expect("a token");
-    let owner = crate::api::auth::administrator().owner;
+    let owner = minimcp::api::auth::administrator().owner;
     let row = api
         .state
         .store

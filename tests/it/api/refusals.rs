@@ -284,7 +284,7 @@ async fn a_panic_becomes_a_problem_that_tells_nothing() {
     }
     let api = Fixture::new().await;
     let observed =
-        axum::middleware::from_fn_with_state(api.state.clone(), crate::api::layers::observe);
+        axum::middleware::from_fn_with_state(api.state.clone(), minimcp::api::layers::observe);
     let router = axum::Router::new()
         .route("/boom", axum::routing::get(boom))
         .layer(observed);
@@ -297,11 +297,11 @@ async fn a_panic_becomes_a_problem_that_tells_nothing() {
 #[tokio::test]
 async fn a_request_without_end_is_ended() {
     let api = Fixture::with(|config| {
-        config.api.request_timeout = crate::domain::duration::HumanDuration::from_secs(60)
+        config.api.request_timeout = minimcp::domain::duration::HumanDuration::from_secs(60)
     })
     .await;
     let observed =
-        axum::middleware::from_fn_with_state(api.state.clone(), crate::api::layers::observe);
+        axum::middleware::from_fn_with_state(api.state.clone(), minimcp::api::layers::observe);
     let router = axum::Router::new()
         .route(
             "/hang",

@@ -1,5 +1,6 @@
 //! The router over a real store (SQLite in a folder of its own), a real supervisor and a runtime without processes.
 
+mod bad_input;
 mod document;
 mod idempotency;
 mod instances;
@@ -18,8 +19,8 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use super::{AppParts, AppState, Metrics, ReadinessCheck, router};
-use crate::{
+use minimcp::api::{AppParts, AppState, Metrics, ReadinessCheck, router};
+use minimcp::{
     clock::Clock,
     config::Config,
     logs::LogPipeline,
