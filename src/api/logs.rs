@@ -54,6 +54,7 @@ pub struct LogsQuery {
     /// `stdout`, `stderr` or `system` (a word of the daemon's own).
     stream: Option<String>,
     /// Only lines that contain this text, in upper or lower case.
+    #[serde(alias = "text")]
     q: Option<String>,
     /// `asc` (oldest first, the default) or `desc`. Pages only.
     #[param(value_type = Option<String>)]

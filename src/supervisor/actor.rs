@@ -1,6 +1,6 @@
 //! The one task of an instance: takes in whatever happens, asks the lifecycle what follows, has it done.
 
-use std::{future::pending, sync::Arc};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use tokio::{
@@ -30,6 +30,9 @@ use crate::{
     runtime::ExitReport,
     upstream::{Handshake, UpstreamError},
 };
+
+/// A child that ends closes its stdout a moment before its exit report comes, which tells more.
+const BROKEN_GRACE: Duration = Duration::from_millis(250);
 
 /// A launch in progress. Until it is its turn it can be called off without a trace.
 pub(super) enum Launching {
@@ -133,9 +136,9 @@ impl Actor {
             Input::Exited(report) => self.on_exit(report).await,
             Input::Broken(cause) => {
                 if let Some(child) = &mut self.child {
-                    child.broken = true;
-                    let generation = child.generation;
-                    self.apply(Event::Broken(generation, cause)).await;
+                    child.broken = Some(cause);
+                    let at = Instant::now() + BROKEN_GRACE;
+                    self.timers.arm(Timer::GiveUpBroken, at);
                 }
             }
             Input::Timer => {
@@ -271,6 +274,14 @@ impl Actor {
             Timer::LeaseEnd | Timer::Purge => self.arm_lease(),
             Timer::Probe => self.begin_probe(),
             Timer::PersistAgain => self.retry_due = true,
+            Timer::GiveUpBroken => {
+                if let Some(child) = &mut self.child
+                    && let Some(cause) = child.broken.clone()
+                {
+                    let generation = child.generation;
+                    self.apply(Event::Broken(generation, cause)).await;
+                }
+            }
             Timer::YieldLaunchTurn => self.turn = None,
         }
     }
@@ -336,7 +347,7 @@ async fn exited(child: Option<&Child>) -> ExitReport {
 
 async fn broken(child: Option<&Child>) -> String {
     match child {
-        Some(child) if !child.broken => child.upstream.broken().await,
+        Some(child) if child.broken.is_none() => child.upstream.broken().await,
         _ => pending().await,
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use uuid::Uuid;
 
 use super::{
-    Context, CreateRequest, Granted, SupervisorError,
+    Context, CreateRequest, Granted, InstanceEvent, SupervisorError,
     boot::{Birth, spawn_actor},
     command::Command,
     context::listener_name,
@@ -240,6 +240,7 @@ async fn record(
             });
         }
     };
+    announce(context, id).await;
     hold_listener(context, id, &listener).await;
     let birth = Birth {
         record,
@@ -260,6 +261,23 @@ async fn record(
         access_token: access_token.into_text(),
         status,
     })
+}
+
+/// Tells live listeners of the event that the transaction wrote, with its number there.
+async fn announce(context: &Context, id: InstanceId) {
+    let Ok(page) = context.store.events_page(Some(id), 0, 1).await else {
+        return;
+    };
+    for event in page {
+        let _ = context.events.send(InstanceEvent {
+            id: event.id,
+            instance: id,
+            generation: event.generation,
+            at: event.at,
+            kind: event.kind,
+            message: event.message,
+        });
+    }
 }
 
 /// Gives the keeper a duplicate, so that the port outlives this process.

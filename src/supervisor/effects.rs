@@ -30,15 +30,29 @@ const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 const TURN_LIMIT: Duration = Duration::from_secs(5);
 
 impl Actor {
-    /// Takes an event to the lifecycle and performs what follows. What the store does not take now is written
-    /// later: a child's life does not hang on the database.
+    /// Takes an event to the lifecycle and performs what follows.
     pub(super) async fn apply(&mut self, event: Event) {
+        let effects = self.step_and_publish(event);
+        self.follow(effects).await;
+    }
+
+    /// What happened is shown before it is written: nobody who learns of it by other ways finds old news here.
+    fn step_and_publish(&mut self, event: Event) -> Vec<Effect> {
         let effects = self.step(event);
+        if effects.contains(&Effect::Publish) {
+            self.publish();
+        }
+        effects
+    }
+
+    /// Performs what [`Self::step_and_publish`] left to do. What the store does not take now is written later: a
+    /// child's life does not hang on the database.
+    async fn follow(&mut self, effects: Vec<Effect>) {
         for effect in effects {
-            if effect == Effect::Persist {
-                self.save().await;
-            } else {
-                self.perform(effect).await;
+            match effect {
+                Effect::Persist => self.save().await,
+                Effect::Publish => {}
+                effect => self.perform(effect).await,
             }
         }
     }
@@ -207,7 +221,7 @@ impl Actor {
         };
         self.probing = None;
         self.turn = None;
-        for timer in [Timer::Probe, Timer::YieldLaunchTurn] {
+        for timer in [Timer::Probe, Timer::YieldLaunchTurn, Timer::GiveUpBroken] {
             self.timers.disarm(timer);
         }
         let drained_by = Instant::now() + DRAIN_LIMIT;
@@ -221,12 +235,12 @@ impl Actor {
             Some(broken) => format!("{broken}; it {}", report.status),
             None => format!("it {}", report.status),
         };
-        child.upstream.fail_all(Failure {
+        let failure = Failure {
             cause: cause.clone(),
             status: Some(report.status.clone()),
             generation: child.generation,
             last_stderr: last_stderr.clone(),
-        });
+        };
         self.record.last_exit = Some(ExitRecord {
             generation: child.generation,
             status: report.status.clone(),
@@ -235,9 +249,11 @@ impl Actor {
             last_stderr,
         });
         self.note("exited", cause);
+        let generation = child.generation;
+        let effects = self.step_and_publish(Event::Exited(generation, report.status));
+        child.upstream.fail_all(failure);
         log_failure(&self.record.id, child.workload.forget().await);
-        self.apply(Event::Exited(child.generation, report.status))
-            .await;
+        self.follow(effects).await;
     }
 
     /// Shows the present state to everyone who looks.

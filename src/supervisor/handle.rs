@@ -15,7 +15,7 @@ use super::{
     Context, CreateRequest, Granted, InstanceEvent, InstanceStatus, ListFilter, SupervisorError,
     boot,
     command::{Command, Verb},
-    create,
+    create, keeper_watch,
     registry::ActorHandle,
 };
 use crate::{
@@ -53,7 +53,7 @@ impl Supervisor {
         let context = Arc::new(context);
         let (restored, alive) = boot::restore_all(&context).await?;
         let supervisor = Self { context };
-        tokio::spawn(follow_keeper(Arc::clone(&supervisor.context)));
+        tokio::spawn(keeper_watch::follow_keeper(Arc::clone(&supervisor.context)));
         Ok((supervisor, restored, alive))
     }
 
@@ -429,30 +429,6 @@ impl Supervisor {
     }
 }
 
-/// A new keeper knows nothing of the access listeners: it gets them again. The children of the old one are gone,
-/// which each actor learns by itself.
-async fn follow_keeper(context: Arc<Context>) {
-    let mut keeper = context.runtime.state();
-    let mut pid = keeper_pid(&keeper.borrow_and_update());
-    while keeper.changed().await.is_ok() {
-        let now = keeper_pid(&keeper.borrow_and_update());
-        match (pid, now) {
-            (_, None) => tracing::error!("the keeper is gone, and every child with it"),
-            (before, Some(pid)) if before != Some(pid) => {
-                tracing::info!(pid, "connected to a new keeper");
-                for (id, handle) in context.registry.after(None) {
-                    create::hold_listener(&context, id, &handle.listener).await;
-                }
-            }
-            _ => {}
-        }
-        pid = now;
-        if context.is_closing() {
-            return;
-        }
-    }
-}
-
 /// The published status, with the time of the last use, which only the gateway knows.
 fn seen(handle: &ActorHandle) -> InstanceStatus {
     let mut status = handle.status.borrow().as_ref().clone();
@@ -461,13 +437,6 @@ fn seen(handle: &ActorHandle) -> InstanceStatus {
         status.record.last_accessed_at = Some(used);
     }
     status
-}
-
-fn keeper_pid(state: &KeeperState) -> Option<u32> {
-    match state {
-        KeeperState::Connected { pid, .. } => Some(*pid),
-        KeeperState::Lost => None,
-    }
 }
 
 fn is_up(word: StatusWord) -> bool {

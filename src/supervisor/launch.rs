@@ -44,8 +44,8 @@ pub(super) struct Child {
     pub(super) captures: Vec<Capture>,
     /// The private port of an HTTP server.
     pub(super) http_port: Option<u16>,
-    /// Its upstream told that it can never answer again; told once is enough.
-    pub(super) broken: bool,
+    /// Why its upstream can never answer again, once it told.
+    pub(super) broken: Option<String>,
 }
 
 impl Child {
@@ -207,7 +207,7 @@ async fn attach(
                 upstream,
                 captures,
                 http_port: port,
-                broken: false,
+                broken: None,
             })
         }
         Err(error) => {

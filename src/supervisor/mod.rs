@@ -12,6 +12,7 @@ mod create;
 mod effects;
 mod error;
 mod handle;
+mod keeper_watch;
 mod launch;
 mod persist;
 mod reconcile;

@@ -86,6 +86,22 @@ impl Actor {
         Ok(())
     }
 
+    /// Writes the events of an instance whose record is gone.
+    pub(super) async fn tell_last_words(&mut self) {
+        match self.context.store.append_events(&self.unsaved_events).await {
+            Ok(ids) => {
+                let told_before = std::mem::take(&mut self.told_unsaved);
+                for (event, id) in self.unsaved_events.drain(..).zip(ids).skip(told_before) {
+                    let _ = self.context.events.send(told(&event, id));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(instance = %self.record.id, %error, "its last events could not be written");
+                self.tell_unsaved();
+            }
+        }
+    }
+
     /// Adds an event to what is written next.
     pub(super) fn note(&mut self, kind: &str, message: String) {
         if self.unsaved_events.len() >= UNSAVED_EVENTS_MAX {

@@ -240,14 +240,8 @@ impl Actor {
         }
         remove_folder(&context, id).await;
         let status = self.current_status();
-        let _ = context.events.send(super::InstanceEvent {
-            id: 0,
-            instance: id,
-            generation: self.life.generation,
-            at: now,
-            kind: "deleted".to_owned(),
-            message: "it is gone; its port rests".to_owned(),
-        });
+        self.note("deleted", "it is gone; its port rests".to_owned());
+        self.tell_last_words().await;
         for reply in self.delete_replies.drain(..) {
             let _ = reply.send(Ok(status.clone()));
         }

@@ -99,7 +99,10 @@ impl HttpLink {
             biased;
             failure = self.failed() => Err(UpstreamError::Failed(failure)),
             response = self.client.request(request) => {
-                response.map_err(|error| UpstreamError::Http(describe(&error)))
+                response.map_err(|error| match error.is_connect() {
+                    true => UpstreamError::NotListening(describe(&error)),
+                    false => UpstreamError::Http(describe(&error)),
+                })
             }
         }
     }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{
-    Link, Upstream, UpstreamError,
+    HttpLink, Link, Upstream, UpstreamError,
     handshake::{Era, Handshake, LEGACY_LATEST, MODERN, PAGES_MAX, TOOLS_MAX},
     in_flight::{Caller, SessionKey},
     message::{Envelope, RawObject, unquote},
@@ -14,6 +15,24 @@ use super::{
 
 /// JSON-RPC codes with which a server of the stateless era refuses `initialize`.
 const MODERN_REFUSALS: [i64; 3] = [-32_022, -32_601, -32_600];
+
+/// Between two looks whether an HTTP child listens already: from, to. A slow runtime takes most of a second.
+const LISTENING_POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+
+/// The first request to an HTTP child, which was launched a moment ago; the caller bounds the wait.
+async fn ask_when_listening(
+    link: &HttpLink,
+    body: &Value,
+) -> Result<(Bytes, Option<String>), UpstreamError> {
+    let mut pause = LISTENING_POLL.0;
+    loop {
+        match link.ask(None, None, body).await {
+            Err(UpstreamError::NotListening(_)) => tokio::time::sleep(pause).await,
+            other => return other,
+        }
+        pause = (pause * 2).min(LISTENING_POLL.1);
+    }
+}
 
 impl Upstream {
     /// Initializes the child and lists its tools. Keeps the outcome for [`Upstream::handshake_snapshot`].
@@ -57,7 +76,7 @@ impl Upstream {
             Link::Http(link) => {
                 let body =
                     json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params});
-                let asked = link.ask(None, None, &body);
+                let asked = ask_when_listening(link, &body);
                 let (answer, session) = self.in_time("initialize", asked).await?;
                 let raw = result_of("initialize", &answer)?;
                 let mut handshake =

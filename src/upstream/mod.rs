@@ -109,7 +109,10 @@ pub enum UpstreamError {
     /// Too many calls are under way.
     #[error("{0} calls are under way at this server, the most that it may have")]
     Full(usize),
-    /// The HTTP server of the child was not reached, or broke off.
+    /// Nobody listens at the port of the child's HTTP server, or not yet.
+    #[error("its HTTP server cannot be reached: {0}")]
+    NotListening(String),
+    /// The HTTP server of the child broke off.
     #[error("its HTTP server did not answer: {0}")]
     Http(String),
 }
