@@ -172,10 +172,7 @@ impl Connection {
         let packet = encode(number, &request, &[], Vec::new())?;
         // A keeper that refuses us hangs up without reading. Its refusal is still there to be read, but an
         // error of the connection may be reported before it.
-        let mut may_fail = true;
-        if self.send(&packet).await.is_err() {
-            may_fail = false;
-        }
+        let mut may_fail = self.send(&packet).await.is_ok();
         loop {
             let (header, body, _) = match self.receive().await {
                 Ok(received) => received,

@@ -78,9 +78,13 @@ impl Options {
 /// `arguments` are those behind the word `keeper`. To be called before any thread exists.
 ///
 /// With `--announce` it writes one line to stdout: `ready`, or `error: ` and a sentence; then it closes it.
+/// `variable` reads the environment, for what systemd says in it (`NOTIFY_SOCKET`, `LISTEN_FDS`).
 /// Exits with 0 when told to end, with 2 on wrong usage, with 1 when it could not begin.
 #[must_use]
-pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn main(
+    arguments: impl Iterator<Item = OsString>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> ExitCode {
     let options = match Options::parse(arguments) {
         Ok(options) => options,
         Err(usage) => {
@@ -88,7 +92,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match serve(&options) {
+    match serve(&options, &variable) {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {
             if options.announce {
@@ -100,7 +104,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn serve(options: &Options) -> Result<(), String> {
+fn serve(options: &Options, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<(), String> {
     harden_process().map_err(|cause| format!("cannot harden this process: {cause}"))?;
     // A Ctrl-C at the terminal is for serve. Fails for the leader of a group, which then has its own terminal.
     let _ = nix::unistd::setsid();
@@ -121,7 +125,10 @@ fn serve(options: &Options) -> Result<(), String> {
     handled.remove(Signal::SIGHUP);
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&handled, flags).map_err(sentence("cannot read signals"))?;
-    let place = Place::take(&options.socket)?;
+    let pid = std::process::id().to_string();
+    let is = |name: &str, value: &str| variable(name).is_some_and(|found| found == value);
+    let activated = is("LISTEN_PID", &pid) && is("LISTEN_FDS", "1");
+    let place = Place::take(&options.socket, activated)?;
     let sources = Sources {
         listener: place.listener()?,
         signals,
@@ -133,7 +140,7 @@ fn serve(options: &Options) -> Result<(), String> {
     };
     let reactor = Reactor::new(sources, !options.no_pid_namespace)
         .map_err(sentence("cannot set the keeper up"))?;
-    announce(options.announce);
+    announce(options.announce, variable("NOTIFY_SOCKET"));
     let ended = reactor.run();
     place.leave();
     ended.map_err(sentence("the keeper's loop failed"))
@@ -159,16 +166,13 @@ struct Place {
 }
 
 impl Place {
-    fn take(socket: &Path) -> Result<Self, String> {
+    fn take(socket: &Path, activated: bool) -> Result<Self, String> {
         let mut beside = socket.as_os_str().to_owned();
         beside.push(".lock");
         let lock = lock_file(Path::new(&beside)).map_err(|error| match error {
             LockError::Held(_) => format!("a keeper already runs behind {}", socket.display()),
             LockError::Io { .. } => error.to_string(),
         })?;
-        let pid = std::process::id().to_string();
-        let activated = std::env::var("LISTEN_PID").is_ok_and(|for_pid| for_pid == pid)
-            && std::env::var("LISTEN_FDS").is_ok_and(|count| count == "1");
         Ok(Self {
             socket: socket.to_owned(),
             lock,
@@ -209,7 +213,7 @@ impl Place {
 }
 
 /// Tells whoever waits that connections are served now.
-fn announce(on_stdout: bool) {
+fn announce(on_stdout: bool, notify_socket: Option<OsString>) {
     if on_stdout {
         let mut stdout = io::stdout();
         let _ = stdout.write_all(b"ready\n").and_then(|()| stdout.flush());
@@ -218,7 +222,7 @@ fn announce(on_stdout: bool) {
     if let Ok(null) = fs::OpenOptions::new().write(true).open("/dev/null") {
         let _ = nix::unistd::dup2_stdout(&null);
     }
-    let Some(target) = std::env::var_os("NOTIFY_SOCKET") else {
+    let Some(target) = notify_socket else {
         return;
     };
     let address = match target.as_bytes().strip_prefix(b"@") {
