@@ -16,7 +16,7 @@ pub(super) fn run(options: &ServeOptions) -> Result<ExitCode, Failure> {
     let config = configuration::load(&ConfigFile {
         config: options.config.clone(),
     })?;
-    start_log(options.log_format, "info")?;
+    start_log(options.log_format, SERVE_LOG)?;
     runtime()?.block_on(async {
         let mut signals = Signals::listen()?;
         let discovery = config.clone();
@@ -39,6 +39,9 @@ pub(super) fn run(options: &ServeOptions) -> Result<ExitCode, Failure> {
         Ok(ExitCode::SUCCESS)
     })
 }
+
+/// What `serve` tells of its work; the scheduler's own steps say nothing to an operator.
+const SERVE_LOG: &str = "info,tokio_cron_scheduler=warn";
 
 /// The runtime of the daemon.
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
