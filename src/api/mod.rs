@@ -52,6 +52,8 @@ use crate::{
 pub struct ReadinessCheck {
     /// `database`, `keeper`, …
     pub name: &'static str,
+    /// Whether nothing can be served without it; else its trouble is told and no more.
+    pub required: bool,
     /// Asked at most once a request; must answer quickly (a second is the most it is waited for).
     pub ask: Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
 }

@@ -46,11 +46,11 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
         let answer = match tokio::time::timeout(CHECK_TIMEOUT, (check.ask)()).await {
             Ok(Ok(())) => "ok".to_owned(),
             Ok(Err(why)) => {
-                ready = false;
+                ready &= !check.required;
                 why
             }
             Err(_) => {
-                ready = false;
+                ready &= !check.required;
                 "no answer within a second".to_owned()
             }
         };

@@ -166,12 +166,16 @@ impl Config {
                 refuse(place, format!("is {value}; at least {least} is needed"));
             }
         }
-        let positive: [(&str, HumanDuration); 7] = [
+        let positive: [(&str, HumanDuration); 8] = [
             ("api.request_timeout", self.api.request_timeout),
             ("gateway.wake_budget", self.gateway.wake_budget),
             ("gateway.call_timeout", self.gateway.call_timeout),
             ("gateway.session_idle", self.gateway.session_idle),
             ("database.acquire_timeout", self.database.acquire_timeout),
+            (
+                "database.statement_timeout",
+                self.database.statement_timeout,
+            ),
             ("logs.batch_delay", self.logs.batch_delay),
             ("logs.retention", self.logs.retention),
         ];

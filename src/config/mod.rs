@@ -149,6 +149,9 @@ pub struct DatabaseConfig {
     pub connections_max: u32,
     /// How long a statement may wait for a connection.
     pub acquire_timeout: HumanDuration,
+    /// How long a statement may take, the wait for a connection included, before the caller hears that the database is
+    /// away.
+    pub statement_timeout: HumanDuration,
 }
 
 impl Default for DatabaseConfig {
@@ -157,6 +160,7 @@ impl Default for DatabaseConfig {
             url: "sqlite:data/minimcp.db".to_owned(),
             connections_max: 8,
             acquire_timeout: HumanDuration::from_secs(5),
+            statement_timeout: HumanDuration::from_secs(10),
         }
     }
 }
@@ -168,6 +172,7 @@ impl std::fmt::Debug for DatabaseConfig {
             .field("url", &format_args!("{kind}:…"))
             .field("connections_max", &self.connections_max)
             .field("acquire_timeout", &self.acquire_timeout)
+            .field("statement_timeout", &self.statement_timeout)
             .finish()
     }
 }

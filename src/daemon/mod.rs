@@ -282,9 +282,11 @@ async fn connect_store(config: &Config) -> anyhow::Result<Store> {
 
 fn readiness(store: &Store, supervisor: &Supervisor) -> Vec<ReadinessCheck> {
     let (store, keeper) = (store.clone(), supervisor.keeper());
+    let records = supervisor.clone();
     vec![
         ReadinessCheck {
             name: "database",
+            required: true,
             ask: Box::new(move || {
                 let store = store.clone();
                 Box::pin(async move { store.ping().await.map_err(|error| error.to_string()) })
@@ -292,6 +294,7 @@ fn readiness(store: &Store, supervisor: &Supervisor) -> Vec<ReadinessCheck> {
         },
         ReadinessCheck {
             name: "keeper",
+            required: true,
             ask: Box::new(move || {
                 let connected = matches!(*keeper.borrow(), KeeperState::Connected { .. });
                 Box::pin(async move {
@@ -299,6 +302,20 @@ fn readiness(store: &Store, supervisor: &Supervisor) -> Vec<ReadinessCheck> {
                         Ok(())
                     } else {
                         Err("the keeper is away".to_owned())
+                    }
+                })
+            }),
+        },
+        ReadinessCheck {
+            name: "records",
+            required: false,
+            ask: Box::new(move || {
+                let damaged = records.damaged_records();
+                Box::pin(async move {
+                    if damaged.is_empty() {
+                        Ok(())
+                    } else {
+                        Err(damaged.join("; "))
                     }
                 })
             }),

@@ -359,7 +359,7 @@ impl Store {
             return Ok(());
         }
         match &self.pool {
-            super::pool::Pool::Sqlite { writer, .. } => {
+            super::pool::Pool::Sqlite { writer, .. } => in_time!(self, {
                 let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
                 for (id, at) in accessed {
                     query(
@@ -372,8 +372,8 @@ impl Store {
                     .await?;
                 }
                 tx.commit().await?;
-            }
-            super::pool::Pool::Postgres(pool) => {
+            }),
+            super::pool::Pool::Postgres(pool) => in_time!(self, {
                 let (ids, times): (Vec<String>, Vec<i64>) = accessed
                     .iter()
                     .map(|(id, at)| (id.to_string(), *at))
@@ -387,7 +387,7 @@ impl Store {
                 .bind(times)
                 .execute(pool)
                 .await?;
-            }
+            }),
         }
         Ok(())
     }

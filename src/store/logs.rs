@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, PgPool, SqlitePool, query, query_as, query_scalar};
 
 use super::{
     Store, StoreError,
-    pool::Pool,
+    pool::{Pool, in_time},
     row::{to_column, without_nul},
 };
 use crate::domain::{UnixMs, id::Generation};
@@ -123,8 +123,12 @@ impl Store {
             return Ok(Vec::new());
         }
         match &self.pool {
-            Pool::Sqlite { writer, .. } => insert_sqlite(writer, rows).await,
-            Pool::Postgres(pool) => insert_postgres(pool, rows).await,
+            Pool::Sqlite { writer, .. } => {
+                in_time(self.statement_timeout, insert_sqlite(writer, rows)).await
+            }
+            Pool::Postgres(pool) => {
+                in_time(self.statement_timeout, insert_postgres(pool, rows)).await
+            }
         }
     }
 
@@ -140,17 +144,20 @@ impl Store {
         let pattern = page.text.map(contains_pattern).unwrap_or_default();
         macro_rules! fetch {
             ($db:expr, $sql:expr) => {
-                query_as($sql)
-                    .bind(instance_key)
-                    .bind(page.after.unwrap_or(i64::MIN))
-                    .bind(page.before.unwrap_or(i64::MAX))
-                    .bind(page.since.unwrap_or(i64::MIN))
-                    .bind(page.until.unwrap_or(i64::MAX))
-                    .bind(page.stream.map_or(-1, i16::from))
-                    .bind(pattern)
-                    .bind(i64::from(page.limit))
-                    .fetch_all($db)
-                    .await?
+                in_time!(
+                    self,
+                    query_as($sql)
+                        .bind(instance_key)
+                        .bind(page.after.unwrap_or(i64::MIN))
+                        .bind(page.before.unwrap_or(i64::MAX))
+                        .bind(page.since.unwrap_or(i64::MIN))
+                        .bind(page.until.unwrap_or(i64::MAX))
+                        .bind(page.stream.map_or(-1, i16::from))
+                        .bind(pattern)
+                        .bind(i64::from(page.limit))
+                        .fetch_all($db)
+                        .await?
+                )
             };
         }
         let rows: Vec<LineColumns> = match (&self.pool, page.newest_first) {

@@ -35,6 +35,7 @@ use crate::config::DatabaseConfig;
 #[derive(Clone)]
 pub struct Store {
     pool: pool::Pool,
+    statement_timeout: std::time::Duration,
 }
 
 impl Store {
@@ -46,7 +47,10 @@ impl Store {
     /// a database of a newer minimcp.
     pub async fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
         let pool = pool::Pool::connect(config).await?;
-        Ok(Self { pool })
+        Ok(Self {
+            pool,
+            statement_timeout: config.statement_timeout.std(),
+        })
     }
 
     /// Asks the database for an answer.

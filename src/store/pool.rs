@@ -10,7 +10,7 @@ use std::{
 };
 
 use sqlx::{
-    ConnectOptions, Connection, PgPool, SqlSafeStr, SqlitePool,
+    AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool, SqlSafeStr, SqlitePool,
     migrate::{Migration, MigrationType, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -21,6 +21,15 @@ use crate::config::DatabaseConfig;
 
 /// How long a statement on SQLite waits for a lock that another process holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection that comes back to the pool may take to answer.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the end of all connections may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long migrations may take, and the wait for another daemon that is at them.
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// One of the two databases. SQLite has one writer, so that writes queue in order instead of failing as busy.
 #[derive(Clone)]
@@ -40,8 +49,8 @@ pub(super) enum Pool {
 macro_rules! reading {
     ($store:expr, |$db:ident| $body:expr) => {
         match &$store.pool {
-            $crate::store::pool::Pool::Sqlite { readers: $db, .. } => $body,
-            $crate::store::pool::Pool::Postgres($db) => $body,
+            $crate::store::pool::Pool::Sqlite { readers: $db, .. } => in_time!($store, $body),
+            $crate::store::pool::Pool::Postgres($db) => in_time!($store, $body),
         }
     };
 }
@@ -50,8 +59,8 @@ macro_rules! reading {
 macro_rules! writing {
     ($store:expr, |$db:ident| $body:expr) => {
         match &$store.pool {
-            $crate::store::pool::Pool::Sqlite { writer: $db, .. } => $body,
-            $crate::store::pool::Pool::Postgres($db) => $body,
+            $crate::store::pool::Pool::Sqlite { writer: $db, .. } => in_time!($store, $body),
+            $crate::store::pool::Pool::Postgres($db) => in_time!($store, $body),
         }
     };
 }
@@ -61,20 +70,45 @@ macro_rules! writing {
 macro_rules! in_transaction {
     ($store:expr, |$tx:ident| $body:expr) => {
         match &$store.pool {
-            $crate::store::pool::Pool::Sqlite { writer, .. } => {
+            $crate::store::pool::Pool::Sqlite { writer, .. } => in_time!($store, {
                 let mut $tx = writer.begin_with("BEGIN IMMEDIATE").await?;
                 let outcome = $body;
                 $tx.commit().await?;
                 outcome
-            }
-            $crate::store::pool::Pool::Postgres(pool) => {
+            }),
+            $crate::store::pool::Pool::Postgres(pool) => in_time!($store, {
                 let mut $tx = pool.begin().await?;
                 let outcome = $body;
                 $tx.commit().await?;
                 outcome
-            }
+            }),
         }
     };
+}
+
+/// Runs a body, a wait for a connection included, for as long as `database.statement_timeout` allows. A network that
+/// swallows packets gives no error for a quarter of an hour; nobody waits that long.
+macro_rules! in_time {
+    ($store:expr, $body:expr) => {
+        $crate::store::pool::in_time($store.statement_timeout, async {
+            Ok::<_, $crate::store::StoreError>($body)
+        })
+        .await?
+    };
+}
+
+/// See the macro. Whether a statement that is given up was carried out is not known.
+pub(super) async fn in_time<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(StoreError::Unavailable(format!(
+            "the database did not answer within {} ms",
+            limit.as_millis()
+        ))),
+    }
 }
 
 /// One list for both dialects, so that their numbers cannot drift. Append only: a released file never changes.
@@ -177,31 +211,63 @@ impl Pool {
         let attempt = tokio::time::timeout(config.acquire_timeout.std(), options.connect());
         match attempt.await {
             Ok(Ok(connection)) => {
-                // The answer to a goodbye has no bearing on what follows.
-                drop(connection.close().await);
+                // A server that does not take the goodbye closes the connection by itself.
+                drop(tokio::time::timeout(RELEASE_TIMEOUT, connection.close()).await);
             }
             Ok(Err(error)) => return Err(named(&place, error.into())),
             Err(_) => return Err(StoreError::Unavailable(format!("{place} does not answer"))),
         }
+        // Migrations may take longer than any other statement: they have a pool of their own.
+        let first = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(config.acquire_timeout.std())
+            .connect_lazy_with(options.clone());
+        let migrations = migrations!("postgres");
+        match tokio::time::timeout(MIGRATION_TIMEOUT, migrations.run(&first)).await {
+            Ok(migrated) => migrated.map_err(migration_error)?,
+            Err(_) => {
+                return Err(StoreError::Unavailable(format!(
+                    "{place} did not bring its tables up to date in time"
+                )));
+            }
+        }
+        drop(tokio::time::timeout(RELEASE_TIMEOUT, first.close()).await);
+        let statement_timeout_ms = config.statement_timeout.ms();
         let pool = PgPoolOptions::new()
             .max_connections(config.connections_max.max(2))
             .acquire_timeout(config.acquire_timeout.std())
+            .after_connect(move |connection, _| {
+                // What we gave up must not go on over there, holding locks and connections.
+                let sql = format!("SET statement_timeout = {statement_timeout_ms}");
+                Box::pin(async move { connection.execute(AssertSqlSafe(sql)).await.map(drop) })
+            })
+            .after_release(|connection, _| {
+                // sqlx asks a returned connection for an answer without a limit: on a silent network each would
+                // hold its place in the pool until the kernel gives it up.
+                Box::pin(async move {
+                    match tokio::time::timeout(RELEASE_TIMEOUT, connection.ping()).await {
+                        Ok(answered) => answered.map(|()| true),
+                        Err(_) => Err(sqlx::Error::PoolTimedOut),
+                    }
+                })
+            })
             .connect_lazy_with(options);
-        migrations!("postgres")
-            .run(&pool)
-            .await
-            .map_err(migration_error)?;
         Ok(Self::Postgres(pool))
     }
 
-    /// Closes every connection after the statements under way.
+    /// Closes every connection after the statements under way; a server that says nothing is waited for only so long.
     pub(super) async fn close(&self) {
-        match self {
-            Self::Sqlite { writer, readers } => {
-                readers.close().await;
-                writer.close().await;
+        let closing = async {
+            match self {
+                Self::Sqlite { writer, readers } => {
+                    readers.close().await;
+                    writer.close().await;
+                }
+                Self::Postgres(pool) => pool.close().await,
             }
-            Self::Postgres(pool) => pool.close().await,
+        };
+        if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
+            tracing::warn!("the connections to the database did not close in time");
         }
     }
 }

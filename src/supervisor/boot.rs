@@ -274,12 +274,7 @@ async fn end(workload: &Workload) {
 /// When the store or the keeper cannot be read. A single corrupt record is told and left out.
 pub(super) async fn restore_all(context: &Arc<Context>) -> Result<(usize, usize), SupervisorError> {
     let (records, corrupt) = context.store.instances().await?;
-    for row in &corrupt {
-        tracing::error!(
-            ?row,
-            "a record cannot be read; the instance is left out until it is repaired"
-        );
-    }
+    context.note_damaged(&corrupt);
     for lease in context.store.port_leases().await? {
         let mut pool = context.ports.lock().unwrap_or_else(PoisonError::into_inner);
         match (lease.instance, lease.quarantine_until) {

@@ -18,7 +18,7 @@ use crate::{
     logs::Logs,
     runtime::{self, Runtime},
     secrets::KeyRing,
-    store::Store,
+    store::{CorruptRow, Store},
     templates::Catalogue,
 };
 
@@ -48,6 +48,8 @@ pub struct Context {
     /// Turns to launch, so that hundreds of starts do not fight for the processors.
     pub(super) launch_turns: Arc<Semaphore>,
     pub(super) closing: AtomicBool,
+    /// Rows that could not be read when the store was last looked through, in words.
+    pub(super) damaged: Mutex<Vec<String>>,
     /// Launches since the daemon started.
     pub(super) launches: AtomicU64,
 }
@@ -85,8 +87,25 @@ impl Context {
             ports: Mutex::new(ports),
             launch_turns,
             closing: AtomicBool::new(false),
+            damaged: Mutex::default(),
             launches: AtomicU64::new(0),
         }
+    }
+
+    /// Remembers which rows cannot be read, and tells of those that were not known before.
+    pub(super) fn note_damaged(&self, rows: &[CorruptRow]) {
+        let text = |row: &CorruptRow| {
+            format!(
+                "the row {} of table {} is damaged in column {}; its instance is left as it is",
+                row.id, row.table, row.column
+            )
+        };
+        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        let now: Vec<String> = rows.iter().map(text).collect();
+        for row in now.iter().filter(|row| !damaged.contains(row)) {
+            tracing::error!("{row} until it is repaired and the daemon started again");
+        }
+        *damaged = now;
     }
 
     pub(super) fn is_closing(&self) -> bool {

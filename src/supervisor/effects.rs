@@ -65,7 +65,11 @@ impl Actor {
         let effects = self.step(event);
         let is_recorded = effects.contains(&Effect::Persist);
         if is_recorded && let Err(error) = self.try_save().await {
+            // The store may have taken it and only its answer was lost: a generation that it may know is never
+            // used again, or every later write would look stale to it.
+            let generation = self.life.generation;
             (self.life, self.timers, self.since) = (life, timers, since);
+            self.life.generation = generation;
             self.unsaved_events.truncate(events);
             return Err(error.into());
         }

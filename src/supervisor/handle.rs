@@ -359,6 +359,13 @@ impl Supervisor {
         )
     }
 
+    /// Rows that cannot be read, each in a sentence; their instances are neither started nor touched.
+    #[must_use]
+    pub fn damaged_records(&self) -> Vec<String> {
+        let damaged = self.context.damaged.lock();
+        damaged.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whether a keeper is connected.
     #[must_use]
     pub fn keeper(&self) -> watch::Receiver<KeeperState> {

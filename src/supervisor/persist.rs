@@ -68,6 +68,9 @@ impl Actor {
             last_exit: self.record.last_exit.clone(),
             now,
         };
+        // Until the answer is here, and for ever when it is lost, the row may differ from what we hold: it is written
+        // again even if the caller gives the change up.
+        self.dirty = true;
         let ids = self
             .context
             .store
@@ -158,19 +161,22 @@ impl Actor {
         let mut hasher = DefaultHasher::new();
         json.to_string().hash(&mut hasher);
         let hash = Some(hasher.finish());
-        if self.saved_handshake == hash {
+        // Nor is it tried while the record itself waits for the store: a child's life does not wait with it.
+        if self.saved_handshake == hash || self.save_failures > 0 {
             return;
         }
-        match self
+        let keeping = self
             .context
             .store
-            .save_handshake(self.record.id, generation, &json)
-            .await
-        {
-            Ok(()) => self.saved_handshake = hash,
-            // A new daemon then shakes hands anew, which every known server takes.
-            Err(error) => {
+            .save_handshake(self.record.id, generation, &json);
+        // A new daemon shakes hands anew where it is missing, which every known server takes.
+        match timeout(OWN_PATIENCE, keeping).await {
+            Ok(Ok(())) => self.saved_handshake = hash,
+            Ok(Err(error)) => {
                 tracing::debug!(instance = %self.record.id, %error, "the handshake was not kept")
+            }
+            Err(_) => {
+                tracing::debug!(instance = %self.record.id, "the handshake was not kept in time")
             }
         }
     }

@@ -40,7 +40,15 @@ impl Supervisor {
     async fn views(&self) -> Result<Views, String> {
         let context = self.context();
         let text = |error: crate::store::StoreError| error.to_string();
-        let (records, _) = context.store.instances().await.map_err(text)?;
+        let (records, corrupt) = context.store.instances().await.map_err(text)?;
+        context.note_damaged(&corrupt);
+        // What cannot be read may be any instance's row if even its id is damaged.
+        let damaged: Option<BTreeSet<InstanceId>> =
+            corrupt.iter().map(|row| row.id.parse().ok()).collect();
+        let unreadable = |id: InstanceId| {
+            let known = records.iter().any(|record| record.id == id);
+            !known && damaged.as_ref().is_none_or(|ids| ids.contains(&id))
+        };
         let leases = context.store.port_leases().await.map_err(text)?;
         let live = context
             .runtime
@@ -49,6 +57,9 @@ impl Supervisor {
             .map_err(|error| error.to_string())?;
         let mut acted: BTreeMap<InstanceId, Option<Generation>> = BTreeMap::new();
         for (id, handle) in context.registry.after(None) {
+            if unreadable(id) {
+                continue;
+            }
             let status = handle.status.borrow();
             let has_child =
                 status.pid.is_some() || matches!(status.record.state, InstanceState::Starting);
@@ -56,13 +67,14 @@ impl Supervisor {
         }
         Ok(Views {
             recorded: records
-                .into_iter()
+                .iter()
                 .map(|record| (record.id, record.port))
                 .collect(),
             acted,
             live: live
                 .iter()
                 .map(Workload::id)
+                .filter(|id| !unreadable(id.instance))
                 .map(|id| LiveChild {
                     instance: id.instance,
                     generation: id.generation,
@@ -71,6 +83,7 @@ impl Supervisor {
             leases: leases
                 .into_iter()
                 .filter_map(|row| Some((row.port, row.instance?)))
+                .filter(|(_, id)| !unreadable(*id))
                 .collect(),
         })
     }

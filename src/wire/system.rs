@@ -76,6 +76,6 @@ pub struct MasterKey {
 pub struct Readiness {
     /// Whether management calls can be served.
     pub ready: bool,
-    /// `ok`, or what is wrong, by part: `database`, `keeper`.
+    /// `ok`, or what is wrong, by part: `database`, `keeper`, `records` (rows that cannot be read; the rest is served).
     pub checks: std::collections::BTreeMap<String, String>,
 }

@@ -64,6 +64,28 @@ impl Database {
     }
 }
 
+/// Makes two tests of each case, `async fn case(database: Database)`: one on SQLite, one on PostgreSQL.
+macro_rules! on_both_databases {
+    ($($case:ident),+ $(,)?) => {$(
+        mod $case {
+            use crate::harness::Database;
+
+            #[tokio::test]
+            async fn on_sqlite() {
+                super::$case(Database::Sqlite).await;
+            }
+
+            #[tokio::test]
+            async fn on_postgres() {
+                if Database::available().contains(&Database::Postgres) {
+                    super::$case(Database::Postgres).await;
+                }
+            }
+        }
+    )+};
+}
+pub(crate) use on_both_databases;
+
 /// A running `minimcp serve`.
 pub struct Server {
     folder: TempDir,
@@ -80,6 +102,13 @@ impl Server {
 
     /// The same, with changes to its configuration.
     pub async fn start_with(database: Database, change: impl FnOnce(&mut Config)) -> Self {
+        let mut server = Self::begin_with(database, change).await;
+        server.until_ready().await;
+        server
+    }
+
+    /// The same, without waiting until it is ready.
+    pub async fn begin_with(database: Database, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("minimcp-it-")
             .tempdir()
@@ -106,12 +135,17 @@ impl Server {
             process: None,
             client: http_client(),
         };
-        server.launch().await;
+        server.begin();
         server
     }
 
     /// Starts the process (again) over the same data and waits until it is ready.
     pub async fn launch(&mut self) {
+        self.begin();
+        self.until_ready().await;
+    }
+
+    fn begin(&mut self) {
         assert!(self.process.is_none(), "it runs already");
         let file = self.folder.path().join("config.toml");
         let text = toml::to_string(&self.config).expect("a configuration can be written");
@@ -135,6 +169,10 @@ impl Server {
             .spawn()
             .expect("the binary starts");
         self.process = Some(process);
+    }
+
+    /// Waits until it is ready.
+    pub async fn until_ready(&mut self) {
         let deadline = Instant::now() + READY_TIMEOUT;
         while !self.is_ready().await {
             let process = self.process.as_mut().expect("it was started above");
@@ -203,17 +241,7 @@ impl Server {
         path: &str,
         body: Option<Value>,
     ) -> (StatusCode, Value) {
-        let mut request = self
-            .client
-            .request(method.clone(), format!("{}/api/v1{path}", self.url()))
-            .bearer_auth(self.admin_token());
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
-        let answer = request
-            .send()
-            .await
-            .unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.log()));
+        let answer = self.send(method, &format!("/api/v1{path}"), body).await;
         let status = answer.status();
         let text = answer.text().await.expect("the body comes");
         let body = if text.is_empty() {
@@ -222,6 +250,21 @@ impl Server {
             serde_json::from_str(&text).unwrap_or(Value::String(text))
         };
         (status, body)
+    }
+
+    /// One request with the administrator's token; `path` is the whole one.
+    pub async fn send(&self, method: Method, path: &str, body: Option<Value>) -> reqwest::Response {
+        let mut request = self
+            .client
+            .request(method.clone(), format!("{}{path}", self.url()))
+            .bearer_auth(self.admin_token());
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        request
+            .send()
+            .await
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.log()))
     }
 
     /// `GET` that must succeed.

@@ -7,6 +7,7 @@ mod keeper;
 mod main_route;
 mod mcp;
 mod odd_servers;
+mod outage;
 mod processes;
 mod source;
 mod store_contract;

@@ -6,47 +6,50 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Database, Server, wait_until},
+    harness::{Database, Server, on_both_databases, wait_until},
     mcp::{self, Mcp},
 };
 
-#[tokio::test]
-async fn an_instance_is_created_used_and_deleted() {
-    for database in Database::available() {
-        let server = Server::start(database).await;
-        let instance = server
-            .create(json!({"template": "demo", "name": "first"}))
-            .await;
-        assert_eq!(instance["status"], "running", "{instance:#}");
-        assert_eq!(instance["generation"], 1);
-        assert_eq!(server.access_ports().len(), 1);
+on_both_databases! {
+    an_instance_is_created_used_and_deleted,
+    http_children_are_reached_and_never_see_the_access_token,
+    a_child_inherits_nothing_but_what_its_template_gives,
+}
 
-        let mut client = Mcp::connect(&instance).await;
-        assert!(client.tools().await.contains(&"echo".to_owned()));
-        let answer = client.tool("echo", json!({"text": "hello"})).await;
-        assert_eq!(answer.as_deref(), Ok("hello"));
+async fn an_instance_is_created_used_and_deleted(database: Database) {
+    let server = Server::start(database).await;
+    let instance = server
+        .create(json!({"template": "demo", "name": "first"}))
+        .await;
+    assert_eq!(instance["status"], "running", "{instance:#}");
+    assert_eq!(instance["generation"], 1);
+    assert_eq!(server.access_ports().len(), 1);
 
-        let listed = server.get("/mcps").await;
-        assert_eq!(listed["items"].as_array().map(Vec::len), Some(1));
-        assert!(
-            !listed.to_string().contains("access_token"),
-            "tokens are shown once"
-        );
+    let mut client = Mcp::connect(&instance).await;
+    assert!(client.tools().await.contains(&"echo".to_owned()));
+    let answer = client.tool("echo", json!({"text": "hello"})).await;
+    assert_eq!(answer.as_deref(), Ok("hello"));
 
-        let id = instance["id"].as_str().expect("it has an id");
-        server.delete(id).await;
-        let (status, problem) = server.call(Method::GET, &format!("/mcps/{id}"), None).await;
-        assert_eq!(status, StatusCode::NOT_FOUND, "{problem}");
-        assert_eq!(server.access_ports(), [0_u16; 0]);
-        let gone = wait_until(Duration::from_secs(5), || {
-            let children = server.processes();
-            (!children
-                .iter()
-                .any(|child| child.command.contains("mcp demo")))
-            .then_some(())
-        });
-        assert!(gone.is_some(), "{:?}", server.processes());
-    }
+    let listed = server.get("/mcps").await;
+    assert_eq!(listed["items"].as_array().map(Vec::len), Some(1));
+    assert!(
+        !listed.to_string().contains("access_token"),
+        "tokens are shown once"
+    );
+
+    let id = instance["id"].as_str().expect("it has an id");
+    server.delete(id).await;
+    let (status, problem) = server.call(Method::GET, &format!("/mcps/{id}"), None).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{problem}");
+    assert_eq!(server.access_ports(), [0_u16; 0]);
+    let gone = wait_until(Duration::from_secs(5), || {
+        let children = server.processes();
+        (!children
+            .iter()
+            .any(|child| child.command.contains("mcp demo")))
+        .then_some(())
+    });
+    assert!(gone.is_some(), "{:?}", server.processes());
 }
 
 #[tokio::test]
@@ -64,9 +67,8 @@ async fn every_official_sdk_lists_and_calls_tools() {
     }
 }
 
-#[tokio::test]
-async fn http_children_are_reached_and_never_see_the_access_token() {
-    let server = Server::start(Database::Sqlite).await;
+async fn http_children_are_reached_and_never_see_the_access_token(database: Database) {
+    let server = Server::start(database).await;
     let instance = server.create(json!({"template": "http-echo"})).await;
     assert_eq!(instance["status"], "running", "{instance:#}");
     let mut client = Mcp::connect(&instance).await;
@@ -76,9 +78,8 @@ async fn http_children_are_reached_and_never_see_the_access_token() {
     assert_eq!(client.tool("variable", header).await.as_deref(), Ok(""));
 }
 
-#[tokio::test]
-async fn a_child_inherits_nothing_but_what_its_template_gives() {
-    let server = Server::start(Database::Sqlite).await;
+async fn a_child_inherits_nothing_but_what_its_template_gives(database: Database) {
+    let server = Server::start(database).await;
     let secret = json!({"name": "example", "value": "s3cret-value-42"});
     server.post("/credentials", secret).await;
     let instance = server

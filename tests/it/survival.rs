@@ -6,10 +6,19 @@ use serde_json::{Value, json};
 
 use crate::{
     fixtures,
-    harness::{Database, Server, wait_until},
+    harness::{Database, Server, on_both_databases, wait_until},
     mcp::Mcp,
     processes,
 };
+
+on_both_databases! {
+    instances_survive_a_crash_of_serve_and_are_adopted,
+    a_crash_of_the_keeper_leaves_no_orphan_and_everything_comes_back,
+    a_killed_child_comes_back_behind_the_same_url,
+    an_instance_expires_on_time_and_is_restored_with_the_same_url_and_token,
+    data_and_urls_survive_an_orderly_restart,
+    fifty_mixed_instances_live_die_come_back_and_go,
+}
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -41,37 +50,33 @@ async fn create_many(server: &Server, templates: &[&str], count: usize) -> Vec<V
     futures_util::future::join_all(creations).await
 }
 
-#[tokio::test]
-async fn instances_survive_a_crash_of_serve_and_are_adopted() {
-    for database in Database::available() {
-        let mut server = Server::start(database).await;
-        let instances = create_many(&server, &["demo", "legacy-echo"], 6).await;
-        all_running(&server, &instances).await;
-        let before = pids(&server).await;
-        assert_eq!(before.len(), 6);
+async fn instances_survive_a_crash_of_serve_and_are_adopted(database: Database) {
+    let mut server = Server::start(database).await;
+    let instances = create_many(&server, &["demo", "legacy-echo"], 6).await;
+    all_running(&server, &instances).await;
+    let before = pids(&server).await;
+    assert_eq!(before.len(), 6);
 
-        server.kill();
-        for pid in before.values() {
-            let alive = server
-                .processes()
-                .iter()
-                .any(|process| u64::from(process.pid) == *pid);
-            assert!(alive, "{pid} died with serve: {:?}", server.processes());
-        }
-        server.launch().await;
-        all_running(&server, &instances).await;
-        assert_eq!(pids(&server).await, before, "{}", server.log());
-        for instance in &instances {
-            let mut client = Mcp::connect(instance).await;
-            let answer = client.tool("echo", json!({"text": "still here"})).await;
-            assert_eq!(answer.as_deref(), Ok("still here"));
-        }
+    server.kill();
+    for pid in before.values() {
+        let alive = server
+            .processes()
+            .iter()
+            .any(|process| u64::from(process.pid) == *pid);
+        assert!(alive, "{pid} died with serve: {:?}", server.processes());
+    }
+    server.launch().await;
+    all_running(&server, &instances).await;
+    assert_eq!(pids(&server).await, before, "{}", server.log());
+    for instance in &instances {
+        let mut client = Mcp::connect(instance).await;
+        let answer = client.tool("echo", json!({"text": "still here"})).await;
+        assert_eq!(answer.as_deref(), Ok("still here"));
     }
 }
 
-#[tokio::test]
-async fn a_crash_of_the_keeper_leaves_no_orphan_and_everything_comes_back() {
-    let server = Server::start(Database::Sqlite).await;
+async fn a_crash_of_the_keeper_leaves_no_orphan_and_everything_comes_back(database: Database) {
+    let server = Server::start(database).await;
     let instances = create_many(&server, &["demo", "double-forks"], 4).await;
     all_running(&server, &instances).await;
     let before = pids(&server).await;
@@ -119,9 +124,8 @@ async fn wait_generation(server: &Server, instance: &Value, generation: u64) {
     }
 }
 
-#[tokio::test]
-async fn a_killed_child_comes_back_behind_the_same_url() {
-    let server = Server::start(Database::Sqlite).await;
+async fn a_killed_child_comes_back_behind_the_same_url(database: Database) {
+    let server = Server::start(database).await;
     let instance = server.create(json!({"template": "demo"})).await;
     let pid = instance["pid"].as_u64().expect("it runs");
     processes::kill(u32::try_from(pid).expect("pids are small"));
@@ -131,61 +135,56 @@ async fn a_killed_child_comes_back_behind_the_same_url() {
     assert_eq!(answer.as_deref(), Ok("back"));
 }
 
-#[tokio::test]
-async fn an_instance_expires_on_time_and_is_restored_with_the_same_url_and_token() {
-    for database in Database::available() {
-        let server = Server::start(database).await;
-        let instance = server
-            .create(json!({"template": "demo", "ttl": "3s"}))
-            .await;
-        let id = id_of(&instance);
-        let expired = server.wait_status(&id, &["expired"], SOON).await;
-        let at = |value: &Value| {
-            let text = value.as_str().expect("a time").to_owned();
-            text.parse::<jiff::Timestamp>().expect("RFC 3339")
-        };
-        let late = at(&expired["since"]).duration_since(at(&instance["expires_at"]));
-        assert!(late.as_millis().abs() <= 250, "{late:?} late");
+async fn an_instance_expires_on_time_and_is_restored_with_the_same_url_and_token(
+    database: Database,
+) {
+    let server = Server::start(database).await;
+    let instance = server
+        .create(json!({"template": "demo", "ttl": "3s"}))
+        .await;
+    let id = id_of(&instance);
+    let expired = server.wait_status(&id, &["expired"], SOON).await;
+    let at = |value: &Value| {
+        let text = value.as_str().expect("a time").to_owned();
+        text.parse::<jiff::Timestamp>().expect("RFC 3339")
+    };
+    let late = at(&expired["since"]).duration_since(at(&instance["expires_at"]));
+    assert!(late.as_millis().abs() <= 250, "{late:?} late");
 
-        let path = format!("/mcps/{id}/restore");
-        server.post(&path, json!({"ttl": "1h"})).await;
-        let restored = server.wait_status(&id, &["running"], SOON).await;
-        assert_eq!(restored["access_url"], instance["access_url"]);
-        let mut client = Mcp::connect(&instance).await;
-        let answer = client.tool("echo", json!({"text": "back"})).await;
-        assert_eq!(answer.as_deref(), Ok("back"));
-    }
+    let path = format!("/mcps/{id}/restore");
+    server.post(&path, json!({"ttl": "1h"})).await;
+    let restored = server.wait_status(&id, &["running"], SOON).await;
+    assert_eq!(restored["access_url"], instance["access_url"]);
+    let mut client = Mcp::connect(&instance).await;
+    let answer = client.tool("echo", json!({"text": "back"})).await;
+    assert_eq!(answer.as_deref(), Ok("back"));
 }
 
-#[tokio::test]
-async fn data_and_urls_survive_an_orderly_restart() {
-    for database in Database::available() {
-        let mut server = Server::start(database).await;
-        let instance = server
-            .create(json!({"template": "demo", "name": "kept"}))
-            .await;
-        assert_eq!(server.stop(), Some(0), "{}", server.log());
-        assert_eq!(server.processes(), [], "{}", server.log());
-        server.launch().await;
-        let again = server
-            .wait_status(&id_of(&instance), &["running"], SOON)
-            .await;
-        assert_eq!(again["access_url"], instance["access_url"]);
-        assert!(again["generation"].as_u64() > instance["generation"].as_u64());
-        let mut client = Mcp::connect(&instance).await;
-        let answer = client.tool("echo", json!({"text": "back"})).await;
-        assert_eq!(answer.as_deref(), Ok("back"));
-    }
+async fn data_and_urls_survive_an_orderly_restart(database: Database) {
+    let mut server = Server::start(database).await;
+    let instance = server
+        .create(json!({"template": "demo", "name": "kept"}))
+        .await;
+    assert_eq!(server.stop(), Some(0), "{}", server.log());
+    assert_eq!(server.processes(), [], "{}", server.log());
+    server.launch().await;
+    let again = server
+        .wait_status(&id_of(&instance), &["running"], SOON)
+        .await;
+    assert_eq!(again["access_url"], instance["access_url"]);
+    assert!(again["generation"].as_u64() > instance["generation"].as_u64());
+    let mut client = Mcp::connect(&instance).await;
+    let answer = client.tool("echo", json!({"text": "back"})).await;
+    assert_eq!(answer.as_deref(), Ok("back"));
 }
 
-#[tokio::test]
-async fn fifty_mixed_instances_live_die_come_back_and_go() {
+async fn fifty_mixed_instances_live_die_come_back_and_go(database: Database) {
     let templates: &[&str] = if fixtures::deps().is_some() {
         &["demo", "demo", "demo", "legacy-echo", "memory", "time"]
     } else {
         &["demo", "legacy-echo"]
     };
-    let mut server = Server::start(Database::Sqlite).await;
+    let mut server = Server::start(database).await;
     let instances = create_many(&server, templates, 50).await;
     all_running(&server, &instances).await;
     let before = pids(&server).await;

@@ -149,6 +149,7 @@ impl Fixture {
             metrics: Metrics::new(Vec::new()),
             readiness: vec![ReadinessCheck {
                 name: "database",
+                required: true,
                 ask: Box::new(move || {
                     let store = pinged.clone();
                     Box::pin(async move { store.ping().await.map_err(|error| error.to_string()) })
