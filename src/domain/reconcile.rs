@@ -20,6 +20,8 @@ pub struct Views {
     pub recorded: BTreeMap<InstanceId, Option<u16>>,
     /// Instances that have an actor, with the generation of the child it knows.
     pub acted: BTreeMap<InstanceId, Option<Generation>>,
+    /// Those of them whose child is just being made: the keeper may hold it already or not yet.
+    pub launching: BTreeSet<InstanceId>,
     /// Children of the keeper.
     pub live: BTreeSet<LiveChild>,
     /// Port leases recorded.
@@ -75,7 +77,7 @@ pub fn diff(views: &Views) -> Vec<Correction> {
                 instance: *instance,
                 generation,
             };
-            if !views.live.contains(&child) {
+            if !views.live.contains(&child) && !views.launching.contains(instance) {
                 corrections.push(Correction::LostChild(child));
             }
         }
@@ -118,6 +120,7 @@ mod tests {
         let views = Views {
             recorded: [(id(1), Some(3001)), (id(2), None)].into(),
             acted: [(id(1), Some(Generation(2))), (id(2), None)].into(),
+            launching: BTreeSet::new(),
             live: [child(1, 2)].into(),
             leases: [(3001, id(1))].into(),
         };
@@ -134,6 +137,7 @@ mod tests {
                 (id(9), None),
             ]
             .into(),
+            launching: BTreeSet::new(),
             live: [child(1, 1), child(1, 2), child(2, 7), child(8, 1)].into(),
             leases: [(3001, id(1)), (3005, id(7))].into(),
         };

@@ -169,8 +169,8 @@ impl Actor {
                 }
             }
             Command::Leave => self.leaving = true,
-            Command::ChildLost => {
-                if self.child.is_some() {
+            Command::ChildLost(generation) => {
+                if self.child_of(generation).is_some() {
                     let usage = ResourceUsage::default();
                     self.on_exit(ExitReport {
                         status: ExitStatus::KeeperLost,
@@ -232,14 +232,7 @@ impl Actor {
     /// Which verbs fit which state, in the words of the API.
     fn check_state(&self, verb: &Verb) -> Result<(), SupervisorError> {
         let status = self.life.word();
-        let expired = status == StatusWord::Expired
-            || matches!(
-                self.life.state,
-                InstanceState::Stopping {
-                    reason: StopReason::Expired,
-                    ..
-                }
-            );
+        let expired = self.is_expired();
         let refuse = |allowed| {
             Err(SupervisorError::WrongState {
                 verb: verb.name(),
@@ -259,6 +252,19 @@ impl Actor {
         }
     }
 
+    /// Its lease ran out; its child may still be on its way down.
+    fn is_expired(&self) -> bool {
+        matches!(
+            self.life.state,
+            InstanceState::Stopped {
+                reason: StopReason::Expired
+            } | InstanceState::Stopping {
+                reason: StopReason::Expired,
+                ..
+            }
+        )
+    }
+
     async fn on_timer(&mut self, timer: Timer) {
         let now = self.context.clock.now();
         match timer {
@@ -266,7 +272,7 @@ impl Actor {
             Timer::LeaseWarning => self.warn_of_expiry(now),
             Timer::LeaseEnd if self.record.lease.is_over(now) => self.expire().await,
             Timer::Purge if !self.record.lease.is_restorable(now) => {
-                if self.life.word() == StatusWord::Expired {
+                if self.is_expired() {
                     self.apply(Event::Stop(StopReason::Deleted)).await;
                 }
             }

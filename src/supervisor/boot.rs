@@ -27,7 +27,7 @@ use super::{
 use crate::{
     domain::{
         event::Event,
-        id::InstanceId,
+        id::{Generation, InstanceId},
         instance::InstanceRecord,
         lifecycle::{Lifecycle, Policy},
         probe::ProbeTracker,
@@ -46,6 +46,8 @@ pub(super) struct Birth {
     pub(super) template: Option<Arc<Template>>,
     pub(super) tokens: Vec<TokenHash>,
     pub(super) listener: TcpListener,
+    /// A duplicate, for a keeper that comes later.
+    pub(super) kept: TcpListener,
     /// A child of a former daemon.
     pub(super) workload: Option<Workload>,
 }
@@ -60,6 +62,7 @@ pub(super) async fn spawn_actor(
         template,
         tokens,
         listener,
+        kept,
         workload,
     } = birth;
     let id = record.id;
@@ -123,27 +126,22 @@ pub(super) async fn spawn_actor(
         record,
         context: Arc::clone(context),
     };
-    let kept = listener
-        .try_clone()
-        .map_err(|error| SupervisorError::Internal(error.to_string()))?;
-    context.registry.insert(
-        id,
-        ActorHandle {
-            mailbox,
-            status: actor.status.subscribe(),
-            route: Arc::clone(&route),
-            listener: Arc::new(kept),
-            access_written_ms: AtomicI64::new(0),
-        },
-    );
+    let handle = Arc::new(ActorHandle {
+        mailbox,
+        status: actor.status.subscribe(),
+        route: Arc::clone(&route),
+        listener: Arc::new(kept),
+        access_written_ms: AtomicI64::new(0),
+    });
+    if !context.registry.insert(id, Arc::clone(&handle)) {
+        return Err(SupervisorError::Internal(
+            "it has an actor already".to_owned(),
+        ));
+    }
     if let Some(workload) = workload {
         actor.adopt(workload, handshake).await;
     }
     actor.publish();
-    let handle = context
-        .registry
-        .get(id)
-        .ok_or_else(|| SupervisorError::Internal("a new actor was not entered".to_owned()))?;
     if context
         .access
         .send(AccessEvent::Open { route, listener })
@@ -163,6 +161,7 @@ impl Actor {
         if generation != self.life.generation {
             tracing::warn!(instance = %self.record.id, %generation, "a child of another generation is ended");
             end(&workload).await;
+            self.begin_without(generation);
             return;
         }
         // Only `running` was written after a finished handshake of this very child.
@@ -173,6 +172,7 @@ impl Actor {
         let Some(template) = self.template.clone() else {
             tracing::warn!(instance = %self.record.id, "its template is gone; its child is ended");
             end(&workload).await;
+            self.begin_without(generation);
             return;
         };
         match launch::attach_adopted(&self.context, &self.record, &template, workload, shaken).await
@@ -191,9 +191,16 @@ impl Actor {
                     None => self.begin_handshake(),
                 }
             }
-            // It was ended, and the log says why: the boot command launches the next one.
-            Err(_) => self.life.state = InstanceState::Pending,
+            // It was ended, and the log says why.
+            Err(_) => self.begin_without(generation),
         }
+    }
+
+    /// The child of `generation` was ended instead of adopted: the boot command launches the next one, if one is
+    /// wanted. The number is spent, also when the store was away as it was given.
+    fn begin_without(&mut self, generation: Generation) {
+        self.life.state = without_child(&self.record);
+        self.life.generation = self.life.generation.max(generation);
     }
 }
 
@@ -321,6 +328,11 @@ pub(super) async fn restore_by_id(
     let Some(record) = context.store.instance(id).await? else {
         return Ok(());
     };
+    let holder = context.registry.named(&record.owner, &record.name);
+    if holder == Some(id) {
+        // It is being created at this moment: recorded, and its actor about to begin.
+        return Ok(());
+    }
     Estate::take_stock(context)
         .await?
         .restore(context, record)
@@ -354,6 +366,9 @@ async fn restore_one(
             ));
         }
     };
+    let kept = listener
+        .try_clone()
+        .map_err(|error| SupervisorError::Internal(error.to_string()))?;
     if workload.is_none() {
         record.state = without_child(&record);
     }
@@ -371,6 +386,7 @@ async fn restore_one(
             template,
             tokens,
             listener,
+            kept,
             workload,
         },
     )

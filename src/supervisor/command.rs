@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
 use super::{InstanceStatus, SupervisorError};
-use crate::domain::{UnixMs, duration::HumanDuration, id::InstanceName};
+use crate::domain::{
+    UnixMs,
+    duration::HumanDuration,
+    id::{Generation, InstanceName},
+};
 
 /// An answer to a command.
 pub(super) type Reply = oneshot::Sender<Result<InstanceStatus, SupervisorError>>;
@@ -60,6 +64,6 @@ pub(super) enum Command {
     Shutdown,
     /// The daemon goes down, the child stays.
     Leave,
-    /// The reconciler found the child gone without an exit report.
-    ChildLost,
+    /// The reconciler found the child of this launch gone without an exit report.
+    ChildLost(Generation),
 }

@@ -10,7 +10,10 @@ use std::{
 
 use tokio::sync::{Semaphore, broadcast, mpsc};
 
-use super::{InstanceEvent, SupervisorError, registry::Registry, route::AccessEvent};
+use super::{
+    InstanceEvent, SupervisorError, private_port::PrivatePorts, registry::Registry,
+    route::AccessEvent,
+};
 use crate::{
     clock::Clock,
     config::Config,
@@ -45,6 +48,7 @@ pub struct Context {
     pub(super) events: broadcast::Sender<InstanceEvent>,
     pub(super) registry: Registry,
     pub(super) ports: Mutex<PortPool>,
+    pub(super) private_ports: PrivatePorts,
     /// Turns to launch, so that hundreds of starts do not fight for the processors.
     pub(super) launch_turns: Arc<Semaphore>,
     pub(super) closing: AtomicBool,
@@ -85,6 +89,7 @@ impl Context {
             events: broadcast::Sender::new(EVENTS_QUEUED),
             registry: Registry::default(),
             ports: Mutex::new(ports),
+            private_ports: PrivatePorts::default(),
             launch_turns,
             closing: AtomicBool::new(false),
             damaged: Mutex::default(),

@@ -48,12 +48,14 @@ pub(super) async fn create(
         return Err(SupervisorError::ShuttingDown);
     }
     let checked = check(context, who, request).await?;
-    let most = context.config.runtime.instances_max;
-    if context.registry.len() >= most {
-        return Err(SupervisorError::InstancesExhausted(most));
-    }
     let id = InstanceId(Uuid::now_v7());
     let name = reserve_name(context, who, &checked, id)?;
+    // Counted with the name held, so that many at once cannot pass together.
+    let most = context.config.runtime.instances_max;
+    if context.registry.names() > most {
+        context.registry.release_name(&who.owner, &name, id);
+        return Err(SupervisorError::InstancesExhausted(most));
+    }
     let made = record(context, who, checked, id, name.clone()).await;
     if made.is_err() {
         context.registry.release_name(&who.owner, &name, id);
@@ -211,9 +213,25 @@ async fn record(
     id: InstanceId,
     name: InstanceName,
 ) -> Result<Granted, SupervisorError> {
+    let internal = |error: String| SupervisorError::Internal(error);
+    let access_token = AccessToken::generate().map_err(|error| internal(error.to_string()))?;
     let (port, listener) = context.open_port(id)?;
-    let access_token =
-        AccessToken::generate().map_err(|error| SupervisorError::Internal(error.to_string()))?;
+    let give_back = || {
+        let mut pool = context
+            .ports
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Nobody ever saw the port: it need not rest.
+        pool.release(port, id, context.clock.now());
+    };
+    // Whatever can fail goes before the record: a record without an actor would come to life by itself later.
+    let kept = match listener.try_clone() {
+        Ok(kept) => kept,
+        Err(error) => {
+            give_back();
+            return Err(internal(error.to_string()));
+        }
+    };
     let new = NewInstance {
         id,
         owner: who.owner.clone(),
@@ -228,12 +246,7 @@ async fn record(
     let record = match context.store.create_instance(new.clone()).await {
         Ok(record) => record,
         Err(error) => {
-            let mut pool = context
-                .ports
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            // Nobody ever saw the port: it need not rest.
-            pool.release(port, id, new.now);
+            give_back();
             return Err(match error {
                 StoreError::Conflict("name") => SupervisorError::NameTaken(new.name.to_string()),
                 other => other.into(),
@@ -250,6 +263,7 @@ async fn record(
             valid_until: None,
         }],
         listener,
+        kept,
         workload: None,
     };
     let handle = spawn_actor(context, birth).await?;

@@ -254,8 +254,13 @@ impl Actor {
         });
         self.note("exited", cause);
         let generation = child.generation;
+        let lost = report.status == ExitStatus::KeeperLost;
         let effects = self.step_and_publish(Event::Exited(generation, report.status));
         child.upstream.fail_all(failure);
+        if lost {
+            // Nobody saw it end. A child that lives after all must not run beside its successor.
+            log_failure(&self.record.id, child.workload.kill_tree().await);
+        }
         log_failure(&self.record.id, child.workload.forget().await);
         self.follow(effects).await;
     }

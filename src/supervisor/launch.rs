@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::OwnedSemaphorePermit;
 use zeroize::Zeroizing;
 
-use super::Context;
+use super::{Context, private_port::PrivatePort};
 use crate::{
     domain::{
         credential::SealedSecret,
@@ -21,7 +21,7 @@ use crate::{
         template::{Template, Transport},
     },
     logs::{Capture, LogSource, LogStream},
-    runtime::{KeeperState, LaunchError, LaunchPlan, Workload, WorkloadId},
+    runtime::{KeeperState, LaunchError, LaunchPlan, RuntimeError, Workload, WorkloadId},
     secrets::redaction::Redactions,
     store::StoreError,
     upstream::{Handshake, NoiseSink, Upstream, UpstreamOptions},
@@ -43,7 +43,7 @@ pub(super) struct Child {
     pub(super) upstream: Arc<Upstream>,
     pub(super) captures: Vec<Capture>,
     /// The private port of an HTTP server.
-    pub(super) http_port: Option<u16>,
+    pub(super) http_port: Option<PrivatePort>,
     /// Why its upstream can never answer again, once it told.
     pub(super) broken: Option<String>,
 }
@@ -115,10 +115,14 @@ async fn try_launch(
         .template;
     let port = match template.server.transport {
         Transport::Stdio => None,
-        Transport::Http => Some(
-            portpicker::pick_unused_port()
-                .ok_or_else(|| not_started("no private port is free for its HTTP server"))?,
-        ),
+        Transport::Http => {
+            let runtime = &context.config.runtime;
+            let picked = context
+                .private_ports
+                .pick(&(runtime.port_min..=runtime.port_max));
+            let none = || not_started("no private port is free for its HTTP server");
+            Some(picked.ok_or_else(none)?)
+        }
     };
     let resolved = context
         .catalogue
@@ -126,7 +130,7 @@ async fn try_launch(
             &record.template,
             &record.spec,
             &instance_dir(context, record.id),
-            port,
+            port.as_ref().map(PrivatePort::number),
         )
         .map_err(|error| not_started(error.to_string()))?;
     let sealed = read_sealed(context, record, known).await?;
@@ -153,6 +157,10 @@ async fn try_launch(
         .await
         .map_err(|error| match error {
             LaunchError::NotStarted(reason) => not_started(reason),
+            // It would refuse the same plan again and again, without a pause in between.
+            LaunchError::Runtime(RuntimeError::Refused(reason)) => {
+                not_started(format!("the keeper refused it: {reason}"))
+            }
             // The next launch waits for the next keeper.
             LaunchError::Runtime(_) => ExitStatus::KeeperLost,
         })?;
@@ -181,6 +189,7 @@ pub(super) async fn attach_adopted(
     let secrets = open_all(context, record, &sealed).unwrap_or_default();
     let redactions = Arc::new(Redactions::new(secrets));
     let port = kept.as_ref().and_then(|kept| kept.http_port);
+    let port = port.and_then(|port| context.private_ports.keep(port));
     let child = attach(context, record, template, port, workload, redactions).await?;
     if let Some(kept) = kept {
         child.upstream.adopt(kept.handshake);
@@ -193,11 +202,12 @@ async fn attach(
     context: &Context,
     record: &InstanceRecord,
     template: &Template,
-    port: Option<u16>,
+    port: Option<PrivatePort>,
     workload: Workload,
     redactions: Arc<Redactions>,
 ) -> std::io::Result<Child> {
-    let attached = try_attach(context, record, template, port, &workload, redactions);
+    let number = port.as_ref().map(PrivatePort::number);
+    let attached = try_attach(context, record, template, number, &workload, redactions);
     match attached {
         Ok((upstream, captures)) => {
             let generation = workload.id().generation;

@@ -15,6 +15,7 @@ mod handle;
 mod keeper_watch;
 mod launch;
 mod persist;
+mod private_port;
 mod reconcile;
 mod registry;
 pub mod route;

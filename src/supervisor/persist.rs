@@ -39,7 +39,7 @@ impl Actor {
             )),
         };
         match saved {
-            Ok(()) => self.save_failures = 0,
+            Ok(()) => {}
             Err(error) => {
                 self.save_failures = self.save_failures.saturating_add(1);
                 if self.save_failures == 1 {
@@ -77,6 +77,9 @@ impl Actor {
             .save_state(&write, &self.unsaved_events)
             .await?;
         self.dirty = false;
+        // Also after a write that a verb asked for: with the timer disarmed, nothing else ends the row of failures.
+        self.save_failures = 0;
+        self.retry_due = false;
         self.timers.disarm(Timer::PersistAgain);
         let told_before = std::mem::take(&mut self.told_unsaved);
         for (event, id) in self.unsaved_events.drain(..).zip(ids).skip(told_before) {
@@ -146,7 +149,10 @@ impl Actor {
 
     /// Keeps the handshake for a later daemon, when it differs from the one kept.
     pub(super) async fn save_handshake(&mut self, generation: Generation, handshake: &Handshake) {
-        let http_port = self.child.as_ref().and_then(|child| child.http_port);
+        let http_port = self
+            .child
+            .as_ref()
+            .and_then(|child| Some(child.http_port.as_ref()?.number()));
         let kept = KeptHandshake {
             handshake: handshake.clone(),
             http_port,

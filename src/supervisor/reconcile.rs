@@ -56,13 +56,18 @@ impl Supervisor {
             .await
             .map_err(|error| error.to_string())?;
         let mut acted: BTreeMap<InstanceId, Option<Generation>> = BTreeMap::new();
+        let mut launching = BTreeSet::new();
         for (id, handle) in context.registry.after(None) {
             if unreadable(id) {
                 continue;
             }
             let status = handle.status.borrow();
-            let has_child =
-                status.pid.is_some() || matches!(status.record.state, InstanceState::Starting);
+            let is_launching =
+                status.pid.is_none() && matches!(status.record.state, InstanceState::Starting);
+            if is_launching {
+                launching.insert(id);
+            }
+            let has_child = status.pid.is_some() || is_launching;
             acted.insert(id, has_child.then_some(status.record.generation));
         }
         Ok(Views {
@@ -71,6 +76,7 @@ impl Supervisor {
                 .map(|record| (record.id, record.port))
                 .collect(),
             acted,
+            launching,
             live: live
                 .iter()
                 .map(Workload::id)
@@ -121,7 +127,10 @@ impl Supervisor {
             }
             Correction::LostChild(child) => {
                 if let Some(handle) = context.registry.get(child.instance) {
-                    let _ = handle.mailbox.send(Command::ChildLost).await;
+                    let _ = handle
+                        .mailbox
+                        .send(Command::ChildLost(child.generation))
+                        .await;
                 }
             }
             Correction::ReleasePort(port, _) => {

@@ -59,10 +59,17 @@ impl Registry {
         }
     }
 
-    /// Adds an actor.
-    pub(super) fn insert(&self, id: InstanceId, handle: ActorHandle) {
+    /// Adds an actor; `false`: the instance has one, which stays.
+    pub(super) fn insert(&self, id: InstanceId, handle: Arc<ActorHandle>) -> bool {
+        use std::collections::btree_map::Entry;
         let mut entries = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        entries.by_id.insert(id, Arc::new(handle));
+        match entries.by_id.entry(id) {
+            Entry::Vacant(place) => {
+                place.insert(handle);
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
     }
 
     /// Removes an actor.
@@ -95,12 +102,12 @@ impl Registry {
             .collect()
     }
 
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
+    /// How many names are held: by actors, and by instances about to be made.
+    pub(super) fn names(&self) -> usize {
         self.0
             .read()
             .unwrap_or_else(PoisonError::into_inner)
-            .by_id
+            .by_name
             .len()
     }
 }

@@ -224,13 +224,14 @@ impl Actor {
         self.route_state.send_replace(RouteState::Gone);
         // A full inbox only delays the end of the listener; the gateway also sees `Gone`.
         let _ = context.access.send(AccessEvent::Close { id }).await;
-        if let Err(error) = context.runtime.drop_held(&listener_name(id)).await {
-            tracing::debug!(instance = %id, %error, "the keeper did not drop the listener");
-        }
         context
             .registry
             .release_name(&self.record.owner, &self.record.name, id);
+        // Before the keeper lets go of the listener: else a keeper that comes just now would be given it again.
         context.registry.remove(id);
+        if let Err(error) = context.runtime.drop_held(&listener_name(id)).await {
+            tracing::debug!(instance = %id, %error, "the keeper did not drop the listener");
+        }
         if let Some(port) = self.record.port {
             let mut pool = context
                 .ports

@@ -9,6 +9,8 @@ mod mcp;
 mod odd_servers;
 mod outage;
 mod processes;
+mod races;
+mod soak;
 mod source;
 mod store_contract;
 mod survival;

@@ -1,0 +1,274 @@
+//! What can go wrong between two steps: a store that comes back, children that a new daemon does not know, a stop
+//! in the middle of a launch.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
+
+use minimcp::{
+    clock::Clock,
+    config::Config,
+    domain::{
+        exit::ExitStatus,
+        id::{Generation, InstanceId},
+        principal::Principal,
+        state::StatusWord,
+        template::Limits,
+    },
+    logs::LogPipeline,
+    runtime::{
+        LaunchPlan, Runtime, WorkloadId,
+        fake::{FakeChild, FakeRuntime, Script},
+    },
+    secrets::KeyRing,
+    store::Store,
+    supervisor::{Context, CreateRequest, Supervisor, SupervisorError, route::AccessEvent},
+    templates::Catalogue,
+};
+use serde_json::json;
+use sqlx::{Connection, SqliteConnection};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A supervisor over a real store and children without processes.
+struct House {
+    folder: TempDir,
+    config: Config,
+    store: Store,
+    runtime: FakeRuntime,
+    children: mpsc::Receiver<FakeChild>,
+    supervisor: Supervisor,
+    logs: LogPipeline,
+    access: mpsc::Receiver<AccessEvent>,
+}
+
+impl House {
+    async fn new(change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut config = Config::default();
+        config.database.url = format!("sqlite:{}", folder.path().join("minimcp.db").display());
+        config.runtime.instance_dir = folder.path().join("instances");
+        config.logs.spool_dir = folder.path().join("spool");
+        config.runtime.port_min = 9_000 + u16::try_from(std::process::id() % 90).unwrap_or(0) * 10;
+        config.runtime.port_max = config.runtime.port_min + 9;
+        config.runtime.template_dirs = vec![templates(folder.path().join("templates"))];
+        change(&mut config);
+        let store = Store::connect(&config.database).await.expect("a store");
+        let (runtime, children) = FakeRuntime::new();
+        let (supervisor, logs, access) = supervise(&folder, &config, &store, &runtime).await;
+        Self {
+            folder,
+            config,
+            store,
+            runtime,
+            children,
+            supervisor,
+            logs,
+            access,
+        }
+    }
+
+    /// The daemon goes, the children stay, another daemon comes.
+    async fn next_daemon(&mut self) {
+        self.supervisor.shut_down(true, SOON).await;
+        let (supervisor, logs, access) =
+            supervise(&self.folder, &self.config, &self.store, &self.runtime).await;
+        (self.supervisor, self.logs, self.access) = (supervisor, logs, access);
+    }
+
+    async fn create(&self, template: &str, ttl: Option<&str>) -> InstanceId {
+        let request = CreateRequest {
+            template: template.to_owned(),
+            name: None,
+            ttl: ttl.map(|ttl| json!(ttl)),
+            credentials: BTreeMap::new(),
+            settings: BTreeMap::new(),
+            labels: BTreeMap::new(),
+        };
+        let granted = self.supervisor.create(&who(), request).await;
+        granted.expect("an instance").status.record.id
+    }
+
+    async fn launched(&self, instance: InstanceId, generation: u64) {
+        let wanted = WorkloadId {
+            instance,
+            generation: Generation(generation),
+        };
+        let seen = until(|| self.runtime.alive().contains(&wanted)).await;
+        assert!(seen, "{wanted:?} is not among {:?}", self.runtime.alive());
+    }
+}
+
+async fn supervise(
+    folder: &TempDir,
+    config: &Config,
+    store: &Store,
+    runtime: &FakeRuntime,
+) -> (Supervisor, LogPipeline, mpsc::Receiver<AccessEvent>) {
+    let keys = KeyRing::load(&folder.path().join("key"), None, None).expect("a key ring");
+    let logs = LogPipeline::start(&config.logs, Arc::new(store.clone()))
+        .await
+        .expect("a pipeline");
+    let exe = std::env::current_exe().expect("our own path");
+    let (access, inbox) = mpsc::channel(64);
+    let context = Context::new(
+        Arc::new(config.clone()),
+        store.clone(),
+        Arc::new(keys),
+        Arc::new(runtime.clone()),
+        logs.logs(),
+        Arc::new(Catalogue::load(&config.runtime, exe)),
+        Clock::System,
+        access,
+    );
+    let (supervisor, _, _) = Supervisor::start_up(context).await.expect("a supervisor");
+    (supervisor, logs, inbox)
+}
+
+/// A template whose expired instances cannot be restored for long, and whose server takes its time to stop.
+fn templates(folder: PathBuf) -> PathBuf {
+    let own = folder.join("brief");
+    fs::create_dir_all(&own).expect("the folder is ours");
+    let text = r#"
+        schema = 1
+        name = "brief"
+        title = "Brief"
+        description = "Is purged at once."
+        [server]
+        transport = "stdio"
+        command = ["/bin/cat"]
+        [stop]
+        eof_grace = "500ms"
+        term_grace = "500ms"
+        [lease]
+        restore_window = "0s"
+    "#;
+    fs::write(own.join("template.toml"), text).expect("the folder is ours");
+    folder
+}
+
+fn who() -> Principal {
+    minimcp::api::auth::administrator()
+}
+
+async fn until(mut condition: impl FnMut() -> bool) -> bool {
+    for _ in 0..500 {
+        if condition() {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await; // poll
+    }
+    false
+}
+
+#[tokio::test]
+async fn a_deletion_right_after_the_store_came_back_ends() {
+    let house = House::new(|_| {}).await;
+    let id = house.create("demo", None).await;
+    house.launched(id, 1).await;
+    let mut events = house.supervisor.events();
+    let url = house.config.database.url.clone();
+    let mut rival = SqliteConnection::connect(&url)
+        .await
+        .expect("a second connection");
+    sqlx::query("BEGIN IMMEDIATE")
+        .execute(&mut rival)
+        .await
+        .expect("nobody writes");
+    let child = house.runtime.alive()[0];
+    assert!(house.runtime.end(child, ExitStatus::Exited { code: 1 }));
+    // Told without a number: the write has just failed, and is to be tried again a little later.
+    loop {
+        let event = tokio::time::timeout(SOON, events.recv()).await;
+        if event.expect("in time").expect("a sender").id == 0 {
+            break;
+        }
+    }
+    sqlx::query("ROLLBACK")
+        .execute(&mut rival)
+        .await
+        .expect("it is ours");
+    house
+        .supervisor
+        .delete(&who(), id)
+        .await
+        .expect("the store is back");
+    assert!(matches!(
+        house.supervisor.get(&who(), id),
+        Err(SupervisorError::NotFound(_))
+    ));
+}
+
+#[tokio::test]
+async fn a_child_that_the_record_does_not_know_is_replaced() {
+    let mut house = House::new(|_| {}).await;
+    let id = house.create("demo", None).await;
+    house.launched(id, 1).await;
+    // As if the daemon had restarted it while the store was away, and then crashed.
+    let newer = WorkloadId {
+        instance: id,
+        generation: Generation(2),
+    };
+    house.supervisor.shut_down(true, SOON).await;
+    let old = house.runtime.alive()[0];
+    assert!(house.runtime.end(old, ExitStatus::Exited { code: 1 }));
+    let plan = LaunchPlan {
+        id: newer,
+        argv: vec!["cat".to_owned()],
+        env: Vec::new(),
+        cwd: "/".into(),
+        limits: Limits::default(),
+        passed: Vec::new(),
+    };
+    house.runtime.launch(plan).await.expect("a child");
+    house.next_daemon().await;
+    house.launched(id, 3).await;
+    assert_eq!(house.runtime.alive().len(), 1, "one child of one instance");
+}
+
+#[tokio::test]
+async fn what_expired_is_purged_also_when_it_was_slow_to_stop() {
+    let house = House::new(|_| {}).await;
+    let id = house.create("brief", Some("1s")).await;
+    house.launched(id, 1).await;
+    let gone = until(|| house.supervisor.get(&who(), id).is_err()).await;
+    assert!(
+        gone,
+        "{:?}",
+        house.supervisor.get(&who(), id).map(|s| s.word)
+    );
+}
+
+#[tokio::test]
+async fn instances_that_wait_for_their_turn_are_no_difference() {
+    let mut house = House::new(|config| config.runtime.launches_max = 1).await;
+    let first = house.create("demo", None).await;
+    house.launched(first, 1).await;
+    // Nobody answers its handshake: it keeps the only turn for some seconds.
+    let second = house.create("demo", None).await;
+    assert!(house.children.recv().await.is_some());
+    let word = || house.supervisor.get(&who(), second).map(|s| s.word);
+    let waits = until(|| matches!(word(), Ok(StatusWord::Starting))).await;
+    assert!(waits, "{:?}", word());
+    let found = house.supervisor.reconcile().await.expect("all can be read");
+    assert_eq!(found, json!({"differences": 0}));
+}
+
+#[tokio::test]
+async fn a_stop_during_a_slow_launch_leaves_no_child() {
+    let house = House::new(|_| {}).await;
+    let id = house.create("demo", None).await;
+    house.launched(id, 1).await;
+    let slow = Script {
+        launch_takes: Duration::from_millis(300),
+        on_stdin_closed: None,
+        ..Script::default()
+    };
+    house.runtime.script(id, slow);
+    house.supervisor.restart(&who(), id).await.expect("it runs");
+    let again = until(|| house.runtime.launched().len() == 2).await;
+    assert!(again, "{:?}", house.runtime.launched());
+    house.supervisor.stop(&who(), id).await.expect("it starts");
+    house.supervisor.delete(&who(), id).await.expect("deleted");
+    assert_eq!(house.runtime.alive(), []);
+}
