@@ -128,6 +128,22 @@ mod tests {
     }
 
     #[test]
+    fn a_child_that_is_just_being_made_is_neither_lost_nor_a_stranger() {
+        let mut views = Views {
+            recorded: [(id(1), None)].into(),
+            acted: [(id(1), Some(Generation(2)))].into(),
+            launching: [id(1)].into(),
+            ..Views::default()
+        };
+        assert_eq!(diff(&views), []);
+        views.live = [child(1, 2)].into();
+        assert_eq!(diff(&views), []);
+        views.launching.clear();
+        views.live.clear();
+        assert_eq!(diff(&views), [Correction::LostChild(child(1, 2))]);
+    }
+
+    #[test]
     fn each_difference_has_its_cure() {
         let views = Views {
             recorded: [(id(1), Some(3001)), (id(2), Some(3002)), (id(3), None)].into(),
@@ -174,6 +190,7 @@ mod tests {
             .prop_map(|(recorded, acted, live, leases)| Views {
                 recorded,
                 acted,
+                launching: BTreeSet::new(),
                 live,
                 leases,
             })
