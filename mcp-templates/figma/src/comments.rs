@@ -1,13 +1,13 @@
 //! Tools for comments.
 
-use minimcp_rest::{Call, Error, Method, path_segment};
+use minimcp_rest::{Call, Error, Method};
 use rmcp::{
     Json,
     handler::server::wrapper::Parameters,
     schemars::{self, JsonSchema},
     tool, tool_router,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
 use crate::{
@@ -40,7 +40,13 @@ struct Comment {
     /// When it was resolved, if it was.
     resolved_at: Option<String>,
     /// The comment that it answers, if it is a reply.
+    #[serde(default, deserialize_with = "parent")]
     parent_id: Option<String>,
+}
+
+/// Figma writes an empty text where there is no parent.
+fn parent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.filter(|id| !id.is_empty()))
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -113,7 +119,7 @@ impl Figma {
             (Some(_), Some(_)) => {
                 return refuse("a reply stands where its comment stands: give commentId or nodeId");
             }
-            (Some(comment), None) => body["comment_id"] = json!(comment),
+            (Some(comment), None) => body["comment_id"] = json!(comment_id(&comment)?),
             (None, Some(node)) => {
                 body["client_meta"] =
                     json!({"node_id": node_id(&node)?, "node_offset": {"x": 0, "y": 0}});
@@ -138,9 +144,21 @@ impl Figma {
         &self,
         Parameters(args): Parameters<DeleteComment>,
     ) -> Result<String, String> {
-        let rest = format!("/comments/{}", path_segment(&args.comment_id));
+        let rest = format!("/comments/{}", comment_id(&args.comment_id)?);
         self.send(Call::new(Method::DELETE, file_path(&args.file_key, &rest)?))
             .await?;
         Ok(format!("deleted the comment {}", args.comment_id))
+    }
+}
+
+/// The id of a comment, ready for a path.
+fn comment_id(text: &str) -> Result<&str, Error> {
+    let id = text.trim();
+    let good = (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric());
+    if good {
+        Ok(id)
+    } else {
+        let message = "commentId must be an id as list_comments gives it";
+        Err(Error::argument(SERVICE, message))
     }
 }

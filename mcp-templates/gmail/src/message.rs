@@ -106,6 +106,7 @@ pub(crate) struct Email {
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Attachment {
+    /// Its name; empty where the sender gave none.
     filename: String,
     mime_type: String,
     /// Size in bytes.
@@ -159,7 +160,7 @@ impl ApiMessage {
         if let Some(part) = &self.payload {
             texts.collect(part, 0);
         }
-        let mut text = if texts.plain.is_empty() {
+        let mut text = if texts.plain.trim().is_empty() {
             html_to_text(&texts.html)
         } else {
             texts.plain
@@ -205,19 +206,18 @@ impl Texts {
             .unwrap_or("text/plain")
             .to_ascii_lowercase();
         let filename = part.filename.as_deref().filter(|name| !name.is_empty());
-        if let (Some(filename), Some(body)) = (filename, &part.body) {
+        // What Gmail keeps apart from the message is told as well where it has no name, such as a forwarded mail.
+        if let Some(body) = &part.body
+            && (filename.is_some() || body.attachment_id.is_some())
+        {
             self.attachments.push(Attachment {
-                filename: filename.to_owned(),
+                filename: filename.unwrap_or_default().to_owned(),
                 mime_type,
                 size: body.size,
             });
             return;
         }
-        let data = part
-            .body
-            .as_ref()
-            .filter(|body| body.attachment_id.is_none())
-            .and_then(|body| body.data.as_deref());
+        let data = part.body.as_ref().and_then(|body| body.data.as_deref());
         if let Some(bytes) = data.and_then(|data| BASE64_URL.decode(data.trim()).ok()) {
             let text = decoded_text(&bytes, part.header("Content-Type").as_deref());
             let target = match mime_type.as_str() {

@@ -1,7 +1,7 @@
 //! Tools that read.
 
-use futures_util::{StreamExt, TryStreamExt, stream};
-use minimcp_rest::{Call, Error};
+use futures_util::{StreamExt, TryStreamExt, future, stream};
+use minimcp_rest::{Call, Error, Trouble};
 use rmcp::{
     Json,
     handler::server::wrapper::Parameters,
@@ -108,6 +108,7 @@ impl Gmail {
         let emails = stream::iter(list.messages)
             .map(|message| self.head(message.id))
             .buffered(FETCHES_AT_ONCE)
+            .try_filter_map(future::ok)
             .try_collect()
             .await?;
         Ok(Json(Found {
@@ -149,12 +150,16 @@ impl Gmail {
 }
 
 impl Gmail {
-    async fn head(&self, id: String) -> Result<Summary, Error> {
+    /// The head of a message; `None` when it was deleted after it was found.
+    async fn head(&self, id: String) -> Result<Option<Summary>, Error> {
         let mut call = Call::get(message_path(&id, "")?).query("format", "metadata");
         for header in ["From", "To", "Subject", "Date"] {
             call = call.query("metadataHeaders", header);
         }
-        let message: ApiMessage = self.fetch(call).await?;
-        Ok(message.summary())
+        match self.fetch::<ApiMessage>(call).await {
+            Ok(message) => Ok(Some(message.summary())),
+            Err(error) if error.failure.trouble == Trouble::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -167,8 +167,9 @@ fn connection(settings: Settings) -> Result<Connection, String> {
 fn advise(failure: &Failure) -> Option<String> {
     let advice = match failure.trouble {
         Trouble::Forbidden => {
-            "The account's consent does not cover this. Do not try again: ask the user to connect the account again \
-             with the scope https://www.googleapis.com/auth/gmail.modify."
+            "The account's consent does not cover this, or the Gmail API is not enabled in the user's Google Cloud \
+             project. Do not try again: ask the user to enable it, or to connect the account again with the scope \
+             https://www.googleapis.com/auth/gmail.modify."
         }
         Trouble::Unauthorized => {
             "Do not try again: ask the user to connect the Gmail account again and restart this server."

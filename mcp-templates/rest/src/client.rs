@@ -412,7 +412,8 @@ impl Client {
         let wait = wait_told(headers);
         let exhausted = headers
             .get("x-ratelimit-remaining")
-            .is_some_and(|left| left == "0");
+            .is_some_and(|left| left == "0")
+            || tells_rate_limit(body);
         let trouble = match status.as_u16() {
             429 => Trouble::RateLimited(wait),
             403 if exhausted || headers.contains_key(header::RETRY_AFTER) => {
@@ -447,6 +448,23 @@ fn wait_told(headers: &HeaderMap) -> Option<Duration> {
     let reset = Duration::from_secs(number("x-ratelimit-reset")?);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     Some(reset.saturating_sub(now))
+}
+
+/// Whether the body of a 403 tells of a rate limit: Google names the reason, GitHub's secondary limit has only words.
+fn tells_rate_limit(body: &[u8]) -> bool {
+    let json: Value = serde_json::from_slice(body).unwrap_or_default();
+    let reasons = json
+        .pointer("/error/errors")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let google = reasons
+        .filter_map(|fault| fault["reason"].as_str())
+        .any(|reason| reason.ends_with("LimitExceeded") || reason == "quotaExceeded");
+    let github = json["message"]
+        .as_str()
+        .is_some_and(|message| message.contains("secondary rate limit"));
+    google || github
 }
 
 /// What an error body says, in the shapes of the APIs in use, at most 500 characters.

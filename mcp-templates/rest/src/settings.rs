@@ -92,9 +92,10 @@ impl BaseUrl {
     #[must_use]
     pub(crate) fn at(&self, path: &str) -> Option<Url> {
         let url = Url::parse(&format!("{}{path}", self.as_str())).ok()?;
-        // Dot segments could lead out of the base.
-        let inside = url.path().starts_with(self.0.path().trim_end_matches('/'));
-        (url.origin() == self.0.origin() && inside).then_some(url)
+        // A parser resolves dot segments, `%2E%2E` too; then another path would be asked for than was meant.
+        let meant = format!("{}{path}", self.0.path().trim_end_matches('/'));
+        let kept = url.path() == meant || (meant.is_empty() && url.path() == "/");
+        (url.origin() == self.0.origin() && kept).then_some(url)
     }
 }
 
@@ -167,6 +168,12 @@ mod tests {
         assert_eq!(
             base.at(&format!("/{}/{}", path_segment(".."), path_segment(".."))),
             None
+        );
+        let top = BaseUrl::new("https://host").expect("a good base");
+        assert_eq!(top.at("/files/a/comments/%2e%2E"), None);
+        assert_eq!(
+            top.at("").map(String::from),
+            Some("https://host/".to_owned())
         );
     }
 }
