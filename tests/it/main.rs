@@ -14,4 +14,5 @@ mod soak;
 mod source;
 mod store_contract;
 mod survival;
+mod templates;
 mod tidy;

@@ -1,0 +1,753 @@
+//! The Gmail tools against a stateful fake of the Gmail API and of Google's token endpoint, both of which refuse what
+//! Google's own description does not know.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Form, Json, Router,
+    extract::{Path, Query, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use mail_parser::MessageParser;
+use minimcp_gmail::{Credentials, Gmail, Settings};
+use minimcp_rest::{BaseUrl, Secret};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[path = "../../rest/tests/support/fake.rs"]
+mod fake;
+#[path = "../../rest/tests/support/session.rs"]
+mod session;
+use fake::Fake;
+use session::Session;
+
+/// What Google holds: the mailbox, and how many access tokens it gave; only the newest is good.
+#[derive(Default)]
+struct Google {
+    messages: Mutex<Vec<Value>>,
+    tokens: AtomicU32,
+}
+
+type Shared = State<Arc<Google>>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenForm {
+    grant_type: String,
+    client_id: String,
+    client_secret: String,
+    refresh_token: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct ListQuery {
+    q: String,
+    max_results: usize,
+    page_token: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewMessage {
+    raw: String,
+    #[serde(rename = "threadId")]
+    thread_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewDraft {
+    message: NewMessage,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Modify {
+    add_label_ids: Vec<String>,
+    remove_label_ids: Vec<String>,
+}
+
+fn refused(status: StatusCode, message: &str, reason: &str) -> Response {
+    let body = json!({"error": {"code": status.as_u16(), "message": message, "status": "X",
+        "errors": [{"message": message, "domain": "global", "reason": reason}]}});
+    (status, Json(body)).into_response()
+}
+
+async fn token(State(google): Shared, Form(form): Form<TokenForm>) -> Response {
+    let good = form.grant_type == "refresh_token"
+        && form.client_id == "client-1"
+        && form.client_secret == "client-SECRET"
+        && form.refresh_token == "1//refresh-SECRET";
+    if !good {
+        let body = json!({"error": "invalid_grant", "error_description": "Bad Request"});
+        return (StatusCode::BAD_REQUEST, Json(body)).into_response();
+    }
+    let number = google.tokens.fetch_add(1, Ordering::SeqCst) + 1;
+    Json(json!({
+        "access_token": format!("ya29.SECRET-{number}"), "expires_in": 3599, "token_type": "Bearer",
+        "scope": "https://www.googleapis.com/auth/gmail.modify",
+    }))
+    .into_response()
+}
+
+/// Answers 401 as Gmail does to every access token but the newest.
+fn signed_in(google: &Google, headers: &HeaderMap) -> Result<(), Response> {
+    let number = google.tokens.load(Ordering::SeqCst);
+    let wanted = format!("Bearer ya29.SECRET-{number}");
+    if number > 0
+        && headers
+            .get("authorization")
+            .is_some_and(|given| *given == wanted)
+    {
+        return Ok(());
+    }
+    let message = "Request had invalid authentication credentials.";
+    Err(refused(StatusCode::UNAUTHORIZED, message, "authError"))
+}
+
+async fn list(
+    State(google): Shared,
+    headers: HeaderMap,
+    Query(query): Query<ListQuery>,
+) -> Result<Response, Response> {
+    signed_in(&google, &headers)?;
+    let messages = google.messages.lock().expect("whole");
+    let label = query
+        .q
+        .strip_prefix("in:")
+        .unwrap_or("inbox")
+        .to_uppercase();
+    let hits: Vec<&Value> = messages
+        .iter()
+        .rev()
+        .filter(|message| {
+            message["labelIds"]
+                .as_array()
+                .is_some_and(|ids| ids.contains(&json!(label)))
+        })
+        .collect();
+    if hits.is_empty() {
+        return Ok(Json(json!({"resultSizeEstimate": 0})).into_response());
+    }
+    let from = query.page_token.unwrap_or(0);
+    let page: Vec<Value> = hits
+        .iter()
+        .skip(from)
+        .take(query.max_results)
+        .map(|message| json!({"id": message["id"], "threadId": message["threadId"]}))
+        .collect();
+    let mut answer = json!({"messages": page, "resultSizeEstimate": hits.len()});
+    if hits.len() > from + query.max_results {
+        answer["nextPageToken"] = json!((from + query.max_results).to_string());
+    }
+    Ok(Json(answer).into_response())
+}
+
+async fn read(
+    State(google): Shared,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    Query(query): Query<Vec<(String, String)>>,
+) -> Result<Response, Response> {
+    signed_in(&google, &headers)?;
+    let wanted: Vec<(&str, &str)> = query
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let metadata = [
+        ("format", "metadata"),
+        ("metadataHeaders", "From"),
+        ("metadataHeaders", "To"),
+        ("metadataHeaders", "Subject"),
+        ("metadataHeaders", "Date"),
+    ];
+    if wanted != [("format", "full")] && wanted != metadata {
+        return Err(refused(
+            StatusCode::BAD_REQUEST,
+            "Invalid query",
+            "invalidArgument",
+        ));
+    }
+    let messages = google.messages.lock().expect("whole");
+    match messages
+        .iter()
+        .find(|message| message["id"] == id && message["gone"].is_null())
+    {
+        Some(message) => Ok(Json(message.clone()).into_response()),
+        None => Err(refused(
+            StatusCode::NOT_FOUND,
+            "Requested entity was not found.",
+            "notFound",
+        )),
+    }
+}
+
+/// What Gmail makes of a message in base64url: the parsed head and text.
+fn stored(google: &Google, new: &NewMessage, label: &str) -> Result<Value, Response> {
+    let invalid = || {
+        refused(
+            StatusCode::BAD_REQUEST,
+            "Invalid value for ByteString",
+            "invalidArgument",
+        )
+    };
+    let mime = URL_SAFE_NO_PAD.decode(&new.raw).map_err(|_| invalid())?;
+    let mail = MessageParser::new().parse(&mime).ok_or_else(invalid)?;
+    let address = |list: Option<&mail_parser::Address>| {
+        let first = list.and_then(|list| list.first());
+        first
+            .and_then(|one| one.address())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let text = mail.body_text(0).unwrap_or_default();
+    let mut messages = google.messages.lock().expect("whole");
+    let id = format!("18f{:x}", messages.len() + 1);
+    let thread = new.thread_id.clone().unwrap_or_else(|| id.clone());
+    messages.push(json!({
+        "id": id, "threadId": thread, "labelIds": [label], "snippet": text.trim(), "historyId": "9",
+        "internalDate": "1767225600000", "sizeEstimate": mime.len(),
+        "payload": {"partId": "", "mimeType": "text/plain", "filename": "", "headers": [
+            {"name": "From", "value": "me@example.com"}, {"name": "To", "value": address(mail.to())},
+            {"name": "Subject", "value": mail.subject()}, {"name": "Message-ID", "value": format!("<{id}@mail>")},
+        ], "body": {"size": text.len(), "data": URL_SAFE_NO_PAD.encode(text.as_bytes())}},
+    }));
+    Ok(json!({"id": id, "threadId": thread, "labelIds": [label]}))
+}
+
+async fn send(
+    State(google): Shared,
+    headers: HeaderMap,
+    Json(new): Json<NewMessage>,
+) -> Result<Response, Response> {
+    signed_in(&google, &headers)?;
+    Ok(Json(stored(&google, &new, "SENT")?).into_response())
+}
+
+async fn draft(
+    State(google): Shared,
+    headers: HeaderMap,
+    Json(new): Json<NewDraft>,
+) -> Result<Response, Response> {
+    signed_in(&google, &headers)?;
+    let message = stored(&google, &new.message, "DRAFT")?;
+    Ok(Json(json!({"id": "r-77", "message": message})).into_response())
+}
+
+async fn modify(
+    State(google): Shared,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    Json(change): Json<Modify>,
+) -> Result<Response, Response> {
+    signed_in(&google, &headers)?;
+    let mut messages = google.messages.lock().expect("whole");
+    let Some(message) = messages.iter_mut().find(|message| message["id"] == id) else {
+        return Err(refused(
+            StatusCode::NOT_FOUND,
+            "Requested entity was not found.",
+            "notFound",
+        ));
+    };
+    let mut ids: Vec<String> = serde_json::from_value(message["labelIds"].clone()).expect("texts");
+    ids.retain(|id| !change.remove_label_ids.contains(id));
+    ids.extend(change.add_label_ids);
+    message["labelIds"] = json!(ids);
+    Ok(Json(json!({"id": id, "threadId": message["threadId"], "labelIds": ids})).into_response())
+}
+
+async fn labels(State(google): Shared, headers: HeaderMap) -> Result<Response, Response> {
+    signed_in(&google, &headers)?;
+    Ok(Json(json!({"labels": [
+        {"id": "INBOX", "name": "INBOX", "messageListVisibility": "hide", "type": "system"},
+        {"id": "Label_7", "name": "Travel", "type": "user", "color": {"textColor": "#000000"}},
+    ]}))
+    .into_response())
+}
+
+struct Setup {
+    api: Fake,
+    sign_in: Fake,
+    google: Arc<Google>,
+    session: Session,
+}
+
+async fn setup_with(refresh_token: &str) -> Setup {
+    let google = Arc::<Google>::default();
+    let routes = Router::new()
+        .route("/gmail/v1/users/me/messages", get(list))
+        .route("/gmail/v1/users/me/messages/send", post(send))
+        .route("/gmail/v1/users/me/messages/{id}", get(read))
+        .route("/gmail/v1/users/me/messages/{id}/modify", post(modify))
+        .route("/gmail/v1/users/me/drafts", post(draft))
+        .route("/gmail/v1/users/me/labels", get(labels))
+        .with_state(google.clone());
+    let api = Fake::start(routes, None).await;
+    let routes = Router::new()
+        .route("/token", post(token))
+        .with_state(google.clone());
+    let sign_in = Fake::start(routes, None).await;
+    let address = |url: &str| BaseUrl::new(url).map_err(|error| error.to_string());
+    let settings = Settings {
+        credentials: Ok(Credentials {
+            client_id: "client-1".to_owned(),
+            client_secret: Secret::new("client-SECRET"),
+            refresh_token: Secret::new(refresh_token),
+        }),
+        api: address(&api.url),
+        token_uri: address(&format!("{}/token", sign_in.url)),
+    };
+    let session = Session::start(Gmail::new(settings)).await;
+    Setup {
+        api,
+        sign_in,
+        google,
+        session,
+    }
+}
+
+async fn setup() -> Setup {
+    setup_with("1//refresh-SECRET").await
+}
+
+/// Lets the clock that tokens are held by go on.
+async fn later(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn every_tool_is_described() {
+    let Setup { mut session, .. } = setup().await;
+    let tools = session.tools().await;
+    let names: Vec<&str> = tools.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "draft_email",
+            "list_email_labels",
+            "modify_email",
+            "read_email",
+            "search_emails",
+            "send_email"
+        ]
+    );
+    assert_eq!(tools["send_email"]["annotations"]["destructiveHint"], true);
+}
+
+#[tokio::test]
+async fn a_draft_and_a_sent_mail_are_found_and_read_back() {
+    let Setup {
+        api,
+        sign_in,
+        mut session,
+        ..
+    } = setup().await;
+    let arguments =
+        json!({"to": ["Ann <ann@example.com>"], "subject": "Grüße", "body": "First.\n>>> ÿ??"});
+    let draft = session.good("draft_email", arguments).await;
+    assert_eq!(
+        (&draft["id"], &draft["message"]["labelIds"]),
+        (&json!("r-77"), &json!(["DRAFT"]))
+    );
+    let found = session
+        .good("search_emails", json!({"query": "in:draft"}))
+        .await;
+    let head = &found["emails"][0];
+    assert_eq!(
+        (&head["id"], &head["to"], &head["subject"]),
+        (
+            &draft["message"]["id"],
+            &json!("ann@example.com"),
+            &json!("Grüße")
+        )
+    );
+    let read = session
+        .good("read_email", json!({"messageId": head["id"]}))
+        .await;
+    assert_eq!(
+        read["text"].as_str().map(str::trim_end),
+        Some("First.\n>>> ÿ??")
+    );
+
+    let arguments = json!({"to": ["ann@example.com"], "subject": "Re: Grüße", "body": "Second.",
+        "threadId": head["threadId"], "inReplyTo": read["messageIdHeader"]});
+    let sent = session.good("send_email", arguments).await;
+    assert_eq!(
+        (&sent["labelIds"], &sent["threadId"]),
+        (&json!(["SENT"]), &head["threadId"])
+    );
+    let found = session
+        .good("search_emails", json!({"query": "in:sent"}))
+        .await;
+    assert_eq!(found["emails"][0]["snippet"], "Second.");
+    let request = api
+        .take_seen()
+        .into_iter()
+        .find(|seen| seen.path_and_query.ends_with("/send"));
+    let body: Value = serde_json::from_str(&request.expect("it was sent").body).expect("JSON");
+    let raw = URL_SAFE_NO_PAD
+        .decode(body["raw"].as_str().expect("text"))
+        .expect("base64url, unpadded");
+    let mail = MessageParser::new().parse(&raw).expect("MIME");
+    let id = read["messageIdHeader"]
+        .as_str()
+        .expect("text")
+        .trim_matches(['<', '>']);
+    assert_eq!(mail.in_reply_to().as_text(), Some(id));
+    assert_eq!(
+        sign_in.take_seen().len(),
+        1,
+        "one access token serves all calls"
+    );
+}
+
+#[tokio::test]
+async fn mails_are_found_page_by_page_and_one_deleted_meanwhile_is_left_out() {
+    let Setup {
+        google,
+        mut session,
+        ..
+    } = setup().await;
+    for number in 1..=3 {
+        let arguments = json!({"to": ["a@b.c"], "subject": format!("s{number}"), "body": "b"});
+        session.good("send_email", arguments).await;
+    }
+    let arguments = json!({"query": "in:sent", "maxResults": 2});
+    let page = session.good("search_emails", arguments).await;
+    assert_eq!(
+        (
+            &page["emails"][0]["subject"],
+            &page["emails"][1]["subject"],
+            &page["nextPageToken"]
+        ),
+        (&json!("s3"), &json!("s2"), &json!("2"))
+    );
+    let arguments = json!({"query": "in:sent", "maxResults": 2, "pageToken": "2"});
+    let page = session.good("search_emails", arguments).await;
+    assert_eq!(
+        (&page["emails"][0]["subject"], &page["nextPageToken"]),
+        (&json!("s1"), &Value::Null)
+    );
+    google.messages.lock().expect("whole")[1]["gone"] = json!(true);
+    let found = session
+        .good("search_emails", json!({"query": "in:sent"}))
+        .await;
+    let subjects: Vec<&Value> = found["emails"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|m| &m["subject"])
+        .collect();
+    assert_eq!(subjects, [&json!("s3"), &json!("s1")]);
+    let none = session
+        .good("search_emails", json!({"query": "in:spam"}))
+        .await;
+    assert_eq!(
+        (&none["emails"], &none["resultSizeEstimate"]),
+        (&json!([]), &json!(0))
+    );
+}
+
+#[tokio::test]
+async fn a_mail_of_many_parts_is_read() {
+    let Setup {
+        google,
+        mut session,
+        ..
+    } = setup().await;
+    let encode = |text: &[u8]| URL_SAFE_NO_PAD.encode(text);
+    google.messages.lock().expect("whole").push(json!({
+        "id": "m1", "threadId": "t1", "labelIds": ["INBOX", "UNREAD"], "snippet": "…",
+        "payload": {"mimeType": "multipart/mixed", "filename": "", "body": {"size": 0}, "headers": [
+            {"name": "From", "value": "=?utf-8?B?w4Ru?= <ann@example.com>"}, {"name": "Subject", "value": "Plan"},
+            {"name": "Message-Id", "value": "<x@example.com>"},
+        ], "parts": [
+            {"partId": "0", "mimeType": "multipart/alternative", "filename": "", "body": {"size": 0}, "parts": [
+                {"partId": "0.0", "mimeType": "text/plain", "filename": "", "body": {"size": 2, "data": encode(b"\r\n")}},
+                {"partId": "0.1", "mimeType": "text/html", "filename": "",
+                 "body": {"size": 9, "data": encode("<p>Grüße</p>".as_bytes())}},
+            ]},
+            {"partId": "1", "mimeType": "application/pdf", "filename": "plan.pdf",
+             "body": {"attachmentId": "ANGj", "size": 7000}},
+            {"partId": "2", "mimeType": "message/rfc822", "filename": "", "body": {"attachmentId": "ANGk", "size": 9}},
+        ]},
+    }));
+    let mail = session.good("read_email", json!({"messageId": "m1"})).await;
+    assert_eq!(mail["text"].as_str().map(str::trim), Some("Grüße"));
+    assert_eq!(
+        (&mail["from"], &mail["messageIdHeader"], &mail["truncated"]),
+        (
+            &json!("Än <ann@example.com>"),
+            &json!("<x@example.com>"),
+            &json!(false)
+        )
+    );
+    assert_eq!(
+        mail["attachments"],
+        json!([{"filename": "plan.pdf", "mimeType": "application/pdf", "size": 7000},
+               {"filename": "", "mimeType": "message/rfc822", "size": 9}])
+    );
+}
+
+#[tokio::test]
+async fn labels_are_listed_and_changed() {
+    let Setup { mut session, .. } = setup().await;
+    let labels = session.good("list_email_labels", json!({})).await;
+    assert_eq!(
+        labels["labels"][1],
+        json!({"id": "Label_7", "name": "Travel", "type": "user"})
+    );
+    let sent = session
+        .good(
+            "send_email",
+            json!({"to": ["a@b.c"], "subject": "s", "body": "b"}),
+        )
+        .await;
+    let arguments =
+        json!({"messageId": sent["id"], "addLabelIds": ["Label_7"], "removeLabelIds": ["SENT"]});
+    let changed = session.good("modify_email", arguments).await;
+    assert_eq!(changed["labelIds"], json!(["Label_7"]));
+    let found = session
+        .good("search_emails", json!({"query": "in:label_7"}))
+        .await;
+    assert_eq!(found["emails"][0]["id"], sent["id"]);
+}
+
+#[tokio::test]
+async fn an_access_token_is_renewed_before_it_expires() {
+    let Setup {
+        sign_in,
+        api,
+        mut session,
+        ..
+    } = setup().await;
+    session.good("list_email_labels", json!({})).await;
+    later(Duration::from_secs(3_500)).await;
+    session.good("list_email_labels", json!({})).await;
+    assert_eq!(sign_in.take_seen().len(), 1);
+    // 39 seconds before the end: too close for a call on its way.
+    later(Duration::from_secs(60)).await;
+    session.good("list_email_labels", json!({})).await;
+    assert_eq!(sign_in.take_seen().len(), 1);
+    let seen = api.take_seen();
+    assert_eq!(
+        seen.len(),
+        3,
+        "nothing was sent with a token that was refused"
+    );
+    assert_eq!(seen[2].headers["authorization"], "Bearer ya29.SECRET-2");
+}
+
+#[tokio::test]
+async fn a_refused_access_token_is_renewed_once() {
+    let Setup {
+        google,
+        sign_in,
+        api,
+        mut session,
+    } = setup().await;
+    session.good("list_email_labels", json!({})).await;
+    // Google takes the token back: only the next one is good.
+    google.tokens.fetch_add(1, Ordering::SeqCst);
+    let sent = json!({"to": ["a@b.c"], "subject": "s", "body": "b"});
+    session.good("send_email", sent.clone()).await;
+    assert_eq!((sign_in.take_seen().len(), api.take_seen().len()), (2, 3));
+    assert_eq!(google.messages.lock().expect("whole").len(), 1, "sent once");
+    // Two refusals in a row are not the token's fault.
+    for _ in 0..2 {
+        api.fail(
+            401,
+            &[],
+            r#"{"error":{"code":401,"message":"Login Required ya29.SECRET-3"}}"#,
+        );
+    }
+    let text = session.bad("send_email", sent).await;
+    assert!(
+        text.contains("connect the Gmail account again") && !text.contains("SECRET"),
+        "{text}"
+    );
+    assert_eq!((sign_in.take_seen().len(), api.take_seen().len()), (1, 2));
+}
+
+#[tokio::test]
+async fn a_dead_refresh_token_is_told_and_not_asked_about_again() {
+    let Setup {
+        sign_in,
+        api,
+        mut session,
+        ..
+    } = setup_with("1//old-SECRET").await;
+    for _ in 0..3 {
+        let text = session.bad("list_email_labels", json!({})).await;
+        assert!(
+            text.contains("connect the Gmail account again") && !text.contains("SECRET"),
+            "{text}"
+        );
+    }
+    assert_eq!((sign_in.take_seen().len(), api.take_seen().len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_failing_sign_in_passes() {
+    let Setup {
+        sign_in,
+        api,
+        mut session,
+        ..
+    } = setup().await;
+    for (status, body, expected) in [
+        (503, "", "sign-in failed (HTTP 503)"),
+        (429, "{}", "rate limit"),
+        (
+            200,
+            r#"{"access_token": "ya29.SECRET"#,
+            "not what its API promises",
+        ),
+    ] {
+        sign_in.fail(status, &[], body);
+        let text = session.bad("list_email_labels", json!({})).await;
+        assert!(
+            text.contains(expected) && !text.contains("SECRET"),
+            "{text}"
+        );
+        assert!(!text.contains("may have taken effect"), "{text}");
+    }
+    assert!(api.take_seen().is_empty());
+    session.good("list_email_labels", json!({})).await;
+    let seen = sign_in.take_seen();
+    let last = seen.last().expect("it was asked");
+    assert_eq!(
+        (
+            last.path_and_query.as_str(),
+            last.headers["content-type"].to_str().ok()
+        ),
+        ("/token", Some("application/x-www-form-urlencoded"))
+    );
+    assert!(!last.headers.contains_key("authorization"));
+}
+
+#[tokio::test]
+async fn every_fault_is_told_and_the_server_lives_on() {
+    let Setup {
+        api, mut session, ..
+    } = setup().await;
+    session.good("list_email_labels", json!({})).await;
+    api.take_seen();
+    let google = |code: u16, reason: &str| {
+        json!({"error": {"code": code, "message": "Google said so", "errors": [
+            {"domain": "global", "reason": reason, "message": "Google said so"}]}})
+        .to_string()
+    };
+    for (status, headers, body, expected) in [
+        (
+            403,
+            vec![],
+            google(403, "insufficientPermissions"),
+            "auth/gmail.modify",
+        ),
+        (
+            403,
+            vec![],
+            google(403, "userRateLimitExceeded"),
+            "rate limit of Gmail is reached",
+        ),
+        (
+            403,
+            vec![],
+            google(403, "dailyLimitExceeded"),
+            "Wait a minute",
+        ),
+        (
+            429,
+            vec![("retry-after", "90")],
+            google(429, "rateLimitExceeded"),
+            "Try again in 90 seconds",
+        ),
+        (404, vec![], google(404, "notFound"), "search_emails"),
+        (
+            400,
+            vec![],
+            google(400, "failedPrecondition"),
+            "Google said so",
+        ),
+        (
+            200,
+            vec![],
+            "{broken".to_owned(),
+            "not what its API promises",
+        ),
+    ] {
+        api.fail(status, &headers, &body);
+        let text = session.bad("list_email_labels", json!({})).await;
+        assert!(text.contains(expected), "{status}: {text}");
+        assert_eq!(api.take_seen().len(), 1, "{status} is not tried again");
+    }
+    api.fail(503, &[], "");
+    let text = session
+        .bad(
+            "send_email",
+            json!({"to": ["a@b.c"], "subject": "s", "body": "b"}),
+        )
+        .await;
+    assert!(text.contains("may have taken effect"), "{text}");
+    assert_eq!(api.take_seen().len(), 1, "a mail is never sent twice");
+    api.fail(500, &[], "");
+    session.good("list_email_labels", json!({})).await;
+    api.fail(0, &[], "");
+    // From here on the clock jumps to the next timer whenever nothing else is to do.
+    tokio::time::pause();
+    let text = session
+        .bad(
+            "send_email",
+            json!({"to": ["a@b.c"], "subject": "s", "body": "b"}),
+        )
+        .await;
+    assert!(
+        text.contains("did not answer in time") && text.contains("may have taken effect"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn bad_arguments_never_reach_gmail() {
+    let Setup {
+        api,
+        sign_in,
+        mut session,
+        ..
+    } = setup().await;
+    for (tool, arguments) in [
+        ("search_emails", json!({"query": "a", "maxResults": 51})),
+        ("read_email", json!({"messageId": "../labels"})),
+        ("read_email", json!({"messageId": ""})),
+        ("modify_email", json!({"messageId": "m1"})),
+        ("send_email", json!({"to": [], "subject": "s", "body": "b"})),
+        (
+            "send_email",
+            json!({"to": ["a@b\r\nBcc: c@d"], "subject": "s", "body": "b"}),
+        ),
+        (
+            "draft_email",
+            json!({"to": ["a@b.c"], "subject": "s\nX: y", "body": "b"}),
+        ),
+        (
+            "draft_email",
+            json!({"to": ["a@b.c"], "subject": "s", "body": "b", "sendAt": "now"}),
+        ),
+    ] {
+        session.bad(tool, arguments).await;
+    }
+    assert!(api.take_seen().is_empty() && sign_in.take_seen().is_empty());
+}
