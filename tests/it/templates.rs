@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{
-    Form, Json, Router,
+    Json, Router,
     routing::{get, post},
 };
 use reqwest::{Method, StatusCode};
@@ -20,6 +20,7 @@ use crate::{
     fixtures,
     harness::{Database, Server},
     mcp::Mcp,
+    source,
 };
 
 #[path = "../../mcp-templates/rest/tests/support/fake.rs"]
@@ -29,7 +30,7 @@ use fake::Fake;
 /// How long an instance may take to be what a test waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server and what it ran, or `None` where the reference servers are not installed.
+/// A server, or `None` where the reference servers are not installed.
 async fn reference_server() -> Option<Server> {
     fixtures::deps()?;
     Some(Server::start(Database::Sqlite).await)
@@ -174,17 +175,40 @@ async fn git_reads_the_repository_it_is_given() {
 }
 
 #[tokio::test]
-async fn fetch_reads_a_page() {
-    let Some(server) = reference_server().await else {
+async fn fetch_reads_a_page_and_keeps_away_from_this_machine() {
+    if fixtures::deps().is_none() {
         return;
-    };
+    }
+    // What an operator writes who wants pages of the own network read.
+    let own = tempfile::tempdir().expect("a temporary folder");
+    let shipped = fs::read_to_string(source::root().join("mcp-templates/fetch/template.toml"));
+    let manifest = shipped
+        .expect("it is shipped")
+        .replace("\"fetch\"", "\"intranet\"")
+        .replace(
+            "[\"mcp-server-fetch\"]",
+            "[\"mcp-server-fetch\", \"--allow-private-ips\"]",
+        );
+    fs::create_dir(own.path().join("intranet")).expect("the folder is ours");
+    fs::write(own.path().join("intranet/template.toml"), manifest).expect("the folder is ours");
+    let folder = own.path().to_owned();
+    let server = Server::start_with(Database::Sqlite, |config| {
+        config.runtime.template_dirs.push(folder);
+    })
+    .await;
     let page =
         "<html><body><article><h1>Title</h1><p>A page of the test.</p></article></body></html>";
-    let html = || async move { axum::response::Html(page) };
+    let html = move || async move { axum::response::Html(page) };
     let site = Fake::start(Router::new().route("/page", get(html)), None).await;
-    let body = json!({"template": "fetch", "settings": {"user_agent": "it/1"}});
-    let (_, mut client) = ready(&server, body).await;
     let arguments = json!({"url": format!("{}/page", site.url)});
+
+    let (_, mut client) = ready(&server, json!({"template": "fetch"})).await;
+    let answer = text(&mut client, "fetch", arguments.clone()).await;
+    assert!(answer.contains("not a public address"), "{answer}");
+    assert!(site.take_seen().is_empty());
+
+    let body = json!({"template": "intranet", "settings": {"user_agent": "it/1"}});
+    let (_, mut client) = ready(&server, body).await;
     let answer = text(&mut client, "fetch", arguments).await;
     assert!(answer.contains("A page of the test."), "{answer}");
     let seen = site.take_seen();
@@ -334,14 +358,11 @@ async fn gmail_signs_in_with_a_stored_json_and_shows_it_nowhere() {
         json!({"type": "authorized_user", "client_id": "client-1", "client_secret": client_secret,
         "refresh_token": refresh_token})
         .to_string();
-    let token = async move |Form(form): Form<Vec<(String, String)>>| {
-        let field = |name: &str| {
-            let found = form.iter().find(|(key, _)| key == name);
-            found.map(|(_, value)| value.clone()).unwrap_or_default()
-        };
-        assert_eq!(field("client_secret"), client_secret);
-        assert_eq!(field("refresh_token"), refresh_token);
-        Json(json!({"access_token": access_token, "expires_in": 3599, "token_type": "Bearer"}))
+    let token = move |form: String| {
+        // The values hold nothing that a form would encode.
+        let good = form.contains(&client_secret) && form.contains(&refresh_token);
+        let token = good.then(|| access_token.clone());
+        async move { Json(json!({"access_token": token, "expires_in": 3599, "token_type": "Bearer"})) }
     };
     let labels = json!({"labels": [{"id": "INBOX", "name": "INBOX", "type": "system"}]});
     let routes = Router::new()
@@ -355,9 +376,16 @@ async fn gmail_signs_in_with_a_stored_json_and_shows_it_nowhere() {
     let answer = text(&mut client, "list_email_labels", json!({})).await;
     assert!(answer.contains("INBOX"), "{answer}");
     let seen = upstream.take_seen();
-    let last = seen.last().expect("it was asked");
+    let [sign_in, call] = seen.as_slice() else {
+        panic!("one sign-in and one call: {seen:?}");
+    };
     assert_eq!(
-        last.headers["authorization"].to_str().ok(),
+        (sign_in.method.as_str(), call.method.as_str()),
+        ("POST", "GET")
+    );
+    assert!(sign_in.body.contains(&secrets[1]), "{}", sign_in.body);
+    assert_eq!(
+        call.headers["authorization"].to_str().ok(),
         Some(format!("Bearer {}", secrets[2]).as_str())
     );
     assert_nowhere(&server, &instance, &secrets).await;

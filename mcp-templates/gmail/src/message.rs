@@ -165,6 +165,8 @@ impl ApiMessage {
         } else {
             texts.plain
         };
+        // Mail ends its lines with CRLF, which says nothing to a model.
+        text = text.replace("\r\n", "\n");
         let truncated = text.len() > TEXT_BYTES_MAX;
         if truncated {
             text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));

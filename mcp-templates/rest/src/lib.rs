@@ -3,6 +3,7 @@
 
 mod client;
 mod error;
+mod refusal;
 mod settings;
 mod stdio;
 
