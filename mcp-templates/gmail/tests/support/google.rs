@@ -67,10 +67,12 @@ struct Modify {
     remove_label_ids: Vec<String>,
 }
 
-fn refused(status: StatusCode, message: &str, reason: &str) -> Response {
+type Refusal = (StatusCode, Json<Value>);
+
+fn refused(status: StatusCode, message: &str, reason: &str) -> Refusal {
     let body = json!({"error": {"code": status.as_u16(), "message": message, "status": "X",
         "errors": [{"message": message, "domain": "global", "reason": reason}]}});
-    (status, Json(body)).into_response()
+    (status, Json(body))
 }
 
 async fn token(State(google): Shared, Form(form): Form<TokenForm>) -> Response {
@@ -91,7 +93,7 @@ async fn token(State(google): Shared, Form(form): Form<TokenForm>) -> Response {
 }
 
 /// Answers 401 as Gmail does to every access token but the newest.
-fn signed_in(google: &Google, headers: &HeaderMap) -> Result<(), Response> {
+fn signed_in(google: &Google, headers: &HeaderMap) -> Result<(), Refusal> {
     let number = google.tokens.load(Ordering::SeqCst);
     let wanted = format!("Bearer ya29.SECRET-{number}");
     if number > 0
@@ -109,7 +111,7 @@ async fn list(
     State(google): Shared,
     headers: HeaderMap,
     Query(query): Query<ListQuery>,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     signed_in(&google, &headers)?;
     let messages = google.messages.lock().expect("whole");
     let label = query.q.strip_prefix("in:").unwrap_or("inbox");
@@ -145,7 +147,7 @@ async fn read(
     headers: HeaderMap,
     Path(id): Path<String>,
     Query(query): Query<Vec<(String, String)>>,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     signed_in(&google, &headers)?;
     let wanted: Vec<(&str, &str)> = query
         .iter()
@@ -180,7 +182,7 @@ async fn read(
 }
 
 /// What Gmail makes of a message in base64url: the parsed head and text.
-fn stored(google: &Google, new: &NewMessage, label: &str) -> Result<Value, Response> {
+fn stored(google: &Google, new: &NewMessage, label: &str) -> Result<Value, Refusal> {
     let invalid = || {
         refused(
             StatusCode::BAD_REQUEST,
@@ -216,7 +218,7 @@ async fn send(
     State(google): Shared,
     headers: HeaderMap,
     Json(new): Json<NewMessage>,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     signed_in(&google, &headers)?;
     Ok(Json(stored(&google, &new, "SENT")?).into_response())
 }
@@ -225,7 +227,7 @@ async fn draft(
     State(google): Shared,
     headers: HeaderMap,
     Json(new): Json<NewDraft>,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     signed_in(&google, &headers)?;
     let message = stored(&google, &new.message, "DRAFT")?;
     Ok(Json(json!({"id": "r-77", "message": message})).into_response())
@@ -236,7 +238,7 @@ async fn modify(
     headers: HeaderMap,
     Path(id): Path<String>,
     Json(change): Json<Modify>,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     signed_in(&google, &headers)?;
     let mut messages = google.messages.lock().expect("whole");
     let Some(message) = messages.iter_mut().find(|message| message["id"] == id) else {
@@ -253,7 +255,7 @@ async fn modify(
     Ok(Json(json!({"id": id, "threadId": message["threadId"], "labelIds": ids})).into_response())
 }
 
-async fn labels(State(google): Shared, headers: HeaderMap) -> Result<Response, Response> {
+async fn labels(State(google): Shared, headers: HeaderMap) -> Result<Response, Refusal> {
     signed_in(&google, &headers)?;
     Ok(Json(json!({"labels": [
         {"id": "INBOX", "name": "INBOX", "messageListVisibility": "hide", "type": "system"},
