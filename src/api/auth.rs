@@ -55,8 +55,10 @@ fn principal_of(headers: &HeaderMap, expected: &AdminToken) -> Result<Principal,
         )
     };
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return Err(refuse("there is no single Authorization header"));
+    let value = match (values.next(), values.next()) {
+        (Some(value), None) => value,
+        (None, _) => return Err(refuse("there is no Authorization header")),
+        (Some(_), Some(_)) => return Err(refuse("there is more than one Authorization header")),
     };
     let token = value
         .to_str()

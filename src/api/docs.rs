@@ -28,8 +28,10 @@ pub fn page(document: &Value) -> String {
         let _ = write!(html, "<p>{}</p>", prose(paragraph));
     }
     html.push_str(
-        "<p>The examples use two variables; for a default installation:</p>\
-         <pre><code>MINIMCP=http://127.0.0.1:7420\nTOKEN=$(cat data/admin-token)</code></pre>\
+        "<p>The examples use two variables:</p>\
+         <pre><code>MINIMCP=http://127.0.0.1:7420\n\
+         TOKEN=$(cat ~/.local/share/minimcp/admin-token)   # of a quickstart\n\
+         TOKEN=$(cat /var/lib/minimcp/data/admin-token)    # of the service</code></pre>\
          <p>The same as a document for programs: <a href=\"/openapi.json\">/openapi.json</a>.</p>",
     );
     for tag in list(&document["tags"]) {

@@ -149,7 +149,10 @@ impl ApiError {
     pub fn invalid(violations: Vec<Violation>) -> Self {
         let detail = match violations.as_slice() {
             [one] => one.message.clone(),
-            many => format!("{} faults; see violations", many.len()),
+            many => format!(
+                "the request has {} faults, listed in violations",
+                many.len()
+            ),
         };
         let mut error = Self::new(Code::ValidationFailed, detail);
         error.violations = violations;

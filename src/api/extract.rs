@@ -219,7 +219,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
         match axum::extract::Query::<T>::from_request_parts(parts, state).await {
             Ok(axum::extract::Query(value)) => Ok(Self(value)),
             Err(rejection) => {
-                let text: String = rejection.body_text().chars().take(400).collect();
+                let text = rejection.body_text();
+                // What is left names the parameter and what is allowed.
+                let text = text.trim_start_matches("Failed to deserialize query string: ");
+                let text: String = text.chars().take(400).collect();
                 Err(ApiError::new(Code::InvalidQuery, text))
             }
         }

@@ -28,7 +28,7 @@ pub mod view;
 
 use std::{ops::Deref, sync::Arc};
 
-use axum::{Router, extract::DefaultBodyLimit, middleware};
+use axum::{Router, extract::DefaultBodyLimit, middleware, response::Redirect, routing::get};
 use futures_util::future::BoxFuture;
 use idempotency::InFlight;
 use tokio::sync::Semaphore;
@@ -148,6 +148,8 @@ pub fn router(state: AppState) -> Router {
         .nest("/api", api)
         .merge(metrics)
         .merge(parts.open)
+        // Whoever opens the address in a browser wants to read.
+        .route("/", get(|| async { Redirect::to("/docs") }))
         .fallback(system::no_such_route)
         .method_not_allowed_fallback(system::method_not_allowed)
         .layer(axum::Extension(published))

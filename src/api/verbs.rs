@@ -34,10 +34,10 @@ const OVERLAP_MAX: HumanDuration = HumanDuration::from_secs(7 * 24 * 3_600);
 fn duration(field: &str, given: Option<Value>) -> Result<Option<HumanDuration>, ApiError> {
     let Some(value) = given else { return Ok(None) };
     serde_json::from_value(value).map(Some).map_err(|error| {
-        let message = format!("{field}: {error}");
+        let message = error.to_string();
         ApiError::invalid(vec![Violation::new(
             format!("/{field}"),
-            "duration",
+            "invalid-duration",
             message,
         )])
     })

@@ -16,9 +16,9 @@ use crate::{
 /// A time as RFC 3339 in UTC. Times outside the years -9999 to 9999 cannot be written and show the epoch.
 #[must_use]
 pub fn time(ms: UnixMs) -> String {
-    Timestamp::from_millisecond(ms)
-        .unwrap_or(Timestamp::UNIX_EPOCH)
-        .to_string()
+    let at = Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH);
+    // Always three digits, so that texts of one length sort as the times do.
+    format!("{at:.3}")
 }
 
 /// Now, in unix milliseconds.
@@ -136,9 +136,9 @@ mod tests {
 
     #[test]
     fn times_are_rfc_3339_in_utc() {
-        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(time(1_795_253_777_123), "2026-11-21T09:36:17.123Z");
-        assert_eq!(time(UnixMs::MAX), "1970-01-01T00:00:00Z");
+        assert_eq!(time(UnixMs::MAX), "1970-01-01T00:00:00.000Z");
     }
 
     #[test]

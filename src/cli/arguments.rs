@@ -9,13 +9,22 @@ use crate::domain::duration::HumanDuration;
 const AFTER_HELP: &str = "\
 Where the daemon is, first match wins:
   --api-url or MINIMCP_API_URL (http://…, https://… or unix:PATH)
-  $XDG_RUNTIME_DIR/minimcp/api.json, then $XDG_DATA_HOME/minimcp/api.json (a quickstart or serve of yours)
-  /run/minimcp/api.json (the service)
+  $XDG_RUNTIME_DIR/minimcp/api.json  a quickstart or serve of yours
+  $XDG_DATA_HOME/minimcp/api.json    the same
+  /run/minimcp/api.json              the service
   http://127.0.0.1:7420
-The token: MINIMCP_TOKEN, --token-file or MINIMCP_TOKEN_FILE, else the file that api.json names.
+Its token, first match wins:
+  MINIMCP_TOKEN
+  --token-file or MINIMCP_TOKEN_FILE
+  the file that api.json names
 
-Exit codes: 0 done, 1 failed or refused, 2 wrong usage or configuration, 3 no daemon answers, 4 token refused,
-130 interrupted twice.";
+Exit codes:
+  0  done
+  1  failed or refused
+  2  wrong usage or configuration
+  3  no daemon answers
+  4  token refused
+  130  interrupted twice";
 
 /// Runs other people's MCP servers safely, with a private URL each.
 #[derive(Debug, Parser)]
@@ -169,8 +178,8 @@ pub(crate) struct RunOptions {
     /// A name of one's own.
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Time to live, such as 30m, 2h or 7d.
-    #[arg(long)]
+    /// Time to live, such as 30m, 2h or 7d [default: the template's].
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) ttl: Option<HumanDuration>,
     /// Give the stored credential NAME as the variable ENV.
     #[arg(long = "credential", value_name = "ENV=NAME", value_parser = key_value)]
@@ -185,7 +194,7 @@ pub(crate) struct RunOptions {
     #[arg(long, conflicts_with = "wait")]
     pub(crate) no_wait: bool,
     /// How long to wait until the server answers.
-    #[arg(long, value_name = "TIME", default_value = "60s", num_args = 0..=1, default_missing_value = "60s")]
+    #[arg(long, value_name = "TIME", default_value = "60s", num_args = 0..=1, require_equals = true, default_missing_value = "60s")]
     pub(crate) wait: HumanDuration,
 }
 
@@ -224,7 +233,7 @@ pub(crate) struct LeaseOptions {
     #[arg(required = true, value_name = "INSTANCE")]
     pub(crate) instances: Vec<String>,
     /// Time to live from now, such as 30m, 2h or 7d [default: as it was last asked for].
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) ttl: Option<HumanDuration>,
 }
 
@@ -377,10 +386,20 @@ mod tests {
     }
 
     #[test]
+    fn wait_does_not_swallow_the_template() {
+        let parsed = Arguments::try_parse_from(["minimcp", "run", "--wait", "demo"]);
+        let Command::Run(run) = parsed.expect("a valid line").command else {
+            panic!("not run");
+        };
+        assert_eq!(run.template, "demo");
+    }
+
+    #[test]
     fn wrong_lines_are_refused() {
         for line in [
             &["minimcp", "run"][..],
             &["minimcp", "run", "demo", "--ttl", "10x"],
+            &["minimcp", "run", "demo", "--ttl", "-5"],
             &["minimcp", "run", "demo", "--credential", "=x"],
             &["minimcp", "quickstart", "--ports", "9-8"],
             &["minimcp", "quickstart", "--ports", "0-8"],

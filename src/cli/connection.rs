@@ -30,8 +30,15 @@ pub(crate) struct Discovery {
 }
 
 impl Discovery {
-    /// Writes the file (mode 0600), and its folder (0700) if it is missing.
-    pub(crate) fn write(&self, file: &Path) -> std::io::Result<()> {
+    /// Writes the file (mode 0600), and its folder (0700) if it is missing. Gives what another living daemon had
+    /// written there, for [`Self::withdraw`] to put back.
+    pub(crate) fn write(&self, file: &Path) -> std::io::Result<Option<Self>> {
+        let before = Self::read(file).filter(|found| found.pid != self.pid && found.is_alive());
+        self.put(file)?;
+        Ok(before)
+    }
+
+    fn put(&self, file: &Path) -> std::io::Result<()> {
         if let Some(folder) = file.parent() {
             std::fs::DirBuilder::new()
                 .recursive(true)
@@ -54,9 +61,16 @@ impl Discovery {
         serde_json::from_slice(&std::fs::read(file).ok()?).ok()
     }
 
-    /// Removes the file, unless another daemon has written its own meanwhile.
-    pub(crate) fn withdraw(&self, file: &Path) {
-        if Self::read(file).is_some_and(|found| found.pid == self.pid) {
+    /// Removes the file, or gives it back to the daemon that was there `before` and still lives; does nothing when
+    /// another daemon has written its own meanwhile.
+    pub(crate) fn withdraw(&self, file: &Path, before: Option<&Self>) {
+        if Self::read(file).is_none_or(|found| found.pid != self.pid) {
+            return;
+        }
+        let given_back = before
+            .filter(|before| before.is_alive())
+            .is_some_and(|before| before.put(file).is_ok());
+        if !given_back {
             // Gone already is as good; a stale file is recognised by its process.
             let _ = std::fs::remove_file(file);
         }
@@ -246,10 +260,23 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("api.json");
         discovery("http://mine", 7).write(&file).expect("written");
-        discovery("http://other", 8).withdraw(&file);
+        discovery("http://other", 8).withdraw(&file, None);
         assert!(file.exists());
-        discovery("http://mine", 7).withdraw(&file);
+        discovery("http://mine", 7).withdraw(&file, None);
         assert!(!file.exists());
+    }
+
+    #[test]
+    fn a_second_daemon_gives_the_place_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("api.json");
+        let first = discovery("http://first", std::process::id());
+        assert_eq!(first.write(&file).expect("written"), None);
+        let second = discovery("http://second", u32::MAX);
+        let before = second.write(&file).expect("written");
+        assert_eq!(before.as_ref(), Some(&first));
+        second.withdraw(&file, before.as_ref());
+        assert_eq!(Discovery::read(&file), Some(first));
     }
 
     #[test]

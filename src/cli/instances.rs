@@ -143,6 +143,8 @@ fn created(instance: &Instance) -> String {
 }
 
 pub(super) async fn list(client: &Client, options: LsOptions, out: Output) -> Result<(), Failure> {
+    let filtered =
+        options.status.is_some() || options.template.is_some() || options.owner.is_some();
     let query = ListQuery {
         status: options.status,
         template: options.template,
@@ -157,7 +159,11 @@ pub(super) async fn list(client: &Client, options: LsOptions, out: Output) -> Re
         return items.iter().try_for_each(|instance| out.line(&instance.id));
     }
     if items.is_empty() {
-        return out.line("There are no instances; `minimcp run demo` makes one.");
+        return out.line(if filtered {
+            "No instance matches."
+        } else {
+            "There are no instances; `minimcp run demo` makes one."
+        });
     }
     out.line(&listed(&items, Timestamp::now(), out))
 }
@@ -293,21 +299,17 @@ fn described(instance: &Instance, now: Timestamp) -> String {
                     .collect(),
             ),
         ),
-        (
-            "Isolation",
-            pairs(
-                instance
-                    .isolation
-                    .iter()
-                    .map(|(k, v)| (k, v.clone()))
-                    .collect(),
-            ),
-        ),
     ] {
         if !text.is_empty() {
             lines.push((title, text));
         }
     }
+    // One in a line: each may say why it does not hold.
+    let isolation = instance.isolation.iter().enumerate();
+    lines.extend(isolation.map(|(index, (part, state))| {
+        let title = if index == 0 { "Isolation" } else { "" };
+        (title, format!("{part:<16} {state}"))
+    }));
     lines
         .into_iter()
         .map(|(title, text)| {

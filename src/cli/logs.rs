@@ -1,6 +1,6 @@
 //! `logs` and `events`: pages, and streams that go on across broken connections.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -12,7 +12,7 @@ use super::{
     output::{DIM, Output, RED, YELLOW, clock, plain},
 };
 use crate::{
-    client::{Client, ClientError, EventStream, LogQuery},
+    client::{Client, ClientError, EventStream, ListQuery, LogQuery},
     domain::duration::HumanDuration,
     wire::{InstanceEvent, LogLine},
 };
@@ -36,7 +36,7 @@ pub(super) async fn print(
         text: options.grep,
         tail: Some(options.tail),
     };
-    let show = |line: &LogLine, json: &str| {
+    let show = async |line: &LogLine, json: &str| {
         if out.json {
             out.line(json)
         } else {
@@ -63,7 +63,7 @@ pub(super) async fn print(
         for line in &page {
             let json =
                 serde_json::to_string(line).map_err(|error| Failure::Failed(error.to_string()))?;
-            show(line, &json)?;
+            show(line, &json).await?;
         }
         let last = page.last().or(newest.items.last());
         after = Some(last.map_or(0, |line| line.id));
@@ -92,12 +92,24 @@ pub(super) async fn events(
     out: Output,
 ) -> Result<(), Failure> {
     let open = async |last: Option<i64>| client.events(last.or(after)).await;
-    let show = |event: &InstanceEvent, json: &str| {
+    let mut names: BTreeMap<String, String> = BTreeMap::new();
+    if !out.json {
+        let instances = client.list(&ListQuery::default()).await?.read()?.items;
+        names.extend(instances.into_iter().map(|i| (i.id, i.name)));
+    }
+    let show = async |event: &InstanceEvent, json: &str| {
         if out.json {
-            out.line(json)
-        } else {
-            out.line(&event_line(event, &event.instance, out))
+            return out.line(json);
         }
+        // Made since the list was read; one that is gone keeps its id.
+        if !names.contains_key(&event.instance) {
+            let name = match client.get(&event.instance).await {
+                Ok(reply) => reply.read()?.name,
+                Err(_) => event.instance.clone(),
+            };
+            names.insert(event.instance.clone(), name);
+        }
+        out.line(&event_line(event, &names[&event.instance], out))
     };
     follow(open, |event: &InstanceEvent| event.id, show).await
 }
@@ -106,7 +118,7 @@ pub(super) async fn events(
 async fn follow<T: DeserializeOwned>(
     open: impl AsyncFn(Option<i64>) -> Result<EventStream, ClientError>,
     id: impl Fn(&T) -> i64,
-    mut show: impl FnMut(&T, &str) -> Result<(), Failure>,
+    mut show: impl AsyncFnMut(&T, &str) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut last = None;
     let mut attempts = 0;
@@ -117,7 +129,7 @@ async fn follow<T: DeserializeOwned>(
                     attempts = 0;
                     // Kinds of a newer daemon that we cannot read are skipped.
                     if let Ok(entry) = serde_json::from_str::<T>(&event.data) {
-                        show(&entry, &event.data)?;
+                        show(&entry, &event.data).await?;
                         last = Some(id(&entry)).filter(|id| *id > 0).or(last);
                     }
                 }

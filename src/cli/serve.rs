@@ -26,14 +26,16 @@ pub(super) fn run(options: &ServeOptions) -> Result<ExitCode, Failure> {
         };
         let word = connection::discovery_of(&discovery, daemon.api_url());
         let file = connection::serve_discovery_file(&connection::environment);
-        if let Some(file) = &file
-            && let Err(error) = word.write(file)
-        {
-            tracing::warn!("cannot write {}: {error}", file.display());
+        let mut before = None;
+        if let Some(file) = &file {
+            match word.write(file) {
+                Ok(found) => before = found,
+                Err(error) => tracing::warn!("cannot write {}: {error}", file.display()),
+            }
         }
         let ended = daemon.run_until(signals.shutdown()).await;
         if let Some(file) = &file {
-            word.withdraw(file);
+            word.withdraw(file, before.as_ref());
         }
         ended?;
         Ok(ExitCode::SUCCESS)

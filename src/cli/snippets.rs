@@ -1,18 +1,44 @@
 //! What a person pastes into an MCP client. Pure.
 
-use serde_json::json;
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Clients<'a> {
+    #[serde(rename = "mcpServers")]
+    mcp_servers: BTreeMap<&'a str, Entry<'a>>,
+}
+
+/// In the order in which people read it.
+#[derive(Serialize)]
+struct Entry<'a> {
+    #[serde(rename = "type")]
+    transport: &'static str,
+    url: &'a str,
+    headers: Headers,
+}
+
+#[derive(Serialize)]
+struct Headers {
+    #[serde(rename = "Authorization")]
+    authorization: String,
+}
 
 /// The `mcpServers` entry that Claude Desktop, Cursor and most others read.
 pub(crate) fn mcp_servers_json(name: &str, url: &str, token: &str) -> String {
-    let entry = json!({
-        "mcpServers": {
-            name: {
-                "type": "http",
-                "url": url,
-                "headers": { "Authorization": format!("Bearer {token}") },
-            }
-        }
-    });
+    let entry = Clients {
+        mcp_servers: BTreeMap::from([(
+            name,
+            Entry {
+                transport: "http",
+                url,
+                headers: Headers {
+                    authorization: format!("Bearer {token}"),
+                },
+            },
+        )]),
+    };
     serde_json::to_string_pretty(&entry).unwrap_or_default()
 }
 

@@ -31,20 +31,35 @@ fn listed(items: &[TemplateSummary], out: Output) -> String {
                 .filter(|credential| credential.required)
                 .map(|credential| credential.name.as_str())
                 .collect();
-            let state = match &template.unavailable_reason {
-                _ if template.available => "yes".to_owned(),
-                Some(reason) => format!("no: {reason}"),
-                None => "no".to_owned(),
-            };
-            let needs = if needs.is_empty() {
+            let needs = if !needs.is_empty() {
+                needs.join(", ")
+            } else if template.credentials.is_empty() {
                 "-".to_owned()
             } else {
-                needs.join(", ")
+                // One of several, or none: only the template's own page can say.
+                format!("see `minimcp templates {}`", template.name)
             };
-            [template.name.clone(), template.title.clone(), needs, state]
+            let state = if template.available { "yes" } else { "no" };
+            [
+                template.name.clone(),
+                template.title.clone(),
+                state.to_owned(),
+                needs,
+            ]
         })
         .collect();
-    out.table(["name", "title", "credentials", "available"], rows)
+    let mut text = out.table(["name", "title", "available", "credentials"], rows);
+    let missing: Vec<_> = items.iter().filter(|item| !item.available).collect();
+    if !missing.is_empty() {
+        text.push_str("\n\nNot available here:");
+    }
+    let width = missing.iter().map(|item| item.name.len()).max();
+    for template in missing {
+        let reason = template.unavailable_reason.as_deref().unwrap_or_default();
+        let width = width.unwrap_or_default();
+        text.push_str(&format!("\n  {:width$}  {}", template.name, plain(reason)));
+    }
+    text
 }
 
 pub(super) async fn template(client: &Client, name: &str, out: Output) -> Result<(), Failure> {
@@ -113,10 +128,18 @@ pub(super) async fn tasks(client: &Client, out: Output) -> Result<(), Failure> {
                 "-".to_owned()
             };
             let last = age(task.last_started_at.as_deref(), now);
-            [task.name, task.schedule, last, task.runs.to_string(), state]
+            [
+                task.name,
+                task.schedule,
+                last,
+                task.runs.to_string(),
+                state,
+                task.description,
+            ]
         })
         .collect();
-    out.line(&out.table(["name", "schedule", "last run", "runs", "state"], rows))
+    let header = ["name", "schedule", "last run", "runs", "state", "what"];
+    out.line(&out.table(header, rows))
 }
 
 /// Between two looks at a task that runs.

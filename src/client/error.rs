@@ -54,6 +54,13 @@ fn sentence(problem: &Problem) -> String {
     } else {
         problem.detail.clone()
     };
+    // The detail of a single fault is that fault.
+    if matches!(problem.violations.as_slice(), [one] if one.message == text) {
+        return text;
+    }
+    if problem.violations.len() > 1 {
+        text = format!("the request has {} faults:", problem.violations.len());
+    }
     for violation in &problem.violations {
         let pointer = if violation.pointer.is_empty() {
             "request"
@@ -65,7 +72,8 @@ fn sentence(problem: &Problem) -> String {
         text.push_str(": ");
         text.push_str(&violation.message);
     }
-    if problem.status >= 500 && !problem.request_id.is_empty() {
+    // Only an internal error is looked up in the daemon's log; the others say all there is.
+    if problem.code == "internal" && !problem.request_id.is_empty() {
         text.push_str(" (request ");
         text.push_str(&problem.request_id);
         text.push(')');
@@ -160,15 +168,31 @@ mod tests {
         let error = ClientError::of_answer(StatusCode::UNPROCESSABLE_ENTITY, &body);
         assert_eq!(
             error.to_string(),
-            "2 fields are not valid\n  /ttl: 10x is not a duration\n  request: is too large"
+            "the request has 2 faults:\n  /ttl: 10x is not a duration\n  request: is too large"
         );
         assert_eq!(error.status(), Some(422));
         assert_eq!(error.code(), Some("validation-failed"));
     }
 
     #[test]
+    fn a_single_fault_is_told_once() {
+        let mut said = problem(422);
+        said.violations.push(ProblemViolation {
+            pointer: "/ttl".to_owned(),
+            code: "pattern".to_owned(),
+            message: said.detail.clone(),
+        });
+        assert_eq!(
+            ClientError::Problem(Box::new(said)).to_string(),
+            "2 fields are not valid"
+        );
+    }
+
+    #[test]
     fn a_failure_of_the_daemon_names_the_request() {
-        let error = ClientError::Problem(Box::new(problem(500)));
+        let mut failed = problem(500);
+        failed.code = "internal".to_owned();
+        let error = ClientError::Problem(Box::new(failed));
         assert_eq!(error.to_string(), "2 fields are not valid (request req-7)");
     }
 

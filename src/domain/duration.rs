@@ -90,7 +90,8 @@ impl std::fmt::Display for HumanDuration {
         }
         let mut left = self.0;
         let mut first = true;
-        for (unit, unit_ms) in UNITS_MS {
+        // People count leases in days: 30d, not 4w 2d.
+        for (unit, unit_ms) in UNITS_MS.into_iter().filter(|(unit, _)| *unit != "w") {
             let count = left / unit_ms;
             if count > 0 {
                 if !first {

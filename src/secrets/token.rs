@@ -100,7 +100,8 @@ impl AdminToken {
         if !ADMIN_CHARS.contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_graphic())
         {
             return Err(SecretsError::File(format!(
-                "{} does not hold an administrator token: one line of 32 to 256 visible characters is expected",
+                "{} does not hold an administrator token: one line of 32 to 256 visible characters is \
+                 expected; without the file a new token is made at the next start",
                 path.display()
             )));
         }

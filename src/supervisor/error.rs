@@ -52,7 +52,7 @@ pub enum SupervisorError {
         foreign: usize,
     },
     /// `runtime.instances_max` is reached.
-    #[error("there are already {0} instances, the most that this host allows")]
+    #[error("{0} instances exist, as many as runtime.instances_max allows; delete one first")]
     InstancesExhausted(usize),
     /// Too many commands wait for this instance.
     #[error("the instance is busy; try again")]

@@ -222,7 +222,7 @@ async fn run_once(entry: &Arc<Entry>) {
     {
         let mut status = entry.status();
         status.running = true;
-        status.last_started_at = Some(jiff::Timestamp::now().to_string());
+        status.last_started_at = Some(format!("{:.3}", jiff::Timestamp::now()));
     }
     let began = Instant::now();
     // In a task of its own, so that a panic ends this run and not the task's life; dropped with this future.

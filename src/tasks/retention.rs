@@ -75,7 +75,7 @@ impl BackgroundTask for LogRetention {
     }
 
     fn description(&self) -> &str {
-        "deletes log lines that are too old, too many for one instance, or of an instance that is gone"
+        "Deletes log lines that are too old, too many for one instance, or of an instance that is gone"
     }
 
     fn run(&self) -> TaskRun<'_> {

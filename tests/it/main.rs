@@ -1,6 +1,7 @@
 //! The one integration crate: the rules of the house, and the real binary from outside.
 
 mod api;
+mod cli;
 mod fixtures;
 mod harness;
 mod keeper;

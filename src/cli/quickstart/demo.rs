@@ -87,10 +87,15 @@ async fn first_time(client: &Client) -> Result<(Instance, Access), Failure> {
         name: Some(NAME.to_owned()),
         ..CreateInstance::default()
     };
-    let instance = client
-        .create(&request, Some(READY_TIMEOUT / 2))
-        .await?
-        .read()?;
+    let made = client.create(&request, Some(READY_TIMEOUT / 2)).await;
+    let instance = match made {
+        Err(error) if error.code() == Some("ports-exhausted") => {
+            return Err(Failure::Failed(format!(
+                "{error}; choose another range with --ports"
+            )));
+        }
+        made => made?.read()?,
+    };
     let access = Access::of(&instance).ok_or_else(no_token)?;
     Ok((instance, access))
 }

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs::{DirBuilder, File, OpenOptions, TryLockError},
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::TcpListener,
     os::unix::{
         ffi::OsStrExt as _,
@@ -20,12 +20,16 @@ use crate::{
 /// Longest path of a unix socket that every call takes (unix(7): 108 bytes with the final NUL).
 const SOCKET_PATH_BYTES: usize = 107;
 
+const LOCK_FILE: &str = "quickstart.lock";
+
 /// The folder, ours alone until this is dropped.
 #[derive(Debug)]
 pub(super) struct DataFolder {
     pub(super) path: PathBuf,
     /// Where the keeper's socket lies when the folder's own path is too long for one.
     short: Option<PathBuf>,
+    /// Whether this run made the folder.
+    made: bool,
     _lock: File,
 }
 
@@ -38,11 +42,17 @@ impl DataFolder {
                 .unwrap_or_else(|| cwd.join("minimcp-data")),
         };
         let refused = |error: std::io::Error| {
+            let text = error.to_string();
+            let reason = match error.kind() {
+                ErrorKind::AlreadyExists => "it is not a folder",
+                _ => text.split(" (os error").next().unwrap_or(&text),
+            };
             Failure::Failed(format!(
-                "cannot use the folder {}: {error}; choose another with --data-dir",
+                "cannot use the folder {}: {reason}; choose another with --data-dir",
                 path.display()
             ))
         };
+        let made = !path.exists();
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -50,7 +60,7 @@ impl DataFolder {
             .map_err(refused)?;
         // A canonical path: the daemon and the keeper see the same wherever they are started.
         let path = path.canonicalize().map_err(refused)?;
-        let lock = lock(&path.join("quickstart.lock"), &path, refused)?;
+        let lock = lock(&path.join(LOCK_FILE), &path, refused)?;
         let short = match path.join("keeper.sock").as_os_str().len() {
             ..=SOCKET_PATH_BYTES => None,
             _ => Some(short_folder()?),
@@ -58,6 +68,7 @@ impl DataFolder {
         Ok(Self {
             path,
             short,
+            made,
             _lock: lock,
         })
     }
@@ -112,6 +123,16 @@ impl DataFolder {
             shared_sources: false,
         };
         Ok(source.load(environment.into_iter().chain(asked))?)
+    }
+
+    /// For a run that never began: removes the folder as well, if this run made it.
+    pub(super) fn abandon(self) {
+        if self.made {
+            // What is not empty by then is someone's, and stays.
+            let _ = std::fs::remove_file(self.path.join(LOCK_FILE));
+            let _ = std::fs::remove_dir(&self.path);
+        }
+        self.close();
     }
 
     /// Removes what must not outlive the run.
@@ -193,11 +214,9 @@ pub(super) fn check_api_port(config: &Config) -> Result<(), Failure> {
     let (address, port) = (config.api.address, config.api.port);
     match TcpListener::bind((address, port)) {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            Err(Failure::Failed(format!(
-                "port {port} of {address}, the API's, is in use by another program; choose another with --port"
-            )))
-        }
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Err(Failure::Failed(format!(
+            "port {port} of {address}, the API's, is in use by another program; choose another with --port"
+        ))),
         Err(error) => Err(Failure::Failed(format!(
             "cannot listen on {address} port {port}: {error}; choose another with --address or --port"
         ))),
@@ -252,6 +271,21 @@ mod tests {
         assert!(sentence.starts_with(&pid), "{sentence}");
         first.close();
         DataFolder::open(Some(Path::new("data")), root.path()).expect("free again");
+    }
+
+    #[test]
+    fn a_run_that_never_began_leaves_no_folder_that_it_made() {
+        let root = tempfile::tempdir().expect("a folder");
+        let data = root.path().join("data");
+        DataFolder::open(Some(&data), root.path())
+            .expect("opened")
+            .abandon();
+        assert!(!data.exists());
+        std::fs::create_dir(&data).expect("made");
+        DataFolder::open(Some(&data), root.path())
+            .expect("opened")
+            .abandon();
+        assert!(data.exists(), "it was there before");
     }
 
     #[test]

@@ -24,8 +24,16 @@ pub(super) fn run(options: &QuickstartOptions, out: Output) -> Result<ExitCode, 
     serve::start_log(LogFormat::Text, "warn")?;
     let cwd = std::env::current_dir()?;
     let folder = DataFolder::open(options.data_dir.as_deref(), &cwd)?;
-    let config = folder.config(options, configuration::variables())?;
-    folder::check_api_port(&config)?;
+    let checked = folder
+        .config(options, configuration::variables())
+        .and_then(|config| folder::check_api_port(&config).map(|()| config));
+    let config = match checked {
+        Ok(config) => config,
+        Err(failure) => {
+            folder.abandon();
+            return Err(failure);
+        }
+    };
     let runtime = serve::runtime()?;
     let ended = runtime.block_on(foreground(options, &folder, config, out));
     // A thread that still blocks must not hold up the end.
@@ -60,9 +68,14 @@ async fn foreground(
             .next(),
     );
     files.dedup();
+    let mut written = Vec::new();
     for file in &files {
-        if let Err(error) = word.write(file) {
-            tracing::warn!("cannot write {}: {error}", file.display());
+        match word.write(file) {
+            Ok(before) => written.push((file, before)),
+            Err(error) => tracing::warn!(
+                "cannot write {}, so other commands need --api-url and --token-file to find this daemon: {error}",
+                file.display()
+            ),
         }
     }
     let mut report = Report {
@@ -73,6 +86,7 @@ async fn foreground(
         admin_token_file: admin_token_file.display().to_string(),
         data_dir: folder.path.display().to_string(),
         pid: std::process::id(),
+        program: program(&connection::environment),
     };
     let front = async {
         if !options.no_demo {
@@ -112,10 +126,25 @@ async fn foreground(
             }
         },
     };
-    for file in &files {
-        word.withdraw(file);
+    for (file, before) in &written {
+        word.withdraw(file, before.as_ref());
     }
     ended
+}
+
+/// What to type to run this program again: its name if the shell finds this very file by it, else as it was called.
+fn program(variables: connection::Variables<'_>) -> String {
+    const NAME: &str = "minimcp";
+    let here = std::env::current_exe().ok();
+    let path = variables("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .map(|folder| folder.join(NAME))
+        .find(|file| file.is_file())
+        .and_then(|file| file.canonicalize().ok());
+    if found.is_some() && found == here {
+        return NAME.to_owned();
+    }
+    std::env::args().next().unwrap_or_else(|| NAME.to_owned())
 }
 
 /// Tells on stderr what takes a while; silent for programs.

@@ -24,6 +24,9 @@ pub(super) struct Report {
     pub(super) data_dir: String,
     /// This process.
     pub(super) pid: u32,
+    /// How a person calls this program.
+    #[serde(skip)]
+    pub(super) program: String,
 }
 
 impl Report {
@@ -70,7 +73,8 @@ impl Report {
             out.paint(
                 DIM,
                 &format!(
-                    "In another terminal: minimcp ls, minimcp templates, minimcp logs -f {name}"
+                    "In another terminal: {0} ls, {0} templates, {0} logs -f {name}",
+                    self.program
                 )
             )
         ));
@@ -91,6 +95,7 @@ mod tests {
             admin_token_file: "/home/ann/.local/share/minimcp/admin-token".to_owned(),
             data_dir: "/home/ann/.local/share/minimcp".to_owned(),
             pid: 42,
+            program: "minimcp".to_owned(),
         }
     }
 
