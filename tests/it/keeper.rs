@@ -193,6 +193,22 @@ async fn terminate_reaches_the_group_and_closed_stdin_is_its_end() {
 }
 
 #[tokio::test]
+async fn the_keepers_socket_is_out_of_reach_where_mounts_can_be_made() {
+    let keeper = Keeper::start(BOTH[0]);
+    let runtime = keeper.connect().await;
+    let socket = keeper.socket();
+    assert!(std::fs::metadata(&socket).is_ok());
+    let script = format!("test -S {0} && exit 3; test -c {0}", socket.display());
+    let child = sh(&keeper, &runtime, &script).await;
+    let own_mounts = child.isolation().get("own-proc").map(String::as_str) == Some("on");
+    let code = if own_mounts { 0 } else { 3 };
+    assert_eq!(
+        within(child.exited()).await.status,
+        ExitStatus::Exited { code }
+    );
+}
+
+#[tokio::test]
 async fn nothing_is_inherited() {
     for options in BOTH {
         let keeper = Keeper::start(options);

@@ -5,12 +5,16 @@
 //! its stack. It reaps, forwards SIGTERM, and when the server ends it reports how and ends itself, upon
 //! which the kernel kills what is left in the namespace.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::{
+    ffi::CStr,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+};
 
 use nix::{errno::Errno, sys::prctl};
 
 use super::{
     clone::{Forked, Namespaces, fork_into},
+    mounts,
     payload::{self, Payload},
     secret_buffer::SecretBuffer,
 };
@@ -148,6 +152,8 @@ pub(super) struct InitPlan<'a> {
     pub(super) secrets_at: usize,
     /// Where the heap begins, if known.
     pub(super) heap_start: Option<usize>,
+    /// What a server must never reach.
+    pub(super) keeper_socket: &'a CStr,
 }
 
 /// Runs an init; the keeper's fork calls this and nothing else.
@@ -169,7 +175,7 @@ pub(super) fn run(plan: InitPlan<'_>) -> ! {
 /// Tries the namespaces in a fork made for it; the exit code tells.
 pub(super) fn probe(namespaces: Namespaces, uid: u32, gid: u32) -> ! {
     let maps = !namespaces.user || write_maps(uid, gid).is_ok();
-    let works = maps && (!namespaces.mount || mount_proc().is_ok());
+    let works = maps && (!namespaces.mount || mounts::proc_of_its_own().is_ok());
     // A namespace whose init cannot fork is of no use.
     let works = works && matches!(fork_into(Namespaces::NONE), Ok(forked) if !is_child(&forked));
     exit(i32::from(!works))
@@ -213,7 +219,9 @@ fn start(plan: InitPlan<'_>) -> Result<Started, Failed> {
         write_maps(plan.payload.uid, plan.payload.gid).map_err(|errno| (Stage::Maps, errno))?;
     }
     if plan.namespaces.mount {
-        mount_proc().map_err(|errno| (Stage::Proc, errno))?;
+        mounts::proc_of_its_own()
+            .and_then(|()| mounts::hide(plan.keeper_socket))
+            .map_err(|errno| (Stage::Proc, errno))?;
     }
     // The name is cosmetic, and how the tree is found again by `usage`.
     let _ = prctl::set_name(crate::runtime::usage::INIT_NAME_C);
@@ -429,15 +437,6 @@ fn write_maps(uid: u32, gid: u32) -> Result<(), Errno> {
     write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
     write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
     prctl::set_dumpable(false)
-}
-
-fn mount_proc() -> Result<(), Errno> {
-    use nix::mount::{MsFlags, mount};
-    let none: Option<&str> = None;
-    // Our mounts must not show outside, while new ones from outside may show here.
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)?;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), "/proc", Some("proc"), flags, none)
 }
 
 /// Tells the keeper how far the set-up is; errors are ignored, since the keeper then sees the end only.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::CString,
     fs, io,
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
@@ -61,11 +62,13 @@ pub(super) struct Launcher {
     heap_start: Option<usize>,
     uid: u32,
     gid: u32,
+    /// Hidden from every server.
+    keeper_socket: CString,
 }
 
 impl Launcher {
     /// Probes the host by doing, best first; `allow_pid_namespace = false` forces the fallback.
-    pub(super) fn new(status: OwnedFd, allow_pid_namespace: bool) -> Self {
+    pub(super) fn new(status: OwnedFd, allow_pid_namespace: bool, keeper_socket: CString) -> Self {
         let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
         let with = |user, mount| Namespaces {
             user,
@@ -87,6 +90,7 @@ impl Launcher {
             heap_start: heap_start(),
             uid,
             gid,
+            keeper_socket,
         }
     }
 
@@ -162,6 +166,7 @@ impl Launcher {
                 secrets,
                 secrets_at,
                 heap_start: self.heap_start,
+                keeper_socket: &self.keeper_socket,
             })
         };
         drop((

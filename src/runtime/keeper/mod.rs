@@ -7,6 +7,7 @@
 pub(super) mod clone;
 mod init;
 mod launch;
+mod mounts;
 mod payload;
 mod peer;
 pub mod protocol;
@@ -138,7 +139,7 @@ fn serve(options: &Options, variable: &dyn Fn(&str) -> Option<OsString>) -> Resu
             .map(|raw| inherited(raw, "--parent-fd"))
             .transpose()?,
     };
-    let reactor = Reactor::new(sources, !options.no_pid_namespace)
+    let reactor = Reactor::new(sources, !options.no_pid_namespace, &options.socket)
         .map_err(sentence("cannot set the keeper up"))?;
     announce(options.announce, variable("NOTIFY_SOCKET"));
     let ended = reactor.run();

@@ -1,6 +1,13 @@
 //! The keeper's loop: one thread, one epoll, nothing that waits for `serve`.
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::{
+    ffi::CString,
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStringExt,
+    },
+    path::Path,
+};
 
 use nix::{
     errno::Errno,
@@ -58,13 +65,19 @@ pub(super) struct Reactor {
 
 impl Reactor {
     /// Probes the host and sets the loop up.
-    pub(super) fn new(sources: Sources, allow_pid_namespace: bool) -> nix::Result<Self> {
+    pub(super) fn new(
+        sources: Sources,
+        allow_pid_namespace: bool,
+        socket: &Path,
+    ) -> nix::Result<Self> {
+        let socket = std::path::absolute(socket).map_err(|_| Errno::EINVAL)?;
+        let socket = CString::new(socket.into_os_string().into_vec()).map_err(|_| Errno::EINVAL)?;
         let (status, status_write) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         nix::fcntl::fcntl(
             &status,
             nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
         )?;
-        let launcher = Launcher::new(status_write, allow_pid_namespace);
+        let launcher = Launcher::new(status_write, allow_pid_namespace, socket);
         if !launcher.namespaces.pid {
             // Orphans of an init that was killed by a stranger come to us, to be killed.
             nix::sys::prctl::set_child_subreaper(true)?;
