@@ -65,7 +65,8 @@ impl Denied {
     }
 }
 
-/// Checks the token of the header, or the one of the path when there is no such header.
+/// Checks the token of the header, or the one of the path when there is no such header. Answers its hash, which tells
+/// one client from another.
 ///
 /// # Errors
 /// [`Denied::NoToken`] or [`Denied::WrongToken`].
@@ -74,7 +75,7 @@ pub fn check_token(
     headers: &HeaderMap,
     in_path: Option<&str>,
     now: UnixMs,
-) -> Result<(), Denied> {
+) -> Result<[u8; 32], Denied> {
     let sent = match headers.get(header::AUTHORIZATION) {
         Some(value) => {
             let value = value.as_bytes();
@@ -94,7 +95,7 @@ pub fn check_token(
         opens |= token.hash.ct_eq(&hash) & subtle::Choice::from(u8::from(valid));
     }
     if bool::from(opens) {
-        Ok(())
+        Ok(hash)
     } else {
         Err(Denied::WrongToken)
     }
@@ -230,16 +231,17 @@ mod tests {
     #[test]
     fn the_header_wins_over_the_path_and_an_old_token_ends() {
         let tokens = [token("new", None), token("old", Some(100))];
+        let hash = |text: &str| <[u8; 32]>::from(Sha256::digest(text));
         let bearer = |text: &str| headers(&[("authorization", text)]);
         let check = |headers: &HeaderMap, path, now| check_token(&tokens, headers, path, now);
-        assert_eq!(check(&bearer("Bearer new"), None, 0), Ok(()));
-        assert_eq!(check(&bearer("bearer  old"), None, 99), Ok(()));
+        assert_eq!(check(&bearer("Bearer new"), None, 0), Ok(hash("new")));
+        assert_eq!(check(&bearer("bearer  old"), None, 99), Ok(hash("old")));
         let wrong = Err(Denied::WrongToken);
         assert_eq!(check(&bearer("Bearer old"), None, 100), wrong);
         assert_eq!(check(&bearer("Bearer nope"), Some("new"), 0), wrong);
         assert_eq!(check(&bearer("Basic new"), None, 0), wrong);
         assert_eq!(check(&bearer("B"), None, 0), wrong);
-        assert_eq!(check(&HeaderMap::new(), Some("new"), 0), Ok(()));
+        assert_eq!(check(&HeaderMap::new(), Some("new"), 0), Ok(hash("new")));
         assert_eq!(check(&HeaderMap::new(), None, 0), Err(Denied::NoToken));
         assert_eq!(check_token(&[], &bearer("Bearer "), None, 0), wrong);
     }

@@ -78,6 +78,9 @@ impl Gateway {
                 envelope: &envelope,
                 kind,
                 id,
+                // Only what a session may send is read from it.
+                token_hash: [0; 32],
+                body: Bytes::new(),
             };
             if kind == Kind::Request {
                 let answers_only = Accepts {

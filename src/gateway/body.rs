@@ -13,11 +13,12 @@ use hyper::body::Frame;
 use hyper::body::{Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use crate::upstream::{Call, Failure, Item};
+use crate::upstream::{Failure, Item};
 
 use super::{
+    dialogue::Exchange,
+    listen::ListenStream,
     session::{Session, StandingStream},
-    stateless::Finish,
 };
 
 /// How long a stream may be silent before a comment line shows that it lives.
@@ -72,8 +73,9 @@ impl hyper::body::Body for GatewayBody {
 }
 
 enum Source {
-    Call(Call, Option<Box<Finish>>),
+    Call(Box<Exchange>),
     Session(StandingStream),
+    Listener(Box<ListenStream>),
     Nothing,
 }
 
@@ -87,14 +89,20 @@ pub struct EventStream {
 impl EventStream {
     /// The rest of a call, whose first item may be known already.
     #[must_use]
-    pub fn of_call(call: Call, first: Option<Item>, finish: Option<Box<Finish>>) -> Self {
-        Self::new(Source::Call(call, finish), first)
+    pub fn of_call(exchange: Exchange, first: Option<Item>) -> Self {
+        Self::new(Source::Call(Box::new(exchange)), first)
     }
 
     /// What a session is told outside of its calls. Takes the place of an earlier such stream.
     #[must_use]
     pub fn of_session(session: Arc<Session>) -> Self {
         Self::new(Source::Session(StandingStream::open(session)), None)
+    }
+
+    /// What a stateless client asked to hear, after the first message.
+    #[must_use]
+    pub fn of_listener(stream: ListenStream, first: Item) -> Self {
+        Self::new(Source::Listener(Box::new(stream)), Some(first))
     }
 
     /// A stream of one answer.
@@ -120,8 +128,9 @@ impl EventStream {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let item = match (self.first.take(), &mut self.source) {
             (Some(item), _) => Poll::Ready(Some(item)),
-            (None, Source::Call(call, _)) => call.poll_next(cx),
+            (None, Source::Call(exchange)) => exchange.poll_next(cx),
             (None, Source::Session(stream)) => stream.poll_next(cx),
+            (None, Source::Listener(stream)) => stream.poll_next(cx),
             (None, Source::Nothing) => Poll::Ready(None),
         };
         match item {
@@ -134,11 +143,7 @@ impl EventStream {
                 Poll::Ready(Some(event(&message)))
             }
             Poll::Ready(Some(Item::Answer(answer))) => {
-                let source = std::mem::replace(&mut self.source, Source::Nothing);
-                let answer = match source {
-                    Source::Call(_, Some(finish)) => finish.apply(answer).0,
-                    _ => answer,
-                };
+                self.source = Source::Nothing;
                 Poll::Ready(Some(event(&answer)))
             }
             Poll::Pending => {

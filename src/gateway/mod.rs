@@ -6,7 +6,11 @@
 mod access;
 mod batch;
 mod body;
+mod dialogue;
+mod input;
+mod listen;
 mod listener;
+mod parked;
 mod proxy;
 mod ready;
 mod reply;
@@ -14,6 +18,8 @@ mod session;
 mod session_era;
 mod stateless;
 mod stateless_era;
+#[cfg(test)]
+mod stateless_tests;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +43,8 @@ pub use body::GatewayBody;
 pub use reply::Reply;
 
 use access::{Sites, Target};
+use dialogue::Conversation;
+use parked::{ParkingLot, StateKey};
 use session::SessionTable;
 
 const SESSION_HEADER: &str = "mcp-session-id";
@@ -47,12 +55,15 @@ pub struct Gateway {
     config: GatewayConfig,
     sites: Sites,
     places: Mutex<HashMap<InstanceId, Arc<Place>>>,
+    /// `None` when the system had no random numbers: then no call can wait for input.
+    state_key: Option<Arc<StateKey>>,
 }
 
 /// One instance with the sessions of its clients.
 struct Place {
     route: Arc<Route>,
     table: Arc<SessionTable>,
+    parked: ParkingLot<Conversation>,
 }
 
 impl Gateway {
@@ -63,6 +74,7 @@ impl Gateway {
             sites: Sites::new(&config),
             config,
             places: Mutex::default(),
+            state_key: StateKey::random().map(Arc::new),
         })
     }
 
@@ -76,6 +88,7 @@ impl Gateway {
             Arc::new(Place {
                 route: route.clone(),
                 table: Arc::new(SessionTable::new(route.clone())),
+                parked: ParkingLot::default(),
             })
         });
         place.clone()
@@ -129,21 +142,28 @@ impl Gateway {
         let now = now_ms();
         let route = &place.route;
         let tokens = route.tokens.load();
-        if let Err(denied) = access::check_token(&tokens, &parts.headers, in_path, now) {
-            return reply::denied(&denied);
-        }
+        let token_hash = match access::check_token(&tokens, &parts.headers, in_path, now) {
+            Ok(token_hash) => token_hash,
+            Err(denied) => return reply::denied(&denied),
+        };
         drop(tokens);
         route.last_accessed_ms.store(now, Ordering::Relaxed);
         route.requests.fetch_add(1, Ordering::Relaxed);
         match parts.method {
-            Method::POST => self.post(place, parts, body).await,
+            Method::POST => self.post(place, parts, body, token_hash).await,
             Method::GET => self.get(place, parts).await,
             Method::DELETE => self.delete(place, parts).await,
             _ => not_allowed("POST, GET, DELETE"),
         }
     }
 
-    async fn post<B>(&self, place: &Arc<Place>, parts: &Parts, body: B) -> Reply
+    async fn post<B>(
+        &self,
+        place: &Arc<Place>,
+        parts: &Parts,
+        body: B,
+        token_hash: [u8; 32],
+    ) -> Reply
     where
         B: hyper::body::Body<Data = Bytes> + Unpin,
     {
@@ -192,6 +212,8 @@ impl Gateway {
             envelope: &envelope,
             kind,
             id,
+            token_hash,
+            body: source.clone(),
         };
         if !in_session && stateless::is_stateless(&parts.headers, &source, &envelope) {
             self.post_stateless(place, parts, &message, &upstream).await
@@ -249,6 +271,8 @@ impl Gateway {
         let before = now_ms().saturating_sub(idle_ms);
         let places: Vec<Arc<Place>> = self.places().values().cloned().collect();
         for place in places {
+            // Dropping them cancels them.
+            drop(place.parked.overdue(now_ms()));
             for session in place.table.close_idle(Some(before)) {
                 if let Some(upstream) = ready::present(&place.route) {
                     upstream.forget_session(session.key);
@@ -260,6 +284,8 @@ impl Gateway {
     fn forget_place(&self, id: InstanceId) {
         if let Some(place) = self.places().remove(&id) {
             place.table.close_idle(None);
+            place.table.listeners.end_all();
+            drop(place.parked.overdue(UnixMs::MAX));
         }
     }
 }
@@ -271,6 +297,10 @@ struct Message<'a> {
     kind: Kind,
     /// The raw id of a request, else `null`.
     id: &'a str,
+    /// Which access token opened the way.
+    token_hash: [u8; 32],
+    /// The request body that holds it; empty for a part of a batch.
+    body: Bytes,
 }
 
 /// What the client takes as an answer.

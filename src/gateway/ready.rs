@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
@@ -10,7 +11,7 @@ use tokio::{
 use crate::{
     domain::{id::Generation, state::StatusWord},
     supervisor::route::{Route, RouteState},
-    upstream::{Call, Caller, Downstream, Failure, Upstream, UpstreamError},
+    upstream::{Call, Caller, Downstream, Failure, Handshake, Upstream, UpstreamError},
 };
 
 use super::{Gateway, Message, Place, reply::Unready};
@@ -148,6 +149,73 @@ impl Place {
         if self.table.is_new_launch(generation.0) {
             let table: Arc<dyn Downstream> = self.table.clone();
             upstream.attach(Arc::downgrade(&table));
+            if let Some(handshake) = upstream.handshake_snapshot() {
+                self.greet(upstream, handshake);
+            }
         }
+    }
+
+    /// Tells a child that came up after another what its clients had told that one, and the clients what is new.
+    fn greet(&self, upstream: &Upstream, handshake: Arc<Handshake>) {
+        let Some(before) = self.table.set_known(handshake.clone()) else {
+            return;
+        };
+        if handshake.has_capability("logging")
+            && let Some(level) = self.table.most_verbose()
+        {
+            upstream.ask_aside("logging/setLevel", &json!({"level": level}));
+        }
+        if handshake.promises("resources", "subscribe") {
+            for uri in self.table.subscribed() {
+                upstream.ask_aside("resources/subscribe", &json!({"uri": uri}));
+            }
+        }
+        for method in news(&before, &handshake) {
+            let message = format!("{{\"jsonrpc\":\"2.0\",\"method\":\"{method}\"}}");
+            self.table.notification(method, None, message.into());
+        }
+    }
+}
+
+/// What clients must list again after a restart: the tools when their names differ, and everything when the server
+/// tells something else of itself.
+fn news(before: &Handshake, now: &Handshake) -> Vec<&'static str> {
+    let all = before.raw != now.raw;
+    [
+        ("tools", "notifications/tools/list_changed"),
+        ("prompts", "notifications/prompts/list_changed"),
+        ("resources", "notifications/resources/list_changed"),
+    ]
+    .into_iter()
+    .filter(|(capability, _)| {
+        let differs = all || (*capability == "tools" && before.tools != now.tools);
+        differs && (before.has_capability(capability) || now.has_capability(capability))
+    })
+    .map(|(_, method)| method)
+    .collect()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use crate::upstream::Era;
+
+    #[test]
+    fn clients_hear_only_of_what_differs_after_a_restart() {
+        let told = |version: &str, tools: &[&str]| {
+            let raw = format!(
+                r#"{{"protocolVersion":"2025-11-25","capabilities":{{"tools":{{}},"prompts":{{}}}},"serverInfo":{{"name":"n","version":"{version}"}}}}"#
+            );
+            let mut handshake = Handshake::read(Era::Legacy, &raw).unwrap();
+            handshake.tools = tools.iter().map(|tool| (*tool).to_owned()).collect();
+            handshake
+        };
+        let before = told("1", &["a"]);
+        assert!(news(&before, &told("1", &["a"])).is_empty());
+        let tools = "notifications/tools/list_changed";
+        assert_eq!(news(&before, &told("1", &["a", "b"])), [tools]);
+        let both = [tools, "notifications/prompts/list_changed"];
+        assert_eq!(news(&before, &told("2", &["a"])), both);
     }
 }

@@ -12,16 +12,18 @@ use std::{
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
+use super::listen::Listeners;
 use crate::{
     domain::UnixMs,
     supervisor::route::Route,
     upstream::{
-        Caller, Downstream, Era, Item, LOG_LEVELS, Mailbox, RawObject, SessionKey, unquote,
+        Caller, Downstream, Era, Handshake, Item, LOG_LEVELS, Mailbox, RawObject, SessionKey,
+        unquote,
     },
 };
 
 /// Most resources that one session may subscribe to.
-const SUBSCRIPTIONS_MAX: usize = 1_000;
+pub const SUBSCRIPTIONS_MAX: usize = 1_000;
 /// The log level of a session that set none.
 const NO_LEVEL: u8 = u8::MAX;
 
@@ -40,7 +42,12 @@ impl ClientTraits {
     /// Reads the parameters of `initialize`.
     #[must_use]
     pub fn read(params: &RawObject<'_>) -> Self {
-        let capabilities = params.get("capabilities").unwrap_or("{}");
+        Self::declared(params.get("capabilities").unwrap_or("{}"))
+    }
+
+    /// Reads the raw capabilities of a client.
+    #[must_use]
+    pub fn declared(capabilities: &str) -> Self {
         let capabilities = RawObject::parse(capabilities).unwrap_or_default();
         let has = |name| {
             capabilities
@@ -150,6 +157,10 @@ pub struct SessionTable {
     next_key: AtomicU64,
     sessions: Mutex<HashMap<u128, Arc<Session>>>,
     attached: AtomicU64,
+    /// What the child that stands behind now told of itself.
+    known: Mutex<Option<Arc<Handshake>>>,
+    /// Streams of stateless clients.
+    pub listeners: Listeners,
 }
 
 impl SessionTable {
@@ -161,6 +172,8 @@ impl SessionTable {
             next_key: AtomicU64::new(1),
             sessions: Mutex::default(),
             attached: AtomicU64::new(0),
+            known: Mutex::default(),
+            listeners: Listeners::default(),
         }
     }
 
@@ -179,6 +192,33 @@ impl SessionTable {
     pub fn is_new_launch(&self, generation: u64) -> bool {
         self.attached.load(Ordering::Relaxed) != generation
             && self.attached.swap(generation, Ordering::AcqRel) != generation
+    }
+
+    /// Remembers what a child told; answers what the one before it had told.
+    pub fn set_known(&self, handshake: Arc<Handshake>) -> Option<Arc<Handshake>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.replace(handshake)
+    }
+
+    /// The least severe log level that a session asked for.
+    #[must_use]
+    pub fn most_verbose(&self) -> Option<&'static str> {
+        let sessions = self.sessions();
+        let levels = sessions
+            .values()
+            .filter_map(|session| session.caller().log_level);
+        LOG_LEVELS.get(usize::from(levels.min()?)).copied()
+    }
+
+    /// Every resource that somebody wants to hear of.
+    #[must_use]
+    pub fn subscribed(&self) -> HashSet<String> {
+        let mut uris = HashSet::new();
+        self.listeners.uris(&mut uris);
+        for session in self.sessions().values() {
+            uris.extend(session.subscriptions().iter().cloned());
+        }
+        uris
     }
 
     /// Opens a session. When there are too many, the one that rested longest, without a stream and a call of its own,
@@ -294,10 +334,17 @@ impl SessionTable {
     #[must_use]
     pub fn unsubscribe(&self, session: &Session, uri: &str) -> bool {
         session.subscriptions().remove(uri);
-        !self
-            .sessions()
-            .values()
-            .any(|other| other.subscriptions().contains(uri))
+        !self.has_subscriber(uri)
+    }
+
+    /// Whether a session or a stream wants to hear of this resource.
+    #[must_use]
+    pub fn has_subscriber(&self, uri: &str) -> bool {
+        self.listeners.subscribe_to(uri)
+            || self
+                .sessions()
+                .values()
+                .any(|session| session.subscriptions().contains(uri))
     }
 }
 
@@ -313,6 +360,10 @@ impl Downstream for SessionTable {
             let index = LOG_LEVELS.iter().position(|level| *level == name)?;
             u8::try_from(index).ok()
         });
+        let updated = uri.as_ref().and_then(Option::as_deref);
+        if updated.is_some() == uri.is_some() {
+            self.listeners.tell(method, updated, &message);
+        }
         for session in self.sessions().values() {
             let wanted = match (&uri, &level) {
                 (Some(Some(uri)), _) => session.subscriptions().contains(uri),

@@ -13,11 +13,11 @@ use crate::upstream::{
 use super::{
     Accepts, Gateway, Message, Place, Reply, SESSION_HEADER, VERSION_HEADER,
     body::EventStream,
+    dialogue::Exchange,
     no_such_session, now_ms,
     ready::NotBegun,
     reply,
     session::{ClientTraits, NoSession, Session},
-    stateless::Finish,
 };
 
 /// What became of a request.
@@ -53,7 +53,7 @@ impl Gateway {
                     .await
                 {
                     Begun::Answer(answer) => one_answer(answer, StatusCode::OK, accepts),
-                    Begun::Call(call) => finish(call, accepts, None).await,
+                    Begun::Call(call) => finish(Exchange::Plain(call), accepts).await,
                     Begun::Refused(refused) => *refused,
                 }
             }
@@ -233,34 +233,25 @@ pub fn take(session: &Session, message: &Message<'_>, upstream: &Upstream) {
 }
 
 /// Answers with JSON when the answer comes first, else with a stream.
-pub async fn finish(mut call: Call, accepts: Accepts, finish: Option<Box<Finish>>) -> Reply {
+pub async fn finish(mut exchange: Exchange, accepts: Accepts) -> Reply {
     loop {
-        match call.first().await {
+        match exchange.first().await {
             First::Item(Item::Answer(answer)) => {
-                let (answer, status) = match finish {
-                    Some(finish) => finish.apply(answer),
-                    None => (answer, StatusCode::OK),
-                };
-                return one_answer(answer, status, accepts);
+                return one_answer(answer, exchange.status(), accepts);
             }
             First::Item(item) if accepts.events => {
-                return reply::events(EventStream::of_call(call, Some(item), finish));
+                return reply::events(EventStream::of_call(exchange, Some(item)));
             }
             First::Slow if accepts.events => {
-                return reply::events(EventStream::of_call(call, None, finish));
+                return reply::events(EventStream::of_call(exchange, None));
             }
             // A client without streams gets the answer only.
             First::Item(_) => {}
             First::Slow => {
-                let answer = call.last().await;
-                let Some(answer) = answer else {
-                    return reply::empty(StatusCode::ACCEPTED);
+                return match exchange.last().await {
+                    Some(answer) => one_answer(answer, exchange.status(), accepts),
+                    None => reply::empty(StatusCode::ACCEPTED),
                 };
-                let (answer, status) = match finish {
-                    Some(finish) => finish.apply(answer),
-                    None => (answer, StatusCode::OK),
-                };
-                return one_answer(answer, status, accepts);
             }
             // Cancelled: the specification wants no answer.
             First::Over if accepts.events => return reply::events(EventStream::empty()),

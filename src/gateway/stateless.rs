@@ -6,12 +6,14 @@ use std::sync::Arc;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use crate::upstream::{
     Envelope, Handshake, INVALID_PARAMS, METHOD_NOT_FOUND, MODERN, RawObject, error_message,
     splice, unquote,
 };
+
+use super::session::ClientTraits;
 
 const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
@@ -58,11 +60,20 @@ impl Refusal {
     }
 }
 
-/// Checks what every request of the stateless revision must carry. The answer is the log level that it asks for.
+/// What a request of the stateless revision tells of its client.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The least severe log message that it wants.
+    pub log_level: Option<String>,
+    /// What it can be asked.
+    pub traits: ClientTraits,
+}
+
+/// Checks what every request of the stateless revision must carry.
 ///
 /// # Errors
 /// [`Refusal`], with the status and code that the revision gives.
-pub fn check(headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<Option<String>, Refusal> {
+pub fn check(headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<Told, Refusal> {
     let mismatch = |text: String| Refusal::new(StatusCode::BAD_REQUEST, HEADER_MISMATCH, text);
     let invalid = |text: String| Refusal::new(StatusCode::BAD_REQUEST, INVALID_PARAMS, text);
     let header = |name: &'static str| {
@@ -141,7 +152,10 @@ pub fn check(headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<Option<Stri
             format!("{} does not exist in revision {MODERN}", envelope.method()),
         ));
     }
-    Ok(meta.get(META_LOG_LEVEL).and_then(unquote))
+    Ok(Told {
+        log_level: meta.get(META_LOG_LEVEL).and_then(unquote),
+        traits: ClientTraits::declared(meta.get(META_CAPABILITIES).unwrap_or("{}")),
+    })
 }
 
 /// Header values that are not plain ASCII come as `=?base64?…?=`.
@@ -159,6 +173,7 @@ fn decoded(text: &str) -> Option<String> {
 pub struct Finish {
     handshake: Arc<Handshake>,
     cacheable: bool,
+    status: StatusCode,
 }
 
 impl Finish {
@@ -176,45 +191,58 @@ impl Finish {
         Self {
             handshake,
             cacheable,
+            status: StatusCode::OK,
         }
     }
 
-    /// The answer as the client must get it, and the status when it comes alone. An answer that cannot be read
-    /// stays as it is.
+    /// The HTTP status for the last answer applied, when it comes alone.
     #[must_use]
-    pub fn apply(&self, answer: Bytes) -> (Bytes, StatusCode) {
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The answer as the client must get it; `id` is the raw id of a later try, when the answer may still have that
+    /// of an earlier one. An answer that cannot be read stays as it is.
+    #[must_use]
+    pub fn apply(&mut self, answer: Bytes, id: Option<&str>) -> Bytes {
         let Ok(envelope) = Envelope::parse(&answer) else {
-            return (answer, StatusCode::OK);
+            return answer;
         };
+        let mut edits: Vec<(&RawValue, String)> = Vec::new();
+        if let (Some(told), Some(id)) = (envelope.id, id)
+            && told.get() != id
+        {
+            edits.push((told, id.to_owned()));
+        }
         if let Some(result) = envelope.result {
-            return match self
+            let finished = self
                 .handshake
-                .stateless_result(result.get(), self.cacheable)
-            {
-                Ok(finished) => {
-                    let finished = splice(&answer, &mut [(result, &finished)]);
-                    (finished.into(), StatusCode::OK)
-                }
-                Err(_) => (answer, StatusCode::OK),
-            };
-        }
-        let Some((raw, mut error)) = envelope
-            .error
-            .and_then(|raw| Some((raw, RawObject::parse(raw.get()).ok()?)))
-        else {
-            return (answer, StatusCode::OK);
-        };
-        match error.get("code") {
-            Some("-32601") => (answer, StatusCode::NOT_FOUND),
-            Some("-32002") => {
-                // "Resource not found" has no code of its own any more.
-                error.set("code", INVALID_PARAMS.to_string());
-                let error = error.to_json();
-                let finished = splice(&answer, &mut [(raw, &error)]);
-                (finished.into(), StatusCode::OK)
+                .stateless_result(result.get(), self.cacheable);
+            if let Ok(finished) = finished {
+                edits.push((result, finished));
             }
-            _ => (answer, StatusCode::OK),
+        } else if let Some(raw) = envelope.error
+            && let Ok(mut error) = RawObject::parse(raw.get())
+        {
+            match error.get("code") {
+                Some("-32601") => self.status = StatusCode::NOT_FOUND,
+                Some("-32021") => self.status = StatusCode::BAD_REQUEST,
+                Some("-32002") => {
+                    // "Resource not found" has no code of its own any more.
+                    error.set("code", INVALID_PARAMS.to_string());
+                    edits.push((raw, error.to_json()));
+                }
+                _ => {}
+            }
         }
+        if edits.is_empty() {
+            return answer;
+        }
+        let mut edits: Vec<(&RawValue, &str)> = edits
+            .iter()
+            .map(|(part, text)| (*part, text.as_str()))
+            .collect();
+        splice(&answer, &mut edits).into()
     }
 }
 
@@ -224,10 +252,7 @@ mod tests {
     use super::*;
     use crate::upstream::Era;
 
-    fn checked(
-        headers: &[(&'static str, &str)],
-        body: &Value,
-    ) -> Result<Option<String>, (u16, i64)> {
+    fn checked(headers: &[(&'static str, &str)], body: &Value) -> Result<Told, (u16, i64)> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.insert(*name, value.parse().unwrap());
@@ -239,7 +264,7 @@ mod tests {
 
     fn body(method: &str, version: &str) -> Value {
         json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"name": "é", "_meta": {
-            META_VERSION: version, META_CAPABILITIES: {}, META_LOG_LEVEL: "info"
+            META_VERSION: version, META_CAPABILITIES: {"sampling": {}}, META_LOG_LEVEL: "info"
         }}})
     }
 
@@ -251,7 +276,14 @@ mod tests {
             ("mcp-name", "=?base64?w6k=?="),
         ];
         let passed = checked(&headers, &body("tools/call", MODERN));
-        assert_eq!(passed, Ok(Some("info".to_owned())));
+        let told = Told {
+            log_level: Some("info".to_owned()),
+            traits: ClientTraits {
+                sampling: true,
+                ..ClientTraits::default()
+            },
+        };
+        assert_eq!(passed, Ok(told));
         assert_eq!(
             checked(&headers[..2], &body("tools/call", MODERN)),
             Err((400, HEADER_MISMATCH))
@@ -297,17 +329,21 @@ mod tests {
     fn answers_are_completed() {
         let raw = r#"{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"n","version":"1"}}"#;
         let handshake = Arc::new(Handshake::read(Era::Legacy, raw).unwrap());
-        let finish = Finish::new(handshake, "tools/list");
-        let (answer, status) =
-            finish.apply(r#"{"jsonrpc":"2.0","id":"a","result":{"tools":[]}}"#.into());
-        assert_eq!(status, StatusCode::OK);
+        let finish = || Finish::new(handshake.clone(), "tools/list");
+        let listed = r#"{"jsonrpc":"2.0","id":"a","result":{"tools":[]}}"#;
+        let answer = finish().apply(listed.into(), None);
         assert_eq!(
             answer,
             r#"{"jsonrpc":"2.0","id":"a","result":{"tools":[],"resultType":"complete","ttlMs":0,"cacheScope":"private","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"n","version":"1"}}}}"#
         );
         let error = |code: i64| error_message("1", code, "m", None);
-        assert_eq!(finish.apply(error(-32_601)).1, StatusCode::NOT_FOUND);
-        assert_eq!(finish.apply(error(-32_002)).0, error(-32_602));
-        assert_eq!(finish.apply(error(-1)).0, error(-1));
+        for (code, status) in [(-32_601, 404), (-32_021, 400), (-1, 200)] {
+            let mut finish = finish();
+            assert_eq!(finish.apply(error(code), Some("1")), error(code));
+            assert_eq!(finish.status().as_u16(), status);
+        }
+        assert_eq!(finish().apply(error(-32_002), None), error(-32_602));
+        let later = finish().apply(error(-1), Some("\"b\""));
+        assert_eq!(later, error_message("\"b\"", -1, "m", None));
     }
 }

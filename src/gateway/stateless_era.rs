@@ -2,16 +2,24 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{StatusCode, request::Parts};
 
-use crate::upstream::{Caller, Era, INVALID_REQUEST, Kind, LOG_LEVELS, Upstream, result_message};
+use crate::upstream::{
+    Caller, Envelope, Era, INVALID_PARAMS, INVALID_REQUEST, Kind, LOG_LEVELS, RawObject, Upstream,
+    error_message, result_message,
+};
 
 use super::{
     Accepts, Gateway, Message, Place, Reply,
+    dialogue::{Bound, Conversation, Dialogue, Exchange},
+    input::{Input, may_ask},
+    now_ms,
+    parked::StateKey,
     ready::NotBegun,
     reply,
     session_era::finish,
-    stateless::{self, Finish},
+    stateless::{self, Finish, Told},
 };
 
 impl Gateway {
@@ -29,8 +37,8 @@ impl Gateway {
                 "A client of this revision never sends responses.",
             );
         }
-        let level = match stateless::check(&parts.headers, message.envelope) {
-            Ok(level) => level,
+        let told = match stateless::check(&parts.headers, message.envelope) {
+            Ok(told) => told,
             Err(refusal) => return refusal.reply(id),
         };
         if message.kind == Kind::Notification {
@@ -43,42 +51,132 @@ impl Gateway {
                 reply::failure_message(id, "it is not initialized yet"),
             );
         };
-        match message.envelope.method() {
+        let method = message.envelope.method();
+        match method {
             "server/discover" => {
                 let result = handshake.discover_result();
                 return reply::json(StatusCode::OK, result_message(id, &result));
             }
-            "subscriptions/listen" => {
-                return reply::error(
-                    StatusCode::NOT_FOUND,
-                    id,
-                    crate::upstream::METHOD_NOT_FOUND,
-                    "subscriptions/listen is not served for this server.",
-                );
-            }
+            "subscriptions/listen" => return self.listen(place, message, upstream, &handshake),
             "" => return reply::error(StatusCode::BAD_REQUEST, id, INVALID_REQUEST, "no method"),
             _ => {}
         }
-        let asked = LOG_LEVELS
-            .iter()
-            .position(|known| level.as_deref() == Some(known));
-        let caller = Caller {
-            era: Era::Modern,
-            // A client that names no level wants no log messages: a level above all.
-            log_level: asked.map_or(Some(u8::MAX), |index| u8::try_from(index).ok()),
-            ..Caller::plain(place.table.fresh_key())
-        };
-        match self.begin(place, caller, message).await {
-            Ok((call, _)) => {
-                let last = Finish::new(handshake, message.envelope.method());
-                // Here, unlike in the session era, a client that leaves wants no answer any more.
-                let call = call.cancel_on_drop();
-                finish(call, Accepts::read(&parts.headers), Some(Box::new(last))).await
+        let accepts = Accepts::read(&parts.headers);
+        let caller = caller(&told, place);
+        let last = Finish::new(handshake.clone(), method);
+        // A stateless child has input-required results of its own.
+        match &self.state_key {
+            Some(key) if handshake.era == Era::Legacy && may_ask(method) => {
+                let caller = Caller {
+                    sampling: told.traits.sampling,
+                    elicitation: told.traits.elicitation,
+                    roots: told.traits.roots,
+                    ..caller
+                };
+                match self.take_up(place, message, caller, key, last).await {
+                    Ok(dialogue) => finish(Exchange::Dialogue(Box::new(dialogue)), accepts).await,
+                    Err(refused) => *refused,
+                }
             }
-            Err(NotBegun::Unready(unready)) => reply::unready(&place.route, id, &unready),
-            Err(NotBegun::Refused(error)) => {
-                reply::json(StatusCode::OK, reply::upstream_message(id, &error))
+            _ => match self.begin(place, caller, message).await {
+                Ok((call, _)) => {
+                    let call = call.cancel_on_drop();
+                    finish(Exchange::Finished(call, Box::new(last)), accepts).await
+                }
+                Err(not_begun) => self.not_begun(place, id, &not_begun),
+            },
+        }
+    }
+
+    fn not_begun(&self, place: &Place, id: &str, why: &NotBegun) -> Reply {
+        match why {
+            NotBegun::Unready(unready) => reply::unready(&place.route, id, unready),
+            NotBegun::Refused(error) => {
+                reply::json(StatusCode::OK, reply::upstream_message(id, error))
             }
         }
+    }
+
+    /// Begins a call that may ask back, or takes up the one that waits for this request.
+    async fn take_up(
+        &self,
+        place: &Arc<Place>,
+        message: &Message<'_>,
+        caller: Caller,
+        key: &Arc<StateKey>,
+        last: Finish,
+    ) -> Result<Dialogue, Box<Reply>> {
+        let id = message.id;
+        let invalid = |text: &str| {
+            let body = error_message(id, INVALID_PARAMS, text, None);
+            Box::new(reply::json(StatusCode::BAD_REQUEST, body))
+        };
+        let input = Input::read(message.source, message.envelope).map_err(|text| invalid(&text))?;
+        let bound = Bound {
+            key: key.clone(),
+            token_hash: message.token_hash,
+            body: message.body.clone(),
+        };
+        let conversation = match input.state {
+            Some(state) => {
+                let binding = bound.binding(place);
+                let ticket = binding.and_then(|binding| key.open(&binding, &state));
+                let ticket = ticket.ok_or_else(|| {
+                    invalid("params.requestState was changed, or belongs to another request.")
+                })?;
+                let mut conversation = place.parked.take(ticket, now_ms()).ok_or_else(|| {
+                    invalid(
+                        "params.requestState is used up or out of time: send the request without it to begin anew.",
+                    )
+                })?;
+                conversation.resume(progress_token(message.envelope));
+                conversation
+            }
+            None => {
+                let begun = match &input.stripped {
+                    None => self.begin(place, caller, message).await,
+                    Some(source) => {
+                        let envelope =
+                            Envelope::parse(source).map_err(|error| invalid(&error.to_string()))?;
+                        let stripped = Message {
+                            source,
+                            envelope: &envelope,
+                            body: Bytes::new(),
+                            ..*message
+                        };
+                        self.begin(place, caller, &stripped).await
+                    }
+                };
+                let (call, upstream) =
+                    begun.map_err(|why| Box::new(self.not_begun(place, id, &why)))?;
+                Conversation::new(call, upstream, caller.session)
+            }
+        };
+        Ok(Dialogue::new(
+            conversation,
+            input.responses,
+            id,
+            bound,
+            place.clone(),
+            last,
+        ))
+    }
+}
+
+fn progress_token(envelope: &Envelope<'_>) -> Option<Box<str>> {
+    let params = RawObject::parse(envelope.params?.get()).ok()?;
+    let meta = RawObject::parse(params.get("_meta")?).ok()?;
+    meta.get("progressToken").map(Box::from)
+}
+
+fn caller(told: &Told, place: &Place) -> Caller {
+    let asked = LOG_LEVELS
+        .iter()
+        .position(|known| told.log_level.as_deref() == Some(known));
+    Caller {
+        era: Era::Modern,
+        // A client that names no level wants no log messages: a level above all.
+        log_level: asked.map_or(Some(u8::MAX), |index| u8::try_from(index).ok()),
+        ..Caller::plain(place.table.fresh_key())
     }
 }

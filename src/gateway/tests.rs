@@ -29,17 +29,17 @@ use crate::{
     },
 };
 
-struct Bench {
+pub struct Bench {
     client: Client,
     url: String,
     state: watch::Sender<RouteState>,
     upstream: Arc<Upstream>,
-    child: Child,
+    pub child: Child,
     _events: mpsc::Sender<AccessEvent>,
     _shutdown: DropGuard,
 }
 
-async fn bench() -> Bench {
+pub async fn bench() -> Bench {
     let (upstream, mut child, _) = connect(UpstreamOptions::default());
     let (shaken, ()) = tokio::join!(upstream.handshake(), child.shake_hands());
     shaken.expect("a handshake");
@@ -86,7 +86,7 @@ async fn bench() -> Bench {
 }
 
 impl Bench {
-    fn post(&self, session: Option<&str>, message: &Value) -> RequestBuilder {
+    pub fn post(&self, session: Option<&str>, message: &Value) -> RequestBuilder {
         let request = self
             .client
             .post(&self.url)
@@ -99,7 +99,7 @@ impl Bench {
         }
     }
 
-    async fn session(&self) -> String {
+    pub async fn session(&self) -> String {
         let params = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {}});
         let hello = call(1, "initialize", params);
         let answer = self.post(None, &hello).send().await.expect("an answer");
@@ -114,11 +114,23 @@ impl Bench {
     }
 }
 
-fn call(id: u32, method: &str, params: Value) -> Value {
+/// Puts a new child, with these tools, in the place of the first.
+pub async fn relaunch(bench: &Bench, tools: &[&str]) -> Child {
+    let (upstream, mut child, _) = connect(UpstreamOptions::default());
+    let (shaken, ()) = tokio::join!(upstream.handshake(), child.shake_hands_with(tools));
+    shaken.expect("a handshake");
+    bench.state.send_replace(RouteState::Ready {
+        upstream,
+        generation: Generation(2),
+    });
+    child
+}
+
+pub fn call(id: u32, method: &str, params: Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
 }
 
-async fn status_and_body(answer: Response) -> (u16, Value) {
+pub async fn status_and_body(answer: Response) -> (u16, Value) {
     let status = answer.status().as_u16();
     (status, answer.json().await.expect("JSON"))
 }
@@ -229,13 +241,7 @@ async fn a_session_outlives_its_child() {
             .post(Some(&session), &call(2, "tools/list", json!({})))
             .send(),
     );
-    let (upstream, mut child, _) = connect(UpstreamOptions::default());
-    let (shaken, ()) = tokio::join!(upstream.handshake(), child.shake_hands());
-    shaken.expect("a handshake");
-    bench.state.send_replace(RouteState::Ready {
-        upstream,
-        generation: Generation(2),
-    });
+    let mut child = relaunch(&bench, &["a", "b"]).await;
     let asked = child.expect("tools/list").await;
     child.answer(&asked, json!({"tools": []})).await;
     let (status, body) = status_and_body(sent.await.expect("joined").expect("an answer")).await;

@@ -77,7 +77,7 @@ impl Call {
             Poll::Ready(Some(item)) => Poll::Ready(First::Item(item)),
             Poll::Ready(None) => Poll::Ready(First::Over),
             // The sweep of the connection wakes every call now and then; no call has a timer of its own.
-            Poll::Pending if self.began.elapsed() >= SLOW => Poll::Ready(First::Slow),
+            Poll::Pending if self.is_slow() => Poll::Ready(First::Slow),
             Poll::Pending => Poll::Pending,
         })
         .await
@@ -91,6 +91,43 @@ impl Call {
                 Item::Answer(answer) => return Some(answer),
             }
         }
+    }
+
+    /// Whether it has taken ten seconds or more so far.
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        self.began.elapsed() >= SLOW
+    }
+
+    /// The server's own id of a request that came with this call, as raw JSON; `id` is the one that the client sees.
+    #[must_use]
+    pub fn asked_by(&self, session: SessionKey, id: u64) -> Option<String> {
+        self.wire.table().asked_by(session, id).map(str::to_owned)
+    }
+
+    /// Answers a request of the server with this raw result. A request that was taken back meanwhile is left alone.
+    pub fn respond(&self, session: SessionKey, id: u64, result: &str) {
+        let child_id = self.wire.table().answered(session, id);
+        if let Some(child_id) = child_id {
+            // A child that does not read will not end the call either; its time runs out.
+            let _ = self
+                .wire
+                .send(super::result_message(&child_id, result).into());
+        }
+    }
+
+    /// The client is told to come back with input. Requests of the server go to other calls first meanwhile.
+    pub fn park(&self) {
+        self.wire.table().park(self.id, true);
+    }
+
+    /// The client came back, with this progress token.
+    pub fn resume(&mut self, progress_token: Option<Box<str>>) {
+        self.began = Instant::now();
+        let mut table = self.wire.table();
+        table.park(self.id, false);
+        table.touch(self.id, self.began);
+        table.set_progress_token(self.id, progress_token);
     }
 
     /// From now on, dropping the call tells the child that nobody waits any more.
@@ -245,6 +282,8 @@ impl Upstream {
             progress_token: rewritten.as_ref().and_then(|r| r.token.clone()),
             mailbox: mailbox.clone(),
             touched: began,
+            parked: false,
+            lacking: None,
         })?;
         let line = compose(source, envelope, id, rewritten.map(|r| r.into_json(id)));
         match wire.send(line) {

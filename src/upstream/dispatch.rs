@@ -8,8 +8,11 @@ use tokio::time::Instant;
 
 use super::{
     Downstream, NoiseSink,
-    failure::{INTERNAL_ERROR, METHOD_NOT_FOUND, error_message, result_message},
+    failure::{
+        INTERNAL_ERROR, METHOD_NOT_FOUND, MISSING_CAPABILITY, error_message, result_message,
+    },
     framer::{Frame, likely_id},
+    handshake::Era,
     in_flight::{Home, LOG_LEVELS, SessionKey},
     message::{Envelope, Kind, RawObject, splice, unquote},
     stdio::Wire,
@@ -74,13 +77,43 @@ fn message(
             let call = wire.table().end(number);
             // Without a call it is late: the call timed out, was cancelled, or belonged to a former daemon.
             if let Some(call) = call {
-                let answer = splice(line, &mut [(id, &call.client_id)]);
-                call.mailbox.answer(answer.into());
+                let answer = match call.lacking {
+                    Some(capability) if has_failed(&envelope) => {
+                        missing_capability(&call.client_id, capability)
+                    }
+                    _ => splice(line, &mut [(id, &call.client_id)]).into(),
+                };
+                call.mailbox.answer(answer);
             }
         }
         (Kind::Request, Some(id)) => request(wire, line, &envelope, id),
         _ => notification(wire, line, &envelope, downstream),
     }
+}
+
+/// What a client declares that answers this.
+fn capability_for(method: &str) -> Option<&'static str> {
+    match method {
+        "sampling/createMessage" => Some("sampling"),
+        "elicitation/create" => Some("elicitation"),
+        "roots/list" => Some("roots"),
+        _ => None,
+    }
+}
+
+/// Whether an answer is an error, or the result of a tool that failed.
+fn has_failed(answer: &Envelope<'_>) -> bool {
+    answer.result.is_none_or(|result| {
+        RawObject::parse(result.get()).is_ok_and(|result| result.get("isError") == Some("true"))
+    })
+}
+
+fn missing_capability(id: &str, capability: &str) -> Bytes {
+    let text = format!(
+        "The server needs the client capability {capability:?} for this, which the client did not declare."
+    );
+    let data = serde_json::json!({"requiredCapabilities": {capability: {}}});
+    error_message(id, MISSING_CAPABILITY, &text, Some(&data))
 }
 
 fn request(wire: &Wire, line: &[u8], envelope: &Envelope<'_>, id: &RawValue) {
@@ -94,14 +127,21 @@ fn request(wire: &Wire, line: &[u8], envelope: &Envelope<'_>, id: &RawValue) {
         return;
     }
     let mut table = wire.table();
-    let to = match table.home() {
-        Home::Only(call) if call.caller.can_answer(method) => {
+    let to = match table.home_of_request() {
+        Home::Only(_, call) if call.caller.can_answer(method) => {
             Ok((call.caller.session, call.mailbox.clone()))
         }
-        Home::Only(_) => Err((
-            METHOD_NOT_FOUND,
-            "the client of this call did not declare that it answers such requests",
-        )),
+        Home::Only(call_id, call) => {
+            if call.caller.era == Era::Modern
+                && let Some(capability) = capability_for(method)
+            {
+                table.lacks(call_id, capability);
+            }
+            Err((
+                METHOD_NOT_FOUND,
+                "the client of this call did not declare that it answers such requests",
+            ))
+        }
         Home::Nobody => Err((
             METHOD_NOT_FOUND,
             "no client has a call under way that this request could belong to",
@@ -149,7 +189,7 @@ fn notification(
         "notifications/message" => {
             let level = level_of(envelope.params);
             match wire.table().home() {
-                Home::Only(call) => {
+                Home::Only(_, call) => {
                     if call.caller.session != SessionKey::DAEMON && call.caller.wants_level(level) {
                         call.mailbox.push(Bytes::copy_from_slice(line));
                     }

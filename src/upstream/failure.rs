@@ -15,6 +15,8 @@ pub const INVALID_REQUEST: i64 = -32_600;
 pub const METHOD_NOT_FOUND: i64 = -32_601;
 /// JSON-RPC: wrong parameters.
 pub const INVALID_PARAMS: i64 = -32_602;
+/// MCP 2026-07-28: the request needs a capability that the client did not declare.
+pub const MISSING_CAPABILITY: i64 = -32_021;
 /// JSON-RPC: the server, or what runs it, failed.
 pub const INTERNAL_ERROR: i64 = -32_603;
 

@@ -96,6 +96,18 @@ impl Handshake {
             .unwrap_or(false)
     }
 
+    /// Whether a capability has this member set to `true` (`tools.listChanged`, `resources.subscribe` …).
+    #[must_use]
+    pub fn promises(&self, capability: &str, member: &str) -> bool {
+        let promised = || {
+            let raw = RawObject::parse(&self.raw).ok()?;
+            let capabilities = RawObject::parse(raw.get("capabilities")?).ok()?;
+            let capability = RawObject::parse(capabilities.get(capability)?).ok()?;
+            Some(capability.get(member) == Some("true"))
+        };
+        promised().unwrap_or(false)
+    }
+
     fn server_info(&self) -> String {
         RawObject::parse(&self.raw)
             .ok()

@@ -55,16 +55,16 @@ impl Caller {
         }
     }
 
-    /// Whether the server may ask this of it.
+    /// Whether the server may ask this of it. A stateless client is asked by an input-required result, which knows
+    /// three kinds of request only.
     #[must_use]
     pub fn can_answer(&self, method: &str) -> bool {
-        self.era == Era::Legacy
-            && match method {
-                "sampling/createMessage" => self.sampling,
-                "elicitation/create" => self.elicitation,
-                "roots/list" => self.roots,
-                _ => true,
-            }
+        match method {
+            "sampling/createMessage" => self.sampling,
+            "elicitation/create" => self.elicitation,
+            "roots/list" => self.roots,
+            _ => self.era == Era::Legacy,
+        }
     }
 
     /// Whether it wants a log message of this level; a level we do not know passes.
@@ -101,6 +101,10 @@ pub struct InFlight {
     pub mailbox: Arc<Mailbox>,
     /// The last sign of life.
     pub touched: Instant,
+    /// Its client was told to come back with input: the server waits for that and does nothing.
+    pub parked: bool,
+    /// The server asked for this capability, which the client did not declare.
+    pub lacking: Option<&'static str>,
 }
 
 /// A request of the child that waits for a client's response.
@@ -115,7 +119,7 @@ pub enum Home<'a> {
     /// No call is under way.
     Nobody,
     /// Every call under way is of one session: its newest call.
-    Only(&'a InFlight),
+    Only(u64, &'a InFlight),
     /// Several sessions have calls under way.
     Ambiguous,
 }
@@ -220,12 +224,26 @@ impl Table {
             .any(|call| call.caller.session == session)
     }
 
+    /// To whom a request of the child belongs. A parked call is at rest until its client answers, so another one
+    /// goes before it.
+    #[must_use]
+    pub fn home_of_request(&self) -> Home<'_> {
+        match self.home_among(|call| !call.parked) {
+            Home::Nobody => self.home(),
+            found => found,
+        }
+    }
+
     /// To whom a message of the child belongs that names no call.
     #[must_use]
     pub fn home(&self) -> Home<'_> {
+        self.home_among(|_| true)
+    }
+
+    fn home_among(&self, counts: impl Fn(&InFlight) -> bool) -> Home<'_> {
         let mut newest: Option<(u64, &InFlight)> = None;
         for (id, call) in &self.calls {
-            if call.caller.session == SessionKey::DAEMON {
+            if call.caller.session == SessionKey::DAEMON || !counts(call) {
                 continue;
             }
             match newest {
@@ -236,7 +254,35 @@ impl Table {
                 _ => newest = Some((*id, call)),
             }
         }
-        newest.map_or(Home::Nobody, |(_, call)| Home::Only(call))
+        newest.map_or(Home::Nobody, |(id, call)| Home::Only(id, call))
+    }
+
+    /// Remembers what the client of a call would have had to declare.
+    pub fn lacks(&mut self, id: u64, capability: &'static str) {
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.lacking = Some(capability);
+        }
+    }
+
+    /// Parks a call, or lets it go on.
+    pub fn park(&mut self, id: u64, parked: bool) {
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.parked = parked;
+        }
+    }
+
+    /// Gives a call the progress token of its client's next try.
+    pub fn set_progress_token(&mut self, id: u64, token: Option<Box<str>>) {
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.progress_token = token;
+        }
+    }
+
+    /// The child's own id of a request that waits for this session.
+    #[must_use]
+    pub fn asked_by(&self, session: SessionKey, id: u64) -> Option<&str> {
+        let asked = self.asked.get(&id)?;
+        (asked.session == session).then_some(&*asked.child_id)
     }
 
     /// Remembers a request of the child; answers the id that the client will see.
@@ -334,6 +380,8 @@ mod tests {
             progress_token: None,
             mailbox: Arc::default(),
             touched: Instant::now(),
+            parked: false,
+            lacking: None,
         }
     }
 
@@ -356,11 +404,18 @@ mod tests {
         assert!(matches!(table.home(), Home::Nobody));
         let a = table.begin(call(1, "1")).unwrap();
         table.begin(call(1, "2")).unwrap();
-        assert!(matches!(table.home(), Home::Only(call) if *call.client_id == *"2"));
+        assert!(matches!(table.home(), Home::Only(_, call) if *call.client_id == *"2"));
         table.begin(call(2, "1")).unwrap();
         assert!(matches!(table.home(), Home::Ambiguous));
         table.end(a);
         assert!(matches!(table.home(), Home::Ambiguous));
+        for call in table.calls.values_mut() {
+            call.parked = call.caller.session == SessionKey(1);
+        }
+        assert!(matches!(table.home(), Home::Ambiguous));
+        assert!(
+            matches!(table.home_of_request(), Home::Only(_, call) if call.caller.session == SessionKey(2))
+        );
     }
 
     #[test]

@@ -146,6 +146,20 @@ impl Upstream {
         }
     }
 
+    /// Asks a stdio child for something whose outcome nobody waits for, such as a subscription that is renewed.
+    pub fn ask_aside(&self, method: &str, params: &Value) {
+        let source =
+            json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
+        if let Ok(envelope) = Envelope::parse(source.as_bytes()) {
+            // The call is dropped: its answer finds nobody.
+            let _ = self.call(
+                Caller::plain(SessionKey::DAEMON),
+                source.as_bytes(),
+                &envelope,
+            );
+        }
+    }
+
     /// Calls the child on our own behalf; answers the raw result.
     async fn own_request(
         &self,

@@ -38,8 +38,8 @@ use crate::clock::Clock;
 
 pub use call::{Call, First};
 pub use failure::{
-    Failure, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR,
-    error_message, result_message,
+    Failure, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, MISSING_CAPABILITY,
+    PARSE_ERROR, error_message, result_message,
 };
 pub use handshake::{Era, Handshake, LEGACY_LATEST, LEGACY_VERSIONS, MODERN, negotiate};
 pub use http::HttpLink;

@@ -66,6 +66,11 @@ impl Child {
 
     /// Plays the handshake with two pages of tools.
     pub async fn shake_hands(&mut self) {
+        self.shake_hands_with(&["a", "b"]).await;
+    }
+
+    /// The same with these two tools, a page each.
+    pub async fn shake_hands_with(&mut self, tools: &[&str]) {
         let asked = self.expect("initialize").await;
         self.answer(
             &asked,
@@ -78,10 +83,14 @@ impl Child {
         .await;
         self.expect("notifications/initialized").await;
         let asked = self.expect("tools/list").await;
-        self.answer(&asked, json!({"tools": [{"name": "a"}], "nextCursor": "2"}))
-            .await;
+        self.answer(
+            &asked,
+            json!({"tools": [{"name": tools[0]}], "nextCursor": "2"}),
+        )
+        .await;
         let asked = self.expect("tools/list").await;
         assert_eq!(asked["params"]["cursor"], "2");
-        self.answer(&asked, json!({"tools": [{"name": "b"}]})).await;
+        self.answer(&asked, json!({"tools": [{"name": tools[1]}]}))
+            .await;
     }
 }

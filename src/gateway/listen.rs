@@ -1,0 +1,342 @@
+//! `subscriptions/listen`: what a session-era child tells everybody, for stateless clients that asked for it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::upstream::{
+    Envelope, Era, Handshake, INTERNAL_ERROR, INVALID_PARAMS, Item, METHOD_NOT_FOUND, Mailbox,
+    RawObject, Upstream, quote, result_message, splice,
+};
+
+use super::{
+    Gateway, Message, Place, Reply,
+    body::EventStream,
+    ready, reply,
+    session::{SUBSCRIPTIONS_MAX, SessionTable},
+};
+
+/// Most such streams of one instance.
+const LISTENERS_MAX: usize = 256;
+const META_SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+
+/// The kinds of news that a client may ask for: the member of its filter, the capability of the server that promises
+/// it, and the notification.
+const KINDS: [(&str, &str, &str); 3] = [
+    (
+        "toolsListChanged",
+        "tools",
+        "notifications/tools/list_changed",
+    ),
+    (
+        "promptsListChanged",
+        "prompts",
+        "notifications/prompts/list_changed",
+    ),
+    (
+        "resourcesListChanged",
+        "resources",
+        "notifications/resources/list_changed",
+    ),
+];
+
+/// What one client wants to hear.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Filter {
+    /// By the place in [`KINDS`].
+    kinds: [bool; KINDS.len()],
+    uris: HashSet<String>,
+}
+
+impl Filter {
+    /// What is wanted of what the server promises.
+    fn read(params: &str, handshake: &Handshake) -> Result<Self, String> {
+        let params = RawObject::parse(params).map_err(|error| error.to_string())?;
+        let wanted: Value = params
+            .get("notifications")
+            .and_then(|raw| serde_json::from_str(raw).ok())
+            .filter(Value::is_object)
+            .ok_or("subscriptions/listen needs the object params.notifications.")?;
+        let mut filter = Self::default();
+        for (has, (member, capability, _)) in filter.kinds.iter_mut().zip(KINDS) {
+            *has = wanted[member] == true && handshake.promises(capability, "listChanged");
+        }
+        if let Some(uris) = wanted.get("resourceSubscriptions") {
+            let uris: Vec<String> = serde_json::from_value(uris.clone()).map_err(
+                |_| "params.notifications.resourceSubscriptions must be a list of texts.",
+            )?;
+            if uris.len() > SUBSCRIPTIONS_MAX {
+                return Err(format!(
+                    "params.notifications.resourceSubscriptions has more than {SUBSCRIPTIONS_MAX} entries."
+                ));
+            }
+            if handshake.promises("resources", "subscribe") {
+                filter.uris = uris.into_iter().collect();
+            }
+        }
+        Ok(filter)
+    }
+
+    fn granted(&self) -> Value {
+        let mut granted = serde_json::Map::new();
+        for (has, (member, _, _)) in self.kinds.iter().zip(KINDS) {
+            if *has {
+                granted.insert(member.to_owned(), json!(true));
+            }
+        }
+        if !self.uris.is_empty() {
+            let mut uris: Vec<&String> = self.uris.iter().collect();
+            uris.sort();
+            granted.insert("resourceSubscriptions".to_owned(), json!(uris));
+        }
+        granted.into()
+    }
+
+    fn wants(&self, method: &str, updated: Option<&str>) -> bool {
+        if let Some(uri) = updated {
+            return self.uris.contains(uri);
+        }
+        let mut kinds = self.kinds.iter().zip(KINDS);
+        kinds.any(|(has, (_, _, news))| *has && news == method)
+    }
+}
+
+/// One open stream.
+struct Listener {
+    /// The raw id of its request, which every message carries.
+    tag: Box<str>,
+    filter: Filter,
+    stream: Mailbox,
+}
+
+impl Listener {
+    fn tagged(&self, message: &[u8]) -> Option<Bytes> {
+        let envelope = Envelope::parse(message).ok()?;
+        let raw = envelope.params.map_or("{}", |params| params.get());
+        let mut params = RawObject::parse(raw).ok()?;
+        let meta = params.get("_meta").unwrap_or("{}").to_owned();
+        let mut meta = RawObject::parse(&meta).ok()?;
+        meta.set(META_SUBSCRIPTION, &*self.tag);
+        params.set("_meta", meta.to_json());
+        let params = params.to_json();
+        Some(match envelope.params {
+            Some(raw) => splice(message, &mut [(raw, &params)]).into(),
+            None => {
+                let method = quote(envelope.method());
+                format!("{{\"jsonrpc\":\"2.0\",\"method\":{method},\"params\":{params}}}").into()
+            }
+        })
+    }
+}
+
+/// The open streams of one instance.
+#[derive(Default)]
+pub struct Listeners(Mutex<(u64, HashMap<u64, Arc<Listener>>)>);
+
+impl Listeners {
+    fn lock(&self) -> MutexGuard<'_, (u64, HashMap<u64, Arc<Listener>>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self, tag: &str, filter: Filter) -> Option<(u64, Arc<Listener>)> {
+        let mut open = self.lock();
+        if open.1.len() >= LISTENERS_MAX {
+            return None;
+        }
+        open.0 += 1;
+        let number = open.0;
+        let listener = Arc::new(Listener {
+            tag: tag.into(),
+            filter,
+            stream: Mailbox::default(),
+        });
+        open.1.insert(number, listener.clone());
+        Some((number, listener))
+    }
+
+    /// Hands a notification to those who asked for it; `updated`: the resource that it is about.
+    pub fn tell(&self, method: &str, updated: Option<&str>, message: &[u8]) {
+        for listener in self.lock().1.values() {
+            if listener.filter.wants(method, updated)
+                && let Some(tagged) = listener.tagged(message)
+            {
+                listener.stream.push(tagged);
+            }
+        }
+    }
+
+    /// Whether a stream wants to hear of this resource.
+    #[must_use]
+    pub fn subscribe_to(&self, uri: &str) -> bool {
+        let open = self.lock();
+        open.1
+            .values()
+            .any(|listener| listener.filter.uris.contains(uri))
+    }
+
+    /// Every resource that a stream wants to hear of.
+    pub fn uris(&self, into: &mut HashSet<String>) {
+        for listener in self.lock().1.values() {
+            into.extend(listener.filter.uris.iter().cloned());
+        }
+    }
+
+    /// Ends every stream in order.
+    pub fn end_all(&self) {
+        for (_, listener) in self.lock().1.drain() {
+            let tag = &listener.tag;
+            let result = format!(
+                "{{\"resultType\":\"complete\",\"_meta\":{{\"{META_SUBSCRIPTION}\":{tag}}}}}"
+            );
+            listener.stream.answer(result_message(tag, &result));
+        }
+    }
+}
+
+/// The stream of one listener; dropping it ends the subscription.
+pub struct ListenStream {
+    number: u64,
+    listener: Arc<Listener>,
+    place: Arc<Place>,
+}
+
+impl ListenStream {
+    /// The next message; `None` after the final result.
+    pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        self.listener.stream.poll_next(cx)
+    }
+}
+
+impl Drop for ListenStream {
+    fn drop(&mut self) {
+        let table: &SessionTable = &self.place.table;
+        table.listeners.lock().1.remove(&self.number);
+        let Some(upstream) = ready::present(&self.place.route) else {
+            return;
+        };
+        for uri in &self.listener.filter.uris {
+            if !table.has_subscriber(uri) {
+                upstream.ask_aside("resources/unsubscribe", &json!({"uri": uri}));
+            }
+        }
+    }
+}
+
+impl Gateway {
+    pub(super) fn listen(
+        &self,
+        place: &Arc<Place>,
+        message: &Message<'_>,
+        upstream: &Upstream,
+        handshake: &Handshake,
+    ) -> Reply {
+        let id = message.id;
+        if handshake.era == Era::Modern {
+            let text = "subscriptions/listen is not served for a server of this revision.";
+            return reply::error(StatusCode::NOT_FOUND, id, METHOD_NOT_FOUND, text);
+        }
+        let params = message.envelope.params.map_or("{}", |params| params.get());
+        let filter = match Filter::read(params, handshake) {
+            Ok(filter) => filter,
+            Err(text) => {
+                return reply::error(StatusCode::BAD_REQUEST, id, INVALID_PARAMS, &text);
+            }
+        };
+        let fresh: Vec<&String> = filter
+            .uris
+            .iter()
+            .filter(|uri| !place.table.has_subscriber(uri))
+            .collect();
+        for uri in fresh {
+            upstream.ask_aside("resources/subscribe", &json!({"uri": uri}));
+        }
+        let granted = filter.granted();
+        let Some((number, listener)) = place.table.listeners.open(id, filter) else {
+            let text = format!(
+                "This instance has {LISTENERS_MAX} such streams, the most that it may have."
+            );
+            return reply::error(StatusCode::SERVICE_UNAVAILABLE, id, INTERNAL_ERROR, &text);
+        };
+        let acknowledged = format!(
+            "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/subscriptions/acknowledged\",\"params\":{{\"_meta\":{{\"{META_SUBSCRIPTION}\":{id}}},\"notifications\":{granted}}}}}"
+        );
+        let stream = ListenStream {
+            number,
+            listener,
+            place: place.clone(),
+        };
+        reply::events(EventStream::of_listener(
+            stream,
+            Item::Message(acknowledged.into()),
+        ))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    fn handshake() -> Handshake {
+        let raw = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{"listChanged":true},"prompts":{},"resources":{"subscribe":true}}}"#;
+        Handshake::read(Era::Legacy, raw).unwrap()
+    }
+
+    #[test]
+    fn only_what_the_server_promises_is_granted() {
+        let asked = r#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":false,"resourceSubscriptions":["a:b"]}}"#;
+        let filter = Filter::read(asked, &handshake()).unwrap();
+        assert_eq!(
+            filter.granted(),
+            json!({"toolsListChanged": true, "resourceSubscriptions": ["a:b"]})
+        );
+        assert!(filter.wants("notifications/tools/list_changed", None));
+        assert!(!filter.wants("notifications/prompts/list_changed", None));
+        assert!(filter.wants("notifications/resources/updated", Some("a:b")));
+        assert!(!filter.wants("notifications/resources/updated", Some("a:c")));
+        assert!(Filter::read("{}", &handshake()).is_err());
+        let wrong = r#"{"notifications":{"resourceSubscriptions":[5]}}"#;
+        assert!(Filter::read(wrong, &handshake()).is_err());
+    }
+
+    #[test]
+    fn news_carry_the_id_of_their_stream_and_the_end_is_told() {
+        let listeners = Listeners::default();
+        let asked = r#"{"notifications":{"toolsListChanged":true}}"#;
+        let filter = Filter::read(asked, &handshake()).unwrap();
+        let (_, listener) = listeners.open("\"s\"", filter).unwrap();
+        let method = "notifications/tools/list_changed";
+        let bare = format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#);
+        listeners.tell(method, None, bare.as_bytes());
+        let full = format!(r#"{{"method":"{method}","jsonrpc":"2.0","params":{{"n":1.0}}}}"#);
+        listeners.tell(method, None, full.as_bytes());
+        listeners.tell("notifications/other", None, full.as_bytes());
+        listeners.end_all();
+        let next = || {
+            let mut cx = Context::from_waker(Waker::noop());
+            match listener.stream.poll_next(&mut cx) {
+                Poll::Ready(Some(Item::Message(text) | Item::Answer(text))) => {
+                    String::from_utf8(text.to_vec()).unwrap()
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        let meta = r#""_meta":{"io.modelcontextprotocol/subscriptionId":"s"}"#;
+        let expected = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{{{meta}}}}}"#);
+        assert_eq!(next(), expected);
+        let expected =
+            format!(r#"{{"method":"{method}","jsonrpc":"2.0","params":{{"n":1.0,{meta}}}}}"#);
+        assert_eq!(next(), expected);
+        let expected =
+            format!(r#"{{"jsonrpc":"2.0","id":"s","result":{{"resultType":"complete",{meta}}}}}"#);
+        assert_eq!(next(), expected);
+    }
+}
