@@ -1,0 +1,100 @@
+//! A blocking HTTP/1.1 client on one connection, so that the measuring costs little. Loopback and JSON only.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
+/// An answer.
+pub struct Answer {
+    pub status: u16,
+    /// The value of `Mcp-Session-Id`, if there is one.
+    pub session: Option<String>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn text(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.body)
+    }
+}
+
+/// One connection that is kept open.
+pub struct Connection {
+    reader: BufReader<TcpStream>,
+    writer: TcpStream,
+    /// Head lines of every request, each with its line end.
+    pub fixed: String,
+    line: String,
+}
+
+impl Connection {
+    /// Connects to `HOST:PORT`.
+    pub fn open(host: &str) -> std::io::Result<Self> {
+        let writer = TcpStream::connect(host)?;
+        writer.set_nodelay(true)?;
+        writer.set_read_timeout(Some(Duration::from_secs(60)))?;
+        Ok(Self {
+            reader: BufReader::new(writer.try_clone()?),
+            writer,
+            fixed: format!("Host: {host}\r\nAccept: application/json, text/event-stream\r\n"),
+            line: String::new(),
+        })
+    }
+
+    /// Sends a request and reads its answer, which must have a length.
+    pub fn send(&mut self, method: &str, path: &str, body: &str) -> std::io::Result<Answer> {
+        let mut request = String::with_capacity(self.fixed.len() + body.len() + path.len() + 128);
+        request.push_str(method);
+        request.push(' ');
+        request.push_str(path);
+        request.push_str(" HTTP/1.1\r\n");
+        request.push_str(&self.fixed);
+        if !body.is_empty() {
+            request.push_str("Content-Type: application/json\r\n");
+        }
+        request.push_str(&format!("Content-Length: {}\r\n\r\n{body}", body.len()));
+        self.writer.write_all(request.as_bytes())?;
+        let status = self.next_line()?.split(' ').nth(1).map(str::parse);
+        let Some(Ok(status)) = status else {
+            return Err(fault(&format!("no status: {}", self.line)));
+        };
+        let (mut length, mut session) = (None, None);
+        loop {
+            let line = self.next_line()?;
+            let Some((name, value)) = line.split_once(':') else {
+                break;
+            };
+            if name.eq_ignore_ascii_case("content-length") {
+                length = value.trim().parse::<usize>().ok();
+            } else if name.eq_ignore_ascii_case("mcp-session-id") {
+                session = Some(value.trim().to_owned());
+            }
+        }
+        let length = match (length, status) {
+            (Some(length), _) => length,
+            (None, 202 | 204) => 0,
+            _ => return Err(fault("an answer without a length")),
+        };
+        let mut body = vec![0; length];
+        self.reader.read_exact(&mut body)?;
+        Ok(Answer {
+            status,
+            session,
+            body,
+        })
+    }
+
+    fn next_line(&mut self) -> std::io::Result<&str> {
+        self.line.clear();
+        if self.reader.read_line(&mut self.line)? == 0 {
+            return Err(fault("the connection was closed"));
+        }
+        Ok(self.line.trim_end())
+    }
+}
+
+fn fault(text: &str) -> std::io::Error {
+    std::io::Error::other(text.to_owned())
+}

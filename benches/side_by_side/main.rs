@@ -1,0 +1,248 @@
+//! What the daemon costs, beside the same server without it.
+//!
+//! ```text
+//! cargo bench --bench side_by_side                         everything, about two minutes
+//! cargo bench --bench side_by_side -- --quick              fewer samples, about twenty seconds
+//! cargo bench --bench side_by_side -- --instances 1000     memory and kills up to so many instances (default 100)
+//! cargo bench --bench side_by_side -- --json               the figures as JSON
+//! taskset -c 0 cargo bench --bench side_by_side            all on one CPU: the steadiest latencies
+//! ```
+//!
+//! It starts the release binary of this tree with a folder and ports of its own, and ends only what it started.
+//! Everything is measured in one run, so lines can be compared with each other, not with those of another machine or
+//! day. The servers are `demo` (built in) and `null`, which does next to nothing, so that what is seen is the cost of
+//! the host; the floor is a bridge from HTTP to a server's pipes that does nothing else.
+
+mod daemon;
+mod figures;
+mod floor;
+mod http;
+mod mcp;
+mod memory;
+
+use std::time::{Duration, Instant};
+
+use daemon::{Daemon, Instance};
+use figures::{Figures, Summary};
+use floor::Floor;
+use mcp::StdioServer;
+
+/// Concurrent calls of the busy rows.
+const BUSY: usize = 32;
+
+/// How much is measured.
+struct Plan {
+    starts: usize,
+    calls_alone: usize,
+    calls_busy: usize,
+    rounds: usize,
+    kills: usize,
+    api_calls: usize,
+    /// Numbers of instances at which memory is measured, rising.
+    sizes: Vec<usize>,
+}
+
+impl Plan {
+    fn full(most: usize) -> Self {
+        Self {
+            starts: 100,
+            calls_alone: 10_000,
+            calls_busy: 64_000,
+            rounds: 5,
+            kills: 30,
+            api_calls: 500,
+            sizes: sizes(most),
+        }
+    }
+
+    fn quick(most: usize) -> Self {
+        Self {
+            starts: 20,
+            calls_alone: 2_000,
+            calls_busy: 9_600,
+            rounds: 3,
+            kills: 5,
+            api_calls: 100,
+            sizes: sizes(most),
+        }
+    }
+}
+
+fn sizes(most: usize) -> Vec<usize> {
+    let mut sizes: Vec<_> = [1, 10, 100, 1_000]
+        .into_iter()
+        .filter(|size| *size < most)
+        .collect();
+    sizes.push(most);
+    sizes
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("null-server") => return floor::serve_null(),
+        Some("floor") => return floor::serve_floor(&arguments[1..]),
+        _ => {}
+    }
+    let (mut quick, mut json, mut most) = (false, false, 100);
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        match argument.as_str() {
+            "--quick" => quick = true,
+            "--json" => json = true,
+            "--instances" => {
+                let value = rest.next().and_then(|value| value.parse().ok());
+                most = value.expect("--instances needs a number");
+            }
+            // Cargo gives it to every bench.
+            "--bench" => {}
+            other => {
+                panic!("unknown argument {other}; see the head of benches/side_by_side/main.rs")
+            }
+        }
+    }
+    let plan = if quick {
+        Plan::quick(most)
+    } else {
+        Plan::full(most)
+    };
+    let this = std::env::current_exe().expect("a program knows its file");
+    let this = this.to_str().expect("the checkout has a plain path");
+    let null = vec![this.to_owned(), "null-server".to_owned()];
+    let demo = ["mcp", "demo"].map(str::to_owned);
+    let demo: Vec<String> = [env!("CARGO_BIN_EXE_minimcp").to_owned()]
+        .into_iter()
+        .chain(demo)
+        .collect();
+
+    let mut figures = Figures::new(json);
+    let mut daemon = Daemon::start();
+    for (name, command) in [("null", &null), ("demo", &demo)] {
+        starts(&mut figures, &mut daemon, &plan, name, command);
+        loads(&mut figures, &mut daemon, &plan, name, command);
+    }
+    drop(daemon);
+    many(&mut figures, &plan);
+    figures.finish();
+}
+
+/// Create to ready: one call of the API and the first `initialize` through the access URL, beside a bare child.
+fn starts(figures: &mut Figures, daemon: &mut Daemon, plan: &Plan, name: &str, command: &[String]) {
+    figures.heading(&format!("create to ready, {name}"), Figures::TIMES);
+    let (mut bare, mut hosted) = (Vec::new(), Vec::new());
+    for _ in 0..plan.starts {
+        let began = Instant::now();
+        let server = StdioServer::start(command);
+        bare.push(began.elapsed());
+        drop(server);
+
+        let began = Instant::now();
+        let instance = daemon.create(name);
+        instance.endpoint.initialize();
+        hosted.push(began.elapsed());
+        daemon.delete(&instance);
+    }
+    let bare = Summary::of(bare);
+    figures.times("bare: spawn, handshake, tool list", bare, None);
+    figures.times(
+        "minimcp: POST /mcps?wait=ready, initialize by URL",
+        Summary::of(hosted),
+        Some(bare),
+    );
+}
+
+/// Calls through the access URL beside the floor and the server's own pipes, in turns.
+fn loads(figures: &mut Figures, daemon: &mut Daemon, plan: &Plan, name: &str, command: &[String]) {
+    let mut direct = StdioServer::start(command);
+    let (floor, bridge) = Floor::start(command);
+    let instance = daemon.create(name);
+    for (outstanding, count) in [(1, plan.calls_alone), (BUSY, plan.calls_busy)] {
+        let (mut pipes, mut bare, mut hosted) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..plan.rounds {
+            pipes.push(Summary::of_load(direct.load(count, outstanding)));
+            bare.push(Summary::of_load(bridge.load(count, outstanding)));
+            hosted.push(Summary::of_load(instance.endpoint.load(count, outstanding)));
+        }
+        let title = format!("calls to {name}, {outstanding} at a time (ratio to the floor)");
+        figures.heading(&title, Figures::TIMES);
+        let base = Summary::median(&bare);
+        figures.times(
+            "direct: the server's own pipes",
+            Summary::median(&pipes),
+            None,
+        );
+        figures.times("floor: HTTP to pipes, nothing else", base, None);
+        figures.times(
+            "minimcp: the access URL",
+            Summary::median(&hosted),
+            Some(base),
+        );
+    }
+    daemon.delete(&instance);
+    drop(floor);
+}
+
+/// Memory, the API and kills with many instances of `null` on a fresh daemon.
+fn many(figures: &mut Figures, plan: &Plan) {
+    /// What was just done settles: log rows are written, caches are given back.
+    const SETTLE: Duration = Duration::from_secs(2);
+    /// How long the CPU time of an idle daemon is counted.
+    const IDLE: Duration = Duration::from_secs(10);
+
+    let mut daemon = Daemon::start();
+    let mut instances: Vec<Instance> = Vec::new();
+    let mut serve_kib = Vec::new();
+    for size in &plan.sizes {
+        let began = Instant::now();
+        let missing = size - instances.len();
+        while instances.len() < *size {
+            let instance = daemon.create("null");
+            instance.endpoint.initialize();
+            instances.push(instance);
+        }
+        let took = began.elapsed().as_secs_f64();
+        std::thread::sleep(SETTLE);
+        figures.heading(&format!("{size} instances of null"), Figures::MEMORY);
+        let memory = memory::of(&daemon);
+        serve_kib.push((*size, memory.serve.private_kib));
+        figures.memory(*size, &memory);
+        #[expect(clippy::cast_precision_loss, reason = "a count of instances is small")]
+        let rate = missing as f64 / took;
+        figures.number("creations per second, one at a time", rate, "/s");
+    }
+    if let [.., (fewer, before), (more, after)] = serve_kib[..] {
+        #[expect(clippy::cast_precision_loss, reason = "memory in KiB is small")]
+        let each = (after as f64 - before as f64) / (more - fewer) as f64;
+        figures.number("serve's own memory for one instance more", each, "KiB");
+    }
+
+    let before = memory::cpu_ms(daemon.pid());
+    std::thread::sleep(IDLE);
+    #[expect(clippy::cast_precision_loss, reason = "ten seconds at most")]
+    let busy = (memory::cpu_ms(daemon.pid()) - before) as f64 / IDLE.as_secs_f64() / 10.0;
+    figures.number("serve's CPU time while idle", busy, "% of a CPU");
+
+    figures.heading(
+        &format!("the API at {} instances", instances.len()),
+        Figures::TIMES,
+    );
+    let one = format!("/mcps/{}", instances[0].id);
+    let one = Summary::of(daemon.times_of(&one, plan.api_calls));
+    figures.times("GET /mcps/{id}", one, None);
+    let all = Summary::of(daemon.times_of("/mcps?limit=1000", plan.api_calls));
+    figures.times("GET /mcps?limit=1000", all, None);
+
+    figures.heading(
+        "kill -9 of a server to its next good answer",
+        Figures::TIMES,
+    );
+    let killed = instances.iter().take(plan.kills);
+    let times = killed
+        .map(|instance| daemon.kill_and_wait(instance))
+        .collect();
+    figures.times(
+        "minimcp: new process, call by URL",
+        Summary::of(times),
+        None,
+    );
+}
