@@ -22,6 +22,8 @@ use super::{http::Connection, mcp::Endpoint};
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The path of the API.
 const API: &str = "/api/v1";
+/// The daemon closes connections that rest; one that rested so long is not used again.
+const REST: Duration = Duration::from_secs(2);
 /// Access ports below the ephemeral ones.
 const PORTS: (u16, u16) = (12_000, 13_999);
 
@@ -29,7 +31,10 @@ const PORTS: (u16, u16) = (12_000, 13_999);
 pub struct Daemon {
     folder: TempDir,
     process: Child,
+    host: String,
+    token: String,
     connection: Connection,
+    used: Instant,
 }
 
 /// An instance, as far as the bench cares.
@@ -92,14 +97,14 @@ impl Daemon {
             std::thread::sleep(Duration::from_millis(5)); // poll
         }
         let token = fs::read_to_string(&config.api.admin_token_file).expect("serve made it");
-        let mut connection = Connection::open(&host).expect("serve listens");
-        connection
-            .fixed
-            .push_str(&format!("Authorization: Bearer {}\r\n", token.trim()));
+        let token = token.trim().to_owned();
         Self {
+            connection: connect(&host, &token),
             folder,
             process,
-            connection,
+            host,
+            token,
+            used: Instant::now(),
         }
     }
 
@@ -137,6 +142,10 @@ impl Daemon {
 
     /// One call of the API: the body of its answer.
     pub fn send(&mut self, method: &str, path: &str, body: &str) -> Vec<u8> {
+        if self.used.elapsed() > REST {
+            self.connection = connect(&self.host, &self.token);
+        }
+        self.used = Instant::now();
         let answer = self
             .connection
             .send(method, &format!("{API}{path}"), body)
@@ -186,6 +195,14 @@ impl Drop for Daemon {
         let _ = kill(pid_as_raw(self.process.id()), Signal::SIGTERM);
         let _ = self.process.wait();
     }
+}
+
+fn connect(host: &str, token: &str) -> Connection {
+    let mut connection = Connection::open(host).expect("serve listens");
+    connection
+        .fixed
+        .push_str(&format!("Authorization: Bearer {token}\r\n"));
+    connection
 }
 
 fn pid_of(value: &Value) -> u32 {

@@ -77,7 +77,7 @@ impl Figures {
     /// The columns of [`Figures::times`].
     pub const TIMES: &str = "  p50 us     p99 us     calls/s   p50 ratio   rate ratio";
     /// The columns of [`Figures::memory`].
-    pub const MEMORY: &str = " RSS KiB    PSS KiB    private   (each, where there are several)";
+    pub const MEMORY: &str = " RSS KiB    PSS KiB    private  anonymous   (each)";
 
     /// A row of times, as a ratio to `base` when there is one.
     pub fn times(&mut self, name: &str, figures: Summary, base: Option<Summary>) {
@@ -111,18 +111,19 @@ impl Figures {
             ("server", memory.servers),
         ];
         for (name, held) in kinds {
-            let (rss, pss, private) = (
+            let (rss, pss, private, anonymous) = (
                 held.each(held.rss_kib),
                 held.each(held.pss_kib),
                 held.each(held.private_kib),
+                held.each(held.anonymous_kib),
             );
             let row = format!("{name}, {instances} instances");
             if !self.json {
-                println!("{row:<52} {rss:>8} {pss:>10} {private:>10}");
+                println!("{row:<52} {rss:>8} {pss:>10} {private:>10} {anonymous:>10}");
             }
             self.rows.push(json!({
                 "name": row, "processes": held.processes, "rss_kib": rss, "pss_kib": pss,
-                "private_kib": private,
+                "private_kib": private, "anonymous_kib": anonymous,
             }));
         }
     }

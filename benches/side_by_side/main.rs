@@ -204,7 +204,7 @@ fn many(figures: &mut Figures, plan: &Plan) {
         std::thread::sleep(SETTLE);
         figures.heading(&format!("{size} instances of null"), Figures::MEMORY);
         let memory = memory::of(&daemon);
-        serve_kib.push((*size, memory.serve.private_kib));
+        serve_kib.push((*size, memory.serve.anonymous_kib));
         figures.memory(*size, &memory);
         #[expect(clippy::cast_precision_loss, reason = "a count of instances is small")]
         let rate = missing as f64 / took;

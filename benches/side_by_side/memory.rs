@@ -14,6 +14,8 @@ pub struct Held {
     pub pss_kib: u64,
     /// Pages of its own.
     pub private_kib: u64,
+    /// Pages of its own that no file backs: what it has allocated and written to.
+    pub anonymous_kib: u64,
 }
 
 impl Held {
@@ -28,6 +30,7 @@ impl Held {
         self.rss_kib += of("Rss:");
         self.pss_kib += of("Pss:");
         self.private_kib += of("Private_Clean:") + of("Private_Dirty:");
+        self.anonymous_kib += of("Anonymous:");
     }
 
     /// The mean of one process, in KiB.
