@@ -1,8 +1,8 @@
 //! What the daemon costs, beside the same server without it.
 //!
 //! ```text
-//! cargo bench --bench side_by_side                         everything, about two minutes
-//! cargo bench --bench side_by_side -- --quick              fewer samples, about twenty seconds
+//! cargo bench --bench side_by_side                         everything
+//! cargo bench --bench side_by_side -- --quick              fewer samples, about half a minute
 //! cargo bench --bench side_by_side -- --instances 1000     memory and kills up to so many instances (default 100)
 //! cargo bench --bench side_by_side -- --json               the figures as JSON
 //! taskset -c 0 cargo bench --bench side_by_side            all on one CPU: the steadiest latencies
