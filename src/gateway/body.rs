@@ -15,11 +15,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::upstream::{Failure, Item};
 
-use super::{
-    dialogue::Exchange,
-    listen::ListenStream,
-    session::{Session, StandingStream},
-};
+use super::{dialogue::Exchange, listen::ListenStream, replay::TrackStream};
 
 /// How long a stream may be silent before a comment line shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -74,7 +70,7 @@ impl hyper::body::Body for GatewayBody {
 
 enum Source {
     Call(Box<Exchange>),
-    Session(StandingStream),
+    Session(Box<TrackStream>),
     Listener(Box<ListenStream>),
     Nothing,
 }
@@ -93,10 +89,10 @@ impl EventStream {
         Self::new(Source::Call(Box::new(exchange)), first)
     }
 
-    /// What a session is told outside of its calls. Takes the place of an earlier such stream.
+    /// A stream of a session-era client, which it may resume.
     #[must_use]
-    pub fn of_session(session: Arc<Session>) -> Self {
-        Self::new(Source::Session(StandingStream::open(session)), None)
+    pub fn of_session(stream: TrackStream) -> Self {
+        Self::new(Source::Session(Box::new(stream)), None)
     }
 
     /// What a stateless client asked to hear, after the first message.
@@ -129,7 +125,17 @@ impl EventStream {
         let item = match (self.first.take(), &mut self.source) {
             (Some(item), _) => Poll::Ready(Some(item)),
             (None, Source::Call(exchange)) => exchange.poll_next(cx),
-            (None, Source::Session(stream)) => stream.poll_next(cx),
+            (None, Source::Session(stream)) => {
+                let event = stream.poll_event(cx);
+                match &event {
+                    Poll::Ready(Some(_)) => {
+                        self.silence.as_mut().reset(Instant::now() + KEEP_ALIVE)
+                    }
+                    Poll::Ready(None) => self.source = Source::Nothing,
+                    Poll::Pending => return self.poll_silence(cx),
+                }
+                return event;
+            }
             (None, Source::Listener(stream)) => stream.poll_next(cx),
             (None, Source::Nothing) => Poll::Ready(None),
         };
@@ -146,16 +152,18 @@ impl EventStream {
                 self.source = Source::Nothing;
                 Poll::Ready(Some(event(&answer)))
             }
-            Poll::Pending => {
-                if self.silence.as_mut().poll(cx).is_ready() {
-                    self.silence.as_mut().reset(Instant::now() + KEEP_ALIVE);
-                    // Registers the new deadline; it cannot be over yet.
-                    let _ = self.silence.as_mut().poll(cx);
-                    return Poll::Ready(Some(Bytes::from_static(b": alive\n\n")));
-                }
-                Poll::Pending
-            }
+            Poll::Pending => self.poll_silence(cx),
         }
+    }
+
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.silence.as_mut().poll(cx).is_ready() {
+            self.silence.as_mut().reset(Instant::now() + KEEP_ALIVE);
+            // Registers the new deadline; it cannot be over yet.
+            let _ = self.silence.as_mut().poll(cx);
+            return Poll::Ready(Some(Bytes::from_static(b": alive\n\n")));
+        }
+        Poll::Pending
     }
 }
 

@@ -22,6 +22,7 @@ use super::{
     Place, now_ms,
     parked::{Binding, StateKey, binding},
     reply,
+    session::Session,
     stateless::Finish,
 };
 
@@ -254,8 +255,8 @@ impl Dialogue {
 
 /// A call under way, for a client of either era.
 pub enum Exchange {
-    /// The session era, or a stateless child: messages pass as they are.
-    Plain(Call),
+    /// The session era: messages pass as they are.
+    Plain(Call, Arc<Session>),
     /// A stateless client in front of a session-era child, with input-required results.
     Dialogue(Box<Dialogue>),
     /// A stateless client whose answers are only completed.
@@ -266,7 +267,7 @@ impl Exchange {
     /// As [`Call::poll_next`].
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
         match self {
-            Self::Plain(call) => call.poll_next(cx),
+            Self::Plain(call, _) => call.poll_next(cx),
             Self::Dialogue(dialogue) => dialogue.poll_next(cx),
             Self::Finished(call, finish) => call.poll_next(cx).map(|item| match item {
                 Some(Item::Answer(answer)) => Some(Item::Answer(finish.apply(answer, None))),
@@ -288,7 +289,7 @@ impl Exchange {
 
     fn is_slow(&self) -> bool {
         match self {
-            Self::Plain(call) | Self::Finished(call, _) => call.is_slow(),
+            Self::Plain(call, _) | Self::Finished(call, _) => call.is_slow(),
             Self::Dialogue(dialogue) => {
                 let conversation = dialogue.conversation.as_ref();
                 conversation.is_some_and(|conversation| conversation.call.is_slow())
@@ -310,7 +311,7 @@ impl Exchange {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Plain(_) => StatusCode::OK,
+            Self::Plain(..) => StatusCode::OK,
             Self::Dialogue(dialogue) => dialogue.finish.status(),
             Self::Finished(_, finish) => finish.status(),
         }

@@ -13,6 +13,9 @@ mod listener;
 mod parked;
 mod proxy;
 mod ready;
+mod replay;
+#[cfg(test)]
+mod replay_tests;
 mod reply;
 mod session;
 mod session_era;
@@ -45,6 +48,7 @@ pub use reply::Reply;
 use access::{Sites, Target};
 use dialogue::Conversation;
 use parked::{ParkingLot, StateKey};
+use replay::{EventId, TrackStream};
 use session::SessionTable;
 
 const SESSION_HEADER: &str = "mcp-session-id";
@@ -231,7 +235,21 @@ impl Gateway {
                     "A stream is sent as events: send 'Accept: text/event-stream'.",
                 );
             }
-            return reply::events(body::EventStream::of_session(session));
+            let stream = match parts.headers.get("last-event-id") {
+                None => Some(TrackStream::standing(session)),
+                Some(last) => last
+                    .to_str()
+                    .ok()
+                    .and_then(EventId::parse)
+                    .and_then(|last| TrackStream::after(session, last)),
+            };
+            return match stream {
+                Some(stream) => reply::events(body::EventStream::of_session(stream)),
+                None => reply::refused(
+                    StatusCode::BAD_REQUEST,
+                    "The stream of this Last-Event-ID cannot be resumed any more.",
+                ),
+            };
         }
         match self.ready(place).await {
             Err(unready) => reply::unready(&place.route, "null", &unready),

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::listen::Listeners;
+use super::{listen::Listeners, replay::Tracks};
 use crate::{
     domain::UnixMs,
     supervisor::route::Route,
@@ -74,7 +74,8 @@ pub struct Session {
     log_level: AtomicU8,
     subscriptions: Mutex<HashSet<String>>,
     stream: Mailbox,
-    stream_turn: AtomicU64,
+    /// Its event streams, for resuming.
+    pub tracks: Tracks,
     streaming: AtomicU32,
 }
 
@@ -105,40 +106,29 @@ impl Session {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Somebody reads its standing stream: it is not idle. An older reader looks whether it is still its turn.
+    pub fn begin_standing(&self) {
+        self.streaming.fetch_add(1, Ordering::AcqRel);
+        self.stream.nudge();
+    }
+
+    /// A reader of its standing stream is gone.
+    pub fn end_standing(&self) {
+        self.streaming.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// The next message of its standing stream.
+    pub fn poll_standing(&self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        self.stream.poll_next(cx)
+    }
+
+    fn end(&self) {
+        self.stream.close();
+        self.tracks.clear();
+    }
+
     fn is_streaming(&self) -> bool {
         self.streaming.load(Ordering::Acquire) > 0
-    }
-}
-
-/// The standing stream of a session; while it is open the session is not idle. A new one ends an older one, because
-/// a client that comes back must not wait until the old connection is found dead.
-pub struct StandingStream {
-    session: Arc<Session>,
-    turn: u64,
-}
-
-impl StandingStream {
-    /// Opens it.
-    #[must_use]
-    pub fn open(session: Arc<Session>) -> Self {
-        session.streaming.fetch_add(1, Ordering::AcqRel);
-        let turn = session.stream_turn.fetch_add(1, Ordering::AcqRel) + 1;
-        session.stream.nudge();
-        Self { session, turn }
-    }
-
-    /// The next message; `None` when the stream is over.
-    pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
-        if self.session.stream_turn.load(Ordering::Acquire) != self.turn {
-            return Poll::Ready(None);
-        }
-        self.session.stream.poll_next(cx)
-    }
-}
-
-impl Drop for StandingStream {
-    fn drop(&mut self) {
-        self.session.streaming.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -245,7 +235,7 @@ impl SessionTable {
             log_level: AtomicU8::new(NO_LEVEL),
             subscriptions: Mutex::default(),
             stream: Mailbox::default(),
-            stream_turn: AtomicU64::new(0),
+            tracks: Tracks::default(),
             streaming: AtomicU32::new(0),
         });
         let mut sessions = self.sessions();
@@ -284,7 +274,7 @@ impl SessionTable {
         sessions.remove(&session.id);
         self.count(&sessions);
         drop(sessions);
-        session.stream.close();
+        session.end();
     }
 
     /// Ends every session, or those that rested since `before`.
@@ -304,7 +294,7 @@ impl SessionTable {
         self.count(&sessions);
         drop(sessions);
         for session in &gone {
-            session.stream.close();
+            session.end();
         }
         gone
     }

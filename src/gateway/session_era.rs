@@ -16,6 +16,7 @@ use super::{
     dialogue::Exchange,
     no_such_session, now_ms,
     ready::NotBegun,
+    replay::TrackStream,
     reply,
     session::{ClientTraits, NoSession, Session},
 };
@@ -53,7 +54,7 @@ impl Gateway {
                     .await
                 {
                     Begun::Answer(answer) => one_answer(answer, StatusCode::OK, accepts),
-                    Begun::Call(call) => finish(Exchange::Plain(call), accepts).await,
+                    Begun::Call(call) => finish(Exchange::Plain(call, session), accepts).await,
                     Begun::Refused(refused) => *refused,
                 }
             }
@@ -239,12 +240,8 @@ pub async fn finish(mut exchange: Exchange, accepts: Accepts) -> Reply {
             First::Item(Item::Answer(answer)) => {
                 return one_answer(answer, exchange.status(), accepts);
             }
-            First::Item(item) if accepts.events => {
-                return reply::events(EventStream::of_call(exchange, Some(item)));
-            }
-            First::Slow if accepts.events => {
-                return reply::events(EventStream::of_call(exchange, None));
-            }
+            First::Item(item) if accepts.events => return stream(exchange, Some(item)),
+            First::Slow if accepts.events => return stream(exchange, None),
             // A client without streams gets the answer only.
             First::Item(_) => {}
             First::Slow => {
@@ -258,6 +255,20 @@ pub async fn finish(mut exchange: Exchange, accepts: Accepts) -> Reply {
             First::Over => return reply::empty(StatusCode::ACCEPTED),
         }
     }
+}
+
+fn stream(exchange: Exchange, first: Option<Item>) -> Reply {
+    let events = match exchange {
+        Exchange::Plain(call, session) => {
+            let stream = TrackStream::of_call(session, call);
+            EventStream::of_session(match first {
+                Some(Item::Message(message) | Item::Answer(message)) => stream.begin_with(message),
+                None => stream,
+            })
+        }
+        exchange => EventStream::of_call(exchange, first),
+    };
+    reply::events(events)
 }
 
 /// One answer, in the form that the client takes.

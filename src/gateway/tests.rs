@@ -30,8 +30,8 @@ use crate::{
 };
 
 pub struct Bench {
-    client: Client,
-    url: String,
+    pub client: Client,
+    pub url: String,
     state: watch::Sender<RouteState>,
     upstream: Arc<Upstream>,
     pub child: Child,
@@ -100,7 +100,11 @@ impl Bench {
     }
 
     pub async fn session(&self) -> String {
-        let params = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {}});
+        self.session_of("2025-06-18").await
+    }
+
+    pub async fn session_of(&self, version: &str) -> String {
+        let params = json!({"protocolVersion": version, "capabilities": {}, "clientInfo": {}});
         let hello = call(1, "initialize", params);
         let answer = self.post(None, &hello).send().await.expect("an answer");
         let session = answer.headers()["mcp-session-id"]
@@ -109,7 +113,7 @@ impl Bench {
             .to_owned();
         let answer: Value = answer.json().await.expect("JSON");
         assert_eq!(answer["result"]["serverInfo"]["name"], "scripted");
-        assert_eq!(answer["result"]["protocolVersion"], "2025-06-18");
+        assert_eq!(answer["result"]["protocolVersion"], version);
         session
     }
 }
@@ -376,6 +380,6 @@ async fn news_of_the_server_reaches_the_standing_stream() {
     let event = event.expect("in time").expect("open").expect("an event");
     assert_eq!(
         event,
-        format!("event: message\ndata: {news}\n\n").as_bytes()
+        format!("id: 0-1\nevent: message\ndata: {news}\n\n").as_bytes()
     );
 }

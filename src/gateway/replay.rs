@@ -1,0 +1,285 @@
+//! The event streams of session-era clients, which a client may resume by `Last-Event-ID` after its connection broke.
+//!
+//! An event id is `STREAM-NUMBER`, unique in its session; stream 0 is the standing one, every other one belongs to a
+//! call. What was sent is kept for a while, within bounds; a call whose stream broke goes on.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::upstream::{Call, Item};
+
+use super::session::Session;
+
+/// Most streams of calls that a session can resume.
+const TRACKS_MAX: usize = 4;
+/// Most messages of one stream that are kept.
+const SENT_MAX: usize = 64;
+/// Most bytes of one stream that are kept; what is larger by itself cannot be sent again.
+const SENT_MAX_BYTES: usize = 256 << 10;
+/// How long a client should wait before it comes back, in milliseconds.
+const RETRY_MS: u32 = 1_000;
+/// The first revision whose clients take an event without data.
+const PRIMED_SINCE: &str = "2025-11-25";
+
+/// Where an event stands: the stream, and its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventId {
+    stream: u64,
+    number: u64,
+}
+
+impl EventId {
+    /// Reads an id that we gave; `None` for any other text.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (stream, number) = text.split_once('-')?;
+        Some(Self {
+            stream: stream.parse().ok()?,
+            number: number.parse().ok()?,
+        })
+    }
+}
+
+#[derive(Default)]
+struct State {
+    call: Option<Call>,
+    sent: VecDeque<(u64, Bytes)>,
+    sent_bytes: usize,
+    last: u64,
+    over: bool,
+}
+
+impl State {
+    fn keep(&mut self, message: &Bytes) {
+        self.last += 1;
+        self.sent_bytes += message.len();
+        self.sent.push_back((self.last, message.clone()));
+        while self.sent.len() > SENT_MAX || self.sent_bytes > SENT_MAX_BYTES {
+            match self.sent.pop_front() {
+                Some((_, old)) => self.sent_bytes -= old.len(),
+                None => break,
+            }
+        }
+    }
+}
+
+/// One stream, whoever reads it now.
+#[derive(Default)]
+struct Track {
+    number: u64,
+    turn: AtomicU64,
+    state: Mutex<State>,
+}
+
+impl Track {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The streams of one session.
+#[derive(Default)]
+pub struct Tracks {
+    standing: Arc<Track>,
+    calls: Mutex<(u64, VecDeque<Arc<Track>>)>,
+}
+
+impl Tracks {
+    fn calls(&self) -> MutexGuard<'_, (u64, VecDeque<Arc<Track>>)> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self, call: Call) -> Arc<Track> {
+        let mut calls = self.calls();
+        calls.0 += 1;
+        let track = Arc::new(Track {
+            number: calls.0,
+            state: Mutex::new(State {
+                call: Some(call),
+                ..State::default()
+            }),
+            ..Track::default()
+        });
+        if calls.1.len() >= TRACKS_MAX {
+            // One that ended goes first. The reader of one that goes keeps it; only resuming it is over.
+            let ended = calls.1.iter().position(|track| track.lock().over);
+            calls.1.remove(ended.unwrap_or(0));
+        }
+        calls.1.push_back(track.clone());
+        track
+    }
+
+    fn find(&self, stream: u64) -> Option<Arc<Track>> {
+        if stream == 0 {
+            return Some(self.standing.clone());
+        }
+        let calls = self.calls();
+        calls.1.iter().find(|track| track.number == stream).cloned()
+    }
+
+    /// The session ended: calls that only wait to be resumed are let go.
+    pub fn clear(&self) {
+        self.calls().1.clear();
+    }
+}
+
+/// A stream as one connection reads it. A new reader ends an older one, because a client that comes back must not
+/// wait until its old connection is found dead.
+pub struct TrackStream {
+    track: Arc<Track>,
+    session: Arc<Session>,
+    turn: u64,
+    /// The next event to send.
+    next: u64,
+    primes: bool,
+    /// A message that was taken from the call already.
+    first: Option<Bytes>,
+}
+
+impl TrackStream {
+    /// The standing stream, from now on.
+    #[must_use]
+    pub fn standing(session: Arc<Session>) -> Self {
+        let track = session.tracks.standing.clone();
+        let next = track.lock().last + 1;
+        Self::read(session, track, next)
+    }
+
+    /// The stream of a call, from its beginning.
+    #[must_use]
+    pub fn of_call(session: Arc<Session>, call: Call) -> Self {
+        let track = session.tracks.open(call);
+        Self::read(session, track, 1)
+    }
+
+    /// What follows an event; `None` when its stream cannot be resumed any more.
+    #[must_use]
+    pub fn after(session: Arc<Session>, event: EventId) -> Option<Self> {
+        let track = session.tracks.find(event.stream)?;
+        Some(Self::read(session, track, event.number.saturating_add(1)))
+    }
+
+    fn read(session: Arc<Session>, track: Arc<Track>, next: u64) -> Self {
+        let turn = track.turn.fetch_add(1, Ordering::AcqRel) + 1;
+        if track.number == 0 {
+            session.begin_standing();
+        }
+        Self {
+            primes: session.version >= PRIMED_SINCE,
+            track,
+            session,
+            turn,
+            next,
+            first: None,
+        }
+    }
+
+    /// Puts a message in front that was taken from the call already.
+    #[must_use]
+    pub fn begin_with(mut self, message: Bytes) -> Self {
+        self.first = Some(message);
+        self
+    }
+
+    /// The next event, written out; `None` at the end.
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.track.turn.load(Ordering::Acquire) != self.turn {
+            return Poll::Ready(None);
+        }
+        let stream = self.track.number;
+        if std::mem::take(&mut self.primes) {
+            let last = self.next - 1;
+            let text = format!("id: {stream}-{last}\nretry: {RETRY_MS}\ndata: \n\n");
+            return Poll::Ready(Some(text.into()));
+        }
+        let mut state = self.track.lock();
+        if let Some(message) = self.first.take() {
+            state.keep(&message);
+            self.next = state.last + 1;
+            return Poll::Ready(Some(written(stream, state.last, &message)));
+        }
+        let kept = state.sent.iter().find(|(number, _)| *number >= self.next);
+        if let Some((number, message)) = kept {
+            self.next = number + 1;
+            return Poll::Ready(Some(written(stream, *number, message)));
+        }
+        if state.over {
+            return Poll::Ready(None);
+        }
+        let item = match &mut state.call {
+            Some(call) => call.poll_next(cx),
+            None => self.session.poll_standing(cx),
+        };
+        let message = match item {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => {
+                state.over = stream != 0;
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Item::Message(message))) => message,
+            Poll::Ready(Some(Item::Answer(answer))) => {
+                state.over = true;
+                state.call = None;
+                answer
+            }
+        };
+        state.keep(&message);
+        self.next = state.last + 1;
+        Poll::Ready(Some(written(stream, state.last, &message)))
+    }
+}
+
+impl Drop for TrackStream {
+    fn drop(&mut self) {
+        if self.track.number == 0 {
+            self.session.end_standing();
+        }
+    }
+}
+
+fn written(stream: u64, number: u64, message: &[u8]) -> Bytes {
+    let head = format!("id: {stream}-{number}\nevent: message\ndata: ");
+    let mut out = BytesMut::with_capacity(head.len() + message.len() + 2);
+    out.extend_from_slice(head.as_bytes());
+    out.extend_from_slice(message);
+    out.extend_from_slice(b"\n\n");
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_id_is_read_back() {
+        let id = EventId {
+            stream: 3,
+            number: 14,
+        };
+        assert_eq!(EventId::parse("3-14"), Some(id));
+        for other in ["", "3", "3-", "-1", "a-1", "3-1-4"] {
+            assert_eq!(EventId::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut state = State::default();
+        for _ in 0..SENT_MAX + 2 {
+            state.keep(&Bytes::from_static(b"x"));
+        }
+        assert_eq!(state.sent.len(), SENT_MAX);
+        assert_eq!(state.sent.front().map(|(number, _)| *number), Some(3));
+        state.keep(&vec![b'x'; SENT_MAX_BYTES + 1].into());
+        assert_eq!((state.sent.len(), state.sent_bytes), (0, 0));
+        assert_eq!(state.last, 67);
+    }
+}
