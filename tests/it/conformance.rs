@@ -108,3 +108,32 @@ fn findings(output: &Path) -> BTreeSet<String> {
     }
     lines
 }
+
+#[tokio::test]
+async fn a_real_stateless_client_answers_the_questions_of_a_session_era_server() {
+    let Some(deps) = fixtures::deps() else { return };
+    let server = Server::start(Database::Sqlite).await;
+    let instance = server.create(json!({"template": "conformance"})).await;
+    let mut command = tokio::process::Command::new(deps.join("python-sdk2/bin/python"));
+    command
+        .arg(source::root().join("tests/clients/python/asks_sdk2.py"))
+        .arg(
+            instance["connect_url"]
+                .as_str()
+                .expect("an instance just made has it"),
+        )
+        .args([
+            "test_input_required_result_elicitation",
+            "test_input_required_result_multi_round",
+        ])
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true);
+    let done = tokio::time::timeout(SUITE_TIMEOUT, command.output())
+        .await
+        .expect("the client ends in time")
+        .expect("the client starts");
+    let errors = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{errors}");
+    let texts: Value = serde_json::from_slice(&done.stdout).expect("a list of texts");
+    assert_eq!(texts, json!(["Hello, Ada!", "both rounds done"]));
+}
