@@ -20,11 +20,11 @@ async fn one_that_exits_at_once_fails_with_its_code_and_last_words() {
     let instance = server.wait_status(id, &["failed"], SOON).await;
     let reason = instance["reason"].as_str().unwrap_or_default();
     assert!(reason.contains('7'), "{instance:#}");
-    let logs = server.get(&format!("/mcps/{id}/logs?limit=100")).await;
-    assert!(
-        logs.to_string().contains("EXAMPLE_KEY is not set"),
-        "{logs:#}"
-    );
+    // The status has the last words at once; the log has them with its next batch.
+    let last_words = &instance["last_exit"]["last_stderr"];
+    let needed = "EXAMPLE_KEY is not set";
+    assert!(last_words.to_string().contains(needed), "{instance:#}");
+    assert!(wait_until_async(&server, id, needed).await);
 }
 
 #[tokio::test]
