@@ -102,16 +102,22 @@ impl Actor {
     pub(super) async fn run(mut self) {
         loop {
             let input = self.next_input().await;
-            self.handle(input).await;
-            self.call_off_launch_if_stopping().await;
-            let unsaved = self.dirty || !self.unsaved_events.is_empty();
-            if unsaved && (self.save_failures == 0 || self.retry_due) {
-                self.save().await;
-            }
-            if self.leaving || self.finish_deletion().await {
+            // On the heap while it lasts: a thousand actors that wait should not each keep room for a transaction.
+            if Box::pin(self.take(input)).await {
                 return;
             }
         }
+    }
+
+    /// Takes in one input and all that follows; `true`: the actor's work is done.
+    async fn take(&mut self, input: Input) -> bool {
+        self.handle(input).await;
+        self.call_off_launch_if_stopping().await;
+        let unsaved = self.dirty || !self.unsaved_events.is_empty();
+        if unsaved && (self.save_failures == 0 || self.retry_due) {
+            self.save().await;
+        }
+        self.leaving || self.finish_deletion().await
     }
 
     /// Ordered by what may not wait: an end before new wishes, wishes before timers, timers before progress.
