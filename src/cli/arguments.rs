@@ -185,8 +185,11 @@ pub(crate) struct RunOptions {
     #[arg(long = "credential", value_name = "ENV=NAME", value_parser = key_value)]
     pub(crate) credentials: Vec<(String, String)>,
     /// A setting of the template; VALUE is JSON where it reads as such, else text.
-    #[arg(long = "setting", visible_alias = "env", value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long = "setting", value_name = "KEY=VALUE", value_parser = key_value)]
     pub(crate) settings: Vec<(String, String)>,
+    /// The setting that the server gets as the variable NAME; secrets go with --credential.
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = key_value)]
+    pub(crate) variables: Vec<(String, String)>,
     /// A label.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub(crate) labels: Vec<(String, String)>,

@@ -1,6 +1,6 @@
 //! The verbs on instances.
 
-use std::{process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use jiff::Timestamp;
 
@@ -8,7 +8,7 @@ use super::{
     arguments::{LeaseOptions, LsOptions, RunOptions},
     failure::Failure,
     output::{self, Output, age, due, plain},
-    snippets,
+    settings, snippets,
 };
 use crate::{
     client::{Client, ListQuery, Reply},
@@ -56,26 +56,33 @@ fn choose(text: &str, instances: &[Instance]) -> Result<String, Failure> {
     }
 }
 
-/// A setting's text as the API wants it: JSON where it reads as such, else the text itself.
-fn setting_value(text: &str) -> serde_json::Value {
-    serde_json::from_str(text).unwrap_or_else(|_| text.into())
-}
-
 pub(super) async fn create(
     client: &Client,
     options: RunOptions,
     out: Output,
 ) -> Result<ExitCode, Failure> {
+    let mut chosen: BTreeMap<String, serde_json::Value> = options
+        .settings
+        .into_iter()
+        .map(|(key, text)| (key, settings::value(&text)))
+        .collect();
+    if !options.variables.is_empty() {
+        let schema = client
+            .template(&options.template)
+            .await?
+            .read()?
+            .settings_schema;
+        for (name, text) in &options.variables {
+            let (setting, value) = settings::by_variable(&schema, name, text)?;
+            chosen.insert(setting, value);
+        }
+    }
     let request = CreateInstance {
         template: options.template,
         name: options.name,
         ttl: options.ttl.map(|ttl| ttl.to_string().into()),
         credentials: options.credentials.into_iter().collect(),
-        settings: options
-            .settings
-            .into_iter()
-            .map(|(key, text)| (key, setting_value(&text)))
-            .collect(),
+        settings: chosen,
         labels: options.labels.into_iter().collect(),
     };
     let wait = (!options.no_wait).then(|| options.wait.std());

@@ -11,6 +11,7 @@ mod logs;
 mod output;
 mod quickstart;
 mod serve;
+mod settings;
 mod snippets;
 mod system;
 

@@ -63,22 +63,12 @@ impl Config {
                 "is 0: the first access port is at least 1".to_owned(),
             );
         }
-        let ports =
-            usize::from(runtime.port_max) + 1 - usize::from(runtime.port_min.min(runtime.port_max));
         if runtime.port_max < runtime.port_min {
             refuse(
                 "runtime.port_max",
                 format!(
                     "is {}, below runtime.port_min, {}",
                     runtime.port_max, runtime.port_min
-                ),
-            );
-        } else if runtime.instances_max > ports {
-            refuse(
-                "runtime.instances_max",
-                format!(
-                    "is {}, but the range {} to {} has {ports} ports and each instance needs one",
-                    runtime.instances_max, runtime.port_min, runtime.port_max
                 ),
             );
         }

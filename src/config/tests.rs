@@ -157,7 +157,6 @@ fn what_cannot_be_is_refused() {
         ("[runtime]\nport_min = 0", "runtime.port_min"),
         ("[runtime]\nport_min = 4000", "runtime.port_max"),
         ("[runtime]\nport_max = 70000", "runtime.port_max"),
-        ("[runtime]\ninstances_max = 1000", "runtime.instances_max"),
         ("[runtime]\ninstances_max = 0", "runtime.instances_max"),
         ("[runtime]\nlaunches_max = 0", "runtime.launches_max"),
         ("[runtime]\nsearch_path = ['bin']", "runtime.search_path"),

@@ -239,6 +239,9 @@ pub fn settings_schema(template: &Template) -> Value {
         if let Some(help) = &spec.help {
             property["description"] = json!(help);
         }
+        if let Some(env) = &spec.env {
+            property["x-env"] = json!(env);
+        }
         if let Some(default) = &spec.default {
             property["default"] = default.clone();
         }

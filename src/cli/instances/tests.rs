@@ -123,9 +123,9 @@ fn the_beginning_of_an_id_is_enough_when_it_is_the_only_one() {
 
 #[test]
 fn a_setting_is_json_where_it_reads_as_such() {
-    assert_eq!(setting_value("3"), 3);
-    assert_eq!(setting_value("true"), true);
-    assert_eq!(setting_value("[\"a\"]"), serde_json::json!(["a"]));
-    assert_eq!(setting_value("plain text"), "plain text");
-    assert_eq!(setting_value("\"3\""), "3");
+    assert_eq!(settings::value("3"), 3);
+    assert_eq!(settings::value("true"), true);
+    assert_eq!(settings::value("[\"a\"]"), serde_json::json!(["a"]));
+    assert_eq!(settings::value("plain text"), "plain text");
+    assert_eq!(settings::value("\"3\""), "3");
 }

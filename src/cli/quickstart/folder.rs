@@ -105,8 +105,6 @@ impl DataFolder {
         if let Some((min, max)) = options.ports {
             ask("RUNTIME__PORT_MIN", min.to_string());
             ask("RUNTIME__PORT_MAX", max.to_string());
-            let ports = usize::from(max - min) + 1;
-            base.runtime.instances_max = base.runtime.instances_max.min(ports);
         }
         if let Some(address) = options.address {
             ask("API__ADDRESS", address.to_string());
@@ -322,7 +320,6 @@ mod tests {
             (config.runtime.port_min, config.runtime.port_max),
             (4_001, 4_010)
         );
-        assert_eq!(config.runtime.instances_max, 10);
         assert!(config.database.url.starts_with("sqlite:"));
     }
 
