@@ -208,6 +208,74 @@ async fn the_keepers_socket_is_out_of_reach_where_mounts_can_be_made() {
     );
 }
 
+#[test]
+fn packets_of_strangers_are_refused_in_words_and_the_keeper_lives() {
+    let keeper = Keeper::start(BOTH[0]);
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/keeper_stranger.py"
+    );
+    let told = Command::new("python3")
+        .arg(script)
+        .arg(keeper.socket())
+        .output()
+        .expect("python3 is there");
+    let answers = String::from_utf8_lossy(&told.stdout);
+    let trouble = String::from_utf8_lossy(&told.stderr);
+    assert!(told.status.success(), "{answers}{trouble}");
+    for (name, word) in [
+        ("short", "not a message of minimcp"),
+        ("garbage", "not a message of minimcp"),
+        ("version", "speaks protocol version 99"),
+        ("kind", "unknown kind"),
+        ("length", "says 4000 bytes"),
+        ("too-long", "longer than"),
+        ("memfd", "memfd"),
+        ("json", "unreadable body"),
+        ("before-hello", "refused"),
+    ] {
+        let line = answers.lines().find(|line| line.starts_with(name));
+        let refused = line.is_some_and(|line| line.to_lowercase().contains(word));
+        assert!(refused, "{name}: {answers}");
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("threads");
+    runtime.block_on(async {
+        let serve = keeper.connect().await;
+        let child = sh(&keeper, &serve, "exit 0").await;
+        let status = within(child.exited()).await.status;
+        assert_eq!(status, ExitStatus::Exited { code: 0 });
+    });
+}
+
+#[tokio::test]
+async fn a_plan_larger_than_a_packet_arrives_whole() {
+    let keeper = Keeper::start(BOTH[0]);
+    let runtime = keeper.connect().await;
+    let script = "printf %s \"$A$B$C\" | wc -c; read end";
+    let mut large = plan(keeper.folder.path(), &["sh", "-c", script]);
+    let value = |letter: &str| Zeroizing::new(letter.repeat(100_000));
+    let values = ["A", "B", "C"].map(|name| (name.to_owned(), value(name)));
+    large.env.extend(values);
+    let child = runtime
+        .launch(large)
+        .await
+        .expect("within the kernel's limit");
+    let pipes = child.take_pipes().expect("fresh");
+    child.close_stdin().await.expect("connected");
+    drop(pipes.stdin);
+    assert_eq!(read_all(pipes.stdout).await.trim(), "300000");
+
+    let mut beyond = plan(keeper.folder.path(), &["true"]);
+    beyond
+        .env
+        .push(("A".into(), Zeroizing::new("a".repeat(5 << 20))));
+    let refused = runtime.launch(beyond).await.expect_err("too much");
+    assert!(!refused.to_string().contains("aaaa"), "{refused}");
+    let child = sh(&keeper, &runtime, "exit 0").await;
+    let status = within(child.exited()).await.status;
+    assert_eq!(status, ExitStatus::Exited { code: 0 });
+}
+
 #[tokio::test]
 async fn nothing_is_inherited() {
     for options in BOTH {
