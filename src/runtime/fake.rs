@@ -235,7 +235,10 @@ impl FakeRuntime {
 fn connected() -> KeeperState {
     KeeperState::Connected {
         pid: 1,
-        host: HostReport::default(),
+        host: HostReport {
+            members: true,
+            ..HostReport::default()
+        },
     }
 }
 

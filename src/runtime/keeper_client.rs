@@ -144,7 +144,7 @@ impl Connection {
             keeper_pid: 0,
             host: HostReport::default(),
         };
-        let greeting = connection.exchange(Request::Hello);
+        let greeting = connection.exchange(Request::Hello { members: true });
         let reply = tokio::time::timeout(GREETING_TIMEOUT, greeting)
             .await
             .map_err(|_| RuntimeError::Unreachable("it does not answer".into()))??;

@@ -76,6 +76,14 @@ pub enum KeeperState {
     Lost,
 }
 
+impl KeeperState {
+    /// Whether members may be launched: a keeper from before there were any would take one for the main child.
+    #[must_use]
+    pub fn holds_members(&self) -> bool {
+        matches!(self, Self::Connected { host, .. } if host.members)
+    }
+}
+
 /// Launches children, and holds descriptors for us over a restart of our own process.
 pub trait Runtime: Send + Sync + 'static {
     /// Starts a child. Resolves when its program runs (execve succeeded) or could not be started. Dropping

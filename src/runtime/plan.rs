@@ -13,7 +13,7 @@ use crate::domain::{
 /// Most descriptors that a launch hands to the server beyond stdin, stdout and stderr.
 pub const PASSED_MAX: usize = 8;
 
-/// One launch of one instance: the key under which the keeper holds it.
+/// One child of one instance: the key under which the keeper holds it.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -22,11 +22,35 @@ pub struct WorkloadId {
     pub instance: InstanceId,
     /// Which of its launches.
     pub generation: Generation,
+    /// 0: the instance's main child; else the number of a member, the child of one client session. A keeper or a
+    /// `serve` from before there were members knows main children only.
+    #[serde(default, skip_serializing_if = "is_main")]
+    pub member: u32,
+}
+
+fn is_main(member: &u32) -> bool {
+    *member == 0
+}
+
+impl WorkloadId {
+    /// The main child of a launch.
+    #[must_use]
+    pub fn main(instance: InstanceId, generation: Generation) -> Self {
+        Self {
+            instance,
+            generation,
+            member: 0,
+        }
+    }
 }
 
 impl fmt::Display for WorkloadId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.instance, self.generation)
+        write!(f, "{}/{}", self.instance, self.generation)?;
+        if self.member > 0 {
+            write!(f, ".{}", self.member)?;
+        }
+        Ok(())
     }
 }
 
@@ -71,8 +95,10 @@ pub struct HostReport {
     pub version: String,
     /// Layer to state, in words, for example `pid-namespace` to `on`.
     pub isolation: std::collections::BTreeMap<String, String>,
-    /// How many descriptors the keeper may open (`RLIMIT_NOFILE`); each instance takes about four.
+    /// How many descriptors the keeper may open (`RLIMIT_NOFILE`); each child takes about four.
     pub open_files_max: u64,
+    /// Whether it tells the members of an instance from its main child.
+    pub members: bool,
 }
 
 impl Default for HostReport {
@@ -81,6 +107,7 @@ impl Default for HostReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             isolation: std::collections::BTreeMap::new(),
             open_files_max: 0,
+            members: false,
         }
     }
 }
@@ -92,10 +119,7 @@ mod tests {
     #[test]
     fn debug_shows_no_value() {
         let plan = LaunchPlan {
-            id: WorkloadId {
-                instance: InstanceId(uuid::Uuid::nil()),
-                generation: Generation(1),
-            },
+            id: WorkloadId::main(InstanceId(uuid::Uuid::nil()), Generation(1)),
             argv: vec!["server".into()],
             env: vec![("API_KEY".into(), Zeroizing::new("hunter2".into()))],
             cwd: "/tmp".into(),
@@ -105,5 +129,19 @@ mod tests {
         let shown = format!("{plan:?}");
         assert!(shown.contains("API_KEY"), "{shown}");
         assert!(!shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn a_main_child_is_named_as_before_there_were_members() {
+        let main = WorkloadId::main(InstanceId(uuid::Uuid::nil()), Generation(3));
+        let old = format!(r#"{{"instance":"{}","generation":3}}"#, uuid::Uuid::nil());
+        assert_eq!(serde_json::to_string(&main).expect("writable"), old);
+        let read: WorkloadId = serde_json::from_str(&old).expect("readable");
+        assert_eq!(read, main);
+        let member = WorkloadId { member: 2, ..main };
+        let json = serde_json::to_string(&member).expect("writable");
+        let read: WorkloadId = serde_json::from_str(&json).expect("readable");
+        assert_eq!((read, member > main), (member, true));
+        assert!(member.to_string().ends_with("/3.2"), "{member}");
     }
 }

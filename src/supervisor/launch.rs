@@ -140,10 +140,7 @@ async fn try_launch(
         .into_iter()
         .map(|(name, value)| (name, Zeroizing::new(value)));
     let plan = LaunchPlan {
-        id: WorkloadId {
-            instance: record.id,
-            generation,
-        },
+        id: WorkloadId::main(record.id, generation),
         argv: resolved.argv,
         env: plain.chain(secrets.iter().cloned()).collect(),
         cwd: resolved.cwd,

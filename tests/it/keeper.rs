@@ -67,10 +67,7 @@ impl Drop for Keeper {
 
 fn plan(folder: &Path, argv: &[&str]) -> LaunchPlan {
     LaunchPlan {
-        id: WorkloadId {
-            instance: InstanceId(uuid::Uuid::now_v7()),
-            generation: Generation(1),
-        },
+        id: WorkloadId::main(InstanceId(uuid::Uuid::now_v7()), Generation(1)),
         argv: argv.iter().map(|a| (*a).to_owned()).collect(),
         env: vec![("PATH".into(), Zeroizing::new("/usr/bin:/bin".into()))],
         cwd: folder.join("work"),

@@ -90,10 +90,7 @@ impl House {
     }
 
     async fn launched(&self, instance: InstanceId, generation: u64) {
-        let wanted = WorkloadId {
-            instance,
-            generation: Generation(generation),
-        };
+        let wanted = WorkloadId::main(instance, Generation(generation));
         let seen = until(|| self.runtime.alive().contains(&wanted)).await;
         assert!(seen, "{wanted:?} is not among {:?}", self.runtime.alive());
     }
@@ -205,10 +202,7 @@ async fn a_child_that_the_record_does_not_know_is_replaced() {
     let id = house.create("demo", None).await;
     house.launched(id, 1).await;
     // As if the daemon had restarted it while the store was away, and then crashed.
-    let newer = WorkloadId {
-        instance: id,
-        generation: Generation(2),
-    };
+    let newer = WorkloadId::main(id, Generation(2));
     house.supervisor.shut_down(true, SOON).await;
     let old = house.runtime.alive()[0];
     assert!(house.runtime.end(old, ExitStatus::Exited { code: 1 }));

@@ -159,7 +159,12 @@ impl Header {
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Request {
     /// The first message of a connection.
-    Hello,
+    Hello {
+        /// Whether this `serve` tells members from main children. For one that does not, members are ended: it could
+        /// neither name nor know them.
+        #[serde(default)]
+        members: bool,
+    },
     /// Start a child; descriptors: those to pass on.
     Launch(Launch),
     /// Do something to a child.
@@ -325,6 +330,21 @@ mod tests {
     fn unknown_fields_are_skipped() {
         let json = br#"{"type":"hold","name":"a","colour":"blue"}"#;
         assert!(matches!(decode_json(json), Ok(Request::Hold { name }) if name == "a"));
+    }
+
+    #[test]
+    fn a_hello_from_before_there_were_members_is_understood_and_the_other_way_round() {
+        assert!(matches!(
+            decode_json(br#"{"type":"hello"}"#),
+            Ok(Request::Hello { members: false })
+        ));
+        #[derive(Deserialize)]
+        #[serde(tag = "type", rename_all = "kebab-case")]
+        enum Old {
+            Hello,
+        }
+        let json = serde_json::to_vec(&Request::Hello { members: true }).expect("writable");
+        assert!(matches!(decode_json(&json), Ok(Old::Hello)));
     }
 
     #[test]

@@ -87,6 +87,7 @@ impl Reactor {
         let host = HostReport {
             isolation: launcher.isolation(),
             open_files_max,
+            members: true,
             ..HostReport::default()
         };
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;

@@ -27,11 +27,14 @@ impl Reactor {
             Ok(request) => request,
             Err(fault) => return refused(fault.to_string()),
         };
-        if !greeted && !matches!(request, Request::Hello) {
+        if !greeted && !matches!(request, Request::Hello { .. }) {
             return refused("the first message must be a hello");
         }
         match request {
-            Request::Hello => {
+            Request::Hello { members } => {
+                if !members {
+                    self.table.end_members(self.launcher.namespaces);
+                }
                 let pid = std::process::id();
                 let host = self.host.clone();
                 (Reply::Welcome { pid, host }, Vec::new())

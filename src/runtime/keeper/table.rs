@@ -121,6 +121,15 @@ impl Table {
         }
     }
 
+    /// Kills and drops every member.
+    pub(super) fn end_members(&mut self, namespaces: Namespaces) {
+        let ids = self.workloads.keys().copied();
+        for id in ids.filter(|id| id.member > 0).collect::<Vec<_>>() {
+            self.perform(id, Verb::KillTree, namespaces);
+            self.perform(id, Verb::Forget, namespaces);
+        }
+    }
+
     /// Whether a child still lives.
     pub(super) fn any_alive(&self) -> bool {
         self.workloads.values().any(|record| record.pidfd.is_some())
