@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body};
+use axum::{Router, body::Body, extract::ConnectInfo};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -101,15 +101,15 @@ pub async fn serve(
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let Listeners { tcp, unix } = listeners;
     let tcp_loop = accept_loop(&shutdown, &permits, &connections, &router, || async {
-        let (stream, _) = tcp.accept().await?;
+        let (stream, peer) = tcp.accept().await?;
         // Small JSON answers must not wait for Nagle; a socket that refuses this is broken and will fail by itself.
         let _ = stream.set_nodelay(true);
-        Ok(stream)
+        Ok((stream, Some(peer)))
     });
     match &unix {
         Some((listener, _)) => {
             let unix_loop = accept_loop(&shutdown, &permits, &connections, &router, || async {
-                Ok(listener.accept().await?.0)
+                Ok((listener.accept().await?.0, None))
             });
             tokio::join!(tcp_loop, unix_loop);
         }
@@ -143,7 +143,7 @@ async fn accept_loop<S, F>(
     accept: impl Fn() -> F,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: Future<Output = io::Result<S>>,
+    F: Future<Output = io::Result<(S, Option<SocketAddr>)>>,
 {
     loop {
         let permit = tokio::select! {
@@ -158,8 +158,8 @@ async fn accept_loop<S, F>(
             accepted = accept() => accepted,
         };
         match accepted {
-            Ok(stream) => {
-                let connection = connection(stream, router.clone(), shutdown.clone());
+            Ok((stream, peer)) => {
+                let connection = connection(stream, peer, router.clone(), shutdown.clone());
                 connections.spawn(async move {
                     connection.await;
                     drop(permit);
@@ -173,12 +173,20 @@ async fn accept_loop<S, F>(
     }
 }
 
-async fn connection<S>(stream: S, router: Router, shutdown: CancellationToken)
-where
+/// `peer`: `None` on the unix socket; else the handlers see it as [`ConnectInfo`].
+async fn connection<S>(
+    stream: S,
+    peer: Option<SocketAddr>,
+    router: Router,
+    shutdown: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service =
-        hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(ConnectInfo(peer));
+            }
             router.clone().oneshot(request.map(Body::new))
         });
     let serving = hyper::server::conn::http1::Builder::new()

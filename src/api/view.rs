@@ -55,6 +55,7 @@ pub fn instance(status: &InstanceStatus) -> wire::Instance {
         port: record.port,
         pid: status.pid,
         access_url: status.access_url.clone(),
+        path_url: status.path_url.clone(),
         access_token: None,
         connect_url: None,
         created_at: time(record.created_at),

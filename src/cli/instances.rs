@@ -243,6 +243,7 @@ fn described(instance: &Instance, now: Timestamp) -> String {
         ("Health", instance.health.clone()),
         ("Wanted", instance.desired.clone()),
         ("Access URL", instance.access_url.clone()),
+        ("Path URL", instance.path_url.clone()),
         ("Process", optional(instance.pid.map(|pid| pid.to_string()))),
         (
             "Launches",

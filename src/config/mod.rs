@@ -3,6 +3,7 @@
 mod check;
 mod load;
 mod overlay;
+mod public;
 mod redact;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use crate::domain::duration::HumanDuration;
 
 pub use check::ConfigFault;
 pub use load::{ConfigError, ConfigSource, DEFAULT_FILE};
+pub use public::{PublicUrl, TrustedProxy};
 
 /// The whole configuration. `config.toml` at the top of the repository documents every key with its default,
 /// and a test asserts that it reads equal to `Config::default()`.
@@ -104,6 +106,12 @@ pub struct GatewayConfig {
     pub address: IpAddr,
     /// Host name written into access URLs; absent: the address.
     pub public_host: Option<String>,
+    /// Where the outside finds the API port, when a reverse proxy stands before it: the beginning of `path_url`.
+    pub public_url: Option<PublicUrl>,
+    /// Peers whose `X-Forwarded-*` and `Forwarded` headers are believed; from anyone else they are ignored.
+    pub trusted_proxies: Vec<TrustedProxy>,
+    /// Whether server cards, and the catalogue of them all, are shown without an access token.
+    pub public_server_cards: bool,
     /// `Host` header values accepted beside the address and `localhost` (DNS rebinding guard).
     pub allowed_hosts: Vec<String>,
     /// `Origin` header values accepted; requests without Origin always pass this check.
@@ -127,6 +135,9 @@ impl Default for GatewayConfig {
         Self {
             address: IpAddr::from([127, 0, 0, 1]),
             public_host: None,
+            public_url: None,
+            trusted_proxies: Vec::new(),
+            public_server_cards: false,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             body_limit_bytes: 8 << 20,

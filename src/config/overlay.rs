@@ -11,6 +11,7 @@ pub(super) fn known_keys() -> std::collections::BTreeMap<String, Table> {
     let mut full = Config::default();
     full.api.unix_socket = Some("x".into());
     full.gateway.public_host = Some("x".to_owned());
+    full.gateway.public_url = "https://x".parse().ok();
     full.tasks.insert("x".to_owned(), "off".to_owned());
     let table = Table::try_from(&full).expect("a configuration is always valid TOML");
     table

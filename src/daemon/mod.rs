@@ -5,6 +5,7 @@
 
 mod metrics;
 mod notify;
+mod paths;
 mod tasks;
 
 use std::{
@@ -108,6 +109,7 @@ impl Daemon {
         let (access, access_inbox) = mpsc::channel(ACCESS_QUEUE);
         let gateway_stop = CancellationToken::new();
         let gateway = Gateway::new(config.gateway.clone());
+        let shared_gateway = Arc::clone(&gateway);
         let gateway = tokio::spawn(gateway.run(access_inbox, gateway_stop.clone()));
         let as_runtime: Arc<dyn Runtime> = runtime.clone();
         let context = Context::new(
@@ -119,6 +121,7 @@ impl Daemon {
             Arc::clone(&catalogue),
             clock,
             access,
+            &api_url,
         );
         let (supervisor, restored, alive) = Supervisor::start_up(context).await?;
         tracing::info!(restored, alive, "instances restored");
@@ -144,9 +147,16 @@ impl Daemon {
             shutdown: api_stop.clone(),
             mutations: mutations.clone(),
         });
+        let paths = paths::router(
+            shared_gateway,
+            &config,
+            supervisor.clone(),
+            api_stop.clone(),
+        );
         let api = tokio::spawn(api::serve(
             listeners,
-            api::router(state),
+            // Merged last: none of the API's layers lies around the path gateway, which has checks and limits of its own.
+            api::router(state).merge(paths),
             mutations,
             api_stop.clone(),
         ));

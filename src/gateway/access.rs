@@ -1,4 +1,4 @@
-//! Who may use an access URL: path, token, `Host` and `Origin`. Pure decisions.
+//! Who may use an access URL: token, `Host` and `Origin`. Pure decisions.
 
 use std::net::IpAddr;
 
@@ -6,30 +6,11 @@ use http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::{config::GatewayConfig, domain::UnixMs, supervisor::route::TokenHash};
-
-/// What a path asks for.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Target<'a> {
-    /// `/mcp`, or `/TOKEN/mcp` with this token.
-    Mcp(Option<&'a str>),
-    /// Anything else.
-    Unknown,
-}
-
-/// Reads a path.
-#[must_use]
-pub fn target(path: &str) -> Target<'_> {
-    let path = path.strip_suffix('/').unwrap_or(path);
-    match path.strip_suffix("/mcp") {
-        Some("") => Target::Mcp(None),
-        Some(token) => match token.strip_prefix('/') {
-            Some(token) if !token.is_empty() && !token.contains('/') => Target::Mcp(Some(token)),
-            _ => Target::Unknown,
-        },
-        None => Target::Unknown,
-    }
-}
+use crate::{
+    config::{GatewayConfig, PublicUrl},
+    domain::UnixMs,
+    supervisor::route::TokenHash,
+};
 
 /// Why a request may not enter. No variant holds the token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,16 +91,29 @@ pub struct Sites {
 }
 
 impl Sites {
-    /// From the configuration.
+    /// Those of the access ports.
     #[must_use]
     pub fn new(config: &GatewayConfig) -> Self {
+        Self::of(config, config.address, None)
+    }
+
+    /// Those of a listener on `address` that the outside may know as `gateway.public_url`.
+    #[must_use]
+    pub fn behind(config: &GatewayConfig, address: IpAddr) -> Self {
+        let public = config.public_url.as_ref().map(PublicUrl::host);
+        Self::of(config, address, public)
+    }
+
+    fn of(config: &GatewayConfig, address: IpAddr, public: Option<&str>) -> Self {
+        let public = public.map(str::to_owned);
         let lower = |text: &String| text.trim_end_matches('/').to_ascii_lowercase();
         Self {
-            address: config.address,
+            address,
             hosts: config
                 .allowed_hosts
                 .iter()
                 .chain(config.public_host.as_ref())
+                .chain(public.as_ref())
                 .map(lower)
                 .collect(),
             origins: config.allowed_origins.iter().map(lower).collect(),
@@ -135,7 +129,14 @@ impl Sites {
         let sent = headers
             .get(header::HOST)
             .and_then(|host| host.to_str().ok());
-        let sent = sent.ok_or(Denied::Host)?;
+        self.check_host_name(sent.ok_or(Denied::Host)?)
+    }
+
+    /// As [`Sites::check_host`], for a name that a trusted proxy was asked by.
+    ///
+    /// # Errors
+    /// [`Denied::Host`].
+    pub fn check_host_name(&self, sent: &str) -> Result<(), Denied> {
         let host = without_port(sent);
         let known = |allowed: &String| {
             allowed.eq_ignore_ascii_case(sent) || allowed.eq_ignore_ascii_case(host)
@@ -151,14 +152,16 @@ impl Sites {
         }
     }
 
-    /// Checks `Origin`, which only browsers send. Pages of this machine pass while the gateway listens on loopback.
-    /// The answer is the origin to name in CORS headers.
+    /// Checks `Origin`, which only browsers send. Pages of this machine pass while the gateway listens on loopback and
+    /// the client is not `forwarded` by a proxy: then `localhost` is another machine. The answer is the origin to name
+    /// in CORS headers.
     ///
     /// # Errors
     /// [`Denied::Origin`].
     pub fn check_origin<'a>(
         &self,
         headers: &'a HeaderMap,
+        forwarded: bool,
     ) -> Result<Option<&'a http::HeaderValue>, Denied> {
         let Some(value) = headers.get(header::ORIGIN) else {
             return Ok(None);
@@ -175,7 +178,7 @@ impl Sites {
             host.eq_ignore_ascii_case("localhost")
                 || host_ip(host).is_some_and(|ip| ip.is_loopback())
         });
-        if local && self.address.is_loopback() {
+        if local && !forwarded && self.address.is_loopback() {
             Ok(Some(value))
         } else {
             Err(Denied::Origin)
@@ -183,7 +186,8 @@ impl Sites {
     }
 }
 
-fn without_port(host: &str) -> &str {
+/// A host without its port.
+pub fn without_port(host: &str) -> &str {
     if host.starts_with('[') {
         return host.find(']').map_or(host, |end| &host[..=end]);
     }
@@ -213,18 +217,6 @@ mod tests {
         TokenHash {
             hash: Sha256::digest(text).into(),
             valid_until,
-        }
-    }
-
-    #[test]
-    fn paths() {
-        assert_eq!(target("/mcp"), Target::Mcp(None));
-        assert_eq!(target("/mcp/"), Target::Mcp(None));
-        assert_eq!(target("/abc/mcp"), Target::Mcp(Some("abc")));
-        for path in [
-            "/", "", "/mcpx", "/a/b/mcp", "//mcp", "mcp", "/abc", "/mcp/x", "/amcp",
-        ] {
-            assert_eq!(target(path), Target::Unknown, "{path}");
         }
     }
 
@@ -279,7 +271,9 @@ mod tests {
         assert_eq!(sites.check_host(&HeaderMap::new()), Err(Denied::Host));
         let origin = |sites: &Sites, text: &str| {
             let headers = headers(&[("origin", text)]);
-            sites.check_origin(&headers).map(|found| found.is_some())
+            sites
+                .check_origin(&headers, false)
+                .map(|found| found.is_some())
         };
         for text in [
             "http://localhost:6274",
@@ -296,7 +290,17 @@ mod tests {
         ] {
             assert_eq!(origin(&sites, text), Err(Denied::Origin), "{text}");
         }
-        assert_eq!(sites.check_origin(&HeaderMap::new()), Ok(None));
+        assert_eq!(sites.check_origin(&HeaderMap::new(), false), Ok(None));
+        let page = headers(&[("origin", "http://localhost:6274")]);
+        assert_eq!(sites.check_origin(&page, true), Err(Denied::Origin));
+        config.public_url = "https://outside.example:8443/x".parse().ok();
+        let outside = headers(&[("host", "outside.example")]);
+        assert_eq!(sites.check_host(&outside), Err(Denied::Host));
+        let behind = Sites::behind(&config, "10.0.0.1".parse().expect("an address"));
+        assert_eq!(behind.check_host(&outside), Ok(()));
+        assert_eq!(behind.check_host_name("10.0.0.1:7420"), Ok(()));
+        assert_eq!(behind.check_host_name("evil.example"), Err(Denied::Host));
+        assert_eq!(origin(&behind, "http://localhost:1"), Err(Denied::Origin));
         config.address = "0.0.0.0".parse().expect("an address");
         let sites = Sites::new(&config);
         assert_eq!(

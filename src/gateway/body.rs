@@ -36,6 +36,27 @@ pub enum GatewayBody {
     Relayed(Box<Relayed>),
 }
 
+impl GatewayBody {
+    /// Whether it has no end of its own.
+    #[must_use]
+    pub fn is_standing(&self) -> bool {
+        match self {
+            Self::Full(_) => false,
+            Self::Events(events) => events.is_standing(),
+            Self::Relayed(relayed) => relayed.answers.is_none(),
+        }
+    }
+
+    /// Ends it in order, because the daemon goes down.
+    pub fn finish(&mut self) {
+        match self {
+            Self::Full(_) => {}
+            Self::Events(events) => events.finish(),
+            Self::Relayed(_) => *self = Self::Full(None),
+        }
+    }
+}
+
 impl hyper::body::Body for GatewayBody {
     type Data = Bytes;
     type Error = hyper::Error;
@@ -118,6 +139,21 @@ impl EventStream {
             source,
             first,
             silence: Box::pin(sleep(KEEP_ALIVE)),
+        }
+    }
+
+    fn is_standing(&self) -> bool {
+        match &self.source {
+            Source::Session(stream) => stream.is_standing(),
+            Source::Listener(_) => true,
+            Source::Call(_) | Source::Nothing => false,
+        }
+    }
+
+    fn finish(&mut self) {
+        match &self.source {
+            Source::Listener(stream) => stream.end(),
+            _ => self.source = Source::Nothing,
         }
     }
 

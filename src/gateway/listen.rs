@@ -116,6 +116,14 @@ struct Listener {
 }
 
 impl Listener {
+    /// The final result, after which the stream ends.
+    fn end(&self) {
+        let tag = &self.tag;
+        let result =
+            format!("{{\"resultType\":\"complete\",\"_meta\":{{\"{META_SUBSCRIPTION}\":{tag}}}}}");
+        self.stream.answer(result_message(tag, &result));
+    }
+
     fn tagged(&self, message: &[u8]) -> Option<Bytes> {
         let envelope = Envelope::parse(message).ok()?;
         let raw = envelope.params.map_or("{}", |params| params.get());
@@ -190,11 +198,7 @@ impl Listeners {
     /// Ends every stream in order.
     pub fn end_all(&self) {
         for (_, listener) in self.lock().1.drain() {
-            let tag = &listener.tag;
-            let result = format!(
-                "{{\"resultType\":\"complete\",\"_meta\":{{\"{META_SUBSCRIPTION}\":{tag}}}}}"
-            );
-            listener.stream.answer(result_message(tag, &result));
+            listener.end();
         }
     }
 }
@@ -207,6 +211,11 @@ pub struct ListenStream {
 }
 
 impl ListenStream {
+    /// Lets the final result follow what waits.
+    pub fn end(&self) {
+        self.listener.end();
+    }
+
     /// The next message; `None` after the final result.
     pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
         self.listener.stream.poll_next(cx)

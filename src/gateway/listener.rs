@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     io,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -28,7 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{domain::id::InstanceId, supervisor::route::AccessEvent};
 
-use super::{Gateway, Place};
+use super::{Approach, Gateway, Peer, Place};
 
 /// Most connections of one access port.
 const CONNECTIONS_MAX: usize = 512;
@@ -133,7 +134,7 @@ impl Gateway {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     if count.load(Ordering::Relaxed) >= CONNECTIONS_MAX {
                         refuse(&stream);
                         continue;
@@ -143,7 +144,7 @@ impl Gateway {
                     let counted = Counted::new(count.clone());
                     let (gateway, place, close) = (self.clone(), place.clone(), close.clone());
                     connections.spawn(async move {
-                        gateway.converse(place, stream, close).await;
+                        gateway.converse(place, stream, peer, close).await;
                         drop(counted);
                     });
                 }
@@ -163,6 +164,7 @@ impl Gateway {
         self: Arc<Self>,
         place: Arc<Place>,
         stream: TcpStream,
+        peer: SocketAddr,
         close: CancellationToken,
     ) {
         let pulse = Arc::new(Pulse::default());
@@ -170,11 +172,19 @@ impl Gateway {
             inner: TokioIo::new(stream),
             pulse: pulse.clone(),
         };
-        let service = service_fn(|request| {
+        let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
             let (gateway, place) = (&self, &place);
             let under_way = UnderWay::begin(&pulse);
             async move {
-                let reply = gateway.serve(place, request).await;
+                let uri = request.uri().clone();
+                let approach = Approach {
+                    sites: &gateway.sites,
+                    peer: Peer::Tcp(peer.ip()),
+                    mount: "",
+                    path: uri.path(),
+                    public: None,
+                };
+                let reply = gateway.serve(Some(place), &approach, request).await;
                 drop(under_way);
                 Ok::<_, Infallible>(reply)
             }

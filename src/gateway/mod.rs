@@ -4,13 +4,17 @@
 //! knows the store: what a request needs is in the [`Route`].
 
 mod access;
+mod approach;
 mod batch;
 mod body;
+mod card;
 mod dialogue;
+mod forwarded;
 mod input;
 mod listen;
 mod listener;
 mod parked;
+mod path;
 mod proxy;
 mod ready;
 mod replay;
@@ -23,6 +27,7 @@ mod stateless;
 mod stateless_era;
 #[cfg(test)]
 mod stateless_tests;
+mod target;
 #[cfg(test)]
 mod tests;
 
@@ -38,18 +43,23 @@ use crate::{
     clock::Clock,
     config::GatewayConfig,
     domain::{UnixMs, id::InstanceId},
-    supervisor::route::Route,
+    supervisor::route::{Route, RouteState},
     upstream::{Envelope, EnvelopeError, INVALID_REQUEST, Kind, PARSE_ERROR},
 };
 
 pub use body::GatewayBody;
+pub use forwarded::Peer;
+pub use path::{PathBody, PathGateway, Routes};
 pub use reply::Reply;
 
-use access::{Sites, Target};
+use access::Sites;
+use approach::{Approach, Asked};
 use dialogue::Conversation;
+use forwarded::Proxies;
 use parked::{ParkingLot, StateKey};
 use replay::{EventId, TrackStream};
 use session::SessionTable;
+use target::Endpoint;
 
 const SESSION_HEADER: &str = "mcp-session-id";
 const VERSION_HEADER: &str = "mcp-protocol-version";
@@ -58,6 +68,7 @@ const VERSION_HEADER: &str = "mcp-protocol-version";
 pub struct Gateway {
     config: GatewayConfig,
     sites: Sites,
+    proxies: Proxies,
     places: Mutex<HashMap<InstanceId, Arc<Place>>>,
     /// `None` when the system had no random numbers: then no call can wait for input.
     state_key: Option<Arc<StateKey>>,
@@ -76,6 +87,7 @@ impl Gateway {
     pub fn new(config: GatewayConfig) -> Arc<Self> {
         Arc::new(Self {
             sites: Sites::new(&config),
+            proxies: Proxies::new(&config.trusted_proxies),
             config,
             places: Mutex::default(),
             state_key: StateKey::random().map(Arc::new),
@@ -88,38 +100,54 @@ impl Gateway {
 
     fn place(&self, route: &Arc<Route>) -> Arc<Place> {
         let mut places = self.places();
-        let place = places.entry(route.id).or_insert_with(|| {
-            Arc::new(Place {
-                route: route.clone(),
-                table: Arc::new(SessionTable::new(route.clone())),
-                parked: ParkingLot::default(),
-            })
-        });
+        let place = places
+            .entry(route.id)
+            .or_insert_with(|| Arc::new(Place::new(route)));
         place.clone()
     }
 
-    /// Answers one request for an instance, however it came in; the path must be `/mcp` or `/TOKEN/mcp`.
-    pub async fn handle<B>(&self, route: &Arc<Route>, request: Request<B>) -> Reply
-    where
-        B: hyper::body::Body<Data = Bytes> + Unpin,
-    {
-        let place = self.place(route);
-        self.serve(&place, request).await
+    /// The place of an instance, unless it was deleted.
+    fn living_place(&self, route: &Arc<Route>) -> Option<Arc<Place>> {
+        let mut places = self.places();
+        // Looked at under the lock: a deleted instance is `Gone` before its place is forgotten.
+        if matches!(*route.state.borrow(), RouteState::Gone) {
+            return None;
+        }
+        let place = places
+            .entry(route.id)
+            .or_insert_with(|| Arc::new(Place::new(route)));
+        Some(place.clone())
     }
 
-    async fn serve<B>(&self, place: &Arc<Place>, request: Request<B>) -> Reply
+    /// Answers one request, however it came in; without a place there is nothing.
+    async fn serve<B>(
+        &self,
+        place: Option<&Arc<Place>>,
+        approach: &Approach<'_>,
+        request: Request<B>,
+    ) -> Reply
     where
         B: hyper::body::Body<Data = Bytes> + Unpin,
     {
         let (parts, body) = request.into_parts();
-        let origin = match self.sites.check_host(&parts.headers) {
-            Ok(()) => match self.sites.check_origin(&parts.headers) {
-                Ok(origin) => origin.cloned(),
-                Err(denied) => return reply::denied(&denied),
-            },
+        let target = target::target(approach.path);
+        let open = self.config.public_server_cards
+            && target.is_some_and(|target| target.endpoint == Endpoint::Card);
+        let (visitor, origin) = match self.visitor(approach, &parts.headers, open) {
+            Ok((visitor, origin)) => (visitor, origin.cloned()),
             Err(denied) => return reply::denied(&denied),
         };
-        let mut answer = self.admit(place, &parts, body).await;
+        let mut answer = match (place, target) {
+            (Some(place), Some(target)) => {
+                let asked = Asked {
+                    approach,
+                    visitor: &visitor,
+                    target,
+                };
+                self.admit(place, &asked, &parts, body).await
+            }
+            _ => nothing_here(),
+        };
         if let Some(origin) = origin {
             let headers = answer.headers_mut();
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -130,29 +158,34 @@ impl Gateway {
         answer
     }
 
-    async fn admit<B>(&self, place: &Arc<Place>, parts: &Parts, body: B) -> Reply
+    async fn admit<B>(&self, place: &Arc<Place>, asked: &Asked<'_>, parts: &Parts, body: B) -> Reply
     where
         B: hyper::body::Body<Data = Bytes> + Unpin,
     {
-        let Target::Mcp(in_path) = access::target(parts.uri.path()) else {
-            return reply::refused(
-                StatusCode::NOT_FOUND,
-                "There is nothing at this path: the MCP endpoint is /mcp, or /TOKEN/mcp.",
-            );
-        };
         if parts.method == Method::OPTIONS {
             return preflight();
+        }
+        if asked.target.endpoint == Endpoint::Card && self.config.public_server_cards {
+            return self.card(place, asked, parts);
         }
         let now = now_ms();
         let route = &place.route;
         let tokens = route.tokens.load();
+        let in_path = asked.target.token;
         let token_hash = match access::check_token(&tokens, &parts.headers, in_path, now) {
             Ok(token_hash) => token_hash,
-            Err(denied) => return reply::denied(&denied),
+            Err(denied) => {
+                let client = asked.visitor.client.map(|client| client.to_string());
+                tracing::debug!(instance = %route.id, client, ?denied, "a request was refused");
+                return reply::denied(&denied);
+            }
         };
         drop(tokens);
         route.last_accessed_ms.store(now, Ordering::Relaxed);
         route.requests.fetch_add(1, Ordering::Relaxed);
+        if asked.target.endpoint == Endpoint::Card {
+            return self.card(place, asked, parts);
+        }
         match parts.method {
             Method::POST => self.post(place, parts, body, token_hash).await,
             Method::GET => self.get(place, parts).await,
@@ -308,6 +341,16 @@ impl Gateway {
     }
 }
 
+impl Place {
+    fn new(route: &Arc<Route>) -> Self {
+        Self {
+            route: route.clone(),
+            table: Arc::new(SessionTable::new(route.clone())),
+            parked: ParkingLot::default(),
+        }
+    }
+}
+
 /// One JSON-RPC message of a client.
 struct Message<'a> {
     source: &'a [u8],
@@ -358,6 +401,13 @@ fn no_such_session(id: &str) -> Reply {
         id,
         INVALID_REQUEST,
         "This session does not exist or has ended: send 'initialize' without the header Mcp-Session-Id to begin a new one.",
+    )
+}
+
+fn nothing_here() -> Reply {
+    reply::refused(
+        StatusCode::NOT_FOUND,
+        "There is nothing at this path: the MCP endpoint is /mcp, or /TOKEN/mcp.",
     )
 }
 

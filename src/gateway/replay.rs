@@ -189,6 +189,12 @@ impl TrackStream {
         self
     }
 
+    /// Whether it is the standing stream, not that of a call.
+    #[must_use]
+    pub fn is_standing(&self) -> bool {
+        self.track.number == 0
+    }
+
     /// The next event, written out; `None` at the end.
     pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if self.track.turn.load(Ordering::Acquire) != self.turn {

@@ -22,7 +22,7 @@ use crate::{
         id::{Generation, InstanceId, InstanceName},
         state::StatusWord,
     },
-    supervisor::route::{AccessEvent, Route, RouteState, TokenHash},
+    supervisor::route::{About, AccessEvent, Route, RouteState, TokenHash},
     upstream::{
         Failure, MODERN, Upstream, UpstreamOptions,
         scripted::{Child, connect},
@@ -50,6 +50,10 @@ pub async fn bench() -> Bench {
     let route = Arc::new(Route {
         id: InstanceId(Uuid::now_v7()),
         name: ArcSwap::from_pointee(InstanceName::new("bench").expect("a name")),
+        about: ArcSwap::from_pointee(About {
+            title: "Bench".to_owned(),
+            ..About::default()
+        }),
         tokens: ArcSwap::from_pointee(vec![TokenHash {
             hash: Sha256::digest("secret").into(),
             valid_until: None,

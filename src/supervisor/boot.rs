@@ -21,7 +21,7 @@ use super::{
     create::hold_listener,
     launch::{self, KeptHandshake},
     registry::ActorHandle,
-    route::{AccessEvent, Route, RouteState, TokenHash},
+    route::{About, AccessEvent, Route, RouteState, TokenHash},
     timers::Timers,
 };
 use crate::{
@@ -78,9 +78,18 @@ pub(super) async fn spawn_actor(
     let (route_state, route_watch) = watch::channel(RouteState::Starting);
     let (mailbox, inbox) = mpsc::channel(MAILBOX);
     let waker = mailbox.downgrade();
+    let about = template
+        .as_deref()
+        .map_or_else(About::default, |template| About {
+            title: template.title.clone(),
+            description: template.description.clone(),
+            homepage: template.homepage.clone(),
+            version: String::new(),
+        });
     let route = Arc::new(Route {
         id,
         name: ArcSwap::from_pointee(record.name.clone()),
+        about: ArcSwap::from_pointee(about),
         tokens: ArcSwap::from_pointee(tokens),
         state: route_watch,
         last_accessed_ms: AtomicI64::new(0),

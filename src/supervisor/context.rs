@@ -16,8 +16,11 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::Config,
-    domain::{id::InstanceId, port::PortPool},
+    config::{Config, PublicUrl},
+    domain::{
+        id::{InstanceId, InstanceName},
+        port::PortPool,
+    },
     logs::Logs,
     runtime::{self, Runtime},
     secrets::KeyRing,
@@ -45,6 +48,7 @@ pub struct Context {
     /// Wall time.
     pub clock: Clock,
     pub(super) access: mpsc::Sender<AccessEvent>,
+    path_base: String,
     pub(super) events: broadcast::Sender<InstanceEvent>,
     pub(super) registry: Registry,
     pub(super) ports: Mutex<PortPool>,
@@ -59,7 +63,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// Brings the rooms together. `access` is the gateway's inbox.
+    /// Brings the rooms together. `access` is the gateway's inbox; `api_url` is where the API listens, without a final
+    /// slash.
     #[must_use]
     #[expect(
         clippy::too_many_arguments,
@@ -74,7 +79,10 @@ impl Context {
         catalogue: Arc<Catalogue>,
         clock: Clock,
         access: mpsc::Sender<AccessEvent>,
+        api_url: &str,
     ) -> Self {
+        let public = config.gateway.public_url.as_ref();
+        let path_base = public.map_or(api_url, PublicUrl::as_str).to_owned();
         let ports = PortPool::new(config.runtime.port_min, config.runtime.port_max);
         let launch_turns = Arc::new(Semaphore::new(config.runtime.launches_max.max(1)));
         Self {
@@ -86,6 +94,7 @@ impl Context {
             catalogue,
             clock,
             access,
+            path_base,
             events: broadcast::Sender::new(EVENTS_QUEUED),
             registry: Registry::default(),
             ports: Mutex::new(ports),
@@ -154,7 +163,12 @@ impl Context {
         }
     }
 
-    /// The same with the token inside.
+    /// The same endpoint on the API's address; it changes with the name.
+    pub(super) fn path_url(&self, name: &InstanceName) -> String {
+        format!("{}/i/{name}/mcp", self.path_base)
+    }
+
+    /// The access URL with the token inside.
     pub(super) fn connect_url(&self, port: Option<u16>, token: &str) -> zeroize::Zeroizing<String> {
         zeroize::Zeroizing::new(match port {
             Some(port) => format!("{}/{token}/mcp", self.access_origin(port)),

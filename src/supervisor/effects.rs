@@ -269,6 +269,7 @@ impl Actor {
     pub(super) fn publish(&mut self) {
         let status = Arc::new(self.current_status());
         let word = status.word;
+        self.tell_version(&status);
         let route_state = match (&self.life.state, &self.child) {
             (InstanceState::Running, Some(child)) => RouteState::Ready {
                 upstream: Arc::clone(&child.upstream),

@@ -9,6 +9,7 @@ mod boot;
 mod command;
 mod context;
 mod create;
+mod directory;
 mod effects;
 mod error;
 mod handle;

@@ -30,6 +30,19 @@ pub struct TokenHash {
     pub valid_until: Option<UnixMs>,
 }
 
+/// What an instance may tell of itself to anyone: never a secret.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct About {
+    /// What people call its template.
+    pub title: String,
+    /// What its server does.
+    pub description: String,
+    /// Where to read more.
+    pub homepage: Option<String>,
+    /// The version that its server told last; empty: none yet.
+    pub version: String,
+}
+
 /// Asks the supervisor to launch an instance that sleeps. Called from a request: must not block.
 pub type WakeHook = Arc<dyn Fn() + Send + Sync>;
 
@@ -39,6 +52,8 @@ pub struct Route {
     pub id: InstanceId,
     /// Its name, for messages to people.
     pub name: ArcSwap<InstanceName>,
+    /// What its server card tells.
+    pub about: ArcSwap<About>,
     /// The tokens that open it.
     pub tokens: ArcSwap<Vec<TokenHash>>,
     /// What stands behind it now.

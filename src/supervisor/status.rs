@@ -64,6 +64,8 @@ pub struct InstanceStatus {
     pub limits: Limits,
     /// The access URL without its token.
     pub access_url: String,
+    /// The same endpoint on the API's address.
+    pub path_url: String,
     /// What the server told of itself: (name, version, protocol version, tool names).
     pub server: Option<ServerFacts>,
 }
@@ -81,6 +83,7 @@ impl InstanceStatus {
             isolation: BTreeMap::new(),
             limits: Limits::default(),
             access_url: String::new(),
+            path_url: String::new(),
             server: None,
             record: record.clone(),
         }

@@ -110,6 +110,7 @@ impl Actor {
         }
         if renamed {
             registry.release_name(&self.record.owner, &self.record.name, self.record.id);
+            self.route.name.store(Arc::new(name.clone()));
             self.record.name = name;
         }
         self.record.spec.labels = labels;
@@ -286,6 +287,7 @@ impl Actor {
                 .map(|template| template.limits)
                 .unwrap_or_default(),
             access_url: self.context.access_url(self.record.port),
+            path_url: self.context.path_url(&self.record.name),
             server,
             record,
         }

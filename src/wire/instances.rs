@@ -93,6 +93,10 @@ pub struct Instance {
     pub pid: Option<u32>,
     /// The access URL; it needs the access token as `Authorization: Bearer`.
     pub access_url: String,
+    /// The same endpoint on the API's address (or `gateway.public_url`); it changes with the name, and takes the same
+    /// access token.
+    #[serde(default)]
+    pub path_url: String,
     /// The secret of the access URL; only in the answer that made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_token: Option<String>,

@@ -117,6 +117,7 @@ async fn supervise(
         Arc::new(Catalogue::load(&config.runtime, exe)),
         Clock::System,
         access,
+        "http://127.0.0.1:7420",
     );
     let (supervisor, _, _) = Supervisor::start_up(context).await.expect("a supervisor");
     (supervisor, logs, inbox)

@@ -23,6 +23,7 @@ fn instance(name: &str, id: &str) -> Instance {
         port: Some(3001),
         pid: Some(4711),
         access_url: "http://127.0.0.1:3001/mcp".to_owned(),
+        path_url: format!("http://127.0.0.1:7420/i/{name}/mcp"),
         access_token: None,
         connect_url: None,
         created_at: "2026-11-21T09:58:29Z".to_owned(),

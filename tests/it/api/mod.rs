@@ -124,6 +124,7 @@ impl Fixture {
             Arc::clone(&templates),
             Clock::System,
             access,
+            "http://127.0.0.1:7420",
         );
         let (supervisor, _, _) = Supervisor::start_up(context).await.expect("a supervisor");
         let task: Box<dyn BackgroundTask> =
