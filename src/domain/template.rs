@@ -81,6 +81,12 @@ pub struct ServerSpec {
     /// HTTP only: the path of its MCP endpoint.
     #[serde(default = "default_http_path")]
     pub path: String,
+    /// Which era of MCP is spoken with it.
+    #[serde(default)]
+    pub era: EraPolicy,
+    /// What happens to its requests that could belong to several clients.
+    #[serde(default)]
+    pub unclaimed_requests: UnclaimedRequests,
 }
 
 fn default_http_path() -> String {
@@ -95,6 +101,30 @@ pub enum Transport {
     Stdio,
     /// MCP Streamable HTTP on a private loopback port.
     Http,
+}
+
+/// Which era of MCP is spoken with a server. The era of a stdio process is decided by the first request that it gets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EraPolicy {
+    /// The session era first; the stateless one when the server refuses it, or is silent.
+    #[default]
+    Auto,
+    /// 2024-11-05 to 2025-11-25 only: `initialize` must succeed.
+    Session,
+    /// 2026-07-28 only, at once: for a server that ends when it gets `initialize`.
+    Stateless,
+}
+
+/// What happens to a request of a server that names no call, while calls of several clients are under way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnclaimedRequests {
+    /// It is answered with an error: a question must not reach the wrong person.
+    #[default]
+    Refuse,
+    /// The client of the newest call gets it: for a server whose clients all belong to one person.
+    NewestCall,
 }
 
 /// A secret that a server takes.

@@ -1,4 +1,4 @@
-//! `subscriptions/listen`: what a session-era child tells everybody, for stateless clients that asked for it.
+//! `subscriptions/listen`: what a child tells everybody, for stateless clients that asked for it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,7 +11,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::upstream::{
-    Envelope, Era, Handshake, INTERNAL_ERROR, INVALID_PARAMS, Item, METHOD_NOT_FOUND, Mailbox,
+    Envelope, Era, Handshake, INTERNAL_ERROR, INVALID_PARAMS, Interest, Item, Mailbox, NEWS_KINDS,
     RawObject, Upstream, quote, result_message, splice,
 };
 
@@ -26,32 +26,14 @@ use super::{
 const LISTENERS_MAX: usize = 256;
 const META_SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
-/// The kinds of news that a client may ask for: the member of its filter, the capability of the server that promises
-/// it, and the notification.
-const KINDS: [(&str, &str, &str); 3] = [
-    (
-        "toolsListChanged",
-        "tools",
-        "notifications/tools/list_changed",
-    ),
-    (
-        "promptsListChanged",
-        "prompts",
-        "notifications/prompts/list_changed",
-    ),
-    (
-        "resourcesListChanged",
-        "resources",
-        "notifications/resources/list_changed",
-    ),
-];
-
 /// What one client wants to hear.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Filter {
-    /// By the place in [`KINDS`].
-    kinds: [bool; KINDS.len()],
+    /// By the place in [`NEWS_KINDS`].
+    kinds: [bool; NEWS_KINDS.len()],
     uris: HashSet<String>,
+    /// It names something that we do not know, such as what an extension defines.
+    is_strange: bool,
 }
 
 impl Filter {
@@ -63,8 +45,17 @@ impl Filter {
             .and_then(|raw| serde_json::from_str(raw).ok())
             .filter(Value::is_object)
             .ok_or("subscriptions/listen needs the object params.notifications.")?;
-        let mut filter = Self::default();
-        for (has, (member, capability, _)) in filter.kinds.iter_mut().zip(KINDS) {
+        let known = |member: &String| {
+            member == "resourceSubscriptions"
+                || NEWS_KINDS.iter().any(|(known, ..)| known == member)
+        };
+        let mut filter = Self {
+            is_strange: !wanted
+                .as_object()
+                .is_some_and(|wanted| wanted.keys().all(known)),
+            ..Self::default()
+        };
+        for (has, (member, capability, _)) in filter.kinds.iter_mut().zip(NEWS_KINDS) {
             *has = wanted[member] == true && handshake.promises(capability, "listChanged");
         }
         if let Some(uris) = wanted.get("resourceSubscriptions") {
@@ -83,26 +74,33 @@ impl Filter {
         Ok(filter)
     }
 
-    fn granted(&self) -> Value {
-        let mut granted = serde_json::Map::new();
-        for (has, (member, _, _)) in self.kinds.iter().zip(KINDS) {
-            if *has {
-                granted.insert(member.to_owned(), json!(true));
-            }
+    /// What of it a server serves that grants this much.
+    fn within(&self, granted: &Interest) -> Interest {
+        let mut within = Interest::default();
+        for (index, kind) in within.kinds.iter_mut().enumerate() {
+            *kind = self.kinds[index] && granted.kinds[index];
         }
-        if !self.uris.is_empty() {
-            let mut uris: Vec<&String> = self.uris.iter().collect();
-            uris.sort();
-            granted.insert("resourceSubscriptions".to_owned(), json!(uris));
+        within.uris = self
+            .uris
+            .iter()
+            .filter(|uri| granted.uris.contains(*uri))
+            .cloned()
+            .collect();
+        within
+    }
+
+    fn all(&self) -> Interest {
+        Interest {
+            kinds: self.kinds,
+            uris: self.uris.iter().cloned().collect(),
         }
-        granted.into()
     }
 
     fn wants(&self, method: &str, updated: Option<&str>) -> bool {
         if let Some(uri) = updated {
             return self.uris.contains(uri);
         }
-        let mut kinds = self.kinds.iter().zip(KINDS);
+        let mut kinds = self.kinds.iter().zip(NEWS_KINDS);
         kinds.any(|(has, (_, _, news))| *has && news == method)
     }
 }
@@ -179,6 +177,12 @@ impl Listeners {
         }
     }
 
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().1.is_empty()
+    }
+
     /// Whether a stream wants to hear of this resource.
     #[must_use]
     pub fn subscribe_to(&self, uri: &str) -> bool {
@@ -229,6 +233,9 @@ impl Drop for ListenStream {
         let Some(upstream) = ready::present(&self.place.route) else {
             return;
         };
+        if upstream.era() == Era::Modern {
+            return self.place.renew_news(&upstream);
+        }
         for uri in &self.listener.filter.uris {
             if !table.has_subscriber(uri) {
                 upstream.ask_aside("resources/unsubscribe", &json!({"uri": uri}));
@@ -238,53 +245,73 @@ impl Drop for ListenStream {
 }
 
 impl Gateway {
-    pub(super) fn listen(
+    /// Answers `subscriptions/listen` with a stream of its own, whatever the child speaks: it outlives the child.
+    pub(super) async fn listen(
         &self,
         place: &Arc<Place>,
         message: &Message<'_>,
         upstream: &Upstream,
         handshake: &Handshake,
-    ) -> Reply {
+    ) -> Listening {
         let id = message.id;
-        if handshake.era == Era::Modern {
-            let text = "subscriptions/listen is not served for a server of this revision.";
-            return reply::error(StatusCode::NOT_FOUND, id, METHOD_NOT_FOUND, text);
-        }
+        let refused = |status, code, text: &str| {
+            Listening::Answered(Box::new(reply::error(status, id, code, text)))
+        };
         let params = message.envelope.params.map_or("{}", |params| params.get());
         let filter = match Filter::read(params, handshake) {
             Ok(filter) => filter,
-            Err(text) => {
-                return reply::error(StatusCode::BAD_REQUEST, id, INVALID_PARAMS, &text);
-            }
+            Err(text) => return refused(StatusCode::BAD_REQUEST, INVALID_PARAMS, &text),
         };
-        let fresh: Vec<&String> = filter
-            .uris
-            .iter()
-            .filter(|uri| !place.table.has_subscriber(uri))
-            .collect();
-        for uri in fresh {
-            upstream.ask_aside("resources/subscribe", &json!({"uri": uri}));
+        let is_stateless = handshake.era == Era::Modern;
+        if is_stateless && filter.is_strange {
+            return Listening::OfTheChild;
         }
-        let granted = filter.granted();
+        if !is_stateless {
+            let fresh = filter.uris.iter();
+            for uri in fresh.filter(|uri| !place.table.has_subscriber(uri)) {
+                upstream.ask_aside("resources/subscribe", &json!({"uri": uri}));
+            }
+        }
         let Some((number, listener)) = place.table.listeners.open(id, filter) else {
             let text = format!(
                 "This instance has {LISTENERS_MAX} such streams, the most that it may have."
             );
-            return reply::error(StatusCode::SERVICE_UNAVAILABLE, id, INTERNAL_ERROR, &text);
+            return refused(StatusCode::SERVICE_UNAVAILABLE, INTERNAL_ERROR, &text);
         };
-        let acknowledged = format!(
-            "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/subscriptions/acknowledged\",\"params\":{{\"_meta\":{{\"{META_SUBSCRIPTION}\":{id}}},\"notifications\":{granted}}}}}"
-        );
+        // From here on, leaving without an answer ends it.
         let stream = ListenStream {
             number,
             listener,
             place: place.clone(),
         };
-        reply::events(EventStream::of_listener(
-            stream,
-            Item::Message(acknowledged.into()),
-        ))
+        let filter = &stream.listener.filter;
+        let granted = if is_stateless {
+            place.renew_news(upstream);
+            match upstream.heard().await {
+                Ok(granted) => filter.within(&granted),
+                Err(error) => {
+                    let body = reply::upstream_message(id, &error);
+                    return Listening::Answered(Box::new(reply::json(StatusCode::OK, body)));
+                }
+            }
+        } else {
+            filter.all()
+        };
+        let granted = granted.to_json();
+        let acknowledged = format!(
+            "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/subscriptions/acknowledged\",\"params\":{{\"_meta\":{{\"{META_SUBSCRIPTION}\":{id}}},\"notifications\":{granted}}}}}"
+        );
+        let events = EventStream::of_listener(stream, Item::Message(acknowledged.into()));
+        Listening::Answered(Box::new(reply::events(events)))
     }
+}
+
+/// What becomes of `subscriptions/listen`.
+pub enum Listening {
+    /// This is the answer, mostly a stream.
+    Answered(Box<Reply>),
+    /// It asks for what only the child knows: it goes there as it is.
+    OfTheChild,
 }
 
 #[cfg(test)]
@@ -304,7 +331,7 @@ mod tests {
         let asked = r#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":false,"resourceSubscriptions":["a:b"]}}"#;
         let filter = Filter::read(asked, &handshake()).unwrap();
         assert_eq!(
-            filter.granted(),
+            filter.all().to_json(),
             json!({"toolsListChanged": true, "resourceSubscriptions": ["a:b"]})
         );
         assert!(filter.wants("notifications/tools/list_changed", None));

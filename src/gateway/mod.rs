@@ -13,6 +13,8 @@ mod forwarded;
 mod input;
 mod listen;
 mod listener;
+#[cfg(test)]
+mod meetings_tests;
 mod parked;
 mod path;
 mod proxy;
@@ -30,6 +32,7 @@ mod stateless_tests;
 mod target;
 #[cfg(test)]
 mod tests;
+mod wishes;
 
 use std::{
     collections::HashMap,
@@ -299,6 +302,7 @@ impl Gateway {
             place.table.close(&session);
             if let Some(upstream) = ready::present(&place.route) {
                 upstream.forget_session(session.key);
+                place.renew_news(&upstream);
             }
             return reply::empty(StatusCode::NO_CONTENT);
         }
@@ -327,6 +331,7 @@ impl Gateway {
             for session in place.table.close_idle(Some(before)) {
                 if let Some(upstream) = ready::present(&place.route) {
                     upstream.forget_session(session.key);
+                    place.renew_news(&upstream);
                 }
             }
         }

@@ -11,7 +11,7 @@ use tokio::{
 use crate::{
     domain::{id::Generation, state::StatusWord},
     supervisor::route::{Route, RouteState},
-    upstream::{Call, Caller, Downstream, Failure, Handshake, Upstream, UpstreamError},
+    upstream::{Call, Caller, Downstream, Era, Failure, Handshake, Upstream, UpstreamError},
 };
 
 use super::{Gateway, Message, Place, reply::Unready};
@@ -123,7 +123,7 @@ impl Gateway {
                 .ready_after(place, failed.take())
                 .await
                 .map_err(NotBegun::Unready)?;
-            match upstream.call(caller, message.source, message.envelope) {
+            match upstream.call(caller.clone(), message.source, message.envelope) {
                 Ok(call) => return Ok((call, upstream)),
                 Err(UpstreamError::Failed(failure)) => failed = Some((generation, failure)),
                 Err(other) => return Err(NotBegun::Refused(other)),
@@ -152,6 +152,7 @@ impl Place {
             if let Some(handshake) = upstream.handshake_snapshot() {
                 self.greet(upstream, handshake);
             }
+            self.renew_news(upstream);
         }
     }
 
@@ -160,12 +161,15 @@ impl Place {
         let Some(before) = self.table.set_known(handshake.clone()) else {
             return;
         };
-        if handshake.has_capability("logging")
+        // A stateless child hears log levels with each call, and subscriptions by its one stream of news.
+        let has_state = handshake.era == Era::Legacy;
+        if has_state
+            && handshake.has_capability("logging")
             && let Some(level) = self.table.most_verbose()
         {
             upstream.ask_aside("logging/setLevel", &json!({"level": level}));
         }
-        if handshake.promises("resources", "subscribe") {
+        if has_state && handshake.promises("resources", "subscribe") {
             for uri in self.table.subscribed() {
                 upstream.ask_aside("resources/subscribe", &json!({"uri": uri}));
             }
@@ -199,7 +203,6 @@ fn news(before: &Handshake, now: &Handshake) -> Vec<&'static str> {
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
-    use crate::upstream::Era;
 
     #[test]
     fn clients_hear_only_of_what_differs_after_a_restart() {

@@ -17,8 +17,8 @@ use crate::{
     domain::UnixMs,
     supervisor::route::Route,
     upstream::{
-        Caller, Downstream, Era, Handshake, Item, LOG_LEVELS, Mailbox, RawObject, SessionKey,
-        unquote,
+        Caller, Declared, Downstream, Era, Handshake, Interest, Item, LOG_LEVELS, Mailbox,
+        RawObject, SessionKey, unquote, wants_level,
     },
 };
 
@@ -62,6 +62,16 @@ impl ClientTraits {
     }
 }
 
+/// Who opens a session.
+pub struct Client {
+    /// What it can be asked.
+    pub traits: ClientTraits,
+    /// The same in its own words, and its name.
+    pub declared: Arc<Declared>,
+    /// The revision agreed.
+    pub version: &'static str,
+}
+
 /// One client session. Bound to one route: its id is worth nothing elsewhere.
 pub struct Session {
     /// What the upstream knows it by.
@@ -70,6 +80,7 @@ pub struct Session {
     pub version: &'static str,
     id: u128,
     traits: ClientTraits,
+    declared: Arc<Declared>,
     used_ms: AtomicI64,
     log_level: AtomicU8,
     subscriptions: Mutex<HashSet<String>>,
@@ -89,15 +100,26 @@ impl Session {
     /// How its calls are marked.
     #[must_use]
     pub fn caller(&self) -> Caller {
-        let level = self.log_level.load(Ordering::Relaxed);
         Caller {
             session: self.key,
             sampling: self.traits.sampling,
             elicitation: self.traits.elicitation,
             roots: self.traits.roots,
             era: Era::Legacy,
-            log_level: (level != NO_LEVEL).then_some(level),
+            log_level: self.log_level(),
+            declared: Some(self.declared.clone()),
         }
+    }
+
+    /// The least severe log message that it asked for.
+    #[must_use]
+    pub fn log_level(&self) -> Option<u8> {
+        let level = self.log_level.load(Ordering::Relaxed);
+        (level != NO_LEVEL).then_some(level)
+    }
+
+    fn wants_level(&self, level: Option<u8>) -> bool {
+        wants_level(self.log_level(), level)
     }
 
     fn subscriptions(&self) -> MutexGuard<'_, HashSet<String>> {
@@ -194,10 +216,17 @@ impl SessionTable {
     #[must_use]
     pub fn most_verbose(&self) -> Option<&'static str> {
         let sessions = self.sessions();
-        let levels = sessions
-            .values()
-            .filter_map(|session| session.caller().log_level);
+        let levels = sessions.values().filter_map(|session| session.log_level());
         LOG_LEVELS.get(usize::from(levels.min()?)).copied()
+    }
+
+    /// What a stateless child must tell; `None` when nobody listens, or it promises nothing.
+    #[must_use]
+    pub fn interest(&self, handshake: &Handshake) -> Option<Interest> {
+        if self.listeners.is_empty() && self.sessions().is_empty() {
+            return None;
+        }
+        Interest::promised(handshake, self.subscribed())
     }
 
     /// Every resource that somebody wants to hear of.
@@ -218,8 +247,7 @@ impl SessionTable {
     /// [`NoSession`].
     pub fn open(
         &self,
-        traits: ClientTraits,
-        version: &'static str,
+        client: Client,
         sessions_max: usize,
         now: UnixMs,
         is_calling: impl Fn(SessionKey) -> bool,
@@ -228,9 +256,10 @@ impl SessionTable {
         getrandom::fill(&mut random).map_err(|_| NoSession::NoRandom)?;
         let session = Arc::new(Session {
             key: self.fresh_key(),
-            version,
+            version: client.version,
             id: u128::from_ne_bytes(random),
-            traits,
+            traits: client.traits,
+            declared: client.declared,
             used_ms: AtomicI64::new(now),
             log_level: AtomicU8::new(NO_LEVEL),
             subscriptions: Mutex::default(),
@@ -358,7 +387,7 @@ impl Downstream for SessionTable {
             let wanted = match (&uri, &level) {
                 (Some(Some(uri)), _) => session.subscriptions().contains(uri),
                 (Some(None), _) => false,
-                (None, Some(level)) => session.caller().wants_level(*level),
+                (None, Some(level)) => session.wants_level(*level),
                 (None, None) => true,
             };
             if wanted {

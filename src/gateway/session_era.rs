@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, request::Parts};
 
 use crate::upstream::{
-    Call, First, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, Item, Kind, LEGACY_VERSIONS,
-    RawObject, Upstream, error_message, result_message, unquote,
+    Call, Declared, Era, First, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, Item, Kind,
+    LEGACY_VERSIONS, RawObject, Upstream, error_message, negotiate, result_message, unquote,
 };
 
 use super::{
@@ -18,7 +18,8 @@ use super::{
     ready::NotBegun,
     replay::TrackStream,
     reply,
-    session::{ClientTraits, NoSession, Session},
+    session::{Client, ClientTraits, NoSession, Session},
+    wishes,
 };
 
 /// What became of a request.
@@ -40,7 +41,7 @@ impl Gateway {
         upstream: &Upstream,
     ) -> Reply {
         if message.kind == Kind::Request && message.envelope.method() == "initialize" {
-            return self.initialize(place, message, upstream);
+            return self.initialize(place, message, upstream).await;
         }
         let session = match self.session_for(place, parts, message.id) {
             Ok(session) => session,
@@ -102,7 +103,7 @@ impl Gateway {
         Ok(session)
     }
 
-    fn initialize(&self, place: &Place, message: &Message<'_>, upstream: &Upstream) -> Reply {
+    async fn initialize(&self, place: &Place, message: &Message<'_>, upstream: &Upstream) -> Reply {
         let id = message.id;
         let params = message.envelope.params.map_or("{}", |params| params.get());
         let params = RawObject::parse(params).unwrap_or_default();
@@ -120,10 +121,13 @@ impl Gateway {
                 reply::failure_message(id, "it is not initialized yet"),
             );
         };
-        let (result, version) = handshake.initialize_result(&wanted);
+        let version = negotiate(&wanted);
         let opened = place.table.open(
-            ClientTraits::read(&params),
-            version,
+            Client {
+                traits: ClientTraits::read(&params),
+                declared: Declared::read(&params),
+                version,
+            },
             self.config.sessions_max,
             now_ms(),
             |session| upstream.is_calling(session),
@@ -146,6 +150,8 @@ impl Gateway {
                 return reply::error(StatusCode::SERVICE_UNAVAILABLE, id, INTERNAL_ERROR, &text);
             }
         };
+        let tells_news = place.tells_news(upstream).await;
+        let (result, _) = handshake.initialize_result(&wanted, tells_news);
         let mut answer = reply::json(StatusCode::OK, result_message(id, &result));
         if let Ok(value) = HeaderValue::from_str(&session.id()) {
             answer.headers_mut().insert(SESSION_HEADER, value);
@@ -167,6 +173,18 @@ impl Gateway {
             unquote(params.get(key)?)
         };
         let done = || Begun::Answer(result_message(id, "{}"));
+        if wishes::is_wish(message.envelope.method()) {
+            match self.ready(place).await {
+                Ok(upstream) if upstream.era() == Era::Modern => {
+                    let answer = place.grant(session, message, &upstream).await;
+                    return Begun::Answer(answer);
+                }
+                Ok(_) => {}
+                Err(unready) => {
+                    return Begun::Refused(Box::new(reply::unready(&place.route, id, &unready)));
+                }
+            }
+        }
         match message.envelope.method() {
             "ping" => return done(),
             "initialize" => {

@@ -14,6 +14,7 @@ use super::{
     Accepts, Gateway, Message, Place, Reply,
     dialogue::{Bound, Conversation, Dialogue, Exchange},
     input::{Input, may_ask},
+    listen::Listening,
     now_ms,
     parked::StateKey,
     ready::NotBegun,
@@ -57,7 +58,12 @@ impl Gateway {
                 let result = handshake.discover_result();
                 return reply::json(StatusCode::OK, result_message(id, &result));
             }
-            "subscriptions/listen" => return self.listen(place, message, upstream, &handshake),
+            "subscriptions/listen" => {
+                match self.listen(place, message, upstream, &handshake).await {
+                    Listening::Answered(answer) => return *answer,
+                    Listening::OfTheChild => {}
+                }
+            }
             "" => return reply::error(StatusCode::BAD_REQUEST, id, INVALID_REQUEST, "no method"),
             _ => {}
         }
@@ -117,6 +123,7 @@ impl Gateway {
             token_hash: message.token_hash,
             body: message.body.clone(),
         };
+        let session = caller.session;
         let conversation = match input.state {
             Some(state) => {
                 let binding = bound.binding(place);
@@ -149,7 +156,7 @@ impl Gateway {
                 };
                 let (call, upstream) =
                     begun.map_err(|why| Box::new(self.not_begun(place, id, &why)))?;
-                Conversation::new(call, upstream, caller.session)
+                Conversation::new(call, upstream, session)
             }
         };
         Ok(Dialogue::new(

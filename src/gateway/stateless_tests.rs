@@ -22,7 +22,9 @@ fn ask(bench: &Bench, id: u32, method: &str, mut params: Value) -> RequestBuilde
     }
 }
 
-async fn answered(sent: tokio::task::JoinHandle<Result<Response, reqwest::Error>>) -> (u16, Value) {
+pub async fn answered(
+    sent: tokio::task::JoinHandle<Result<Response, reqwest::Error>>,
+) -> (u16, Value) {
     status_and_body(sent.await.expect("joined").expect("an answer")).await
 }
 
@@ -155,7 +157,7 @@ async fn closing_the_stream_cancels_the_call() {
     assert_eq!(cancelled["params"]["requestId"], asked["id"]);
 }
 
-async fn event(stream: &mut Response) -> Value {
+pub async fn event(stream: &mut Response) -> Value {
     let chunk = tokio::time::timeout(Duration::from_secs(10), stream.chunk()).await;
     let chunk = chunk.expect("in time").expect("open").expect("an event");
     let text = String::from_utf8(chunk.to_vec()).expect("UTF-8");

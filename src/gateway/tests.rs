@@ -43,6 +43,23 @@ pub async fn bench() -> Bench {
     let (upstream, mut child, _) = connect(UpstreamOptions::default());
     let (shaken, ()) = tokio::join!(upstream.handshake(), child.shake_hands());
     shaken.expect("a handshake");
+    bench_with(upstream, child).await
+}
+
+/// The same with a stateless child.
+pub async fn stateless_bench() -> Bench {
+    let (upstream, child) = stateless_child(&["a"]).await;
+    bench_with(upstream, child).await
+}
+
+async fn stateless_child(tools: &[&str]) -> (Arc<Upstream>, Child) {
+    let (upstream, mut child, _) = connect(UpstreamOptions::default());
+    let (shaken, ()) = tokio::join!(upstream.handshake(), child.shake_hands_stateless(tools));
+    shaken.expect("a handshake");
+    (upstream, child)
+}
+
+async fn bench_with(upstream: Arc<Upstream>, child: Child) -> Bench {
     let (state, watched) = watch::channel(RouteState::Ready {
         upstream: upstream.clone(),
         generation: Generation(1),
@@ -127,6 +144,16 @@ pub async fn relaunch(bench: &Bench, tools: &[&str]) -> Child {
     let (upstream, mut child, _) = connect(UpstreamOptions::default());
     let (shaken, ()) = tokio::join!(upstream.handshake(), child.shake_hands_with(tools));
     shaken.expect("a handshake");
+    bench.state.send_replace(RouteState::Ready {
+        upstream,
+        generation: Generation(2),
+    });
+    child
+}
+
+/// The same with a stateless child.
+pub async fn relaunch_stateless(bench: &Bench, tools: &[&str]) -> Child {
+    let (upstream, child) = stateless_child(tools).await;
     bench.state.send_replace(RouteState::Ready {
         upstream,
         generation: Generation(2),

@@ -246,6 +246,8 @@ fn try_attach(
         line_limit_bytes: gateway.line_limit_bytes,
         call_timeout: gateway.call_timeout.std(),
         handshake_timeout: template.health.start_timeout.std(),
+        era: template.server.era,
+        unclaimed_requests: template.server.unclaimed_requests,
     };
     let logs = &context.logs;
     let mut captures = vec![logs.capture(

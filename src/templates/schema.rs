@@ -91,6 +91,11 @@ const SERVER: &[Key] = &[
     key("install", Shape::Text(500)),
     key("port_env", Shape::Name(env_name)),
     key("path", Shape::Name(http_path)),
+    key("era", Shape::Word(&["auto", "session", "stateless"])),
+    key(
+        "unclaimed_requests",
+        Shape::Word(&["refuse", "newest-call"]),
+    ),
 ];
 
 const CREDENTIAL: &[Key] = &[

@@ -1,7 +1,6 @@
 //! One request of a client on its way through a stdio child.
 
 use std::{
-    borrow::Cow,
     future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
@@ -13,20 +12,14 @@ use tokio::time::Instant;
 
 use super::{
     Link, Upstream, UpstreamError,
-    handshake::{Era, MODERN},
-    in_flight::{Caller, InFlight, SessionKey},
+    handshake::Era,
+    in_flight::{Caller, InFlight, Origin, SessionKey},
     mailbox::{Item, Mailbox},
-    message::{Envelope, EnvelopeError, RawObject, splice},
+    message::{Envelope, RawObject, splice},
+    rounds::{self, Crossing},
     stdio::{NotSent, Wire},
+    translate::{compose, rewritten},
 };
-
-/// Keys of `_meta` that belong to one hop of the stateless revision.
-const RESERVED: [&str; 4] = [
-    "io.modelcontextprotocol/protocolVersion",
-    "io.modelcontextprotocol/clientInfo",
-    "io.modelcontextprotocol/clientCapabilities",
-    "io.modelcontextprotocol/logLevel",
-];
 
 /// After so long without a message a caller is told that the call is slow.
 const SLOW: Duration = Duration::from_secs(10);
@@ -40,6 +33,7 @@ pub struct Call {
     began: Instant,
     answered: bool,
     cancels: bool,
+    tells: bool,
 }
 
 /// How a call begins to answer.
@@ -107,8 +101,8 @@ impl Call {
 
     /// Answers a request of the server with this raw result. A request that was taken back meanwhile is left alone.
     pub fn respond(&self, session: SessionKey, id: u64, result: &str) {
-        let child_id = self.wire.table().answered(session, id);
-        if let Some(child_id) = child_id {
+        let origin = self.wire.table().answered(session, id);
+        if let Some(Origin::Child(child_id)) = origin {
             // A child that does not read will not end the call either; its time runs out.
             let _ = self
                 .wire
@@ -130,6 +124,14 @@ impl Call {
         table.set_progress_token(self.id, progress_token);
     }
 
+    /// From now on, dropping the call forgets it, without a word to the child: `initialize` must not be cancelled.
+    #[must_use]
+    pub(super) fn forget_on_drop(mut self) -> Self {
+        self.cancels = true;
+        self.tells = false;
+        self
+    }
+
     /// From now on, dropping the call tells the child that nobody waits any more.
     #[must_use]
     pub fn cancel_on_drop(mut self) -> Self {
@@ -144,102 +146,14 @@ impl Drop for Call {
             return;
         }
         self.mailbox.abandon();
-        if self.cancels && self.wire.table().end(self.id).is_some() {
+        if self.cancels && self.wire.table().end(self.id).is_some() && self.tells {
             self.wire.cancel(self.id, "the client left");
         }
     }
 }
 
-/// What changes in the parameters on the way to the child.
-struct Rewritten<'a> {
-    params: RawObject<'a>,
-    meta: Option<RawObject<'a>>,
-    token: Option<Box<str>>,
-}
-
-/// Looks whether the parameters must change at all; most do not, and then nothing is parsed.
-fn rewritten<'a>(
-    envelope: &Envelope<'a>,
-    caller: Era,
-    child: Era,
-) -> Result<Option<Rewritten<'a>>, EnvelopeError> {
-    let crosses = caller != child;
-    let raw = match envelope.params {
-        Some(raw) => raw.get(),
-        None if crosses && child == Era::Modern => "{}",
-        None => return Ok(None),
-    };
-    // An escaped key could hide a progress token, and with it steal the progress of another session's call.
-    let finds = |needle: &str| memchr::memmem::find(raw.as_bytes(), needle.as_bytes()).is_some();
-    if !crosses && !finds("progressToken") && !finds("\\u") {
-        return Ok(None);
-    }
-    let params = RawObject::parse(raw)?;
-    // `raw` lives as long as the source; the members borrow from it.
-    let member = params.0.iter().find(|(key, _)| key == "_meta");
-    let meta_raw: Option<&'a str> = match member {
-        Some((_, Cow::Borrowed(raw))) => Some(raw),
-        _ => None,
-    };
-    let mut meta = meta_raw.map(RawObject::parse).transpose()?;
-    let token = meta
-        .as_ref()
-        .and_then(|meta| meta.get("progressToken"))
-        .map(Box::from);
-    match (crosses, child) {
-        (true, Era::Legacy) => {
-            if let Some(meta) = &mut meta {
-                meta.retain(|key| !RESERVED.contains(&key));
-            }
-        }
-        (true, Era::Modern) => {
-            let meta = meta.get_or_insert_default();
-            meta.set(RESERVED[0], format!("\"{MODERN}\""));
-            meta.set(RESERVED[2], "{}");
-        }
-        (false, _) => {}
-    }
-    Ok(Some(Rewritten {
-        params,
-        meta,
-        token,
-    }))
-}
-
-impl Rewritten<'_> {
-    fn into_json(mut self, id: u64) -> String {
-        if let Some(mut meta) = self.meta {
-            if self.token.is_some() {
-                meta.set("progressToken", id.to_string());
-            }
-            if meta.0.is_empty() {
-                self.params.retain(|key| key != "_meta");
-            } else {
-                self.params.set("_meta", meta.to_json());
-            }
-        }
-        self.params.to_json()
-    }
-}
-
-/// `source` with this id and, when they change, these parameters.
-fn compose(source: &[u8], envelope: &Envelope<'_>, id: u64, params: Option<String>) -> Vec<u8> {
-    let id_text = id.to_string();
-    let Some(id) = envelope.id else {
-        return splice(source, &mut []);
-    };
-    match (envelope.params, params) {
-        (Some(raw), Some(params)) => splice(source, &mut [(id, &id_text), (raw, &params)]),
-        (None, Some(params)) => {
-            let with_params = format!("{id_text},\"params\":{params}");
-            splice(source, &mut [(id, &with_params)])
-        }
-        (_, None) => splice(source, &mut [(id, &id_text)]),
-    }
-}
-
 impl Upstream {
-    fn wire(&self) -> Result<&Arc<Wire>, UpstreamError> {
+    pub(super) fn wire(&self) -> Result<&Arc<Wire>, UpstreamError> {
         match &self.link {
             Link::Stdio(wire) => Ok(wire),
             Link::Http(_) => Err(UpstreamError::Protocol(
@@ -268,12 +182,12 @@ impl Upstream {
         envelope: &Envelope<'_>,
     ) -> Result<Call, UpstreamError> {
         let wire = self.wire()?;
-        let rewritten = if caller.session == SessionKey::DAEMON {
-            None
-        } else {
-            rewritten(envelope, caller.era, self.era())
-                .map_err(|error| UpstreamError::Protocol(error.to_string()))?
-        };
+        let own = caller.session == SessionKey::DAEMON;
+        let era = if own { caller.era } else { self.era() };
+        let rewritten = rewritten(envelope, &caller, era)
+            .map_err(|error| UpstreamError::Protocol(error.to_string()))?;
+        let endless = caller.era == Era::Modern && envelope.method() == "subscriptions/listen";
+        let crosses = caller.era == Era::Legacy && era == Era::Modern;
         let mailbox = Arc::new(Mailbox::default());
         let began = Instant::now();
         let id = wire.table().begin(InFlight {
@@ -284,8 +198,13 @@ impl Upstream {
             touched: began,
             parked: false,
             lacking: None,
+            crossing: crosses.then(|| Crossing::of(envelope.method())),
+            endless,
         })?;
         let line = compose(source, envelope, id, rewritten.map(|r| r.into_json(id)));
+        if crosses {
+            rounds::keep_for_retry(wire, id, &line);
+        }
         match wire.send(line) {
             // A closed pipe means that the child is about to be found dead: the call is answered with the cause then.
             Ok(()) | Err(NotSent::Closed) => {}
@@ -302,6 +221,7 @@ impl Upstream {
             began,
             answered: false,
             cancels: false,
+            tells: true,
         })
     }
 
@@ -338,6 +258,10 @@ impl Upstream {
                 && let Some(call) = table.end(id)
             {
                 call.mailbox.close();
+                // Between two rounds the child does nothing for it.
+                if table.forget_round(&call) {
+                    return Ok(());
+                }
             }
             id
         };
@@ -363,21 +287,29 @@ impl Upstream {
             return Ok(false);
         };
         let ours = id.get().parse().ok();
-        let child_id = ours.and_then(|ours| wire.table().answered(session, ours));
-        match child_id {
-            None => Ok(false),
-            Some(child_id) => {
+        let origin = ours.and_then(|ours| wire.table().answered(session, ours));
+        match origin {
+            None => return Ok(false),
+            Some(Origin::Child(child_id)) => {
                 wire.send(splice(source, &mut [(id, &child_id)]))?;
-                Ok(true)
             }
+            Some(Origin::Round(call, key)) => rounds::answered(wire, call, &key, envelope),
         }
+        Ok(true)
     }
 
     /// A session ended: what the child asked it is answered with an error.
     pub fn forget_session(&self, session: SessionKey) {
         let Ok(wire) = self.wire() else { return };
         let asked = wire.table().forget_session(session);
-        for child_id in asked {
+        for origin in asked {
+            let child_id = match origin {
+                Origin::Child(child_id) => child_id,
+                Origin::Round(call, _) => {
+                    rounds::give_up(wire, call, "the client ended its session");
+                    continue;
+                }
+            };
             let answer = super::error_message(
                 &child_id,
                 super::INTERNAL_ERROR,
@@ -393,57 +325,5 @@ impl Upstream {
     pub fn is_calling(&self, session: SessionKey) -> bool {
         self.wire()
             .is_ok_and(|wire| wire.table().is_calling(session))
-    }
-}
-
-#[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may panic")]
-mod tests {
-    use super::*;
-
-    fn rewrite(text: &str, caller: Era, child: Era) -> String {
-        let envelope = Envelope::parse(text.as_bytes()).unwrap();
-        let rewritten = rewritten(&envelope, caller, child).unwrap();
-        let params = rewritten.map(|r| r.into_json(7));
-        String::from_utf8(compose(text.as_bytes(), &envelope, 7, params)).unwrap()
-    }
-
-    #[test]
-    fn a_progress_token_becomes_our_id_however_it_is_written() {
-        for key in ["progressToken", "progress\\u0054oken"] {
-            let text = format!(
-                r#"{{"jsonrpc":"2.0","id":"a","method":"tools/call","params":{{"x":1.0,"_meta":{{"{key}":"t","v":2}}}},"z":0}}"#
-            );
-            assert_eq!(
-                rewrite(&text, Era::Legacy, Era::Legacy),
-                r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"x":1.0,"_meta":{"progressToken":7,"v":2}},"z":0}"#
-            );
-        }
-    }
-
-    #[test]
-    fn other_parameters_are_not_touched() {
-        let text = r#"{"jsonrpc":"2.0","id":1,"method":"m","params":[ 1, "progressTok" ]}"#;
-        assert_eq!(
-            rewrite(text, Era::Legacy, Era::Legacy),
-            r#"{"jsonrpc":"2.0","id":7,"method":"m","params":[ 1, "progressTok" ]}"#
-        );
-    }
-
-    #[test]
-    fn stateless_meta_ends_at_the_gateway() {
-        let text = r#"{"jsonrpc":"2.0","id":1,"method":"m","params":{"a":1,"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}"#;
-        assert_eq!(
-            rewrite(text, Era::Modern, Era::Legacy),
-            r#"{"jsonrpc":"2.0","id":7,"method":"m","params":{"a":1}}"#
-        );
-        assert_eq!(
-            rewrite(
-                r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#,
-                Era::Legacy,
-                Era::Modern
-            ),
-            r#"{"jsonrpc":"2.0","id":7,"params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}},"method":"m"}"#
-        );
     }
 }

@@ -8,14 +8,14 @@ use tokio::time::Instant;
 
 use super::{
     Downstream, NoiseSink,
-    failure::{
-        INTERNAL_ERROR, METHOD_NOT_FOUND, MISSING_CAPABILITY, error_message, result_message,
-    },
+    failure::{INTERNAL_ERROR, METHOD_NOT_FOUND, error_message, result_message},
     framer::{Frame, likely_id},
     handshake::Era,
-    in_flight::{Home, LOG_LEVELS, SessionKey},
+    in_flight::{Home, LOG_LEVELS, Origin, SessionKey},
     message::{Envelope, Kind, RawObject, splice, unquote},
+    news, rounds,
     stdio::Wire,
+    translate::{META_SUBSCRIPTION, capability_for, missing_capability, unmarked},
 };
 
 /// Handles one frame. `downstream` is asked only when a message belongs to no call.
@@ -75,29 +75,23 @@ fn message(
                 return;
             };
             let call = wire.table().end(number);
-            // Without a call it is late: the call timed out, was cancelled, or belonged to a former daemon.
-            if let Some(call) = call {
-                let answer = match call.lacking {
-                    Some(capability) if has_failed(&envelope) => {
-                        missing_capability(&call.client_id, capability)
-                    }
-                    _ => splice(line, &mut [(id, &call.client_id)]).into(),
-                };
-                call.mailbox.answer(answer);
+            let Some(call) = call else {
+                // Else it is late: the call timed out, was cancelled, or belonged to a former daemon.
+                return news::ended(wire, number, &envelope);
+            };
+            if call.crossing.is_some() {
+                return rounds::ended(wire, call, line, &envelope);
             }
+            let answer = match call.lacking {
+                Some(capability) if has_failed(&envelope) => {
+                    missing_capability(&call.client_id, capability)
+                }
+                _ => splice(line, &mut [(id, &call.client_id)]).into(),
+            };
+            call.mailbox.answer(answer);
         }
         (Kind::Request, Some(id)) => request(wire, line, &envelope, id),
         _ => notification(wire, line, &envelope, downstream),
-    }
-}
-
-/// What a client declares that answers this.
-fn capability_for(method: &str) -> Option<&'static str> {
-    match method {
-        "sampling/createMessage" => Some("sampling"),
-        "elicitation/create" => Some("elicitation"),
-        "roots/list" => Some("roots"),
-        _ => None,
     }
 }
 
@@ -106,14 +100,6 @@ fn has_failed(answer: &Envelope<'_>) -> bool {
     answer.result.is_none_or(|result| {
         RawObject::parse(result.get()).is_ok_and(|result| result.get("isError") == Some("true"))
     })
-}
-
-fn missing_capability(id: &str, capability: &str) -> Bytes {
-    let text = format!(
-        "The server needs the client capability {capability:?} for this, which the client did not declare."
-    );
-    let data = serde_json::json!({"requiredCapabilities": {capability: {}}});
-    error_message(id, MISSING_CAPABILITY, &text, Some(&data))
 }
 
 fn request(wire: &Wire, line: &[u8], envelope: &Envelope<'_>, id: &RawValue) {
@@ -127,7 +113,7 @@ fn request(wire: &Wire, line: &[u8], envelope: &Envelope<'_>, id: &RawValue) {
         return;
     }
     let mut table = wire.table();
-    let to = match table.home_of_request() {
+    let to = match table.home_of_request(method) {
         Home::Only(_, call) if call.caller.can_answer(method) => {
             Ok((call.caller.session, call.mailbox.clone()))
         }
@@ -156,23 +142,25 @@ fn request(wire: &Wire, line: &[u8], envelope: &Envelope<'_>, id: &RawValue) {
             drop(table);
             refuse(code, text);
         }
-        Ok((session, mailbox)) => match table.ask(id.get().into(), session, mailbox.clone()) {
-            Err(_) => {
-                drop(table);
-                refuse(INTERNAL_ERROR, "too many requests wait for clients");
-            }
-            Ok(ours) => {
-                drop(table);
-                let ours_text = ours.to_string();
-                if !mailbox.push_or_refuse(splice(line, &mut [(id, &ours_text)]).into()) {
-                    wire.table().answered(session, ours);
-                    refuse(
-                        INTERNAL_ERROR,
-                        "the client of this call reads too slowly, or left",
-                    );
+        Ok((session, mailbox)) => {
+            match table.ask(Origin::Child(id.get().into()), session, mailbox.clone()) {
+                Err(_) => {
+                    drop(table);
+                    refuse(INTERNAL_ERROR, "too many requests wait for clients");
+                }
+                Ok(ours) => {
+                    drop(table);
+                    let ours_text = ours.to_string();
+                    if !mailbox.push_or_refuse(splice(line, &mut [(id, &ours_text)]).into()) {
+                        wire.table().answered(session, ours);
+                        refuse(
+                            INTERNAL_ERROR,
+                            "the client of this call reads too slowly, or left",
+                        );
+                    }
                 }
             }
-        },
+        }
     }
 }
 
@@ -201,8 +189,53 @@ fn notification(
             }
             tell_all(line, envelope, downstream);
         }
-        _ => tell_all(line, envelope, downstream),
+        _ => match unmarked(line, envelope) {
+            None => tell_all(line, envelope, downstream),
+            Some((mark, unmarked)) => marked(wire, line, envelope, (&mark, unmarked), downstream),
+        },
     }
+}
+
+/// News of a stateless child: of our own subscription, or of that of one client.
+fn marked(
+    wire: &Wire,
+    line: &[u8],
+    envelope: &Envelope<'_>,
+    (mark, unmarked): (&str, Bytes),
+    downstream: &impl Fn() -> Option<Arc<dyn Downstream>>,
+) {
+    if envelope.method() == "notifications/subscriptions/acknowledged"
+        && news::acknowledged(wire, mark, envelope.params.map(RawValue::get))
+    {
+        return;
+    }
+    if news::hears(wire, mark) {
+        if let Ok(envelope) = Envelope::parse(&unmarked) {
+            tell_all(&unmarked, &envelope, downstream);
+        }
+        return;
+    }
+    let mut table = wire.table();
+    let call = mark
+        .parse()
+        .ok()
+        .and_then(|id| table.touch(id, Instant::now()));
+    // Without a call it belongs to a subscription that was given up.
+    if let Some(call) = call
+        && let Some(message) = remarked(line, envelope, &call.client_id)
+    {
+        call.mailbox.push(message);
+    }
+}
+
+fn remarked(line: &[u8], envelope: &Envelope<'_>, client_id: &str) -> Option<Bytes> {
+    let raw = envelope.params?;
+    let mut params = RawObject::parse(raw.get()).ok()?;
+    let meta_raw = params.get("_meta")?.to_owned();
+    let mut meta = RawObject::parse(&meta_raw).ok()?;
+    meta.set(META_SUBSCRIPTION, client_id);
+    params.set("_meta", meta.to_json());
+    Some(splice(line, &mut [(raw, &params.to_json())]).into())
 }
 
 fn tell_all(

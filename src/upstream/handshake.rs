@@ -65,7 +65,16 @@ impl Handshake {
                 .get("protocolVersion")
                 .and_then(unquote)
                 .ok_or("its answer to initialize has no \"protocolVersion\"")?,
-            Era::Modern => MODERN.to_owned(),
+            Era::Modern => {
+                let supported = result.get("supportedVersions").unwrap_or("[]");
+                let supported: Vec<String> = serde_json::from_str(supported).unwrap_or_default();
+                if !supported.iter().any(|version| version == MODERN) {
+                    return Err(format!(
+                        "its answer to server/discover does not name the revision {MODERN}"
+                    ));
+                }
+                MODERN.to_owned()
+            }
         };
         let info = server_info(era, &result);
         let info = info.as_deref().and_then(|raw| RawObject::parse(raw).ok());
@@ -115,9 +124,10 @@ impl Handshake {
             .unwrap_or_else(|| json!({"name": "unnamed", "version": "0"}).to_string())
     }
 
-    /// The raw result of `initialize` for a client that asks for `wanted`.
+    /// The raw result of `initialize` for a client that asks for `wanted`. `tells_news`: a stateless server serves the
+    /// subscriptions that it promises.
     #[must_use]
-    pub fn initialize_result(&self, wanted: &str) -> (String, &'static str) {
+    pub fn initialize_result(&self, wanted: &str, tells_news: bool) -> (String, &'static str) {
         let version = negotiate(wanted);
         let Ok(mut raw) = RawObject::parse(&self.raw) else {
             return ("{}".to_owned(), version);
@@ -131,6 +141,11 @@ impl Handshake {
                 )
             });
             raw.set("serverInfo", info);
+            let capabilities = raw.get("capabilities").unwrap_or("{}").to_owned();
+            raw.set(
+                "capabilities",
+                session_capabilities(&capabilities, tells_news),
+            );
         }
         raw.set("protocolVersion", quote(version));
         (raw.to_json(), version)
@@ -139,12 +154,14 @@ impl Handshake {
     /// The raw result of `server/discover` for a stateless client.
     #[must_use]
     pub fn discover_result(&self) -> String {
-        if self.era == Era::Modern {
-            return self.raw.clone();
-        }
         let Ok(mut raw) = RawObject::parse(&self.raw) else {
             return "{}".to_owned();
         };
+        if self.era == Era::Modern {
+            // Of its revisions, those that are spoken through us.
+            raw.set("supportedVersions", json!([MODERN]).to_string());
+            return raw.to_json();
+        }
         raw.retain(|key| !matches!(key, "protocolVersion" | "serverInfo"));
         raw.set("supportedVersions", json!([MODERN]).to_string());
         let raw = raw.to_json();
@@ -162,15 +179,16 @@ impl Handshake {
         cacheable: bool,
     ) -> Result<String, super::message::EnvelopeError> {
         let mut object = RawObject::parse(result)?;
-        let mut default = |key: &'static str, raw: &'static str| {
+        fn default(object: &mut RawObject<'_>, key: &'static str, raw: &'static str) {
             if object.get(key).is_none() {
                 object.set(key, raw);
             }
-        };
-        default("resultType", "\"complete\"");
-        if cacheable {
-            default("ttlMs", "0");
-            default("cacheScope", "\"private\"");
+        }
+        default(&mut object, "resultType", "\"complete\"");
+        let complete = object.get("resultType") == Some("\"complete\"");
+        if cacheable && complete {
+            default(&mut object, "ttlMs", "0");
+            default(&mut object, "cacheScope", "\"private\"");
         }
         let meta_raw = object.get("_meta").unwrap_or("{}").to_owned();
         let mut meta = RawObject::parse(&meta_raw)?;
@@ -180,6 +198,31 @@ impl Handshake {
         object.set("_meta", meta.to_json());
         Ok(object.to_json())
     }
+}
+
+/// The capabilities of a stateless server that a client of the session era can use.
+fn session_capabilities(raw: &str, tells_news: bool) -> String {
+    let Ok(mut capabilities) = RawObject::parse(raw) else {
+        return "{}".to_owned();
+    };
+    for (key, value) in &mut capabilities.0 {
+        let Ok(mut members) = RawObject::parse(value) else {
+            continue;
+        };
+        let before = members.0.len();
+        members.retain(|member| match &**key {
+            // Its results are of a kind that the session era has no word for.
+            "extensions" => member != "io.modelcontextprotocol/tasks",
+            "tools" | "prompts" | "resources" => {
+                tells_news || !matches!(member, "listChanged" | "subscribe")
+            }
+            _ => true,
+        });
+        if members.0.len() != before {
+            *value = members.to_json().into();
+        }
+    }
+    capabilities.to_json()
 }
 
 fn server_info(era: Era, result: &RawObject<'_>) -> Option<String> {
@@ -224,11 +267,14 @@ mod tests {
     #[test]
     fn a_client_gets_its_version_or_our_newest() {
         let handshake = Handshake::read(Era::Legacy, RAW).unwrap();
-        let (raw, version) = handshake.initialize_result("2025-06-18");
+        let (raw, version) = handshake.initialize_result("2025-06-18", true);
         assert_eq!(version, "2025-06-18");
         assert_eq!(raw, RAW.replace("2024-11-05", "2025-06-18"));
-        assert_eq!(handshake.initialize_result("1999-01-01").1, LEGACY_LATEST);
-        assert_eq!(handshake.initialize_result(MODERN).1, LEGACY_LATEST);
+        assert_eq!(
+            handshake.initialize_result("1999-01-01", true).1,
+            LEGACY_LATEST
+        );
+        assert_eq!(handshake.initialize_result(MODERN, true).1, LEGACY_LATEST);
     }
 
     #[test]
@@ -251,6 +297,24 @@ mod tests {
     }
 
     #[test]
+    fn initialize_is_answered_from_discover() {
+        let raw = r#"{"resultType":"complete","supportedVersions":["2026-07-28","2099-01-01"],"capabilities":{"tools":{"listChanged":true},"resources":{"subscribe":true,"x":1e999},"extensions":{"io.modelcontextprotocol/tasks":{},"a/b":{}},"logging":{}},"instructions":"do","ttlMs":5,"cacheScope":"public","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"n","version":"1"}}}"#;
+        let handshake = Handshake::read(Era::Modern, raw).unwrap();
+        assert_eq!(
+            handshake.initialize_result("2025-06-18", true).0,
+            r#"{"capabilities":{"tools":{"listChanged":true},"resources":{"subscribe":true,"x":1e999},"extensions":{"a/b":{}},"logging":{}},"instructions":"do","serverInfo":{"name":"n","version":"1"},"protocolVersion":"2025-06-18"}"#
+        );
+        let (quiet, _) = handshake.initialize_result("2025-06-18", false);
+        assert!(
+            quiet.contains(r#"{"tools":{},"resources":{"x":1e999},"#),
+            "{quiet}"
+        );
+        let discovered = handshake.discover_result();
+        assert!(discovered.contains(r#""supportedVersions":["2026-07-28"]"#));
+        assert!(Handshake::read(Era::Modern, &raw.replace("2026-07-28", "2099-09-09")).is_err());
+    }
+
+    #[test]
     fn a_stateless_result_keeps_what_is_there() {
         let handshake = Handshake::read(Era::Legacy, RAW).unwrap();
         let out = handshake
@@ -264,6 +328,9 @@ mod tests {
             r#"{"n":10000000000000000000001,"_meta":{"a":1,"io.modelcontextprotocol/serverInfo":{"name":"n","version":"1"}},"ttlMs":5,"resultType":"complete","cacheScope":"private"}"#
         );
         assert!(handshake.stateless_result("[]", false).is_err());
+        let asks = r#"{"resultType":"input_required","requestState":"s"}"#;
+        let out = handshake.stateless_result(asks, true).unwrap();
+        assert!(!out.contains("ttlMs"), "{out}");
     }
 
     #[test]

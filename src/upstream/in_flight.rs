@@ -8,12 +8,16 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{failure::Failure, handshake::Era, mailbox::Mailbox};
+use super::{
+    failure::Failure, handshake::Era, mailbox::Mailbox, news::News, rounds::Crossing,
+    translate::Declared,
+};
+use crate::domain::template::UnclaimedRequests;
 
 /// Most calls under way at one child.
 pub const CALLS_MAX: usize = 1_024;
 /// Most requests of a child that wait for a client.
-const ASKED_MAX: usize = 256;
+pub const ASKED_MAX: usize = 256;
 
 /// Identifies one client session towards an upstream; 0 is the daemon itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,7 +29,7 @@ impl SessionKey {
 }
 
 /// Who calls, and what it can be asked in return.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// Its session; a client without sessions gets a fresh key per call.
     pub session: SessionKey,
@@ -39,6 +43,8 @@ pub struct Caller {
     pub era: Era,
     /// The least severe log message it wants, as an index into [`LOG_LEVELS`]; `None`: it did not say.
     pub log_level: Option<u8>,
+    /// What it told of itself in `initialize`, which a stateless server must hear with every request.
+    pub declared: Option<Arc<Declared>>,
 }
 
 impl Caller {
@@ -52,6 +58,7 @@ impl Caller {
             roots: false,
             era: Era::Legacy,
             log_level: None,
+            declared: None,
         }
     }
 
@@ -70,10 +77,16 @@ impl Caller {
     /// Whether it wants a log message of this level; a level we do not know passes.
     #[must_use]
     pub fn wants_level(&self, level: Option<u8>) -> bool {
-        match (self.log_level, level) {
-            (Some(least), Some(level)) => level >= least,
-            _ => true,
-        }
+        wants_level(self.log_level, level)
+    }
+}
+
+/// Whether a log message of this level passes; one whose level is not known does, and to whom said nothing all do.
+#[must_use]
+pub fn wants_level(least: Option<u8>, level: Option<u8>) -> bool {
+    match (least, level) {
+        (Some(least), Some(level)) => level >= least,
+        _ => true,
     }
 }
 
@@ -105,13 +118,33 @@ pub struct InFlight {
     pub parked: bool,
     /// The server asked for this capability, which the client did not declare.
     pub lacking: Option<&'static str>,
+    /// What it takes to bring a call of a session-era client to its end at a stateless server.
+    pub crossing: Option<Box<Crossing>>,
+    /// It has no time limit: a subscription of a stateless client.
+    pub endless: bool,
 }
 
-/// A request of the child that waits for a client's response.
-struct Asked {
-    child_id: Box<str>,
+/// Where a question to a client comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A request of the child, with this id.
+    Child(Box<str>),
+    /// The input-required result of this call, by this key.
+    Round(u64, Box<str>),
+}
+
+/// A question that waits for a client's response.
+pub(super) struct Asked {
+    pub(super) origin: Origin,
     session: SessionKey,
     mailbox: Arc<Mailbox>,
+}
+
+impl Asked {
+    /// Whether it is a question of an input-required result, to the reader of this mailbox.
+    pub(super) fn is_of_round_in(&self, mailbox: &Arc<Mailbox>) -> bool {
+        matches!(self.origin, Origin::Round(..)) && Arc::ptr_eq(&self.mailbox, mailbox)
+    }
 }
 
 /// To whom something belongs that names no call.
@@ -126,9 +159,12 @@ pub enum Home<'a> {
 
 /// The two tables, and the end of it all.
 pub struct Table {
-    next_id: u64,
-    calls: HashMap<u64, InFlight>,
-    asked: BTreeMap<u64, Asked>,
+    pub(super) next_id: u64,
+    pub(super) calls: HashMap<u64, InFlight>,
+    pub(super) asked: BTreeMap<u64, Asked>,
+    /// What the child tells of changes; for a stateless one.
+    pub(super) news: News,
+    unclaimed: UnclaimedRequests,
     failure: Option<Arc<Failure>>,
 }
 
@@ -144,11 +180,13 @@ pub enum Refused {
 impl Table {
     /// An empty table whose ids start at `first_id`, which must be larger than any id of a former daemon.
     #[must_use]
-    pub fn new(first_id: u64) -> Self {
+    pub fn new(first_id: u64, unclaimed: UnclaimedRequests) -> Self {
         Self {
             next_id: first_id,
             calls: HashMap::new(),
             asked: BTreeMap::new(),
+            news: News::default(),
+            unclaimed,
             failure: None,
         }
     }
@@ -173,7 +211,7 @@ impl Table {
     /// Takes out the calls without a sign of life since `before`; the waiting ones and the abandoned ones alike.
     pub fn overdue(&mut self, before: Instant) -> Vec<(u64, InFlight)> {
         self.calls
-            .extract_if(|_, call| call.touched <= before)
+            .extract_if(|_, call| !call.endless && call.touched <= before)
             .collect()
     }
 
@@ -225,12 +263,23 @@ impl Table {
     }
 
     /// To whom a request of the child belongs. A parked call is at rest until its client answers, so another one
-    /// goes before it.
+    /// goes before it. Among several clients the template's policy decides.
     #[must_use]
-    pub fn home_of_request(&self) -> Home<'_> {
-        match self.home_among(|call| !call.parked) {
+    pub fn home_of_request(&self, method: &str) -> Home<'_> {
+        let found = match self.home_among(|call| !call.parked) {
             Home::Nobody => self.home(),
             found => found,
+        };
+        match (found, self.unclaimed) {
+            (Home::Ambiguous, UnclaimedRequests::NewestCall) => {
+                let newest = self
+                    .calls
+                    .iter()
+                    .filter(|(_, call)| !call.parked && call.caller.can_answer(method))
+                    .max_by_key(|(id, _)| **id);
+                newest.map_or(Home::Ambiguous, |(id, call)| Home::Only(*id, call))
+            }
+            (found, _) => found,
         }
     }
 
@@ -281,29 +330,35 @@ impl Table {
     /// The child's own id of a request that waits for this session.
     #[must_use]
     pub fn asked_by(&self, session: SessionKey, id: u64) -> Option<&str> {
-        let asked = self.asked.get(&id)?;
-        (asked.session == session).then_some(&*asked.child_id)
+        match self.asked.get(&id)? {
+            Asked {
+                origin: Origin::Child(child_id),
+                session: asked,
+                ..
+            } if *asked == session => Some(child_id),
+            _ => None,
+        }
     }
 
-    /// Remembers a request of the child; answers the id that the client will see.
+    /// Remembers a question; answers the id that the client will see.
     ///
     /// # Errors
-    /// The child's id back, when too many wait already.
+    /// The origin back, when too many wait already.
     pub fn ask(
         &mut self,
-        child_id: Box<str>,
+        origin: Origin,
         session: SessionKey,
         mailbox: Arc<Mailbox>,
-    ) -> Result<u64, Box<str>> {
+    ) -> Result<u64, Origin> {
         if self.asked.len() >= ASKED_MAX {
-            return Err(child_id);
+            return Err(origin);
         }
         let id = self.next_id;
         self.next_id += 1;
         self.asked.insert(
             id,
             Asked {
-                child_id,
+                origin,
                 session,
                 mailbox,
             },
@@ -311,12 +366,12 @@ impl Table {
         Ok(id)
     }
 
-    /// The child's id of the request that this session answers; once only.
-    pub fn answered(&mut self, session: SessionKey, id: u64) -> Option<Box<str>> {
+    /// Where the question came from that this session answers; once only.
+    pub fn answered(&mut self, session: SessionKey, id: u64) -> Option<Origin> {
         if self.asked.get(&id)?.session != session {
             return None;
         }
-        self.asked.remove(&id).map(|asked| asked.child_id)
+        self.asked.remove(&id).map(|asked| asked.origin)
     }
 
     /// The child takes its request back: the id that the client knows, and where to tell it.
@@ -324,13 +379,13 @@ impl Table {
         let id = *self
             .asked
             .iter()
-            .find(|(_, asked)| *asked.child_id == *child_id)?
+            .find(|(_, asked)| matches!(&asked.origin, Origin::Child(id) if **id == *child_id))?
             .0;
         self.asked.remove(&id).map(|asked| (id, asked.mailbox))
     }
 
-    /// Drops what waits for a session that ended; answers the child's ids, so that it can be told.
-    pub fn forget_session(&mut self, session: SessionKey) -> Vec<Box<str>> {
+    /// Drops what waits for a session that ended; answers where it came from.
+    pub fn forget_session(&mut self, session: SessionKey) -> Vec<Origin> {
         let gone: Vec<u64> = self
             .asked
             .iter()
@@ -339,7 +394,7 @@ impl Table {
             .collect();
         gone.into_iter()
             .filter_map(|id| self.asked.remove(&id))
-            .map(|asked| asked.child_id)
+            .map(|asked| asked.origin)
             .collect()
     }
 
@@ -350,6 +405,7 @@ impl Table {
         }
         self.asked.clear();
         self.failure.get_or_insert(failure);
+        self.news.nudge();
     }
 
     /// Why nothing can be called any more.
@@ -365,104 +421,5 @@ impl Table {
         };
         call.mailbox.answer(answer(&call.client_id));
         true
-    }
-}
-
-#[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may panic")]
-mod tests {
-    use super::*;
-
-    fn call(session: u64, id: &str) -> InFlight {
-        InFlight {
-            caller: Caller::plain(SessionKey(session)),
-            client_id: id.into(),
-            progress_token: None,
-            mailbox: Arc::default(),
-            touched: Instant::now(),
-            parked: false,
-            lacking: None,
-        }
-    }
-
-    #[test]
-    fn equal_ids_of_two_sessions_stay_apart() {
-        let mut table = Table::new(10);
-        let a = table.begin(call(1, "1")).unwrap();
-        let b = table.begin(call(2, "1")).unwrap();
-        assert_ne!(a, b);
-        assert_eq!(table.find(SessionKey(2), "1"), Some(b));
-        assert_eq!(table.find(SessionKey(2), "\"1\""), None);
-        assert_eq!(table.end(a).unwrap().caller.session, SessionKey(1));
-        assert!(table.end(a).is_none());
-    }
-
-    #[test]
-    fn a_message_without_a_call_goes_home_only_when_that_is_certain() {
-        let mut table = Table::new(0);
-        table.begin(call(0, "probe")).unwrap();
-        assert!(matches!(table.home(), Home::Nobody));
-        let a = table.begin(call(1, "1")).unwrap();
-        table.begin(call(1, "2")).unwrap();
-        assert!(matches!(table.home(), Home::Only(_, call) if *call.client_id == *"2"));
-        table.begin(call(2, "1")).unwrap();
-        assert!(matches!(table.home(), Home::Ambiguous));
-        table.end(a);
-        assert!(matches!(table.home(), Home::Ambiguous));
-        for call in table.calls.values_mut() {
-            call.parked = call.caller.session == SessionKey(1);
-        }
-        assert!(matches!(table.home(), Home::Ambiguous));
-        assert!(
-            matches!(table.home_of_request(), Home::Only(_, call) if call.caller.session == SessionKey(2))
-        );
-    }
-
-    #[test]
-    fn only_the_asked_session_can_answer_and_only_once() {
-        let mut table = Table::new(5);
-        let id = table
-            .ask("\"c\"".into(), SessionKey(1), Arc::default())
-            .unwrap();
-        assert_eq!(table.answered(SessionKey(2), id), None);
-        assert_eq!(table.answered(SessionKey(1), id).as_deref(), Some("\"c\""));
-        assert_eq!(table.answered(SessionKey(1), id), None);
-    }
-
-    #[test]
-    fn the_tables_are_bounded() {
-        let mut table = Table::new(0);
-        for n in 0..CALLS_MAX {
-            table.begin(call(1, &n.to_string())).unwrap();
-        }
-        assert_eq!(table.begin(call(1, "x")), Err(Refused::Full));
-        let before = Instant::now();
-        assert_eq!(table.overdue(before).len(), CALLS_MAX);
-        assert!(table.begin(call(1, "x")).is_ok());
-        for n in 0..ASKED_MAX {
-            table
-                .ask(n.to_string().into(), SessionKey(1), Arc::default())
-                .unwrap();
-        }
-        assert!(
-            table
-                .ask("x".into(), SessionKey(1), Arc::default())
-                .is_err()
-        );
-        assert_eq!(table.forget_session(SessionKey(1)).len(), ASKED_MAX);
-    }
-
-    #[test]
-    fn a_failure_ends_everything_now_and_later() {
-        let mut table = Table::new(0);
-        let one = call(1, "9");
-        let mailbox = one.mailbox.clone();
-        table.begin(one).unwrap();
-        let failure = Arc::new(Failure::new("gone", crate::domain::id::Generation(1)));
-        table.fail_all(failure.clone());
-        assert_eq!(table.begin(call(1, "1")), Err(Refused::Failed(failure)));
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        let answer = mailbox.poll_next(&mut cx);
-        assert!(format!("{answer:?}").contains("gone"), "{answer:?}");
     }
 }

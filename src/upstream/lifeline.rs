@@ -1,8 +1,9 @@
 //! Our own calls to a child: the handshake when it comes up, and the probes afterwards.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -11,10 +12,12 @@ use super::{
     handshake::{Era, Handshake, LEGACY_LATEST, MODERN, PAGES_MAX, TOOLS_MAX},
     in_flight::{Caller, SessionKey},
     message::{Envelope, RawObject, unquote},
+    translate::own_meta,
 };
+use crate::domain::template::EraPolicy;
 
-/// JSON-RPC codes with which a server of the stateless era refuses `initialize`.
-const MODERN_REFUSALS: [i64; 3] = [-32_022, -32_601, -32_600];
+/// How long a stdio child may be silent about `initialize` before it is asked in the words of the stateless era too.
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// Between two looks whether an HTTP child listens already: from, to. A slow runtime takes most of a second.
 const LISTENING_POLL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
@@ -37,25 +40,52 @@ async fn ask_when_listening(
 impl Upstream {
     /// Initializes the child and lists its tools. Keeps the outcome for [`Upstream::handshake_snapshot`].
     ///
-    /// The session era is offered first, because the era of a stdio process is decided by its first request and every
-    /// server known to us accepts `initialize`; only a child that refuses it in the words of the stateless era is
-    /// asked `server/discover`.
-    ///
     /// # Errors
     /// What went wrong first, in words for a person.
     pub async fn handshake(&self) -> Result<Handshake, UpstreamError> {
-        let mut handshake = match self.initialize().await {
-            Err(UpstreamError::Rpc { code, .. }) if MODERN_REFUSALS.contains(&code) => {
-                let raw = self.own_request(None, Era::Modern, "server/discover", json!({}));
-                Handshake::read(Era::Modern, &raw.await?).map_err(UpstreamError::Protocol)?
-            }
-            other => other?,
+        let mut handshake = match self.options.era {
+            EraPolicy::Auto => self.initialize_or_discover().await?,
+            EraPolicy::Session => self.initialize().await?,
+            EraPolicy::Stateless => self.discover().await?,
         };
         if handshake.has_capability("tools") {
             handshake.tools = self.list_tools(&handshake).await?;
         }
         self.adopt(handshake.clone());
         Ok(handshake)
+    }
+
+    /// The session era is offered first, because the era of a stdio process is decided by its first request and every
+    /// server known to us that speaks both accepts `initialize`. Only a child that refuses it (the specification leaves
+    /// the code to the server), or says nothing for long, is asked `server/discover`.
+    async fn initialize_or_discover(&self) -> Result<Handshake, UpstreamError> {
+        let mut initialized = pin!(self.initialize());
+        let patience = match &self.link {
+            Link::Stdio(_) => (self.options.handshake_timeout / 2).min(SILENCE),
+            Link::Http(_) => self.options.handshake_timeout * 2,
+        };
+        match timeout(patience, &mut initialized).await {
+            Ok(Err(refusal @ UpstreamError::Rpc { .. })) => {
+                return self.discover().await.map_err(|error| match error {
+                    UpstreamError::Failed(_) => error,
+                    _ => refusal,
+                });
+            }
+            Ok(outcome) => return outcome,
+            Err(_) => {}
+        }
+        match select(initialized, pin!(self.discover())).await {
+            Either::Left((Err(UpstreamError::Rpc { .. }), discovered)) => discovered.await,
+            Either::Left((outcome, _)) => outcome,
+            Either::Right((Ok(discovered), _)) => Ok(discovered),
+            // It knows no such request: the session era after all, however long that takes.
+            Either::Right((Err(_), initialized)) => initialized.await,
+        }
+    }
+
+    async fn discover(&self) -> Result<Handshake, UpstreamError> {
+        let raw = self.own_request(None, Era::Modern, "server/discover", json!({}));
+        Handshake::read(Era::Modern, &raw.await?).map_err(UpstreamError::Protocol)
     }
 
     async fn initialize(&self) -> Result<Handshake, UpstreamError> {
@@ -169,12 +199,7 @@ impl Upstream {
         mut params: Value,
     ) -> Result<String, UpstreamError> {
         if era == Era::Modern {
-            params["_meta"] = json!({
-                "io.modelcontextprotocol/protocolVersion": MODERN,
-                "io.modelcontextprotocol/clientCapabilities": {},
-                "io.modelcontextprotocol/clientInfo":
-                    {"name": "minimcp", "version": env!("CARGO_PKG_VERSION")},
-            });
+            params["_meta"] = own_meta();
         }
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
         if let Link::Http(link) = &self.link {
@@ -191,11 +216,15 @@ impl Upstream {
         let source = body.to_string();
         let envelope = Envelope::parse(source.as_bytes())
             .map_err(|error| UpstreamError::Protocol(error.to_string()))?;
-        let mut call = self.call(
+        let call = self.call(
             Caller::plain(SessionKey::DAEMON),
             source.as_bytes(),
             &envelope,
         )?;
+        let mut call = match method {
+            "initialize" => call.forget_on_drop(),
+            _ => call.cancel_on_drop(),
+        };
         let answer = timeout(self.options.handshake_timeout, call.last()).await;
         match answer {
             Ok(Some(answer)) => {
@@ -205,10 +234,7 @@ impl Upstream {
                 result_of(method, &answer)
             }
             Ok(None) => Err(UpstreamError::Protocol(format!("{method} was cancelled"))),
-            Err(_) => {
-                drop(call.cancel_on_drop());
-                Err(late(method, self.options.handshake_timeout))
-            }
+            Err(_) => Err(late(method, self.options.handshake_timeout)),
         }
     }
 

@@ -11,14 +11,23 @@ mod framer;
 mod handshake;
 mod http;
 mod in_flight;
+#[cfg(test)]
+mod in_flight_tests;
 mod lifeline;
 mod mailbox;
 mod message;
+mod news;
+mod rounds;
+#[cfg(test)]
+mod rounds_tests;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod stdio;
 #[cfg(test)]
 mod tests;
+mod translate;
+#[cfg(test)]
+mod translate_tests;
 
 use std::{
     future::Future,
@@ -34,7 +43,10 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::net::unix::pipe;
 
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    domain::template::{EraPolicy, UnclaimedRequests},
+};
 
 pub use call::{Call, First};
 pub use failure::{
@@ -43,12 +55,14 @@ pub use failure::{
 };
 pub use handshake::{Era, Handshake, LEGACY_LATEST, LEGACY_VERSIONS, MODERN, negotiate};
 pub use http::HttpLink;
-pub use in_flight::{Caller, LOG_LEVELS, SessionKey};
+pub use in_flight::{Caller, LOG_LEVELS, SessionKey, wants_level};
 pub use mailbox::{Item, Mailbox};
 pub use message::{Envelope, EnvelopeError, Kind, RawObject, is_id, quote, splice, unquote};
+pub use news::{Interest, NEWS_KINDS};
 pub use stdio::NotSent;
+pub use translate::Declared;
 
-use in_flight::Refused;
+use in_flight::{Refused, Table};
 use stdio::Wire;
 
 /// Gets each line of a stdio child's stdout that is not JSON-RPC, without its end; called from the reader task, so
@@ -64,6 +78,10 @@ pub struct UpstreamOptions {
     pub call_timeout: Duration,
     /// How long each step of the handshake may take.
     pub handshake_timeout: Duration,
+    /// Which era of MCP is spoken.
+    pub era: EraPolicy,
+    /// What happens to requests of the child that could belong to several clients.
+    pub unclaimed_requests: UnclaimedRequests,
 }
 
 impl Default for UpstreamOptions {
@@ -72,6 +90,8 @@ impl Default for UpstreamOptions {
             line_limit_bytes: 16 << 20,
             call_timeout: Duration::from_secs(300),
             handshake_timeout: Duration::from_secs(60),
+            era: EraPolicy::default(),
+            unclaimed_requests: UnclaimedRequests::default(),
         }
     }
 }
@@ -157,7 +177,11 @@ impl Upstream {
         options: UpstreamOptions,
         noise: NoiseSink,
     ) -> io::Result<Arc<Self>> {
-        let wire = Wire::new(stdin, first_id(), options.call_timeout)?;
+        let wire = Wire::new(
+            stdin,
+            Table::new(first_id(), options.unclaimed_requests),
+            options.call_timeout,
+        )?;
         let stdout = pipe::Receiver::from_owned_fd(stdout)?;
         let downstream: Arc<OnceLock<Weak<dyn Downstream>>> = Arc::default();
         let (limit, heard) = (options.line_limit_bytes, downstream.clone());

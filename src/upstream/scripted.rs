@@ -93,4 +93,38 @@ impl Child {
         self.answer(&asked, json!({"tools": [{"name": tools[1]}]}))
             .await;
     }
+
+    /// Plays a server of the stateless era that tells news of its tools and resources.
+    pub async fn shake_hands_stateless(&mut self, tools: &[&str]) {
+        let asked = self.expect("initialize").await;
+        let error = json!({"code": -32_022, "message": "unsupported"});
+        self.say(json!({"jsonrpc": "2.0", "id": asked["id"], "error": error}))
+            .await;
+        let asked = self.expect("server/discover").await;
+        self.answer(
+            &asked,
+            json!({
+                "resultType": "complete", "supportedVersions": [super::MODERN], "ttlMs": 5,
+                "capabilities": {"tools": {"listChanged": true}, "logging": {},
+                    "resources": {"subscribe": true}},
+                "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "scripted", "version": "7"}},
+            }),
+        )
+        .await;
+        let asked = self.expect("tools/list").await;
+        let tools: Vec<Value> = tools.iter().map(|name| json!({"name": name})).collect();
+        self.answer(&asked, json!({"tools": tools})).await;
+    }
+
+    /// Grants a subscription as it was asked for; gives the request.
+    pub async fn acknowledge(&mut self) -> Value {
+        let asked = self.expect("subscriptions/listen").await;
+        self.say(
+            json!({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged",
+                "params": {"notifications": asked["params"]["notifications"],
+                    "_meta": {"io.modelcontextprotocol/subscriptionId": asked["id"]}}}),
+        )
+        .await;
+        asked
+    }
 }

@@ -72,11 +72,11 @@ pub enum NotSent {
 }
 
 impl Wire {
-    /// Wraps stdin; `first_id` as in [`Table::new`].
+    /// Wraps stdin.
     ///
     /// # Errors
     /// When the descriptor is not the writing end of a pipe.
-    pub fn new(stdin: OwnedFd, first_id: u64, call_timeout: Duration) -> io::Result<Arc<Self>> {
+    pub fn new(stdin: OwnedFd, table: Table, call_timeout: Duration) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             outbox: Mutex::new(Outbox {
                 stdin: Some(Arc::new(pipe::Sender::from_owned_fd(stdin)?)),
@@ -86,7 +86,7 @@ impl Wire {
             has_backlog: AtomicBool::new(false),
             reader: AtomicWaker::new(),
             closing: AtomicBool::new(false),
-            table: Mutex::new(Table::new(first_id)),
+            table: Mutex::new(table),
             broken: watch::Sender::new(None),
             call_timeout,
             sweeping: AtomicBool::new(false),
@@ -206,12 +206,21 @@ impl Wire {
             for (id, call) in overdue {
                 self.overdue.fetch_add(1, Ordering::Relaxed);
                 let waited = self.call_timeout.as_secs_f32();
-                let text = format!(
-                    "The MCP server behind this URL gave no answer and no sign of life for {waited} s; the call was cancelled"
-                );
+                let asked = self.table().forget_round(&call);
+                let text = if asked {
+                    format!(
+                        "The server asked the client for input and got none for {waited} s; the call was given up"
+                    )
+                } else {
+                    format!(
+                        "The MCP server behind this URL gave no answer and no sign of life for {waited} s; the call was cancelled"
+                    )
+                };
                 let answer = error_message(&call.client_id, INTERNAL_ERROR, &text, None);
                 call.mailbox.answer(answer);
-                self.cancel(id, "timeout");
+                if !asked {
+                    self.cancel(id, "timeout");
+                }
             }
             if !self.sweeping.load(Ordering::Acquire) {
                 *timer = None;

@@ -8,6 +8,7 @@ mod harness;
 mod keeper;
 mod main_route;
 mod mcp;
+mod meetings;
 mod nginx;
 mod odd_servers;
 mod outage;
