@@ -16,6 +16,7 @@ mod path_gateway;
 mod processes;
 mod races;
 mod soak;
+mod soak_sessions;
 mod source;
 mod store_contract;
 mod survival;

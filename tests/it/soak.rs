@@ -27,10 +27,11 @@ const RSS_SLACK_KIB: u64 = 12 * 1_024;
 const FD_SLACK: usize = 24;
 
 /// xorshift64*: which order is taken matters little, that it can be taken again does.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -40,12 +41,15 @@ impl Dice {
 
 /// What a process holds.
 #[derive(Debug, Clone, Copy)]
-struct Held {
-    rss_kib: u64,
-    descriptors: usize,
+pub struct Held {
+    /// Resident memory, in KiB.
+    pub rss_kib: u64,
+    /// Open descriptors; 0 when we may not look.
+    pub descriptors: usize,
 }
 
-fn held(pid: u32) -> Held {
+/// What a process holds now.
+pub fn held(pid: u32) -> Held {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
     let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let rss = rss.and_then(|text| text.split_whitespace().next()?.parse().ok());
