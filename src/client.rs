@@ -3,6 +3,7 @@
 mod calls;
 mod error;
 mod sse;
+mod tokens;
 
 use std::{marker::PhantomData, path::Path, time::Duration};
 

@@ -107,6 +107,8 @@ codes! {
     TooManyStreams = "too-many-streams", SERVICE_UNAVAILABLE, "Too many open streams";
     /// No access port is free.
     PortsExhausted = "ports-exhausted", INSUFFICIENT_STORAGE, "No access port is free";
+    /// The instance has as many access tokens as it may.
+    TokensExhausted = "tokens-exhausted", INSUFFICIENT_STORAGE, "Too many access tokens";
     /// `runtime.instances_max` is reached.
     InstancesExhausted = "instances-exhausted", INSUFFICIENT_STORAGE, "Too many instances";
 }
@@ -248,8 +250,14 @@ impl From<SupervisorError> for ApiError {
         let text = error.to_string();
         match error {
             SupervisorError::Invalid(violations) => Self::invalid(violations),
-            SupervisorError::NotFound(_) => Self::new(Code::NotFound, text),
-            SupervisorError::NameTaken(_) => Self::new(Code::NameTaken, text),
+            SupervisorError::NotFound(_) | SupervisorError::NoToken(_) => {
+                Self::new(Code::NotFound, text)
+            }
+            SupervisorError::TokenExpired(_) => Self::new(Code::WrongState, text),
+            SupervisorError::TokensExhausted(_) => Self::new(Code::TokensExhausted, text),
+            SupervisorError::NameTaken(_) | SupervisorError::TokenNameTaken(_) => {
+                Self::new(Code::NameTaken, text)
+            }
             SupervisorError::TemplateUnavailable { .. } => {
                 Self::new(Code::TemplateUnavailable, text)
             }

@@ -22,6 +22,8 @@ pub enum Shape {
     TextMap,
     /// An object.
     AnyMap,
+    /// Of several types; its value is checked later.
+    Open,
 }
 
 /// One field of a request body.
@@ -166,6 +168,7 @@ fn check_shape(field: &Field, given: &Value, found: &mut Vec<Violation>) {
     let pointer = format!("/{}", field.name);
     match (field.shape, given) {
         (Shape::Text | Shape::Duration, Value::String(_))
+        | (Shape::Open, _)
         | (Shape::Duration, Value::Number(_))
         | (Shape::AnyMap, Value::Object(_)) => {}
         (Shape::TextMap, Value::Object(map)) => {
@@ -186,6 +189,7 @@ fn wrong_type(field: &Field, pointer: &str) -> Violation {
         Shape::Duration => "seconds, or a text such as \"30m\" or \"2h\"",
         Shape::TextMap => "an object of texts",
         Shape::AnyMap => "an object",
+        Shape::Open => "there",
     };
     Violation::new(
         pointer,
@@ -238,6 +242,24 @@ impl<S: Send + Sync> FromRequestParts<S> for PathParam {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match axum::extract::Path::<String>::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(value)) => Ok(Self(value)),
+            Err(_) => Err(ApiError::new(
+                Code::BadRequest,
+                "the path is not valid percent-encoded UTF-8",
+            )),
+        }
+    }
+}
+
+/// Two parameters of the path.
+pub struct PathPair(pub String, pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathPair {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        type Pair = axum::extract::Path<(String, String)>;
+        match Pair::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path((first, second))) => Ok(Self(first, second)),
             Err(_) => Err(ApiError::new(
                 Code::BadRequest,
                 "the path is not valid percent-encoded UTF-8",

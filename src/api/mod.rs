@@ -4,6 +4,7 @@
 //! Requests pass: CORS, `layers::observe` (request id, span, problems, metrics, timeout, panics), `auth`,
 //! `mutations` (body limit, `Idempotency-Key`), handler.
 
+pub mod access_tokens;
 pub mod auth;
 pub mod credentials;
 pub mod docs;

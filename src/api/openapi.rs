@@ -13,8 +13,8 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    AppState, credentials, docs, error::PROBLEM_JSON, events, instances, keys, logs, ports, system,
-    tasks, templates, verbs,
+    AppState, access_tokens, credentials, docs, error::PROBLEM_JSON, events, instances, keys, logs,
+    ports, system, tasks, templates, verbs,
 };
 use crate::wire::{Problem, ProblemViolation};
 
@@ -132,6 +132,13 @@ fn api_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(verbs::extend))
         .routes(routes!(verbs::restore))
         .routes(routes!(verbs::rotate_access_token))
+        .routes(routes!(access_tokens::create, access_tokens::list))
+        .routes(routes!(
+            access_tokens::get,
+            access_tokens::patch,
+            access_tokens::delete
+        ))
+        .routes(routes!(access_tokens::rotate))
         .routes(routes!(templates::list))
         .routes(routes!(templates::get))
         .routes(routes!(credentials::create, credentials::list))

@@ -43,6 +43,20 @@ fn duration(field: &str, given: Option<Value>) -> Result<Option<HumanDuration>, 
     })
 }
 
+/// How long an old secret shall stay valid.
+pub(super) fn overlap_of(body: RotateAccessToken) -> Result<HumanDuration, ApiError> {
+    let overlap = duration("overlap", body.overlap)?.unwrap_or_default();
+    if overlap > OVERLAP_MAX {
+        let message = format!("overlap may be {OVERLAP_MAX} at most");
+        return Err(ApiError::invalid(vec![Violation::new(
+            "/overlap",
+            "out-of-range",
+            message,
+        )]));
+    }
+    Ok(overlap)
+}
+
 /// Starts a stopped, sleeping or failed instance; its failure count begins anew.
 #[utoipa::path(
     post, path = "/mcps/{id}/start", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
@@ -146,7 +160,7 @@ pub async fn restore(
     Ok(axum::Json(view::instance(&status)))
 }
 
-/// Makes a new access token and shows it once; the old one stays valid for `overlap` (at most 7d).
+/// Gives the access token `default` a new secret and shows it once; the old one stays valid for `overlap` (at most 7d).
 #[utoipa::path(
     post, path = "/mcps/{id}/access-token", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
     request_body(content = RotateAccessToken, example = json!({"overlap": "5m"})),
@@ -163,15 +177,7 @@ pub async fn rotate_access_token(
     PathParam(id): PathParam,
     Json(body): Json<RotateAccessToken>,
 ) -> Result<axum::Json<Instance>, ApiError> {
-    let overlap = duration("overlap", body.overlap)?.unwrap_or_default();
-    if overlap > OVERLAP_MAX {
-        let message = format!("overlap may be {OVERLAP_MAX} at most");
-        return Err(ApiError::invalid(vec![Violation::new(
-            "/overlap",
-            "out-of-range",
-            message,
-        )]));
-    }
+    let overlap = overlap_of(body)?;
     let id = state.supervisor.resolve(&who, &id)?;
     let granted = state
         .supervisor

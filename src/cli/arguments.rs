@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::domain::duration::HumanDuration;
+use crate::domain::{access::RateLimit, duration::HumanDuration};
 
 const AFTER_HELP: &str = "\
 Where the daemon is, first match wins:
@@ -287,14 +287,55 @@ pub(crate) enum CredentialCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
-    /// Make a new access token; it is shown this once.
+    /// List the access tokens of an instance.
+    #[command(visible_alias = "list")]
+    Ls {
+        /// A name, an id, or the beginning of an id.
+        instance: String,
+    },
+    /// Make another access token; its secret is shown this once.
+    Create(TokenOptions),
+    /// Give an access token a new secret; it is shown this once.
     Rotate {
         /// A name, an id, or the beginning of an id.
         instance: String,
-        /// How long the old token stays valid.
+        /// The token [default: the one that the instance began with].
+        name: Option<String>,
+        /// How long the old secret stays valid.
         #[arg(long, value_name = "TIME")]
         overlap: Option<HumanDuration>,
     },
+    /// Revoke an access token at once.
+    #[command(visible_aliases = ["delete", "revoke"])]
+    Rm {
+        /// A name, an id, or the beginning of an id.
+        instance: String,
+        /// The token.
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenOptions {
+    /// A name, an id, or the beginning of an id.
+    pub(crate) instance: String,
+    /// What the token shall be called.
+    pub(crate) name: String,
+    /// all, or read-only: tools that the server itself calls so [default: all].
+    #[arg(long, value_parser = ["all", "read-only"])]
+    pub(crate) scope: Option<String>,
+    /// Only this tool, or tools that begin so (`list_*`); may be given several times.
+    #[arg(long = "tool", value_name = "TOOL", conflicts_with = "scope")]
+    pub(crate) tools: Vec<String>,
+    /// How long it is valid, such as 30d [default: without end].
+    #[arg(long, value_name = "TIME")]
+    pub(crate) ttl: Option<HumanDuration>,
+    /// How often it may be used, such as 100/1m [default: gateway.token_rate_limit].
+    #[arg(long, value_name = "REQUESTS/TIME")]
+    pub(crate) rate: Option<RateLimit>,
+    /// Most calls at the same time [default: gateway.token_concurrency_max].
+    #[arg(long, value_name = "CALLS")]
+    pub(crate) concurrency: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]

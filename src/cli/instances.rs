@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     client::{Client, ListQuery, Reply},
-    domain::{duration::HumanDuration, id::InstanceId},
+    domain::id::InstanceId,
     wire::{CreateInstance, Instance},
 };
 
@@ -135,7 +135,7 @@ fn not_running(instance: &Instance) -> String {
     text
 }
 
-fn created(instance: &Instance) -> String {
+pub(super) fn created(instance: &Instance) -> String {
     let mut text = format!("{} is {}\n\n", instance.name, instance.status);
     text.push_str(&format!("  Access URL   {}\n", instance.access_url));
     if let Some(token) = &instance.access_token {
@@ -408,20 +408,6 @@ pub(super) async fn delete(
         Ok(None)
     })
     .await
-}
-
-pub(super) async fn rotate_token(
-    client: &Client,
-    text: &str,
-    overlap: Option<HumanDuration>,
-    out: Output,
-) -> Result<(), Failure> {
-    let instance = resolve(client, text).await?;
-    let reply = client.rotate_access_token(&instance, overlap).await?;
-    if out.json {
-        return out.line(reply.json());
-    }
-    out.line(&created(&reply.read()?))
 }
 
 #[cfg(test)]

@@ -14,12 +14,13 @@ mod serve;
 mod settings;
 mod snippets;
 mod system;
+mod tokens;
 
 use std::{future::Future, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser as _};
 
-use arguments::{Arguments, Command, CredentialCommand, KeyCommand, TasksCommand, TokenCommand};
+use arguments::{Arguments, Command, CredentialCommand, KeyCommand, TasksCommand};
 use failure::Failure;
 use output::Output;
 
@@ -110,9 +111,7 @@ async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode,
         Command::Credential(CredentialCommand::Rm { name }) => {
             credentials::delete(client, &name, out).await?;
         }
-        Command::Token(TokenCommand::Rotate { instance, overlap }) => {
-            instances::rotate_token(client, &instance, overlap, out).await?;
-        }
+        Command::Token(command) => tokens::run(client, command, out).await?,
         Command::Tasks { command: None } => system::tasks(client, out).await?,
         Command::Tasks {
             command: Some(TasksCommand::Run { name }),

@@ -35,7 +35,7 @@ pub struct LogQuery {
 }
 
 /// A path segment from something that a person typed.
-fn segment(raw: &str) -> String {
+pub(super) fn segment(raw: &str) -> String {
     use std::fmt::Write as _;
     let mut out = String::with_capacity(raw.len());
     for byte in raw.bytes() {
@@ -52,15 +52,15 @@ fn segment(raw: &str) -> String {
     out
 }
 
-fn instance_path(instance: &str, rest: &str) -> String {
+pub(super) fn instance_path(instance: &str, rest: &str) -> String {
     format!("/api/v1/mcps/{}{rest}", segment(instance))
 }
 
-fn ttl_value(ttl: Option<HumanDuration>) -> Option<serde_json::Value> {
+pub(super) fn ttl_value(ttl: Option<HumanDuration>) -> Option<serde_json::Value> {
     ttl.map(|ttl| ttl.to_string().into())
 }
 
-type Answer<T> = Result<Reply<T>, ClientError>;
+pub(super) type Answer<T> = Result<Reply<T>, ClientError>;
 
 /// Every call answers [`ClientError`] as its documentation says; an `instance` is an id or a name.
 impl Client {

@@ -98,7 +98,7 @@ impl Config {
     }
 
     fn check_numbers(&self, refuse: &mut impl FnMut(&str, String)) {
-        let at_least: [(&str, u64, u64); 14] = [
+        let at_least: [(&str, u64, u64); 15] = [
             (
                 "api.body_limit_bytes",
                 self.api.body_limit_bytes as u64,
@@ -115,6 +115,11 @@ impl Config {
                 1_024,
             ),
             ("gateway.sessions_max", self.gateway.sessions_max as u64, 1),
+            (
+                "gateway.token_concurrency_max",
+                self.gateway.token_concurrency_max.unwrap_or(1).into(),
+                1,
+            ),
             (
                 "database.connections_max",
                 self.database.connections_max.into(),

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::duration::HumanDuration;
+use crate::domain::{access::RateLimit, duration::HumanDuration};
 
 pub use check::ConfigFault;
 pub use load::{ConfigError, ConfigSource, DEFAULT_FILE};
@@ -128,6 +128,10 @@ pub struct GatewayConfig {
     pub session_idle: HumanDuration,
     /// Most client sessions of one instance.
     pub sessions_max: usize,
+    /// How often an access token without a rate of its own may be used; absent: as often as it likes.
+    pub token_rate_limit: Option<RateLimit>,
+    /// How many calls at the same time an access token without a limit of its own may have; absent: any number.
+    pub token_concurrency_max: Option<u32>,
 }
 
 impl Default for GatewayConfig {
@@ -146,6 +150,8 @@ impl Default for GatewayConfig {
             call_timeout: HumanDuration::from_secs(300),
             session_idle: HumanDuration::from_secs(2 * 3_600),
             sessions_max: 256,
+            token_rate_limit: None,
+            token_concurrency_max: None,
         }
     }
 }

@@ -12,6 +12,8 @@ pub(super) fn known_keys() -> std::collections::BTreeMap<String, Table> {
     full.api.unix_socket = Some("x".into());
     full.gateway.public_host = Some("x".to_owned());
     full.gateway.public_url = "https://x".parse().ok();
+    full.gateway.token_rate_limit = "1/1s".parse().ok();
+    full.gateway.token_concurrency_max = Some(1);
     full.tasks.insert("x".to_owned(), "off".to_owned());
     let table = Table::try_from(&full).expect("a configuration is always valid TOML");
     table

@@ -97,7 +97,7 @@ fn reseal_credentials(keys: Arc<KeyRing>, store: Store, clock: Clock) -> Box<dyn
 fn access_times(supervisor: Supervisor) -> Box<dyn BackgroundTask> {
     Box::new(FnTask::new(
         "access-times",
-        "Writes when instances were last used",
+        "Writes when instances and their access tokens were last used",
         move || {
             let supervisor = supervisor.clone();
             async move {
@@ -105,7 +105,11 @@ fn access_times(supervisor: Supervisor) -> Box<dyn BackgroundTask> {
                     .write_access_times()
                     .await
                     .map_err(|error| error.to_string())?;
-                Ok(json!({"written": written}))
+                let tokens = supervisor
+                    .write_token_uses()
+                    .await
+                    .map_err(|error| error.to_string())?;
+                Ok(json!({"written": written, "tokens": tokens}))
             }
         },
     ))

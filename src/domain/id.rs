@@ -161,6 +161,22 @@ name_type!(
 );
 
 name_type!(
+    /// What an access token of an instance is called; unique among that instance's tokens.
+    TokenName,
+    "token name",
+    "1 to 63 of a-z, 0-9 and '-', not at either end",
+    |text| is_label(text, 63)
+);
+
+impl TokenName {
+    /// The name of the token that a new instance gets.
+    #[must_use]
+    pub fn first() -> Self {
+        Self(super::access::DEFAULT_TOKEN.to_owned())
+    }
+}
+
+name_type!(
     /// The name of an environment variable, as POSIX allows it (environ(7)).
     EnvName,
     "environment variable name",

@@ -3,6 +3,7 @@
 //! Nothing here reads a clock, does I/O or awaits: `now` is an argument, decisions are return values.
 //! Times are UTC unix milliseconds ([`UnixMs`]); durations are milliseconds.
 
+pub mod access;
 pub mod credential;
 pub mod duration;
 pub mod event;

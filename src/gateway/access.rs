@@ -4,12 +4,11 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
 use crate::{
     config::{GatewayConfig, PublicUrl},
     domain::UnixMs,
-    supervisor::route::TokenHash,
+    supervisor::access::{Secret, TokenSet},
 };
 
 /// Why a request may not enter. No variant holds the token.
@@ -34,7 +33,7 @@ impl Denied {
                 "An access token is needed: send the header 'Authorization: Bearer TOKEN', or use the URL with the token inside, '/TOKEN/mcp'."
             }
             Self::WrongToken => {
-                "The access token is not valid for this instance, or it was replaced: send the current one as 'Authorization: Bearer TOKEN', or use the current access URL."
+                "The access token is not valid for this instance, or not any more: send a current one as 'Authorization: Bearer TOKEN', or use a current access URL."
             }
             Self::Host => {
                 "The Host header names a host that this gateway does not serve: an administrator can add it to gateway.allowed_hosts."
@@ -46,17 +45,16 @@ impl Denied {
     }
 }
 
-/// Checks the token of the header, or the one of the path when there is no such header. Answers its hash, which tells
-/// one client from another.
+/// Checks the token of the header, or the one of the path when there is no such header.
 ///
 /// # Errors
 /// [`Denied::NoToken`] or [`Denied::WrongToken`].
 pub fn check_token(
-    tokens: &[TokenHash],
+    tokens: &TokenSet,
     headers: &HeaderMap,
     in_path: Option<&str>,
     now: UnixMs,
-) -> Result<[u8; 32], Denied> {
+) -> Result<Secret, Denied> {
     let sent = match headers.get(header::AUTHORIZATION) {
         Some(value) => {
             let value = value.as_bytes();
@@ -69,17 +67,7 @@ pub fn check_token(
         None => in_path.ok_or(Denied::NoToken)?.as_bytes(),
     };
     let hash: [u8; 32] = Sha256::digest(sent).into();
-    // Every token is compared, so that the time tells nothing of which one fitted.
-    let mut opens = subtle::Choice::from(0);
-    for token in tokens {
-        let valid = token.valid_until.is_none_or(|until| now < until);
-        opens |= token.hash.ct_eq(&hash) & subtle::Choice::from(u8::from(valid));
-    }
-    if bool::from(opens) {
-        Ok(hash)
-    } else {
-        Err(Denied::WrongToken)
-    }
+    tokens.opens(&hash, now).cloned().ok_or(Denied::WrongToken)
 }
 
 /// Which `Host` and `Origin` headers are accepted.
@@ -203,8 +191,13 @@ fn host_ip(host: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
 
+    use super::*;
+    use crate::{
+        domain::{access::TokenSettings, id::TokenName},
+        supervisor::access::Token,
+    };
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in pairs {
@@ -213,29 +206,40 @@ mod tests {
         map
     }
 
-    fn token(text: &str, valid_until: Option<UnixMs>) -> TokenHash {
-        TokenHash {
-            hash: Sha256::digest(text).into(),
-            valid_until,
-        }
+    fn token(name: &str, expires_at: Option<UnixMs>) -> Arc<Token> {
+        let settings = TokenSettings {
+            expires_at,
+            ..TokenSettings::default()
+        };
+        Token::new(TokenName::new(name).expect("a name"), settings, 0)
     }
 
     #[test]
     fn the_header_wins_over_the_path_and_an_old_token_ends() {
-        let tokens = [token("new", None), token("old", Some(100))];
         let hash = |text: &str| <[u8; 32]>::from(Sha256::digest(text));
+        let tokens = TokenSet::of_one(token("new", None), hash("new"))
+            .with(token("old", Some(100)), hash("old"));
         let bearer = |text: &str| headers(&[("authorization", text)]);
-        let check = |headers: &HeaderMap, path, now| check_token(&tokens, headers, path, now);
-        assert_eq!(check(&bearer("Bearer new"), None, 0), Ok(hash("new")));
-        assert_eq!(check(&bearer("bearer  old"), None, 99), Ok(hash("old")));
+        let check = |headers: &HeaderMap, path, now| {
+            check_token(&tokens, headers, path, now).map(|secret| secret.token.name.to_string())
+        };
+        assert_eq!(check(&bearer("Bearer new"), None, 0), Ok("new".to_owned()));
+        assert_eq!(
+            check(&bearer("bearer  old"), None, 99),
+            Ok("old".to_owned())
+        );
         let wrong = Err(Denied::WrongToken);
         assert_eq!(check(&bearer("Bearer old"), None, 100), wrong);
         assert_eq!(check(&bearer("Bearer nope"), Some("new"), 0), wrong);
         assert_eq!(check(&bearer("Basic new"), None, 0), wrong);
         assert_eq!(check(&bearer("B"), None, 0), wrong);
-        assert_eq!(check(&HeaderMap::new(), Some("new"), 0), Ok(hash("new")));
+        assert_eq!(
+            check(&HeaderMap::new(), Some("new"), 0),
+            Ok("new".to_owned())
+        );
         assert_eq!(check(&HeaderMap::new(), None, 0), Err(Denied::NoToken));
-        assert_eq!(check_token(&[], &bearer("Bearer "), None, 0), wrong);
+        let nobody = check_token(&TokenSet::default(), &bearer("Bearer "), None, 0);
+        assert_eq!(nobody.map(drop), Err(Denied::WrongToken));
     }
 
     #[test]

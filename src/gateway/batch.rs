@@ -6,12 +6,15 @@ use bytes::Bytes;
 use http::{StatusCode, request::Parts};
 use serde_json::value::RawValue;
 
-use crate::upstream::{
-    Envelope, INTERNAL_ERROR, INVALID_REQUEST, Kind, PARSE_ERROR, error_message,
+use crate::{
+    supervisor::access::Secret,
+    upstream::{
+        Envelope, INTERNAL_ERROR, INVALID_REQUEST, Kind, PARSE_ERROR, Upstream, error_message,
+    },
 };
 
 use super::{
-    Accepts, Gateway, Message, Place, Reply, ready, reply,
+    Accepts, Gateway, Message, Place, Reply, held, limit, ready, reply, scope,
     session_era::{Begun, take},
 };
 
@@ -21,7 +24,13 @@ const BATCH_MAX: usize = 100;
 const WITH_BATCHES: [&str; 2] = ["2024-11-05", "2025-03-26"];
 
 impl Gateway {
-    pub(super) async fn batch(&self, place: &Arc<Place>, parts: &Parts, source: &[u8]) -> Reply {
+    pub(super) async fn batch(
+        &self,
+        place: &Arc<Place>,
+        parts: &Parts,
+        source: &[u8],
+        secret: &Secret,
+    ) -> Reply {
         let bad = |code, text: &str| reply::error(StatusCode::BAD_REQUEST, "null", code, text);
         let batch: Vec<&RawValue> = match serde_json::from_slice(source) {
             Ok(batch) => batch,
@@ -36,15 +45,32 @@ impl Gateway {
             let text = format!("A batch holds 1 to {BATCH_MAX} messages.");
             return bad(INVALID_REQUEST, &text);
         }
+        let requests = batch.iter().filter(|part| is_request(part)).count();
+        let requests = u32::try_from(requests).unwrap_or(u32::MAX);
+        // The request that holds them is counted already.
+        let more = requests.saturating_sub(1);
+        if let Err(limited) = secret.token.take(more, self.config.token_rate_limit) {
+            return limit::too_often(&secret.token.name, limited);
+        }
+        let permit = limit::begin(secret, requests, self.config.token_concurrency_max, "null");
+        let permit = match permit {
+            Ok(permit) => permit,
+            Err(refused) => return *refused,
+        };
         let upstream = match self.ready(place).await {
             Ok(upstream) => upstream,
             Err(unready) => return reply::unready(&place.route, "null", &unready),
         };
+        if let Err(refused) = in_scope(secret, &upstream, &batch).await {
+            return *refused;
+        }
         if upstream.http().is_some() {
             let source = Bytes::copy_from_slice(source);
-            return self.relay(place, parts, source, None).await;
+            let reply = self.relay(place, parts, source, None).await;
+            let reply = held::counted(reply, permit);
+            return held::seen_through(reply, secret, self.config.line_limit_bytes);
         }
-        let session = match self.session_for(place, parts, "null") {
+        let session = match self.session_for(place, parts, "null", secret) {
             Ok(session) => session,
             Err(refused) => return *refused,
         };
@@ -78,8 +104,7 @@ impl Gateway {
                 envelope: &envelope,
                 kind,
                 id,
-                // Only what a session may send is read from it.
-                token_hash: [0; 32],
+                secret,
                 body: Bytes::new(),
             };
             if kind == Kind::Request {
@@ -110,6 +135,37 @@ impl Gateway {
         let mut body = vec![b'['];
         body.extend_from_slice(&answers.join(&b","[..]));
         body.push(b']');
-        reply::json(StatusCode::OK, body.into())
+        let reply = reply::json(StatusCode::OK, body.into());
+        held::seen_through(reply, secret, self.config.line_limit_bytes)
     }
+}
+
+/// With a scope, a batch passes as a whole or not at all.
+async fn in_scope(
+    secret: &Secret,
+    upstream: &Upstream,
+    batch: &[&RawValue],
+) -> Result<(), Box<Reply>> {
+    if secret.token.settings.load().scope.is_all() {
+        return Ok(());
+    }
+    for part in batch {
+        let source = part.get().as_bytes();
+        let envelope = Envelope::parse(source).map_err(|error| {
+            let text = error.to_string();
+            Box::new(reply::error(
+                StatusCode::BAD_REQUEST,
+                "null",
+                INVALID_REQUEST,
+                &text,
+            ))
+        })?;
+        scope::check(secret, upstream, "null", source, &envelope).await?;
+    }
+    Ok(())
+}
+
+fn is_request(part: &RawValue) -> bool {
+    let kind = Envelope::parse(part.get().as_bytes()).and_then(|envelope| envelope.kind());
+    kind == Ok(Kind::Request)
 }

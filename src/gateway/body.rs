@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::upstream::{Failure, Item};
 
-use super::{dialogue::Exchange, listen::ListenStream, replay::TrackStream};
+use super::{dialogue::Exchange, held::Held, listen::ListenStream, replay::TrackStream};
 
 /// How long a stream may be silent before a comment line shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -34,6 +34,8 @@ pub enum GatewayBody {
     Events(Box<EventStream>),
     /// The stream of an HTTP child.
     Relayed(Box<Relayed>),
+    /// One of those that stream, with what it holds.
+    Held(Box<Held>),
 }
 
 impl GatewayBody {
@@ -44,6 +46,7 @@ impl GatewayBody {
             Self::Full(_) => false,
             Self::Events(events) => events.is_standing(),
             Self::Relayed(relayed) => relayed.answers.is_none(),
+            Self::Held(held) => held.is_standing(),
         }
     }
 
@@ -53,6 +56,7 @@ impl GatewayBody {
             Self::Full(_) => {}
             Self::Events(events) => events.finish(),
             Self::Relayed(_) => *self = Self::Full(None),
+            Self::Held(held) => held.finish(),
         }
     }
 }
@@ -71,6 +75,7 @@ impl hyper::body::Body for GatewayBody {
                 .poll_event(cx)
                 .map(|event| event.map(|event| Ok(Frame::data(event)))),
             Self::Relayed(relayed) => relayed.poll_frame(cx),
+            Self::Held(held) => held.poll_frame(cx),
         }
     }
 
@@ -84,7 +89,7 @@ impl hyper::body::Body for GatewayBody {
                 let length = bytes.as_ref().map_or(0, Bytes::len);
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }
-            Self::Events(_) | Self::Relayed(_) => SizeHint::default(),
+            Self::Events(_) | Self::Relayed(_) | Self::Held(_) => SizeHint::default(),
         }
     }
 }

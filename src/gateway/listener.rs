@@ -90,6 +90,7 @@ impl Gateway {
                         }
                     }
                 }
+                Some(AccessEvent::TokensChanged { id }) => self.end_sessions_of_ended_tokens(id),
                 Some(AccessEvent::Close { id }) => {
                     if let Some(close) = open.remove(&id) {
                         close.cancel();

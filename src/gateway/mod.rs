@@ -9,12 +9,17 @@ mod batch;
 mod body;
 mod card;
 mod dialogue;
+mod event_text;
 mod forwarded;
+mod held;
 mod input;
+mod lens;
+mod limit;
 mod listen;
 mod listener;
 #[cfg(test)]
 mod meetings_tests;
+mod owners;
 mod parked;
 mod path;
 mod proxy;
@@ -23,6 +28,7 @@ mod replay;
 #[cfg(test)]
 mod replay_tests;
 mod reply;
+mod scope;
 mod session;
 mod session_era;
 mod stateless;
@@ -46,7 +52,10 @@ use crate::{
     clock::Clock,
     config::GatewayConfig,
     domain::{UnixMs, id::InstanceId},
-    supervisor::route::{Route, RouteState},
+    supervisor::{
+        access::Secret,
+        route::{Route, RouteState},
+    },
     upstream::{Envelope, EnvelopeError, INVALID_REQUEST, Kind, PARSE_ERROR},
 };
 
@@ -59,8 +68,10 @@ use access::Sites;
 use approach::{Approach, Asked};
 use dialogue::Conversation;
 use forwarded::Proxies;
+use owners::SessionOwners;
 use parked::{ParkingLot, StateKey};
 use replay::{EventId, TrackStream};
+use reply::{no_such_session, not_allowed, preflight};
 use session::SessionTable;
 use target::Endpoint;
 
@@ -82,6 +93,8 @@ struct Place {
     route: Arc<Route>,
     table: Arc<SessionTable>,
     parked: ParkingLot<Conversation>,
+    /// Of the sessions that an HTTP child keeps itself.
+    owners: SessionOwners,
 }
 
 impl Gateway {
@@ -175,8 +188,8 @@ impl Gateway {
         let route = &place.route;
         let tokens = route.tokens.load();
         let in_path = asked.target.token;
-        let token_hash = match access::check_token(&tokens, &parts.headers, in_path, now) {
-            Ok(token_hash) => token_hash,
+        let secret = match access::check_token(&tokens, &parts.headers, in_path, now) {
+            Ok(secret) => secret,
             Err(denied) => {
                 let client = asked.visitor.client.map(|client| client.to_string());
                 tracing::debug!(instance = %route.id, client, ?denied, "a request was refused");
@@ -186,24 +199,39 @@ impl Gateway {
         drop(tokens);
         route.last_accessed_ms.store(now, Ordering::Relaxed);
         route.requests.fetch_add(1, Ordering::Relaxed);
+        secret.token.last_used_ms.store(now, Ordering::Relaxed);
+        if let Err(limited) = secret.token.take(1, self.config.token_rate_limit) {
+            return limit::too_often(&secret.token.name, limited);
+        }
         if asked.target.endpoint == Endpoint::Card {
             return self.card(place, asked, parts);
         }
-        match parts.method {
-            Method::POST => self.post(place, parts, body, token_hash).await,
-            Method::GET => self.get(place, parts).await,
-            Method::DELETE => self.delete(place, parts).await,
-            _ => not_allowed("POST, GET, DELETE"),
+        let session = parts.headers.get(SESSION_HEADER);
+        let foreign = |session| !place.owners.lets_in(session, &secret.token);
+        if present_http(place) && session.is_some_and(foreign) {
+            return no_such_session("null");
         }
+        let reply = match parts.method {
+            Method::POST => self.post(place, parts, body, &secret).await,
+            // A list of tools whose first stream broke may come again.
+            Method::GET => held::seen_through(
+                self.get(place, parts, &secret).await,
+                &secret,
+                self.config.line_limit_bytes,
+            ),
+            Method::DELETE => self.delete(place, parts, &secret).await,
+            _ => return not_allowed("POST, GET, DELETE"),
+        };
+        if session.is_none()
+            && !matches!(reply.body(), GatewayBody::Full(_))
+            && let Some(opened) = reply.headers().get(SESSION_HEADER)
+        {
+            place.owners.opened(opened, &secret.token);
+        }
+        held::until_over(reply, secret.validity)
     }
 
-    async fn post<B>(
-        &self,
-        place: &Arc<Place>,
-        parts: &Parts,
-        body: B,
-        token_hash: [u8; 32],
-    ) -> Reply
+    async fn post<B>(&self, place: &Arc<Place>, parts: &Parts, body: B, secret: &Secret) -> Reply
     where
         B: hyper::body::Body<Data = Bytes> + Unpin,
     {
@@ -220,7 +248,7 @@ impl Gateway {
             Err(why) => return reply::not_read(&why, limit),
         };
         if source.trim_ascii_start().first() == Some(&b'[') {
-            return self.batch(place, parts, &source).await;
+            return self.batch(place, parts, &source, secret).await;
         }
         let parsed = Envelope::parse(&source).and_then(|message| Ok((message.kind()?, message)));
         let (kind, envelope) = match parsed {
@@ -239,32 +267,56 @@ impl Gateway {
             Kind::Request => envelope.id.map_or("null", |id| id.get()),
             Kind::Notification | Kind::Response => "null",
         };
+        // A stream of news is no call: it may last for days.
+        let is_call = kind == Kind::Request && envelope.method() != "subscriptions/listen";
+        let permit = match limit::begin(
+            secret,
+            is_call.into(),
+            self.config.token_concurrency_max,
+            id,
+        ) {
+            Ok(permit) => permit,
+            Err(refused) => return *refused,
+        };
         let upstream = match self.ready(place).await {
             Ok(ready) => ready,
             Err(unready) => return reply::unready(&place.route, id, &unready),
         };
+        if let Err(refused) = scope::check(secret, &upstream, id, &source, &envelope).await {
+            return *refused;
+        }
+        let shown = |reply: Reply| {
+            let reply = held::counted(reply, permit);
+            if envelope.method() == "tools/list" {
+                held::seen_through(reply, secret, self.config.line_limit_bytes)
+            } else {
+                reply
+            }
+        };
         if upstream.http().is_some() {
             let answers = (kind == Kind::Request).then(|| Box::from(id));
-            return self.relay(place, parts, source.clone(), answers).await;
+            let reply = self.relay(place, parts, source.clone(), answers).await;
+            return shown(reply);
         }
         let message = Message {
             source: &source,
             envelope: &envelope,
             kind,
             id,
-            token_hash,
+            secret,
             body: source.clone(),
         };
-        if !in_session && stateless::is_stateless(&parts.headers, &source, &envelope) {
+        let reply = if !in_session && stateless::is_stateless(&parts.headers, &source, &envelope) {
             self.post_stateless(place, parts, &message, &upstream).await
         } else {
             self.post_in_session(place, parts, &message, &upstream)
                 .await
-        }
+        };
+        shown(reply)
     }
 
-    async fn get(&self, place: &Arc<Place>, parts: &Parts) -> Reply {
-        if let Some(session) = self.session_of(place, &parts.headers) {
+    async fn get(&self, place: &Arc<Place>, parts: &Parts, secret: &Secret) -> Reply {
+        if let Some(session) = self.session_of(place, &parts.headers, secret) {
             if !Accepts::read(&parts.headers).events {
                 return reply::refused(
                     StatusCode::NOT_ACCEPTABLE,
@@ -297,8 +349,8 @@ impl Gateway {
         }
     }
 
-    async fn delete(&self, place: &Arc<Place>, parts: &Parts) -> Reply {
-        if let Some(session) = self.session_of(place, &parts.headers) {
+    async fn delete(&self, place: &Arc<Place>, parts: &Parts, secret: &Secret) -> Reply {
+        if let Some(session) = self.session_of(place, &parts.headers, secret) {
             place.table.close(&session);
             if let Some(upstream) = ready::present(&place.route) {
                 upstream.forget_session(session.key);
@@ -315,9 +367,14 @@ impl Gateway {
         }
     }
 
-    fn session_of(&self, place: &Place, headers: &HeaderMap) -> Option<Arc<session::Session>> {
+    fn session_of(
+        &self,
+        place: &Place,
+        headers: &HeaderMap,
+        secret: &Secret,
+    ) -> Option<Arc<session::Session>> {
         let id = headers.get(SESSION_HEADER)?.to_str().ok()?;
-        place.table.find(id, now_ms())
+        place.table.find(id, &secret.token, now_ms())
     }
 
     /// Ends the sessions that nobody used for `gateway.session_idle`.
@@ -328,11 +385,25 @@ impl Gateway {
         for place in places {
             // Dropping them cancels them.
             drop(place.parked.overdue(now_ms()));
-            for session in place.table.close_idle(Some(before)) {
+            let mut gone = place.table.close_idle(Some(before));
+            gone.extend(place.table.close_without_token(now_ms()));
+            for session in gone {
                 if let Some(upstream) = ready::present(&place.route) {
                     upstream.forget_session(session.key);
                     place.renew_news(&upstream);
                 }
+            }
+        }
+    }
+
+    /// What revoked tokens opened ends: their streams by themselves, their sessions here.
+    fn end_sessions_of_ended_tokens(&self, id: InstanceId) {
+        let place = self.places().get(&id).cloned();
+        let Some(place) = place else { return };
+        for session in place.table.close_without_token(now_ms()) {
+            if let Some(upstream) = ready::present(&place.route) {
+                upstream.forget_session(session.key);
+                place.renew_news(&upstream);
             }
         }
     }
@@ -352,6 +423,7 @@ impl Place {
             route: route.clone(),
             table: Arc::new(SessionTable::new(route.clone())),
             parked: ParkingLot::default(),
+            owners: SessionOwners::default(),
         }
     }
 }
@@ -364,7 +436,7 @@ struct Message<'a> {
     /// The raw id of a request, else `null`.
     id: &'a str,
     /// Which access token opened the way.
-    token_hash: [u8; 32],
+    secret: &'a Secret,
     /// The request body that holds it; empty for a part of a batch.
     body: Bytes,
 }
@@ -400,13 +472,8 @@ fn is_json(content_type: &[u8]) -> bool {
     kind.is_some_and(|kind| kind.trim_ascii().eq_ignore_ascii_case(b"application/json"))
 }
 
-fn no_such_session(id: &str) -> Reply {
-    reply::error(
-        StatusCode::NOT_FOUND,
-        id,
-        INVALID_REQUEST,
-        "This session does not exist or has ended: send 'initialize' without the header Mcp-Session-Id to begin a new one.",
-    )
+fn present_http(place: &Place) -> bool {
+    ready::present(&place.route).is_some_and(|upstream| upstream.http().is_some())
 }
 
 fn nothing_here() -> Reply {
@@ -414,34 +481,6 @@ fn nothing_here() -> Reply {
         StatusCode::NOT_FOUND,
         "There is nothing at this path: the MCP endpoint is /mcp, or /TOKEN/mcp.",
     )
-}
-
-fn not_allowed(allowed: &'static str) -> Reply {
-    let mut reply = reply::refused(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "This method is not possible here.",
-    );
-    let allowed = HeaderValue::from_static(allowed);
-    reply.headers_mut().insert(header::ALLOW, allowed);
-    reply
-}
-
-fn preflight() -> Reply {
-    let mut reply = reply::empty(StatusCode::NO_CONTENT);
-    let headers = reply.headers_mut();
-    let fixed = HeaderValue::from_static;
-    headers.insert(
-        header::ACCESS_CONTROL_ALLOW_METHODS,
-        fixed("POST, GET, DELETE"),
-    );
-    headers.insert(
-        header::ACCESS_CONTROL_ALLOW_HEADERS,
-        fixed(
-            "Authorization, Content-Type, Accept, Mcp-Session-Id, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Last-Event-ID",
-        ),
-    );
-    headers.insert(header::ACCESS_CONTROL_MAX_AGE, fixed("600"));
-    reply
 }
 
 fn now_ms() -> UnixMs {

@@ -19,8 +19,10 @@ const CAUSE_WAIT: Duration = Duration::from_secs(2);
 
 /// Headers that belong to one hop (RFC 9110 section 7.6.1), or to us: the access token must not reach the child, and
 /// `Host` and `Origin` were checked here.
-const NOT_RELAYED: [HeaderName; 16] = [
+const NOT_RELAYED: [HeaderName; 17] = [
     header::AUTHORIZATION,
+    // An answer may have to be read here; over loopback nothing is gained by packing it.
+    header::ACCEPT_ENCODING,
     header::HOST,
     header::ORIGIN,
     header::COOKIE,

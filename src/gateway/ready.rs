@@ -192,11 +192,15 @@ fn news(before: &Handshake, now: &Handshake) -> Vec<&'static str> {
     ]
     .into_iter()
     .filter(|(capability, _)| {
-        let differs = all || (*capability == "tools" && before.tools != now.tools);
+        let differs = all || (*capability == "tools" && has_other_tools(before, now));
         differs && (before.has_capability(capability) || now.has_capability(capability))
     })
     .map(|(_, method)| method)
     .collect()
+}
+
+fn has_other_tools(before: &Handshake, now: &Handshake) -> bool {
+    before.tools != now.tools || before.read_only_tools != now.read_only_tools
 }
 
 #[cfg(test)]

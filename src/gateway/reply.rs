@@ -84,6 +84,49 @@ pub fn denied(denied: &Denied) -> Reply {
     reply
 }
 
+/// A session that is not there, or not for this token. `id` is raw JSON.
+#[must_use]
+pub fn no_such_session(id: &str) -> Reply {
+    error(
+        StatusCode::NOT_FOUND,
+        id,
+        INVALID_REQUEST,
+        "This session does not exist or has ended: send 'initialize' without the header Mcp-Session-Id to begin a new one.",
+    )
+}
+
+/// Another method than the path has.
+#[must_use]
+pub fn not_allowed(allowed: &'static str) -> Reply {
+    let mut reply = refused(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "This method is not possible here.",
+    );
+    let allowed = HeaderValue::from_static(allowed);
+    reply.headers_mut().insert(header::ALLOW, allowed);
+    reply
+}
+
+/// The answer to a browser that asks whether a page may.
+#[must_use]
+pub fn preflight() -> Reply {
+    let mut reply = empty(StatusCode::NO_CONTENT);
+    let headers = reply.headers_mut();
+    let fixed = HeaderValue::from_static;
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_METHODS,
+        fixed("POST, GET, DELETE"),
+    );
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        fixed(
+            "Authorization, Content-Type, Accept, Mcp-Session-Id, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Last-Event-ID",
+        ),
+    );
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, fixed("600"));
+    reply
+}
+
 /// A body that was not taken.
 #[must_use]
 pub fn not_read(why: &NotRead, limit_bytes: usize) -> Reply {

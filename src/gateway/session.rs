@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use super::{listen::Listeners, replay::Tracks};
 use crate::{
     domain::UnixMs,
-    supervisor::route::Route,
+    supervisor::{access::Token, route::Route},
     upstream::{
         Caller, Declared, Downstream, Era, Handshake, Interest, Item, LOG_LEVELS, Mailbox,
         RawObject, SessionKey, unquote, wants_level,
@@ -79,6 +79,8 @@ pub struct Session {
     /// The revision agreed.
     pub version: &'static str,
     id: u128,
+    /// What opened it; no other token may use it.
+    token: Arc<Token>,
     traits: ClientTraits,
     declared: Arc<Declared>,
     used_ms: AtomicI64,
@@ -248,6 +250,7 @@ impl SessionTable {
     pub fn open(
         &self,
         client: Client,
+        token: &Arc<Token>,
         sessions_max: usize,
         now: UnixMs,
         is_calling: impl Fn(SessionKey) -> bool,
@@ -258,6 +261,7 @@ impl SessionTable {
             key: self.fresh_key(),
             version: client.version,
             id: u128::from_ne_bytes(random),
+            token: token.clone(),
             traits: client.traits,
             declared: client.declared,
             used_ms: AtomicI64::new(now),
@@ -288,11 +292,14 @@ impl SessionTable {
         self.route.sessions.store(count, Ordering::Relaxed);
     }
 
-    /// The session with this id, marked as used.
+    /// The session with this id, marked as used. One that another token opened is not found.
     #[must_use]
-    pub fn find(&self, id: &str, now: UnixMs) -> Option<Arc<Session>> {
+    pub fn find(&self, id: &str, token: &Arc<Token>, now: UnixMs) -> Option<Arc<Session>> {
         let id = parse_id(id)?;
         let session = self.sessions().get(&id).cloned()?;
+        if !Arc::ptr_eq(&session.token, token) {
+            return None;
+        }
         session.used_ms.store(now, Ordering::Relaxed);
         Some(session)
     }
@@ -308,13 +315,31 @@ impl SessionTable {
 
     /// Ends every session, or those that rested since `before`.
     pub fn close_idle(&self, before: Option<UnixMs>) -> Vec<Arc<Session>> {
+        self.close_where(|session| {
+            before.is_none_or(|before| {
+                !session.is_streaming() && session.used_ms.load(Ordering::Relaxed) < before
+            })
+        })
+    }
+
+    /// Ends the sessions of tokens that are there no more.
+    pub fn close_without_token(&self, now: UnixMs) -> Vec<Arc<Session>> {
+        let tokens = self.route.tokens.load();
+        self.close_where(|session| {
+            let token = &session.token;
+            let end = token.settings.load().expires_at;
+            end.is_some_and(|end| end <= now)
+                || !tokens
+                    .tokens()
+                    .iter()
+                    .any(|known| Arc::ptr_eq(known, token))
+        })
+    }
+
+    fn close_where(&self, goes: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
         let mut sessions = self.sessions();
         let gone: Vec<Arc<Session>> = sessions
-            .extract_if(|_, session| {
-                before.is_none_or(|before| {
-                    !session.is_streaming() && session.used_ms.load(Ordering::Relaxed) < before
-                })
-            })
+            .extract_if(|_, session| goes(session))
             .map(|(_, session)| session)
             .collect();
         if sessions.is_empty() {

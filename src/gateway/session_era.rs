@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, request::Parts};
 
+use crate::supervisor::access::Secret;
 use crate::upstream::{
     Call, Declared, Era, First, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, Item, Kind,
     LEGACY_VERSIONS, RawObject, Upstream, error_message, negotiate, result_message, unquote,
@@ -43,7 +44,7 @@ impl Gateway {
         if message.kind == Kind::Request && message.envelope.method() == "initialize" {
             return self.initialize(place, message, upstream).await;
         }
-        let session = match self.session_for(place, parts, message.id) {
+        let session = match self.session_for(place, parts, message.id, message.secret) {
             Ok(session) => session,
             Err(refused) => return *refused,
         };
@@ -66,12 +67,13 @@ impl Gateway {
         }
     }
 
-    /// The session that a request names, with its headers checked.
+    /// The session that a request names, with its headers checked. To another token it does not exist.
     pub(super) fn session_for(
         &self,
         place: &Place,
         parts: &Parts,
         id: &str,
+        secret: &Secret,
     ) -> Result<Arc<Session>, Box<Reply>> {
         let bad = |text: &str| {
             Box::new(reply::error(
@@ -89,7 +91,7 @@ impl Gateway {
         let session = sent
             .to_str()
             .ok()
-            .and_then(|sent| place.table.find(sent, now_ms()))
+            .and_then(|sent| place.table.find(sent, &secret.token, now_ms()))
             .ok_or_else(|| Box::new(no_such_session(id)))?;
         // Without the header, 2025-03-26 is to be assumed; the session knows better.
         if let Some(version) = parts.headers.get(VERSION_HEADER)
@@ -128,6 +130,7 @@ impl Gateway {
                 declared: Declared::read(&params),
                 version,
             },
+            &message.secret.token,
             self.config.sessions_max,
             now_ms(),
             |session| upstream.is_calling(session),

@@ -120,7 +120,7 @@ impl Gateway {
         let input = Input::read(message.source, message.envelope).map_err(|text| invalid(&text))?;
         let bound = Bound {
             key: key.clone(),
-            token_hash: message.token_hash,
+            token_hash: message.secret.hash,
             body: message.body.clone(),
         };
         let session = caller.session;

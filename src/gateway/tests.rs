@@ -18,11 +18,15 @@ use super::Gateway;
 use crate::{
     config::GatewayConfig,
     domain::{
+        access::TokenSettings,
         duration::HumanDuration,
-        id::{Generation, InstanceId, InstanceName},
+        id::{Generation, InstanceId, InstanceName, TokenName},
         state::StatusWord,
     },
-    supervisor::route::{About, AccessEvent, Route, RouteState, TokenHash},
+    supervisor::{
+        access::{Token, TokenSet},
+        route::{About, AccessEvent, Route, RouteState},
+    },
     upstream::{
         Failure, MODERN, Upstream, UpstreamOptions,
         scripted::{Child, connect},
@@ -71,10 +75,10 @@ async fn bench_with(upstream: Arc<Upstream>, child: Child) -> Bench {
             title: "Bench".to_owned(),
             ..About::default()
         }),
-        tokens: ArcSwap::from_pointee(vec![TokenHash {
-            hash: Sha256::digest("secret").into(),
-            valid_until: None,
-        }]),
+        tokens: ArcSwap::from_pointee(TokenSet::of_one(
+            Token::new(TokenName::first(), TokenSettings::default(), 0),
+            Sha256::digest("secret").into(),
+        )),
         state: watched,
         last_accessed_ms: AtomicI64::new(0),
         requests: 0.into(),

@@ -16,4 +16,4 @@ pub use error::SecretsError;
 pub use key_ring::{KeyRing, KeySource};
 pub use redaction::Redactions;
 pub use rotation::{ResealProgress, check_keys, reseal, retire_unused_keys};
-pub use token::{AccessToken, AdminToken, hash_token, verify_token};
+pub use token::{AccessToken, AdminToken, fingerprint, hash_token, verify_token};

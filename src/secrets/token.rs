@@ -25,6 +25,19 @@ pub fn hash_token(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
 
+/// Eight hexadecimal digits that tell one token from another, made of its hash. They open nothing and lead nowhere.
+#[must_use]
+pub fn fingerprint(hash: &[u8; 32]) -> String {
+    let digest = Sha256::new()
+        .chain_update(b"minimcp access token fingerprint\n")
+        .chain_update(hash)
+        .finalize();
+    digest[..4].iter().fold(String::new(), |mut text, byte| {
+        text.push_str(&format!("{byte:02x}"));
+        text
+    })
+}
+
 /// Whether `token` is the one with this hash; takes the same time whatever differs.
 #[must_use]
 pub fn verify_token(token: &str, hash: &[u8; 32]) -> bool {

@@ -8,8 +8,8 @@ pub enum StoreError {
     /// The row is not there.
     #[error("there is no such row")]
     NotFound,
-    /// Another row, or a newer write, stands in the way. One of `name`, `port`, `id`, `token`, `generation`,
-    /// `idempotency-key`, `row`.
+    /// Another row, or a newer write, stands in the way. One of `name`, `port`, `id`, `token`, `token-name`,
+    /// `tokens-max`, `generation`, `idempotency-key`, `row`.
     #[error("conflict: {0}")]
     Conflict(&'static str),
     /// The database is away or busy; the sentence says which and why, without a password. Worth another try.
@@ -98,13 +98,14 @@ fn of_database(error: &dyn DatabaseError) -> StoreError {
 }
 
 fn conflict_word(text: &str) -> &'static str {
-    const WORDS: [(&str, &str); 7] = [
+    const WORDS: [(&str, &str); 8] = [
         ("instances_owner_name", "name"),
         ("instances.owner", "name"),
         ("instances_id", "id"),
         ("instances.id", "id"),
         ("port_leases", "port"),
-        ("access_tokens", "token"),
+        ("access_token_secrets", "token"),
+        ("access_tokens", "token-name"),
         ("idempotency_keys", "idempotency-key"),
     ];
     WORDS
@@ -163,7 +164,16 @@ mod tests {
             ("instances_id", "id"),
             ("port_leases_pkey", "port"),
             ("UNIQUE constraint failed: port_leases.port", "port"),
-            ("access_tokens_pkey", "token"),
+            ("access_token_secrets_pkey", "token"),
+            (
+                "UNIQUE constraint failed: access_token_secrets.hash",
+                "token",
+            ),
+            ("access_tokens_pkey", "token-name"),
+            (
+                "UNIQUE constraint failed: access_tokens.instance_key, access_tokens.name",
+                "token-name",
+            ),
             ("something_else", "row"),
         ] {
             assert_eq!(conflict_word(text), word, "{text}");

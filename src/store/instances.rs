@@ -13,6 +13,7 @@ use super::{
 };
 use crate::domain::{
     UnixMs,
+    access::{DEFAULT_TOKEN, TokenScope},
     exit::ExitRecord,
     id::{Generation, InstanceId, InstanceName, OwnerId, TemplateName},
     instance::{InstanceRecord, InstanceSpec, Lease},
@@ -91,7 +92,7 @@ macro_rules! select_instances {
 }
 
 impl Store {
-    /// Records an instance that should run, leases its port, keeps its token's hash and writes the event `created`:
+    /// Records an instance that should run, leases its port, makes its token `default` with this hash and writes the event `created`:
     /// all of it or nothing. The record starts as `Pending` with generation 0.
     ///
     /// # Errors
@@ -102,6 +103,7 @@ impl Store {
         let spec = JsonText::of(&new.spec)?;
         let state = JsonText::of(&InstanceState::Pending)?;
         let restart_row = JsonText::of(&RestartRow::default())?;
+        let all = JsonText::of(&TokenScope::All)?;
         let port = i32::from(new.port);
         let key: i64 = in_transaction!(self, |tx| {
             let key = query_scalar(INSERT_INSTANCE)
@@ -131,9 +133,17 @@ impl Store {
                 .bind(new.now)
                 .execute(&mut *tx)
                 .await?;
-            query(super::tokens::INSERT_TOKEN)
+            query(super::tokens::INSERT_DEFAULT)
+                .bind(key)
+                .bind(DEFAULT_TOKEN)
+                .bind(&all)
+                .bind(new.now)
+                .execute(&mut *tx)
+                .await?;
+            query(super::tokens::INSERT_SECRET)
                 .bind(&new.token_hash[..])
                 .bind(key)
+                .bind(DEFAULT_TOKEN)
                 .bind(new.now)
                 .execute(&mut *tx)
                 .await?;

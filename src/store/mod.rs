@@ -27,7 +27,7 @@ pub use instances::{NewInstance, StateWrite};
 pub use logs::{LogEntry, LogQuery, LogRow};
 pub use ports::PortLeaseRow;
 pub use records::CorruptRow;
-pub use tokens::TokenRow;
+pub use tokens::{NewToken, SECRETS_MAX, SecretRow, TokenRow};
 
 use crate::config::DatabaseConfig;
 

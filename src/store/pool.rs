@@ -114,15 +114,26 @@ pub(super) async fn in_time<T>(
 /// One list for both dialects, so that their numbers cannot drift. Append only: a released file never changes.
 macro_rules! migrations {
     ($dialect:literal) => {
-        migrator(&[(
-            1,
-            "first tables",
-            include_str!(concat!(
-                "../../migrations/",
-                $dialect,
-                "/0001_first_tables.sql"
-            )),
-        )])
+        migrator(&[
+            (
+                1,
+                "first tables",
+                include_str!(concat!(
+                    "../../migrations/",
+                    $dialect,
+                    "/0001_first_tables.sql"
+                )),
+            ),
+            (
+                2,
+                "named access tokens",
+                include_str!(concat!(
+                    "../../migrations/",
+                    $dialect,
+                    "/0002_named_access_tokens.sql"
+                )),
+            ),
+        ])
     };
 }
 

@@ -231,7 +231,7 @@ impl Actor {
             Verb::Extend(ttl) => self.extend(ttl).await,
             Verb::Restore(ttl) => self.restore(ttl).await,
             Verb::Patch(name, labels) => self.patch(name, labels).await,
-            Verb::ReplaceToken(hash, old_until) => self.replace_token(hash, old_until).await,
+            Verb::Token(change) => self.change_tokens(change).await,
         }
     }
 

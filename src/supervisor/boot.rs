@@ -15,13 +15,14 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Context, InstanceStatus, SupervisorError,
+    access::TokenSet,
     actor::Actor,
     command::Command,
     context::listener_name,
     create::hold_listener,
     launch::{self, KeptHandshake},
     registry::ActorHandle,
-    route::{About, AccessEvent, Route, RouteState, TokenHash},
+    route::{About, AccessEvent, Route, RouteState},
     timers::Timers,
 };
 use crate::{
@@ -35,6 +36,7 @@ use crate::{
         template::Template,
     },
     runtime::{self, Workload},
+    store::TokenRow,
 };
 
 /// Commands that may wait for one actor.
@@ -44,7 +46,7 @@ const MAILBOX: usize = 16;
 pub(super) struct Birth {
     pub(super) record: InstanceRecord,
     pub(super) template: Option<Arc<Template>>,
-    pub(super) tokens: Vec<TokenHash>,
+    pub(super) tokens: TokenSet,
     pub(super) listener: TcpListener,
     /// A duplicate, for a keeper that comes later.
     pub(super) kept: TcpListener,
@@ -215,7 +217,7 @@ impl Actor {
 
 /// What a former daemon left with the store and the keeper.
 struct Estate {
-    tokens: HashMap<InstanceId, Vec<TokenHash>>,
+    tokens: HashMap<InstanceId, Vec<TokenRow>>,
     held: HashMap<String, OwnedFd>,
     workloads: HashMap<InstanceId, Workload>,
 }
@@ -223,12 +225,9 @@ struct Estate {
 impl Estate {
     async fn take_stock(context: &Context) -> Result<Self, SupervisorError> {
         let internal = |error: runtime::RuntimeError| SupervisorError::Internal(error.to_string());
-        let mut tokens: HashMap<InstanceId, Vec<TokenHash>> = HashMap::new();
+        let mut tokens: HashMap<InstanceId, Vec<TokenRow>> = HashMap::new();
         for (id, row) in context.store.access_tokens().await? {
-            tokens.entry(id).or_default().push(TokenHash {
-                hash: row.hash,
-                valid_until: row.expires_at,
-            });
+            tokens.entry(id).or_default().push(row);
         }
         let mut workloads: HashMap<InstanceId, Workload> = HashMap::new();
         for workload in context.runtime.adoptable().await.map_err(internal)? {
@@ -272,7 +271,7 @@ impl Estate {
         let held = self.held.remove(&listener_name(id)).map(TcpListener::from);
         let workload = self.workloads.remove(&id);
         let alive = workload.is_some();
-        let tokens = self.tokens.remove(&id).unwrap_or_default();
+        let tokens = TokenSet::restored(self.tokens.remove(&id).unwrap_or_default());
         restore_one(context, record, tokens, held, workload).await?;
         Ok(alive)
     }
@@ -352,7 +351,7 @@ pub(super) async fn restore_by_id(
 async fn restore_one(
     context: &Arc<Context>,
     mut record: InstanceRecord,
-    tokens: Vec<TokenHash>,
+    tokens: TokenSet,
     held: Option<TcpListener>,
     workload: Option<Workload>,
 ) -> Result<(), SupervisorError> {

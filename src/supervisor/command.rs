@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
-use super::{InstanceStatus, SupervisorError};
+use super::{InstanceStatus, SupervisorError, tokens::TokenChange};
 use crate::domain::{
-    UnixMs,
     duration::HumanDuration,
     id::{Generation, InstanceName},
 };
@@ -29,8 +28,8 @@ pub(super) enum Verb {
     Restore(Option<HumanDuration>),
     /// Another name, other labels.
     Patch(Option<InstanceName>, Option<BTreeMap<String, String>>),
-    /// Another access token: its hash, and until when the old one counts.
-    ReplaceToken([u8; 32], Option<UnixMs>),
+    /// Other access tokens.
+    Token(TokenChange),
     /// Stop it, then remove it. The reply comes once it is gone.
     Delete,
 }
@@ -45,7 +44,7 @@ impl Verb {
             Self::Extend(_) => "extend",
             Self::Restore(_) => "restore",
             Self::Patch(..) => "change",
-            Self::ReplaceToken(..) => "change the access token of",
+            Self::Token(_) => "change the access tokens of",
             Self::Delete => "delete",
         }
     }

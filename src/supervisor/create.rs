@@ -6,13 +6,15 @@ use uuid::Uuid;
 
 use super::{
     Context, CreateRequest, Granted, InstanceEvent, SupervisorError,
+    access::{Token, TokenSet},
     boot::{Birth, spawn_actor},
     command::Command,
     context::listener_name,
 };
 use crate::{
     domain::{
-        id::{CredentialName, EnvName, InstanceId, InstanceName, TemplateName},
+        access::TokenSettings,
+        id::{CredentialName, EnvName, InstanceId, InstanceName, TemplateName, TokenName},
         instance::{InstanceSpec, Lease},
         lease::check_ttl,
         principal::Principal,
@@ -258,10 +260,10 @@ async fn record(
     let birth = Birth {
         record,
         template: Some(checked.template),
-        tokens: vec![super::route::TokenHash {
-            hash: access_token.hash(),
-            valid_until: None,
-        }],
+        tokens: TokenSet::of_one(
+            Token::new(TokenName::first(), TokenSettings::default(), new.now),
+            new.token_hash,
+        ),
         listener,
         kept,
         workload: None,

@@ -54,6 +54,20 @@ pub enum SupervisorError {
     /// `runtime.instances_max` is reached.
     #[error("{0} instances exist, as many as runtime.instances_max allows; delete one first")]
     InstancesExhausted(usize),
+    /// No such access token.
+    #[error("the instance has no access token {0:?}")]
+    NoToken(String),
+    /// The name belongs to another access token of this instance.
+    #[error("the name {0:?} is taken by another access token of this instance")]
+    TokenNameTaken(String),
+    /// The access token's time is up.
+    #[error(
+        "the time of the access token {0:?} is up; give it another end first, or make a new one"
+    )]
+    TokenExpired(String),
+    /// The instance has as many access tokens as it may.
+    #[error("the instance has {0} access tokens, as many as it may; revoke one first")]
+    TokensExhausted(usize),
     /// Too many commands wait for this instance.
     #[error("the instance is busy; try again")]
     Busy,

@@ -27,7 +27,6 @@ use crate::{
         violation::Violation,
     },
     runtime::{self, KeeperState},
-    secrets::AccessToken,
     store::StoreError,
     wire,
 };
@@ -217,31 +216,6 @@ impl Supervisor {
         self.command(id, Verb::Patch(name, labels)).await
     }
 
-    /// A new access token; the old one stays valid for `overlap`.
-    ///
-    /// # Errors
-    /// When there is no such instance, or the store is away.
-    pub async fn rotate_access_token(
-        &self,
-        _who: &Principal,
-        id: InstanceId,
-        overlap: HumanDuration,
-    ) -> Outcome<Granted> {
-        let token = AccessToken::generate()
-            .map_err(|error| SupervisorError::Internal(error.to_string()))?;
-        let overlap_ms = i64::try_from(overlap.ms()).unwrap_or(i64::MAX);
-        let old_until =
-            (overlap_ms > 0).then(|| self.context.clock.now().saturating_add(overlap_ms));
-        let status = self
-            .command(id, Verb::ReplaceToken(token.hash(), old_until))
-            .await?;
-        Ok(Granted {
-            connect_url: self.context.connect_url(status.record.port, token.expose()),
-            access_token: token.into_text(),
-            status,
-        })
-    }
-
     /// Waits until it runs, failed, stopped or expired, or until `patience` is over; answers what it is then.
     ///
     /// # Errors
@@ -406,14 +380,14 @@ impl Supervisor {
         remaining
     }
 
-    fn actor(&self, id: InstanceId) -> Outcome<Arc<ActorHandle>> {
+    pub(super) fn actor(&self, id: InstanceId) -> Outcome<Arc<ActorHandle>> {
         self.context
             .registry
             .get(id)
             .ok_or_else(|| SupervisorError::NotFound(id.to_string()))
     }
 
-    async fn command(&self, id: InstanceId, verb: Verb) -> Outcome<InstanceStatus> {
+    pub(super) async fn command(&self, id: InstanceId, verb: Verb) -> Outcome<InstanceStatus> {
         let handle = self.actor(id)?;
         let (reply, answer) = oneshot::channel();
         handle

@@ -4,6 +4,7 @@
 //! one place, asks [`Lifecycle::step`](crate::domain::lifecycle::Lifecycle::step) what follows, and performs
 //! it. Everyone else reads its published status.
 
+pub mod access;
 mod actor;
 mod boot;
 mod command;
@@ -22,9 +23,11 @@ mod registry;
 pub mod route;
 mod status;
 mod timers;
+mod tokens;
 mod wishes;
 
 pub use context::Context;
 pub use error::SupervisorError;
 pub use handle::Supervisor;
 pub use status::{CreateRequest, Granted, InstanceEvent, InstanceStatus, ListFilter, ServerFacts};
+pub use tokens::TokenStatus;

@@ -12,6 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use super::access::TokenSet;
 use crate::{
     domain::{
         UnixMs,
@@ -20,15 +21,6 @@ use crate::{
     },
     upstream::{Failure, Upstream},
 };
-
-/// The hash of an access token; the token itself is kept nowhere.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenHash {
-    /// SHA-256 of the token's bytes.
-    pub hash: [u8; 32],
-    /// Until when it is accepted; `None`: no end.
-    pub valid_until: Option<UnixMs>,
-}
 
 /// What an instance may tell of itself to anyone: never a secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,7 +47,7 @@ pub struct Route {
     /// What its server card tells.
     pub about: ArcSwap<About>,
     /// The tokens that open it.
-    pub tokens: ArcSwap<Vec<TokenHash>>,
+    pub tokens: ArcSwap<TokenSet>,
     /// What stands behind it now.
     pub state: watch::Receiver<RouteState>,
     /// When a client last used it, unix milliseconds; 0: never. Written by the gateway, stored by the supervisor.
@@ -123,6 +115,11 @@ pub enum AccessEvent {
         route: Arc<Route>,
         /// The bound, listening socket; the gateway makes it non-blocking.
         listener: std::net::TcpListener,
+    },
+    /// Secrets of its access tokens are valid no more: what they opened ends.
+    TokensChanged {
+        /// The instance.
+        id: InstanceId,
     },
     /// Stop serving it and close the socket; open connections end after their answers under way.
     Close {

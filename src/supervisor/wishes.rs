@@ -1,4 +1,4 @@
-//! Verbs that change more than the lifecycle: the lease, the name, the access token, the end of it all.
+//! Verbs that change more than the lifecycle: the lease, the name, the end of it all.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,7 +7,7 @@ use super::{
     actor::Actor,
     context::listener_name,
     launch::instance_dir,
-    route::{AccessEvent, RouteState, TokenHash},
+    route::{AccessEvent, RouteState},
     status::stop_reason_text,
     timers::Timer,
 };
@@ -116,38 +116,6 @@ impl Actor {
         self.record.spec.labels = labels;
         self.record.updated_at = now;
         self.publish();
-        Ok(())
-    }
-
-    pub(super) async fn replace_token(
-        &mut self,
-        hash: [u8; 32],
-        old_until: Option<UnixMs>,
-    ) -> Result<(), SupervisorError> {
-        let now = self.context.clock.now();
-        self.context
-            .store
-            .replace_token(self.record.id, hash, old_until, now)
-            .await?;
-        let mut tokens = vec![TokenHash {
-            hash,
-            valid_until: None,
-        }];
-        if let Some(until) = old_until {
-            let current = self.route.tokens.load();
-            let old = current
-                .iter()
-                .filter(|token| token.valid_until.is_none_or(|at| at > now));
-            tokens.extend(old.map(|token| TokenHash {
-                hash: token.hash,
-                valid_until: Some(token.valid_until.map_or(until, |at| at.min(until))),
-            }));
-        }
-        self.route.tokens.store(Arc::new(tokens));
-        self.note(
-            "access-token-rotated",
-            "a new access token was made".to_owned(),
-        );
         Ok(())
     }
 

@@ -171,6 +171,9 @@ fn notification(
     downstream: &impl Fn() -> Option<Arc<dyn Downstream>>,
 ) {
     let method = envelope.method();
+    if method == "notifications/tools/list_changed" {
+        wire.set_tools_changed(true);
+    }
     match method {
         "notifications/progress" => progress(wire, line, envelope),
         "notifications/cancelled" => cancelled(wire, line, envelope),

@@ -42,6 +42,9 @@ pub struct Handshake {
     pub protocol_version: String,
     /// Its tools when the handshake was made, in its order, at most [`TOOLS_MAX`].
     pub tools: Vec<String>,
+    /// Those of its tools that it calls read-only (annotation `readOnlyHint`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read_only_tools: Vec<String>,
     /// The session at an HTTP child that our own probes use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_session: Option<String>,
@@ -89,6 +92,7 @@ impl Handshake {
             server_version: short("version"),
             protocol_version,
             tools: Vec::new(),
+            read_only_tools: Vec::new(),
             http_session: None,
         })
     }

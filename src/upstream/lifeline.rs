@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::{
     HttpLink, Link, Upstream, UpstreamError,
-    handshake::{Era, Handshake, LEGACY_LATEST, MODERN, PAGES_MAX, TOOLS_MAX},
+    handshake::{Era, Handshake, LEGACY_LATEST, MODERN},
     in_flight::{Caller, SessionKey},
     message::{Envelope, RawObject, unquote},
     translate::own_meta,
@@ -49,7 +49,7 @@ impl Upstream {
             EraPolicy::Stateless => self.discover().await?,
         };
         if handshake.has_capability("tools") {
-            handshake.tools = self.list_tools(&handshake).await?;
+            self.list_into(&mut handshake).await?;
         }
         self.adopt(handshake.clone());
         Ok(handshake)
@@ -123,38 +123,6 @@ impl Upstream {
         }
     }
 
-    async fn list_tools(&self, handshake: &Handshake) -> Result<Vec<String>, UpstreamError> {
-        let mut tools = Vec::new();
-        let mut params = json!({});
-        for _ in 0..PAGES_MAX {
-            let asked = self.own_request(Some(handshake), handshake.era, "tools/list", params);
-            let raw = match asked.await {
-                Err(UpstreamError::Rpc { code: -32_601, .. }) => return Ok(tools),
-                other => other?,
-            };
-            let protocol = |text: &str| UpstreamError::Protocol(text.to_owned());
-            let page = RawObject::parse(&raw)
-                .map_err(|_| protocol("its answer to tools/list is not an object"))?;
-            let listed: Vec<&serde_json::value::RawValue> = page
-                .get("tools")
-                .and_then(|raw| serde_json::from_str(raw).ok())
-                .ok_or_else(|| protocol("its answer to tools/list has no array \"tools\""))?;
-            for tool in listed {
-                let name = RawObject::parse(tool.get())
-                    .ok()
-                    .and_then(|tool| unquote(tool.get("name")?))
-                    .ok_or_else(|| protocol("it listed a tool without a name"))?;
-                tools.push(name.chars().take(200).collect());
-            }
-            match page.get("nextCursor").and_then(unquote) {
-                Some(cursor) if tools.len() < TOOLS_MAX => params = json!({"cursor": cursor}),
-                _ => break,
-            }
-        }
-        tools.truncate(TOOLS_MAX);
-        Ok(tools)
-    }
-
     /// Asks the child for a sign of life: `ping`, or `server/discover` in the stateless era. Any answer will do, an
     /// error too.
     ///
@@ -191,7 +159,7 @@ impl Upstream {
     }
 
     /// Calls the child on our own behalf; answers the raw result.
-    async fn own_request(
+    pub(super) async fn own_request(
         &self,
         handshake: Option<&Handshake>,
         era: Era,

@@ -25,6 +25,7 @@ pub(crate) mod scripted;
 mod stdio;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod translate;
 #[cfg(test)]
 mod translate_tests;
@@ -60,6 +61,7 @@ pub use mailbox::{Item, Mailbox};
 pub use message::{Envelope, EnvelopeError, Kind, RawObject, is_id, quote, splice, unquote};
 pub use news::{Interest, NEWS_KINDS};
 pub use stdio::NotSent;
+pub use tools::ListedTool;
 pub use translate::Declared;
 
 use in_flight::{Refused, Table};
@@ -163,6 +165,7 @@ pub struct Upstream {
     options: UpstreamOptions,
     handshake: ArcSwapOption<Handshake>,
     downstream: Arc<OnceLock<Weak<dyn Downstream>>>,
+    listing: tools::Listing,
 }
 
 impl Upstream {
@@ -200,6 +203,7 @@ impl Upstream {
             options,
             handshake: ArcSwapOption::empty(),
             downstream,
+            listing: tools::Listing::default(),
         }))
     }
 
@@ -215,6 +219,7 @@ impl Upstream {
             options,
             handshake: ArcSwapOption::empty(),
             downstream: Arc::default(),
+            listing: tools::Listing::default(),
         })
     }
 

@@ -58,6 +58,8 @@ pub struct Wire {
     call_timeout: Duration,
     sweeping: AtomicBool,
     overdue: AtomicU64,
+    /// The child said that its tools changed, since they were last listed.
+    tools_changed: AtomicBool,
 }
 
 /// Why a message did not go out.
@@ -91,7 +93,18 @@ impl Wire {
             call_timeout,
             sweeping: AtomicBool::new(false),
             overdue: AtomicU64::new(0),
+            tools_changed: AtomicBool::new(false),
         }))
+    }
+
+    /// Whether the list of tools that is known is an old one.
+    pub fn tools_changed(&self) -> bool {
+        self.tools_changed.load(Ordering::Acquire)
+    }
+
+    /// Notes that the child said so, or that they are about to be listed.
+    pub fn set_tools_changed(&self, changed: bool) {
+        self.tools_changed.store(changed, Ordering::Release);
     }
 
     /// The table of calls under way.

@@ -5,9 +5,11 @@ mod logs;
 mod problem;
 mod system;
 mod templates;
+mod tokens;
 
 pub use instances::*;
 pub use logs::*;
 pub use problem::*;
 pub use system::*;
 pub use templates::*;
+pub use tokens::*;

@@ -1,5 +1,6 @@
 //! The one integration crate: the rules of the house, and the real binary from outside.
 
+mod access_tokens;
 mod api;
 mod cli;
 mod conformance;

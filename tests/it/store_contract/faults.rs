@@ -42,7 +42,7 @@ contract! {
     }
 
     async fn a_database_of_a_newer_minimcp_is_left_alone(db: &Database) {
-        db.sabotage("UPDATE _sqlx_migrations SET version = 9999").await;
+        db.sabotage("UPDATE _sqlx_migrations SET version = 9999 WHERE version = 2").await;
         let error = refusal(db.config.url.clone()).await;
         assert!(matches!(&error, StoreError::Refused(why) if why.contains("newer minimcp")), "{error}");
     }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use minimcp::{
     domain::{
+        access::TokenSettings,
         exit::{ExitRecord, ExitStatus, ResourceUsage},
-        id::InstanceName,
+        id::{InstanceName, TokenName},
         instance::Lease,
         restart::RestartRow,
         state::{DesiredState, InstanceState, StopReason},
     },
-    store::{LogRow, NewEvent, StoreError, TokenRow},
+    store::{LogRow, NewEvent, SecretRow, StoreError, TokenRow},
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -41,7 +42,11 @@ contract! {
         assert_eq!(store.instance(record.id).await.expect("read"), Some(record.clone()));
         assert_eq!(store.instance(InstanceId(Uuid::now_v7())).await.expect("read"), None);
         let tokens = store.access_tokens().await.expect("read");
-        assert_eq!(tokens, [(record.id, TokenRow { hash, expires_at: None })]);
+        let token = TokenRow {
+            name: TokenName::first(), settings: TokenSettings::default(), created_at: 1_000, last_used_at: None,
+            secrets: vec![SecretRow { hash, created_at: 1_000, expires_at: None }],
+        };
+        assert_eq!(tokens, [(record.id, token)]);
         let leases = store.port_leases().await.expect("read");
         assert_eq!(leases.len(), 1);
         assert_eq!((leases[0].port, leases[0].instance, leases[0].leased_at), (3001, Some(record.id), 1_000));
@@ -58,9 +63,9 @@ contract! {
         let same_port = db.store.create_instance(new_instance("ada", "second", 3001)).await;
         assert_eq!(same_port, Err(StoreError::Conflict("port")));
         let mut same_token = new_instance("ada", "second", 3002);
-        same_token.token_hash = db.store.access_tokens().await.expect("read")[0].1.hash;
+        same_token.token_hash = db.store.access_tokens().await.expect("read")[0].1.secrets[0].hash;
         assert_eq!(db.store.create_instance(same_token).await, Err(StoreError::Conflict("token")));
-        for table in ["instances", "port_leases", "access_tokens", "events"] {
+        for table in ["instances", "port_leases", "access_tokens", "access_token_secrets", "events"] {
             assert_eq!(db.count(table).await, 1, "{table}");
         }
         db.store.create_instance(new_instance("eve", "first", 3002)).await.expect("another owner may use the name");
@@ -178,12 +183,13 @@ contract! {
         let stores = [db.store.clone(), db.another().await];
         let outcomes = together((0..80_u8).map(|place| {
             let (store, id) = (stores[usize::from(place % 2)].clone(), record.id);
-            async move { store.replace_token(id, [place; 32], None, 2_000).await }
+            async move { store.replace_token(id, &TokenName::first(), [place; 32], None, 2_000).await }
         })).await;
         for outcome in &outcomes {
             assert_eq!(outcome, &Ok(()));
         }
-        assert_eq!(db.store.access_tokens().await.expect("read").len(), 1, "one token is left, the last one");
+        let tokens = db.store.access_tokens().await.expect("read");
+        assert_eq!((tokens.len(), tokens[0].1.secrets.len()), (1, 1), "one secret is left, the last one");
         stores[1].close().await;
     }
 
@@ -321,29 +327,5 @@ contract! {
         assert_eq!(db.store.release_quarantine(100).await, Ok(1));
         let held: Vec<_> = db.store.port_leases().await.expect("read").iter().map(|row| (row.port, row.instance)).collect();
         assert_eq!(held, [(3002, Some(second.id)), (3003, Some(first.id))]);
-    }
-
-    async fn a_replaced_token_overlaps_as_long_as_was_said(db: &Database) {
-        let new = new_instance("ada", "first", 3001);
-        let first = new.token_hash;
-        let record = db.store.create_instance(new).await.expect("created");
-        db.store.replace_token(record.id, [2; 32], Some(5_000), 2_000).await.expect("replaced");
-        db.store.replace_token(record.id, [3; 32], Some(9_000), 3_000).await.expect("replaced");
-        let read = async || -> Vec<([u8; 32], Option<i64>)> {
-            let tokens = db.store.access_tokens().await.expect("read");
-            tokens.into_iter().map(|(_, token)| (token.hash, token.expires_at)).collect()
-        };
-        assert_eq!(read().await, [(first, Some(5_000)), ([2; 32], Some(9_000)), ([3; 32], None)]);
-        db.store.replace_token(record.id, [4; 32], None, 5_000).await.expect("replaced");
-        assert_eq!(read().await, [([4; 32], None)], "without an overlap the old ones end at once");
-        for number in 10..30_u8 {
-            let now = 6_000 + i64::from(number);
-            db.store.replace_token(record.id, [number; 32], Some(99_000), now).await.expect("replaced");
-        }
-        let tokens = read().await;
-        assert_eq!(tokens.len(), 8, "the oldest go");
-        assert_eq!(tokens.last(), Some(&([29; 32], None)));
-        let nobody = InstanceId(Uuid::now_v7());
-        assert_eq!(db.store.replace_token(nobody, [9; 32], None, 1).await, Err(StoreError::NotFound));
     }
 }

@@ -5,6 +5,7 @@ mod faults;
 mod instances;
 mod logs;
 mod small_tables;
+mod tokens;
 
 use std::{future::Future, str::FromStr};
 
@@ -90,6 +91,22 @@ impl Database {
             done.expect("the sabotage runs") > 0,
             "the sabotage changed nothing: {sql}"
         );
+    }
+
+    /// Takes the tables back to what an older program left.
+    pub(crate) async fn undo(&self, statements: &[&str]) {
+        for statement in statements {
+            let sql = AssertSqlSafe((*statement).to_owned());
+            let done = if let Some(path) = self.config.url.strip_prefix("sqlite:") {
+                let options = SqliteConnectOptions::new().filename(path);
+                let mut connection = options.connect().await.expect("a connection of its own");
+                sqlx::query(sql).execute(&mut connection).await.map(drop)
+            } else {
+                let mut connection = postgres(&self.config.url).await;
+                sqlx::query(sql).execute(&mut connection).await.map(drop)
+            };
+            done.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        }
     }
 
     /// Rows of a table.
