@@ -20,6 +20,7 @@ mod listener;
 #[cfg(test)]
 mod meetings_tests;
 mod owners;
+mod param_headers;
 mod parked;
 mod path;
 mod proxy;
@@ -69,6 +70,7 @@ use approach::{Approach, Asked};
 use dialogue::Conversation;
 use forwarded::Proxies;
 use owners::SessionOwners;
+use param_headers::ParamHeaders;
 use parked::{ParkingLot, StateKey};
 use replay::{EventId, TrackStream};
 use reply::{no_such_session, not_allowed, preflight};
@@ -95,6 +97,7 @@ struct Place {
     parked: ParkingLot<Conversation>,
     /// Of the sessions that an HTTP child keeps itself.
     owners: SessionOwners,
+    param_headers: ParamHeaders,
 }
 
 impl Gateway {
@@ -424,6 +427,7 @@ impl Place {
             table: Arc::new(SessionTable::new(route.clone())),
             parked: ParkingLot::default(),
             owners: SessionOwners::default(),
+            param_headers: ParamHeaders::default(),
         }
     }
 }

@@ -150,6 +150,7 @@ impl Place {
             let table: Arc<dyn Downstream> = self.table.clone();
             upstream.attach(Arc::downgrade(&table));
             if let Some(handshake) = upstream.handshake_snapshot() {
+                self.param_headers.begin(&handshake);
                 self.greet(upstream, handshake);
             }
             self.renew_news(upstream);

@@ -247,6 +247,8 @@ pub fn take(session: &Session, message: &Message<'_>, upstream: &Upstream) {
             .map(|_| ()),
         // The child was told once by us; roots are not offered to it.
         (_, "notifications/initialized" | "notifications/roots/list_changed") => Ok(()),
+        // A stateless one has no request of its own that a client could be at.
+        (_, "notifications/progress") if upstream.era() == Era::Modern => Ok(()),
         _ => upstream.notify(session.key, message.source, message.envelope),
     };
     if let Err(error) = outcome {

@@ -13,7 +13,7 @@ use crate::upstream::{
     splice, unquote,
 };
 
-use super::session::ClientTraits;
+use super::{Place, session::ClientTraits};
 
 const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
@@ -43,6 +43,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// The headers say something else than the body, in this sentence.
+    #[must_use]
+    pub fn mismatch(text: String) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, HEADER_MISMATCH, text)
+    }
+
     fn new(status: StatusCode, code: i64, text: impl Into<String>) -> Self {
         Self {
             status,
@@ -74,7 +80,7 @@ pub struct Told {
 /// # Errors
 /// [`Refusal`], with the status and code that the revision gives.
 pub fn check(headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<Told, Refusal> {
-    let mismatch = |text: String| Refusal::new(StatusCode::BAD_REQUEST, HEADER_MISMATCH, text);
+    let mismatch = Refusal::mismatch;
     let invalid = |text: String| Refusal::new(StatusCode::BAD_REQUEST, INVALID_PARAMS, text);
     let header = |name: &'static str| {
         let value = headers
@@ -159,7 +165,8 @@ pub fn check(headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<Told, Refus
 }
 
 /// Header values that are not plain ASCII come as `=?base64?…?=`.
-fn decoded(text: &str) -> Option<String> {
+#[must_use]
+pub fn decoded(text: &str) -> Option<String> {
     let Some(inner) = text
         .strip_prefix("=?base64?")
         .and_then(|rest| rest.strip_suffix("?="))
@@ -173,13 +180,15 @@ fn decoded(text: &str) -> Option<String> {
 pub struct Finish {
     handshake: Arc<Handshake>,
     cacheable: bool,
+    /// Who learns from it, when it is a list of tools.
+    learns: Option<Arc<Place>>,
     status: StatusCode,
 }
 
 impl Finish {
     /// For the answer to this method.
     #[must_use]
-    pub fn new(handshake: Arc<Handshake>, method: &str) -> Self {
+    pub(super) fn new(handshake: Arc<Handshake>, method: &str, place: &Arc<Place>) -> Self {
         let cacheable = matches!(
             method,
             "tools/list"
@@ -191,6 +200,7 @@ impl Finish {
         Self {
             handshake,
             cacheable,
+            learns: (method == "tools/list").then(|| place.clone()),
             status: StatusCode::OK,
         }
     }
@@ -205,6 +215,9 @@ impl Finish {
     /// of an earlier one. An answer that cannot be read stays as it is.
     #[must_use]
     pub fn apply(&mut self, answer: Bytes, id: Option<&str>) -> Bytes {
+        if let Some(place) = &self.learns {
+            place.param_headers.learn(&answer);
+        }
         let Ok(envelope) = Envelope::parse(&answer) else {
             return answer;
         };
@@ -329,7 +342,12 @@ mod tests {
     fn answers_are_completed() {
         let raw = r#"{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"n","version":"1"}}"#;
         let handshake = Arc::new(Handshake::read(Era::Legacy, raw).unwrap());
-        let finish = || Finish::new(handshake.clone(), "tools/list");
+        let finish = || Finish {
+            handshake: handshake.clone(),
+            cacheable: true,
+            learns: None,
+            status: StatusCode::OK,
+        };
         let listed = r#"{"jsonrpc":"2.0","id":"a","result":{"tools":[]}}"#;
         let answer = finish().apply(listed.into(), None);
         assert_eq!(

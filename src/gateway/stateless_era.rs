@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{StatusCode, request::Parts};
 
 use crate::upstream::{
-    Caller, Envelope, Era, INVALID_PARAMS, INVALID_REQUEST, Kind, LOG_LEVELS, RawObject, Upstream,
-    error_message, result_message,
+    Caller, Envelope, Era, INVALID_PARAMS, INVALID_REQUEST, Kind, LOG_LEVELS, RawObject,
+    SessionKey, Upstream, error_message, result_message,
 };
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
     ready::NotBegun,
     reply,
     session_era::finish,
-    stateless::{self, Finish, Told},
+    stateless::{self, Finish, Refusal, Told},
 };
 
 impl Gateway {
@@ -43,8 +43,11 @@ impl Gateway {
             Err(refusal) => return refusal.reply(id),
         };
         if message.kind == Kind::Notification {
-            // There is no session that it could concern; a call is cancelled by closing its stream.
+            take(message, upstream);
             return reply::empty(StatusCode::ACCEPTED);
+        }
+        if let Err(text) = place.param_headers.check(&parts.headers, message.envelope) {
+            return Refusal::mismatch(text).reply(id);
         }
         let Some(handshake) = upstream.handshake_snapshot() else {
             return reply::json(
@@ -69,7 +72,7 @@ impl Gateway {
         }
         let accepts = Accepts::read(&parts.headers);
         let caller = caller(&told, place);
-        let last = Finish::new(handshake.clone(), method);
+        let last = Finish::new(handshake.clone(), method, place);
         // A stateless child has input-required results of its own.
         match &self.state_key {
             Some(key) if handshake.era == Era::Legacy && may_ask(method) => {
@@ -167,6 +170,24 @@ impl Gateway {
             place.clone(),
             last,
         ))
+    }
+}
+
+/// A notification that the core protocol does not know goes to the child as it is; what it knows concerns a session,
+/// or is said by closing a stream.
+fn take(message: &Message<'_>, upstream: &Upstream) {
+    let known = [
+        "notifications/cancelled",
+        "notifications/initialized",
+        "notifications/progress",
+        "notifications/roots/list_changed",
+    ];
+    if known.contains(&message.envelope.method()) {
+        return;
+    }
+    let sent = upstream.notify(SessionKey::DAEMON, message.source, message.envelope);
+    if let Err(error) = sent {
+        tracing::debug!(%error, "a notification of a client was lost");
     }
 }
 

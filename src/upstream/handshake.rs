@@ -1,9 +1,14 @@
 //! What a child told of itself when a connection to it began.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::message::{RawObject, quote, unquote};
+use super::{
+    message::{RawObject, quote, unquote},
+    param_headers::ParamHeader,
+};
 
 /// The newest revision of the session era; also what we offer to children.
 pub const LEGACY_LATEST: &str = "2025-11-25";
@@ -45,6 +50,9 @@ pub struct Handshake {
     /// Those of its tools that it calls read-only (annotation `readOnlyHint`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub read_only_tools: Vec<String>,
+    /// Parameters of its tools that stateless clients repeat in headers, by the name of the tool.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub param_headers: BTreeMap<String, Vec<ParamHeader>>,
     /// The session at an HTTP child that our own probes use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_session: Option<String>,
@@ -93,6 +101,7 @@ impl Handshake {
             protocol_version,
             tools: Vec::new(),
             read_only_tools: Vec::new(),
+            param_headers: BTreeMap::new(),
             http_session: None,
         })
     }

@@ -17,6 +17,7 @@ mod lifeline;
 mod mailbox;
 mod message;
 mod news;
+mod param_headers;
 mod rounds;
 #[cfg(test)]
 mod rounds_tests;
@@ -60,6 +61,7 @@ pub use in_flight::{Caller, LOG_LEVELS, SessionKey, wants_level};
 pub use mailbox::{Item, Mailbox};
 pub use message::{Envelope, EnvelopeError, Kind, RawObject, is_id, quote, splice, unquote};
 pub use news::{Interest, NEWS_KINDS};
+pub use param_headers::{ParamHeader, of_tool as param_headers_of};
 pub use stdio::NotSent;
 pub use tools::ListedTool;
 pub use translate::Declared;
@@ -319,6 +321,8 @@ impl Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
+        // A child that lives on under the next daemon must not tell news to this one for ever.
+        self.hear(None);
         if let Link::Stdio(wire) = &self.link {
             wire.shut();
         }

@@ -1,6 +1,7 @@
 //! What is known of a child's tools: their names, and which of them only read.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -13,6 +14,7 @@ use super::{
     Link, Upstream, UpstreamError,
     handshake::{Era, Handshake, PAGES_MAX, TOOLS_MAX},
     message::{RawObject, unquote},
+    param_headers::{self, ParamHeader},
 };
 
 /// How long a list counts of a child that does not tell us its news: those over HTTP tell their clients, stateless ones
@@ -28,6 +30,8 @@ pub struct ToolList {
     pub names: Vec<String>,
     /// Those of them with the annotation `readOnlyHint`.
     pub read_only: Vec<String>,
+    /// What stateless clients repeat in headers, of those that mark it.
+    param_headers: BTreeMap<String, Vec<ParamHeader>>,
 }
 
 /// One tool as it is listed; what else it says is not looked at.
@@ -126,6 +130,7 @@ impl Upstream {
         self.listing.set(listed.is_ok().then_some(began));
         let list = listed?;
         (handshake.tools, handshake.read_only_tools) = (list.names, list.read_only);
+        handshake.param_headers = list.param_headers;
         Ok(())
     }
 
@@ -145,8 +150,8 @@ impl Upstream {
                 .get("tools")
                 .and_then(|raw| serde_json::from_str(raw).ok())
                 .ok_or_else(|| protocol("its answer to tools/list has no array \"tools\""))?;
-            for tool in listed {
-                let tool = ListedTool::read(tool.get());
+            for raw in listed {
+                let tool = ListedTool::read(raw.get());
                 let name = tool
                     .as_ref()
                     .and_then(ListedTool::name)
@@ -155,6 +160,10 @@ impl Upstream {
                 let whole = name.chars().count() <= NAME_CHARS_MAX;
                 if whole && tool.is_some_and(|tool| tool.is_read_only()) {
                     list.read_only.push(name.clone());
+                }
+                let headers = param_headers::of_tool(raw.get());
+                if whole && !headers.is_empty() {
+                    list.param_headers.insert(name.clone(), headers);
                 }
                 list.names.push(name.chars().take(NAME_CHARS_MAX).collect());
             }

@@ -1,5 +1,5 @@
 //! The official conformance suite's frozen sets at the access URLs of stdio servers: one that speaks only the session
-//! era, and one of both.
+//! era, and one of both, spoken with in either.
 //!
 //! What a set finds is exactly what `conformance/FIXTURE.REVISION.txt` says. The suite speaks HTTP, so it cannot reach
 //! a stdio server without a gateway; the same server behind an official SDK's Streamable HTTP transport stands for
@@ -39,6 +39,22 @@ const DUAL_ERA: Fixture = Fixture {
     template: "conformance-dual",
     direct: Some(("python-sdk2", "conformance_sdk2.py")),
 };
+
+/// The server of both eras, spoken with in the stateless one.
+const STATELESS: Fixture = Fixture {
+    template: "conformance-stateless",
+    ..DUAL_ERA
+};
+
+#[tokio::test]
+async fn the_session_era_set_in_front_of_a_stateless_server() {
+    loses_nothing(&STATELESS, "2025-11-25", Database::Sqlite).await;
+}
+
+#[tokio::test]
+async fn the_stateless_set_in_front_of_a_stateless_server() {
+    loses_nothing(&STATELESS, "2026-07-28", Database::Sqlite).await;
+}
 
 #[tokio::test]
 async fn the_session_era_set_in_front_of_a_session_era_server() {

@@ -1,4 +1,7 @@
-"""The Python SDK 2.x as a stateless client that is asked back: URL TOOL..., prints each tool's text as a JSON list."""
+"""The Python SDK 2.x as a client that is asked back: URL [legacy|auto] TOOL..., prints each tool's text as a JSON list.
+
+`auto` (the SDK's default) tries the stateless era first, `legacy` makes the handshake.
+"""
 
 import asyncio
 import json
@@ -15,7 +18,8 @@ async def elicit(_context, params):
 
 async def main(url, *tools):
     texts = []
-    async with Client(url, elicitation_callback=elicit) as client:
+    mode, tools = (tools[0], tools[1:]) if tools[0] in ("auto", "legacy") else ("auto", tools)
+    async with Client(url, mode=mode, elicitation_callback=elicit) as client:
         for tool in tools:
             result = await client.call_tool(tool, {})
             texts.append(result.content[0].text)

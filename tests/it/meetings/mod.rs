@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use crate::harness::{self, Database, Server};
 
+mod limits;
 mod sessions;
 mod stateless;
 
@@ -43,14 +44,33 @@ impl Client {
     /// A session; gives the result of `initialize` too.
     pub async fn in_session(instance: &Value, capabilities: Value) -> (Self, Value) {
         let mut client = Self::new(instance, capabilities);
-        let params = json!({"protocolVersion": "2025-11-25", "capabilities": client.capabilities,
+        let hello = client.initialize("2025-11-25").await;
+        (client, hello)
+    }
+
+    /// A session of this revision.
+    pub async fn of_revision(instance: &Value, revision: &str) -> Self {
+        let mut client = Self::new(instance, json!({}));
+        let hello = client.initialize(revision).await;
+        assert_eq!(hello["protocolVersion"], revision, "{hello}");
+        client
+    }
+
+    /// Sends a request as it is.
+    pub async fn execute(&self, request: reqwest::Request) -> Response {
+        self.http.execute(request).await.expect("an answer")
+    }
+
+    async fn initialize(&mut self, revision: &str) -> Value {
+        let client = self;
+        let params = json!({"protocolVersion": revision, "capabilities": client.capabilities,
             "clientInfo": {"name": "meetings", "version": "9"}});
         let answer = client.request(1, "initialize", params).send().await;
         let answer = answer.expect("an answer");
         let session = &answer.headers()["mcp-session-id"];
         client.session = Some(session.to_str().expect("ASCII").to_owned());
         let answer: Value = answer.json().await.expect("JSON");
-        (client, answer["result"].clone())
+        answer["result"].clone()
     }
 
     pub fn stateless(instance: &Value, capabilities: Value) -> Self {
@@ -110,16 +130,21 @@ impl Client {
     }
 
     pub async fn standing(&self) -> Messages {
-        let stream = self
-            .http
+        Messages::of(self.get()).await
+    }
+
+    /// What follows this event.
+    pub async fn resumed(&self, last_id: &str) -> Messages {
+        Messages::of(self.get().header("Last-Event-ID", last_id)).await
+    }
+
+    fn get(&self) -> RequestBuilder {
+        let session = self.session.as_deref().expect("a session");
+        self.http
             .get(&self.url)
             .bearer_auth(&self.token)
             .header("Accept", "text/event-stream")
-            .header(
-                "Mcp-Session-Id",
-                self.session.as_deref().expect("a session"),
-            );
-        Messages::of(stream).await
+            .header("Mcp-Session-Id", session)
     }
 }
 
@@ -129,6 +154,8 @@ pub struct Messages {
     streams: bool,
     text: String,
     ready: VecDeque<Value>,
+    /// The id of the last event that had one.
+    pub last_id: Option<String>,
 }
 
 impl Messages {
@@ -141,6 +168,7 @@ impl Messages {
             streams,
             text: String::new(),
             ready: VecDeque::new(),
+            last_id: None,
         }
     }
 
@@ -156,6 +184,8 @@ impl Messages {
             self.text += std::str::from_utf8(&chunk).expect("UTF-8");
             while let Some(end) = self.streams.then(|| self.text.find("\n\n")).flatten() {
                 let event: String = self.text.drain(..end + 2).collect();
+                let id = event.lines().find_map(|line| line.strip_prefix("id: "));
+                self.last_id = id.map(str::to_owned).or(self.last_id.take());
                 let data = event.lines().find_map(|line| line.strip_prefix("data: "));
                 let message = data.and_then(|data| serde_json::from_str(data).ok());
                 self.ready.extend(message);

@@ -149,7 +149,7 @@ async fn questions_of_a_stateless_server_reach_the_session_that_calls() {
         .expect("a request");
     let accept = "application/json".parse().expect("a header");
     unstreamed.headers_mut().insert("accept", accept);
-    let error = client.http.execute(unstreamed).await.expect("an answer");
+    let error = client.execute(unstreamed).await;
     let error: Value = error.json().await.expect("JSON");
     assert_eq!(error["error"]["code"], -32_021, "{error}");
     busy.await.expect("joined").expect("an answer");
@@ -191,5 +191,49 @@ async fn a_session_cancels_at_a_stateless_server() {
         )
         .await;
     until(&client, "cancelled", r#"["mine"]"#).await;
+    no_fault(&server, &instance).await;
+}
+
+#[tokio::test]
+async fn a_session_resumes_a_call_that_is_asked() {
+    let (server, instance) = start("stateless").await;
+    let (client, _) = Client::in_session(&instance, everything()).await;
+    let mut call = Messages::of(client.tool(2, "introduce", json!({}))).await;
+    let name = call.expect("elicitation/create").await;
+    let last_id = call.last_id.clone().expect("events have ids");
+    drop(call);
+    // The answer needs no stream; what follows waits for the client to come back.
+    let accept = |content: Value| json!({"action": "accept", "content": content});
+    client.respond(&name, accept(json!({"name": "Ada"}))).await;
+    let mut call = client.resumed(&last_id).await;
+    let colour = call.expect("elicitation/create").await;
+    client
+        .respond(&colour, accept(json!({"colour": "red"})))
+        .await;
+    assert_eq!(call.text().await, "Ada likes red");
+    no_fault(&server, &instance).await;
+}
+
+#[tokio::test]
+async fn what_a_gateway_does_not_know_passes() {
+    let (server, instance) = start("stateless").await;
+    let (session, _) = Client::in_session(&instance, json!({})).await;
+    let mut news = session.standing().await;
+    let said = |n: u32| json!({"jsonrpc": "2.0", "method": "example/said", "params": {"n": n}});
+    let sent = session.post(&said(1)).send().await.expect("an answer");
+    assert_eq!(sent.status(), StatusCode::ACCEPTED);
+    let stateless = Client::stateless(&instance, json!({}));
+    let mut body = said(2);
+    body["params"]["_meta"] = json!({format!("{META}protocolVersion"): "2026-07-28"});
+    let sent = stateless
+        .post(&body)
+        .header("MCP-Protocol-Version", "2026-07-28")
+        .header("Mcp-Method", "example/said");
+    let sent = sent.send().await.expect("an answer");
+    assert_eq!(sent.status(), StatusCode::ACCEPTED);
+    for n in [1, 2] {
+        let echo = news.expect("notifications/example/echo").await;
+        assert_eq!(echo["params"]["params"]["n"], n, "{echo}");
+    }
     no_fault(&server, &instance).await;
 }

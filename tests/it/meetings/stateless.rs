@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{Client, META, Messages, SOON, answer, everything, no_fault, start, text, until};
-use crate::{fixtures, mcp};
+use crate::{fixtures, mcp, source};
 
 #[tokio::test]
 async fn news_of_a_stateless_server_reach_those_who_asked() {
@@ -38,11 +38,7 @@ async fn news_of_a_stateless_server_reach_those_who_asked() {
         json!({"toolsListChanged": true, "resourceSubscriptions": ["test://two"]})
     );
     // One subscription at the server stands for all.
-    let open: Value =
-        serde_json::from_str(&text(one.tool(4, "listens", json!({}))).await).expect("JSON");
-    let both = json!(["test://one", "test://two"]);
-    assert_eq!(open.as_array().map(Vec::len), Some(1), "{open}");
-    assert_eq!(open[0]["resourceSubscriptions"], both);
+    until_it_tells(&one, &json!(["test://one", "test://two"])).await;
 
     for (uri, id) in [("test://two", 5), ("test://one", 6)] {
         text(one.tool(id, "touch", json!({"uri": uri}))).await;
@@ -66,19 +62,7 @@ async fn news_of_a_stateless_server_reach_those_who_asked() {
     drop(third);
     let ended = one.request(9, "resources/unsubscribe", json!({"uri": "test://one"}));
     assert_eq!(answer(ended).await["result"], json!({}));
-    let narrowed = timeout(SOON, async {
-        let wanted = json!(["test://two"]);
-        loop {
-            let open: Value = serde_json::from_str(&text(one.tool(10, "listens", json!({}))).await)
-                .expect("JSON");
-            if open.as_array().map(Vec::len) == Some(1)
-                && open[0]["resourceSubscriptions"] == wanted
-            {
-                return;
-            }
-        }
-    });
-    narrowed.await.expect("the union follows the clients");
+    until_it_tells(&one, &json!(["test://two"])).await;
 
     // What only the server knows is a subscription of its own.
     let wish = json!({"notifications": {"exampleEvents": ["x"]}});
@@ -94,6 +78,21 @@ async fn news_of_a_stateless_server_reach_those_who_asked() {
         );
     }
     no_fault(&server, &instance).await;
+}
+
+/// Waits until the server has one subscription, with these resources: the old one ends after the new one began.
+async fn until_it_tells(client: &Client, uris: &Value) {
+    let narrowed = timeout(SOON, async {
+        loop {
+            let open = text(client.tool(80, "listens", json!({}))).await;
+            let open: Value = serde_json::from_str(&open).expect("JSON");
+            if open.as_array().map(Vec::len) == Some(1) && open[0]["resourceSubscriptions"] == *uris
+            {
+                return;
+            }
+        }
+    });
+    narrowed.await.expect("the union follows the clients");
 }
 
 #[tokio::test]
@@ -212,4 +211,59 @@ async fn a_server_of_the_sdk_serves_both_clients_in_the_stateless_era() {
             "{name}: {report}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_client_of_the_sdk_is_asked_by_a_stateless_server_in_both_eras() {
+    let Some(deps) = fixtures::deps() else { return };
+    let (server, instance) = start("stateless").await;
+    let url = instance["connect_url"].as_str().expect("just made");
+    for mode in ["auto", "legacy"] {
+        let mut command = tokio::process::Command::new(deps.join("python-sdk2/bin/python"));
+        command
+            .arg(source::root().join("tests/clients/python/asks_sdk2.py"))
+            .args([url, mode, "introduce", "think"])
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true);
+        let done = timeout(SOON * 3, command.output()).await.expect("in time");
+        let done = done.expect("the client starts");
+        let errors = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{mode}: {errors}");
+        let texts: Value = serde_json::from_slice(&done.stdout).expect("a list of texts");
+        assert_eq!(texts, json!(["Ada likes Ada", "thought"]), "{mode}");
+    }
+    no_fault(&server, &instance).await;
+}
+
+#[tokio::test]
+async fn headers_repeat_the_parameters_that_a_tool_marks() {
+    let (server, instance) = start("stateless").await;
+    let client = Client::stateless(&instance, json!({}));
+    let arguments = json!({"region": "é", "where": {"zone": 7}});
+    let call = |id: u32| client.tool(id, "region", arguments.clone());
+    let encoded = ("Mcp-Param-Region", "=?base64?w6k=?=");
+    let good = call(1)
+        .header(encoded.0, encoded.1)
+        .header("mcp-param-ZONE", "7.0");
+    let good = good.header("Mcp-Param-Other", "ignored");
+    assert!(text(good).await.contains("zone"));
+    for bad in [
+        call(2),
+        call(3).header(encoded.0, encoded.1),
+        call(4)
+            .header(encoded.0, encoded.1)
+            .header("Mcp-Param-Zone", "8"),
+        call(5).header(encoded.0, "e").header("Mcp-Param-Zone", "7"),
+        client.tool(6, "region", json!({})).header(encoded.0, "x"),
+    ] {
+        let refused = bad.send().await.expect("an answer");
+        assert_eq!(refused.status(), 400);
+        let refused: Value = refused.json().await.expect("JSON");
+        assert_eq!(refused["error"]["code"], -32_020, "{refused}");
+    }
+    assert_eq!(
+        text(client.tool(7, "region", json!({"region": null}))).await,
+        r#"{"region": null}"#
+    );
+    no_fault(&server, &instance).await;
 }
