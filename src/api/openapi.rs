@@ -207,7 +207,8 @@ fn guard(method: &HttpMethod, operation: &mut Operation) {
     }
 }
 
-fn problem_response(description: &str) -> Response {
+/// A problem, in the document.
+pub fn problem_response(description: &str) -> Response {
     let mut response = Response::new(description);
     response.content.insert(
         PROBLEM_JSON.to_owned(),

@@ -1,17 +1,24 @@
 //! `/mcps/{id}/VERB`: start, stop, restart, extend, restore, and the access token.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use serde_json::Value;
+use utoipa::{
+    IntoResponses,
+    openapi::{RefOr, Response},
+};
 
 use super::{
     AppState,
     error::ApiError,
     extract::{Field, Json, PathParam, RequestBody, Shape, optional},
+    openapi::problem_response,
     view,
 };
 use crate::{
     domain::{duration::HumanDuration, principal::Principal, violation::Violation},
-    wire::{Instance, Problem, RotateAccessToken, TtlRequest},
+    wire::{Instance, RotateAccessToken, TtlRequest},
 };
 
 impl RequestBody for TtlRequest {
@@ -25,6 +32,18 @@ impl RequestBody for RotateAccessToken {
     const FIELDS: &'static [Field] = &[optional("overlap", Shape::Duration)];
     fn when_empty() -> Option<Self> {
         Some(Self::default())
+    }
+}
+
+/// How every verb may be refused, beside what holds for all operations.
+struct VerbRefusals;
+
+impl IntoResponses for VerbRefusals {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let wrong_state = "`wrong-state`: says what would be possible";
+        [("404", "`not-found`"), ("409", wrong_state)]
+            .map(|(status, text)| (status.to_owned(), RefOr::T(problem_response(text))))
+            .into()
     }
 }
 
@@ -62,8 +81,7 @@ pub(super) fn overlap_of(body: RotateAccessToken) -> Result<HumanDuration, ApiEr
     post, path = "/mcps/{id}/start", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
     responses(
         (status = 200, description = "As it is now; follow `status` or the event stream", body = Instance),
-        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`wrong-state`: says what would be possible", body = Problem, content_type = "application/problem+json"),
+        VerbRefusals,
     )
 )]
 pub async fn start(
@@ -81,8 +99,7 @@ pub async fn start(
     post, path = "/mcps/{id}/stop", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
     responses(
         (status = 200, description = "As it is now; follow `status` or the event stream", body = Instance),
-        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`wrong-state`: says what would be possible", body = Problem, content_type = "application/problem+json"),
+        VerbRefusals,
     )
 )]
 pub async fn stop(
@@ -100,8 +117,7 @@ pub async fn stop(
     post, path = "/mcps/{id}/restart", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
     responses(
         (status = 200, description = "As it is now; follow `status` or the event stream", body = Instance),
-        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`wrong-state`: says what would be possible", body = Problem, content_type = "application/problem+json"),
+        VerbRefusals,
     )
 )]
 pub async fn restart(
@@ -120,9 +136,7 @@ pub async fn restart(
     request_body(content = TtlRequest, example = json!({"ttl": "2h"})),
     responses(
         (status = 200, description = "As it is now", body = Instance),
-        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`wrong-state`: says what would be possible", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`validation-failed`", body = Problem, content_type = "application/problem+json"),
+        VerbRefusals,
     )
 )]
 pub async fn extend(
@@ -143,9 +157,7 @@ pub async fn extend(
     request_body(content = TtlRequest, example = json!({"ttl": "2h"})),
     responses(
         (status = 200, description = "As it is now", body = Instance),
-        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`wrong-state`: says what would be possible", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`validation-failed`", body = Problem, content_type = "application/problem+json"),
+        VerbRefusals,
     )
 )]
 pub async fn restore(
@@ -166,9 +178,7 @@ pub async fn restore(
     request_body(content = RotateAccessToken, example = json!({"overlap": "5m"})),
     responses(
         (status = 200, description = "The instance with its new `access_token` and `connect_url`", body = Instance),
-        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`wrong-state`: says what would be possible", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`validation-failed`", body = Problem, content_type = "application/problem+json"),
+        VerbRefusals,
     )
 )]
 pub async fn rotate_access_token(

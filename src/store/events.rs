@@ -1,11 +1,8 @@
 //! What happened, append-only: what, when, to which launch.
 
-use sqlx::{query, query_as, query_scalar};
+use sqlx::query_as;
 
-use super::{
-    Store, StoreError,
-    row::{to_column, without_nul},
-};
+use super::{Store, StoreError};
 use crate::domain::{
     UnixMs,
     id::{Generation, InstanceId},
@@ -46,6 +43,26 @@ pub struct EventRow {
 pub(super) const INSERT_EVENT: &str = "INSERT INTO events (instance_id, generation, at, kind, message) \
      VALUES ($1, $2, $3, $4, $5) RETURNING id";
 
+/// Inserts events within a transaction; gives their ids in order.
+macro_rules! insert_events {
+    ($tx:ident, $events:expr) => {{
+        let mut ids = Vec::with_capacity($events.len());
+        for event in $events {
+            let id: i64 = sqlx::query_scalar($crate::store::events::INSERT_EVENT)
+                .bind(event.instance.to_string())
+                .bind($crate::store::row::to_column(event.generation.0))
+                .bind(event.at)
+                .bind($crate::store::row::without_nul(&event.kind))
+                .bind($crate::store::row::without_nul(&event.message))
+                .fetch_one(&mut *$tx)
+                .await?;
+            ids.push(id);
+        }
+        ids
+    }};
+}
+pub(super) use insert_events;
+
 row! {
     struct EventColumns {
         id: i64,
@@ -66,21 +83,7 @@ impl Store {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(in_transaction!(self, |tx| {
-            let mut ids = Vec::with_capacity(events.len());
-            for event in events {
-                let id: i64 = query_scalar(INSERT_EVENT)
-                    .bind(event.instance.to_string())
-                    .bind(to_column(event.generation.0))
-                    .bind(event.at)
-                    .bind(without_nul(&event.kind))
-                    .bind(without_nul(&event.message))
-                    .fetch_one(&mut *tx)
-                    .await?;
-                ids.push(id);
-            }
-            ids
-        }))
+        Ok(in_transaction!(self, |tx| { insert_events!(tx, events) }))
     }
 
     /// Up to `limit` events with an id greater than `after`, oldest first, of one instance or of all. On PostgreSQL
@@ -146,16 +149,6 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn delete_events_before(&self, at: UnixMs, max_rows: u32) -> Result<u64, StoreError> {
-        Ok(writing!(self, |db| {
-            query(
-                "DELETE FROM events WHERE id IN \
-                 (SELECT id FROM (SELECT id, at FROM events ORDER BY id LIMIT $2) AS oldest WHERE at < $1)",
-            )
-            .bind(at)
-            .bind(i64::from(max_rows))
-            .execute(db)
-            .await?
-            .rows_affected()
-        }))
+        Ok(delete_oldest!(self, "events", at, max_rows))
     }
 }

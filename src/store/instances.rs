@@ -7,9 +7,9 @@ use sqlx::{query, query_scalar};
 
 use super::{
     CorruptRow, NewEvent, Store, StoreError,
-    events::INSERT_EVENT,
+    events::{INSERT_EVENT, insert_events},
     records::{desired_word, read_instance},
-    row::{JsonText, to_column, without_nul},
+    row::{JsonText, to_column},
 };
 use crate::domain::{
     UnixMs,
@@ -266,19 +266,7 @@ impl Store {
                     None => StoreError::NotFound,
                 });
             }
-            let mut ids = Vec::with_capacity(events.len());
-            for event in events {
-                let id: i64 = query_scalar(INSERT_EVENT)
-                    .bind(event.instance.to_string())
-                    .bind(to_column(event.generation.0))
-                    .bind(event.at)
-                    .bind(without_nul(&event.kind))
-                    .bind(without_nul(&event.message))
-                    .fetch_one(&mut *tx)
-                    .await?;
-                ids.push(id);
-            }
-            ids
+            insert_events!(tx, events)
         });
         Ok(ids)
     }

@@ -190,17 +190,7 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn delete_logs_before(&self, at: UnixMs, max_rows: u32) -> Result<u64, StoreError> {
-        Ok(writing!(self, |db| {
-            query(
-                "DELETE FROM logs WHERE id IN \
-                 (SELECT id FROM (SELECT id, at FROM logs ORDER BY id LIMIT $2) AS oldest WHERE at < $1)",
-            )
-            .bind(at)
-            .bind(i64::from(max_rows))
-            .execute(db)
-            .await?
-            .rows_affected()
-        }))
+        Ok(delete_oldest!(self, "logs", at, max_rows))
     }
 
     /// Deletes the oldest lines of an instance beyond the newest `keep_rows`, at most `max_rows`; answers how many.

@@ -133,7 +133,7 @@ impl Demo {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            tools: Self::tools(),
+            tools: minimcp_rest::without_number_formats(Self::tools()),
             held: Mutex::new(Vec::new()),
         }
     }

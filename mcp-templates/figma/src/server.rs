@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use minimcp_rest::{
     Answer, BaseUrl, Call, Client, ClientSpec, Error, Failure, HeaderName, Secret, Trouble, header,
-    path_segment, variable,
+    path_segment, variable, without_number_formats,
 };
 use rmcp::{
     ServerHandler,
@@ -72,7 +72,9 @@ impl Figma {
             Client::new(spec)
         });
         Self {
-            tools: Self::design_tools() + Self::image_tools() + Self::comment_tools(),
+            tools: without_number_formats(
+                Self::design_tools() + Self::image_tools() + Self::comment_tools(),
+            ),
             auth,
             client,
         }

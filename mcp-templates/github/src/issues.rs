@@ -14,7 +14,7 @@ use crate::{
     GitHub,
     model::{Comment, Found, Issue, Label},
     repos::{Order, word},
-    server::{SERVICE, page_of, repo_path},
+    server::{SERVICE, paged, repo_path},
 };
 
 #[derive(Deserialize, JsonSchema)]
@@ -211,7 +211,6 @@ impl GitHub {
         let after = args.after.as_deref().map(str::parse).transpose();
         let page =
             after.map_err(|_| "after must be the next_cursor of an earlier answer".to_owned())?;
-        let (page, per_page) = page_of(page, args.per_page)?;
         let sort = args.order_by.map(|order| match order {
             IssueOrder::CreatedAt => "created",
             IssueOrder::UpdatedAt => "updated",
@@ -226,9 +225,8 @@ impl GitHub {
             .query_opt("labels", labels)
             .query_opt("sort", sort)
             .query_opt("direction", args.direction.as_ref().map(word))
-            .query_opt("since", args.since)
-            .query("page", page)
-            .query("per_page", per_page);
+            .query_opt("since", args.since);
+        let call = paged(call, page, args.per_page)?;
         let (mut issues, next_page): (Vec<Issue>, _) = self.fetch_page(call).await?;
         issues.retain(|issue| !issue.pull_request);
         let next_cursor = next_page.map(|page| page.to_string());
@@ -260,10 +258,7 @@ impl GitHub {
         match args.method {
             IssueReadMethod::Get => parts.issue = Some(self.fetch(Call::get(path("")?)).await?),
             IssueReadMethod::GetComments => {
-                let (page, per_page) = page_of(args.page, args.per_page)?;
-                let call = Call::get(path("/comments")?)
-                    .query("page", page)
-                    .query("per_page", per_page);
+                let call = paged(Call::get(path("/comments")?), args.page, args.per_page)?;
                 let (comments, next_page) = self.fetch_page(call).await?;
                 parts.comments = Some(comments);
                 parts.next_page = next_page;
@@ -382,15 +377,10 @@ impl GitHub {
         &self,
         Parameters(args): Parameters<SearchIssues>,
     ) -> Result<Json<Found<Issue>>, String> {
-        let (page, per_page) = page_of(args.page, args.per_page)?;
         let call = Call::get("/search/issues")
             .query("q", args.query)
             .query_opt("sort", args.sort.as_ref().map(word))
-            .query_opt("order", args.order.as_ref().map(word))
-            .query("page", page)
-            .query("per_page", per_page);
-        let (mut found, next_page) = self.fetch_page::<Found<_>>(call).await?;
-        found.next_page = next_page;
-        Ok(Json(found))
+            .query_opt("order", args.order.as_ref().map(word));
+        self.search(call, args.page, args.per_page).await
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     GitHub,
     model::{ChangedFile, Comment, Listed, PullRequest, Review},
     repos::{Order, word},
-    server::{page_of, repo_path},
+    server::{paged, repo_path},
 };
 
 const DIFF_BYTES_MAX: usize = 512 * 1024;
@@ -123,17 +123,13 @@ impl GitHub {
         &self,
         Parameters(args): Parameters<ListPullRequests>,
     ) -> Result<Json<Listed<PullRequest>>, String> {
-        let (page, per_page) = page_of(args.page, args.per_page)?;
         let call = Call::get(repo_path(&args.owner, &args.repo, "/pulls")?)
             .query_opt("state", args.state.as_ref().map(word))
             .query_opt("head", args.head)
             .query_opt("base", args.base)
             .query_opt("sort", args.sort.as_ref().map(word))
-            .query_opt("direction", args.direction.as_ref().map(word))
-            .query("page", page)
-            .query("per_page", per_page);
-        let (items, next_page) = self.fetch_page(call).await?;
-        Ok(Json(Listed { items, next_page }))
+            .query_opt("direction", args.direction.as_ref().map(word));
+        self.list(call, args.page, args.per_page).await
     }
 
     #[tool(
@@ -150,13 +146,10 @@ impl GitHub {
         &self,
         Parameters(args): Parameters<PullRequestRead>,
     ) -> Result<Json<PullRequestParts>, String> {
-        let (page, per_page) = page_of(args.page, args.per_page)?;
         let number = args.pull_number;
         let path = |rest: &str| repo_path(&args.owner, &args.repo, rest);
         let list = |rest: &str| -> Result<Call, String> {
-            Ok(Call::get(path(rest)?)
-                .query("page", page)
-                .query("per_page", per_page))
+            Ok(paged(Call::get(path(rest)?), args.page, args.per_page)?)
         };
         let mut parts = PullRequestParts::default();
         match args.method {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     GitHub,
     model::{CodeHit, Commit, Found, Listed, Repository, User},
-    server::{SERVICE, page_of, repo_path},
+    server::{SERVICE, repo_path},
 };
 
 const TEXT_BYTES_MAX: usize = 512 * 1024;
@@ -193,16 +193,11 @@ impl GitHub {
         &self,
         Parameters(args): Parameters<Search>,
     ) -> Result<Json<Found<Repository>>, String> {
-        let (page, per_page) = page_of(args.page, args.per_page)?;
         let call = Call::get("/search/repositories")
             .query("q", args.query)
             .query_opt("sort", args.sort.as_ref().map(word))
-            .query_opt("order", args.order.as_ref().map(word))
-            .query("page", page)
-            .query("per_page", per_page);
-        let (mut found, next_page) = self.fetch_page::<Found<_>>(call).await?;
-        found.next_page = next_page;
-        Ok(Json(found))
+            .query_opt("order", args.order.as_ref().map(word));
+        self.search(call, args.page, args.per_page).await
     }
 
     #[tool(
@@ -219,14 +214,8 @@ impl GitHub {
         &self,
         Parameters(args): Parameters<CodeSearch>,
     ) -> Result<Json<Found<CodeHit>>, String> {
-        let (page, per_page) = page_of(args.page, args.per_page)?;
-        let call = Call::get("/search/code")
-            .query("q", args.query)
-            .query("page", page)
-            .query("per_page", per_page);
-        let (mut found, next_page) = self.fetch_page::<Found<_>>(call).await?;
-        found.next_page = next_page;
-        Ok(Json(found))
+        let call = Call::get("/search/code").query("q", args.query);
+        self.search(call, args.page, args.per_page).await
     }
 
     #[tool(
@@ -293,17 +282,13 @@ impl GitHub {
         &self,
         Parameters(args): Parameters<ListCommits>,
     ) -> Result<Json<Listed<Commit>>, String> {
-        let (page, per_page) = page_of(args.page, args.per_page)?;
         let call = Call::get(repo_path(&args.owner, &args.repo, "/commits")?)
             .query_opt("sha", args.sha)
             .query_opt("path", args.path)
             .query_opt("author", args.author)
             .query_opt("since", args.since)
-            .query_opt("until", args.until)
-            .query("page", page)
-            .query("per_page", per_page);
-        let (items, next_page) = self.fetch_page(call).await?;
-        Ok(Json(Listed { items, next_page }))
+            .query_opt("until", args.until);
+        self.list(call, args.page, args.per_page).await
     }
 }
 

@@ -2,15 +2,17 @@
 
 use minimcp_rest::{
     Answer, BaseUrl, Call, Client, ClientSpec, Error, Failure, HeaderName, HeaderValue, Secret,
-    Trouble, header, path_segment, variable,
+    Trouble, header, path_segment, variable, without_number_formats,
 };
 use rmcp::{
-    ServerHandler,
+    Json, ServerHandler,
     handler::server::router::tool::ToolRouter,
     model::{Implementation, ServerCapabilities, ServerConfig},
     tool_handler,
 };
 use serde::de::DeserializeOwned;
+
+use crate::model::{Found, Listed};
 
 pub(crate) const SERVICE: &str = "GitHub";
 const TOKEN: &str = "GITHUB_PERSONAL_ACCESS_TOKEN";
@@ -80,7 +82,8 @@ impl GitHub {
     /// A server with these settings; it connects at the first call.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let mut tools = Self::repo_tools() + Self::issue_tools() + Self::pull_tools();
+        let tools = Self::repo_tools() + Self::issue_tools() + Self::pull_tools();
+        let mut tools = without_number_formats(tools);
         if settings.read_only {
             for tool in tools.list_all() {
                 let reads = tool.annotations.as_ref().and_then(|a| a.read_only_hint);
@@ -142,6 +145,30 @@ impl GitHub {
         let next = answer.header("link").and_then(next_page);
         Ok((answer.json()?, next))
     }
+
+    /// One page of a list.
+    pub(crate) async fn list<T: DeserializeOwned>(
+        &self,
+        call: Call,
+        page: Option<u32>,
+        per_page: Option<u32>,
+    ) -> Result<Json<Listed<T>>, String> {
+        let (items, next_page) = self.fetch_page(paged(call, page, per_page)?).await?;
+        Ok(Json(Listed { items, next_page }))
+    }
+
+    /// One page of a search.
+    pub(crate) async fn search<T: DeserializeOwned>(
+        &self,
+        call: Call,
+        page: Option<u32>,
+        per_page: Option<u32>,
+    ) -> Result<Json<Found<T>>, String> {
+        let call = paged(call, page, per_page)?;
+        let (mut found, next_page) = self.fetch_page::<Found<T>>(call).await?;
+        found.next_page = next_page;
+        Ok(Json(found))
+    }
 }
 
 fn not_configured(message: String) -> Error {
@@ -200,8 +227,8 @@ pub(crate) fn repo_path(owner: &str, repo: &str, rest: &str) -> Result<String, E
     ))
 }
 
-/// Checks `perPage` and `page`.
-pub(crate) fn page_of(page: Option<u32>, per_page: Option<u32>) -> Result<(u32, u32), Error> {
+/// `call` for one page of a list: the first when `page` is absent, with 30 entries when `per_page` is.
+pub(crate) fn paged(call: Call, page: Option<u32>, per_page: Option<u32>) -> Result<Call, Error> {
     let (page, per_page) = (page.unwrap_or(1), per_page.unwrap_or(30));
     if page == 0 || !(1..=100).contains(&per_page) {
         return Err(Error::argument(
@@ -209,7 +236,7 @@ pub(crate) fn page_of(page: Option<u32>, per_page: Option<u32>) -> Result<(u32, 
             "page must be at least 1, and perPage 1 to 100",
         ));
     }
-    Ok((page, per_page))
+    Ok(call.query("page", page).query("per_page", per_page))
 }
 
 #[tool_handler(router = self.tools)]

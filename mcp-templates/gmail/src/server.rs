@@ -2,7 +2,7 @@
 
 use minimcp_rest::{
     Answer, BaseUrl, Call, Client, ClientSpec, Error, Failure, Secret, Trouble, header,
-    path_segment, variable,
+    path_segment, variable, without_number_formats,
 };
 use rmcp::{
     ServerHandler,
@@ -121,7 +121,7 @@ impl Gmail {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
-            tools: Self::read_tools() + Self::write_tools(),
+            tools: without_number_formats(Self::read_tools() + Self::write_tools()),
             connection: connection(settings),
         }
     }

@@ -1,9 +1,10 @@
-//! What the built-in MCP servers share: serving over stdio, and an HTTP client that is careful with secrets, sizes,
+//! What the built-in MCP servers share: serving over stdio, schemas without Rust in them, and an HTTP client that is careful with secrets, sizes,
 //! redirects and retries and whose errors tell a language model what to do next.
 
 mod client;
 mod error;
 mod refusal;
+mod schemas;
 mod settings;
 mod stdio;
 
@@ -13,5 +14,6 @@ pub use reqwest::{
     Method,
     header::{self, HeaderName, HeaderValue},
 };
+pub use schemas::without_number_formats;
 pub use settings::{BaseUrl, InvalidBaseUrl, Secret, path_segment, variable};
 pub use stdio::serve;

@@ -137,6 +137,9 @@ impl Session {
                 ] {
                     assert!(tool["annotations"][hint].is_boolean(), "{name}: {hint}");
                 }
+                for schema in ["inputSchema", "outputSchema"] {
+                    standard_formats(&tool[schema], &name);
+                }
                 let schema = &tool["inputSchema"];
                 assert_eq!(schema["type"], "object", "{name}");
                 for (argument, spec) in schema["properties"].as_object().into_iter().flatten() {
@@ -154,5 +157,20 @@ impl Session {
             .write_all(line.as_bytes())
             .await
             .expect("the server reads");
+    }
+}
+
+/// Asserts that a schema names no format but those of JSON Schema: strict clients warn of others.
+fn standard_formats(value: &Value, tool: &str) {
+    const STANDARD: [&str; 6] = ["date", "date-time", "email", "time", "uri", "uuid"];
+    if let Some(format) = value["format"].as_str() {
+        assert!(STANDARD.contains(&format), "{tool}: format {format}");
+    }
+    match value {
+        Value::Object(object) => object
+            .values()
+            .for_each(|value| standard_formats(value, tool)),
+        Value::Array(items) => items.iter().for_each(|value| standard_formats(value, tool)),
+        _ => {}
     }
 }
