@@ -130,6 +130,17 @@ impl Daemon {
         }
     }
 
+    /// Gives an instance a lease from now on; when it ends, by the clock that the answer names it in.
+    pub fn extend(&mut self, instance: &Instance, lease: Duration) -> Instant {
+        let path = format!("/mcps/{}/extend", instance.id);
+        let body = format!("{{\"ttl\":{}}}", lease.as_secs());
+        let answer = self.json("POST", &path, &body);
+        let end = answer["expires_at"].as_str().expect("a lease has an end");
+        let end: jiff::Timestamp = end.parse().expect("RFC 3339");
+        let left = end.duration_since(jiff::Timestamp::now());
+        Instant::now() + left.try_into().expect("it lies ahead")
+    }
+
     pub fn delete(&mut self, instance: &Instance) {
         self.send("DELETE", &format!("/mcps/{}", instance.id), "");
     }

@@ -17,6 +17,7 @@ mod daemon;
 mod figures;
 mod floor;
 mod http;
+mod leases;
 mod mcp;
 mod memory;
 
@@ -122,6 +123,10 @@ fn main() {
         loads(&mut figures, &mut daemon, &plan, name, command);
     }
     drop(daemon);
+    figures.heading("how late leases end", Figures::TIMES);
+    for count in [10, 100] {
+        leases::ends(&mut figures, count);
+    }
     many(&mut figures, &plan);
     figures.finish();
 }

@@ -11,6 +11,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::{
     domain::violation::Violation,
+    logs::LogStoreError,
     secrets::SecretsError,
     store::StoreError,
     supervisor::SupervisorError,
@@ -276,6 +277,15 @@ impl From<SupervisorError> for ApiError {
                 error
             }
             SupervisorError::Internal(internal) => Self::internal(internal),
+        }
+    }
+}
+
+impl From<LogStoreError> for ApiError {
+    fn from(error: LogStoreError) -> Self {
+        match error {
+            LogStoreError::Unavailable(reason) => StoreError::Unavailable(reason).into(),
+            refused @ LogStoreError::Refused(_) => Self::internal(refused.to_string()),
         }
     }
 }

@@ -94,7 +94,7 @@ pub async fn read(
     let key = state.supervisor.get(&who, id)?.record.key;
     if wants_stream(&headers) {
         let start = follow_start(&query, last_event_id(&headers)?)?;
-        return follow(&state, key, start, plan.filter());
+        return follow(&state, key, start, plan.filter()).await;
     }
     let rows = state.store.logs_page(key, plan.store_query(&query)).await?;
     Ok(axum::Json(plan.page(rows)).into_response())
@@ -237,14 +237,17 @@ fn follow_start(query: &LogsQuery, last_id: Option<i64>) -> Result<TailStart, Ap
     })
 }
 
-fn follow(
+async fn follow(
     state: &AppState,
     key: i64,
     start: TailStart,
     filter: TailFilter,
 ) -> Result<Response, ApiError> {
     let place = stream_place(state)?;
-    let tail = state.logs.follow(key, start, filter);
+    let mut tail = state.logs.follow(key, start, filter);
+    // Before the answer begins: who has it and then sees something happen must find it here, and a database that is
+    // away is a 503 and no empty stream.
+    tail.begin().await?;
     let shutdown = state.shutdown.clone();
     let batches = stream::unfold(
         (tail, place, shutdown),

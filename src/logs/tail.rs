@@ -168,6 +168,8 @@ pub struct Tail {
     start: TailStart,
     /// The store may hold rows after `last_id` that are not in the buffer.
     catching_up: bool,
+    /// What was found at the start and not yet shown.
+    first: Vec<StoredLog>,
 }
 
 impl Tail {
@@ -189,7 +191,19 @@ impl Tail {
             },
             start,
             catching_up: true,
+            first: Vec::new(),
         }
+    }
+
+    /// Finds the start: whatever is written after this is shown. [`Self::next`] does it when this was not called.
+    ///
+    /// # Errors
+    /// The store could not be read.
+    pub async fn begin(&mut self) -> Result<(), LogStoreError> {
+        if self.catching_up && self.first.is_empty() {
+            self.first = self.read_store().await?;
+        }
+        Ok(())
     }
 
     /// The next lines, oldest first, never empty; waits for them. `None`: the pipeline was closed.
@@ -200,7 +214,9 @@ impl Tail {
     /// The store could not be read. Calling again goes on at the same place.
     pub async fn next(&mut self) -> Result<Option<Vec<StoredLog>>, LogStoreError> {
         loop {
-            let shown = if self.catching_up {
+            let shown = if !self.first.is_empty() {
+                std::mem::take(&mut self.first)
+            } else if self.catching_up {
                 self.read_store().await?
             } else {
                 self.take_live()

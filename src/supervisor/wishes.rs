@@ -125,7 +125,8 @@ impl Actor {
         }
         if let Some(at) = self.record.lease.expires_at {
             self.record.lease.warned = true;
-            let left = HumanDuration::from_ms(u64::try_from(at - now).unwrap_or(0) / 1_000 * 1_000);
+            let left_secs = u64::try_from(at - now).unwrap_or(0).div_ceil(1_000);
+            let left = HumanDuration::from_secs(left_secs);
             self.note("lease-warning", format!("its lease runs out in {left}"));
         }
     }

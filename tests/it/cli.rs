@@ -12,10 +12,18 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Database, Server, wait_until},
+    harness::{Database, Server, on_both_databases, wait_until},
     mcp::Mcp,
     processes,
 };
+
+on_both_databases! {
+    an_instance_goes_through_every_verb,
+    bad_input_gets_one_sentence_and_makes_nothing,
+    json_is_the_apis_own_and_text_for_a_pipe_has_no_colours,
+    a_secret_comes_from_a_pipe_and_is_never_shown,
+    a_reader_that_goes_away_is_no_failure,
+}
 
 /// Long enough for a start on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -79,9 +87,9 @@ struct Shell {
 }
 
 impl Shell {
-    async fn start() -> Self {
+    async fn start(database: Database) -> Self {
         Self {
-            server: Server::start(Database::Sqlite).await,
+            server: Server::start(database).await,
             home: tempfile::tempdir().expect("a folder"),
         }
     }
@@ -103,9 +111,8 @@ impl Shell {
     }
 }
 
-#[tokio::test]
-async fn an_instance_goes_through_every_verb() {
-    let shell = Shell::start().await;
+async fn an_instance_goes_through_every_verb(database: Database) {
+    let shell = Shell::start(database).await;
     let made = shell.run(&["run", "demo", "--name", "one", "--label", "a=b", "--json"]);
     let made = made.json();
     assert_eq!(made["status"], "running");
@@ -175,9 +182,8 @@ async fn an_instance_goes_through_every_verb() {
     );
 }
 
-#[tokio::test]
-async fn bad_input_gets_one_sentence_and_makes_nothing() {
-    let shell = Shell::start().await;
+async fn bad_input_gets_one_sentence_and_makes_nothing(database: Database) {
+    let shell = Shell::start(database).await;
     let refuse = |line: &[&str], code, part| shell.run(line).refused(code, part);
     refuse(&["run", "nosuch"], 1, "there is no template nosuch");
     refuse(&["run", "demo", "--name", "A B"], 1, "is not valid");
@@ -224,9 +230,8 @@ async fn bad_input_gets_one_sentence_and_makes_nothing() {
     );
 }
 
-#[tokio::test]
-async fn json_is_the_apis_own_and_text_for_a_pipe_has_no_colours() {
-    let shell = Shell::start().await;
+async fn json_is_the_apis_own_and_text_for_a_pipe_has_no_colours(database: Database) {
+    let shell = Shell::start(database).await;
     for (line, path) in [
         ("ls", "/mcps"),
         ("templates", "/templates"),
@@ -242,9 +247,8 @@ async fn json_is_the_apis_own_and_text_for_a_pipe_has_no_colours() {
     }
 }
 
-#[tokio::test]
-async fn a_secret_comes_from_a_pipe_and_is_never_shown() {
-    let shell = Shell::start().await;
+async fn a_secret_comes_from_a_pipe_and_is_never_shown(database: Database) {
+    let shell = Shell::start(database).await;
     let value = shell.home.path().join("value");
     fs::write(&value, "s3cret-value-77\n").expect("our folder");
     let piped = shell
@@ -266,9 +270,8 @@ async fn a_secret_comes_from_a_pipe_and_is_never_shown() {
     );
 }
 
-#[tokio::test]
-async fn a_reader_that_goes_away_is_no_failure() {
-    let shell = Shell::start().await;
+async fn a_reader_that_goes_away_is_no_failure(database: Database) {
+    let shell = Shell::start(database).await;
     let mut child = shell
         .command(&["templates", "--json"])
         .stdout(Stdio::piped())

@@ -46,7 +46,7 @@ impl Database {
     }
 
     /// The URL of a new, empty database.
-    async fn create(self, folder: &Path) -> String {
+    pub async fn create(self, folder: &Path) -> String {
         if self == Self::Sqlite {
             return format!("sqlite:{}", folder.join("minimcp.db").display());
         }

@@ -7,6 +7,8 @@ mod conformance;
 mod fixtures;
 mod harness;
 mod keeper;
+mod leaks;
+mod leases;
 mod main_route;
 mod mcp;
 mod meetings;

@@ -11,6 +11,7 @@ use crate::{
 };
 
 on_both_databases! {
+    every_official_sdk_lists_and_calls_tools,
     an_instance_is_created_used_and_deleted,
     http_children_are_reached_and_never_see_the_access_token,
     a_child_inherits_nothing_but_what_its_template_gives,
@@ -52,9 +53,8 @@ async fn an_instance_is_created_used_and_deleted(database: Database) {
     assert!(gone.is_some(), "{:?}", server.processes());
 }
 
-#[tokio::test]
-async fn every_official_sdk_lists_and_calls_tools() {
-    let server = Server::start(Database::Sqlite).await;
+async fn every_official_sdk_lists_and_calls_tools(database: Database) {
+    let server = Server::start(database).await;
     let instance = server.create(json!({"template": "demo"})).await;
     for name in mcp::SDKS {
         let arguments = json!({"text": "hello"});

@@ -6,15 +6,26 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::{
-    harness::{Database, Server, wait_until},
+    harness::{Database, Server, on_both_databases, wait_until},
     mcp::Mcp,
 };
 
+on_both_databases! {
+    one_that_exits_at_once_fails_with_its_code_and_last_words,
+    garbage_on_stdout_is_logged_and_the_server_works,
+    one_that_never_answers_is_given_up_after_its_start_timeout,
+    one_that_ignores_every_signal_is_killed_after_its_graces,
+    grandchildren_die_with_their_server,
+    a_flood_on_stderr_is_kept_whole_or_counted,
+    a_call_is_answered_with_the_cause_when_stdout_closes,
+    a_call_is_answered_with_the_exit_code_when_the_server_dies,
+    a_large_answer_comes_whole,
+}
+
 const SOON: Duration = Duration::from_secs(20);
 
-#[tokio::test]
-async fn one_that_exits_at_once_fails_with_its_code_and_last_words() {
-    let server = Server::start(Database::Sqlite).await;
+async fn one_that_exits_at_once_fails_with_its_code_and_last_words(database: Database) {
+    let server = Server::start(database).await;
     let instance = server.create(json!({"template": "exits-at-once"})).await;
     let id = instance["id"].as_str().expect("it has an id");
     let instance = server.wait_status(id, &["failed"], SOON).await;
@@ -27,9 +38,8 @@ async fn one_that_exits_at_once_fails_with_its_code_and_last_words() {
     assert!(wait_until_async(&server, id, needed).await);
 }
 
-#[tokio::test]
-async fn garbage_on_stdout_is_logged_and_the_server_works() {
-    let server = Server::start(Database::Sqlite).await;
+async fn garbage_on_stdout_is_logged_and_the_server_works(database: Database) {
+    let server = Server::start(database).await;
     let instance = server.create(json!({"template": "prints-garbage"})).await;
     assert_eq!(instance["status"], "running", "{instance:#}");
     let mut client = Mcp::connect(&instance).await;
@@ -40,18 +50,16 @@ async fn garbage_on_stdout_is_logged_and_the_server_works() {
     assert!(found, "garbage must become log lines");
 }
 
-#[tokio::test]
-async fn one_that_never_answers_is_given_up_after_its_start_timeout() {
-    let server = Server::start(Database::Sqlite).await;
+async fn one_that_never_answers_is_given_up_after_its_start_timeout(database: Database) {
+    let server = Server::start(database).await;
     let instance = server.create(json!({"template": "never-answers"})).await;
     let id = instance["id"].as_str().expect("it has an id");
     let instance = server.wait_status(id, &["failed"], SOON).await;
     assert!(instance["reason"].is_string(), "{instance:#}");
 }
 
-#[tokio::test]
-async fn one_that_ignores_every_signal_is_killed_after_its_graces() {
-    let server = Server::start(Database::Sqlite).await;
+async fn one_that_ignores_every_signal_is_killed_after_its_graces(database: Database) {
+    let server = Server::start(database).await;
     let instance = server.create(json!({"template": "ignores-term"})).await;
     let id = instance["id"].as_str().expect("it has an id");
     server.post(&format!("/mcps/{id}/stop"), json!({})).await;
@@ -60,10 +68,9 @@ async fn one_that_ignores_every_signal_is_killed_after_its_graces() {
     no_process(&server, "ignores_term.py");
 }
 
-#[tokio::test]
-async fn grandchildren_die_with_their_server() {
+async fn grandchildren_die_with_their_server(database: Database) {
     for template in ["double-forks", "holds-pipes"] {
-        let server = Server::start(Database::Sqlite).await;
+        let server = Server::start(database).await;
         let instance = server.create(json!({"template": template})).await;
         assert_eq!(instance["status"], "running", "{instance:#}");
         let program = format!("{}.py", template.replace('-', "_"));
@@ -80,9 +87,8 @@ async fn grandchildren_die_with_their_server() {
     }
 }
 
-#[tokio::test]
-async fn a_flood_on_stderr_is_kept_whole_or_counted() {
-    let server = Server::start(Database::Sqlite).await;
+async fn a_flood_on_stderr_is_kept_whole_or_counted(database: Database) {
+    let server = Server::start(database).await;
     let body = json!({"template": "floods-stderr", "settings": {"lines": 20_000}});
     let instance = server.create(body).await;
     assert_eq!(instance["status"], "running", "{instance:#}");
@@ -90,9 +96,8 @@ async fn a_flood_on_stderr_is_kept_whole_or_counted() {
     assert!(wait_until_async(&server, id, "flood line 19999").await);
 }
 
-#[tokio::test]
-async fn a_call_is_answered_with_the_cause_when_stdout_closes() {
-    let server = Server::start(Database::Sqlite).await;
+async fn a_call_is_answered_with_the_cause_when_stdout_closes(database: Database) {
+    let server = Server::start(database).await;
     let instance = server.create(json!({"template": "closes-stdout"})).await;
     let mut client = Mcp::connect(&instance).await;
     let answer = client.tool("echo", json!({"text": "hello"})).await;
@@ -100,9 +105,8 @@ async fn a_call_is_answered_with_the_cause_when_stdout_closes() {
     assert!(error["message"].is_string(), "{error}");
 }
 
-#[tokio::test]
-async fn a_call_is_answered_with_the_exit_code_when_the_server_dies() {
-    let server = Server::start(Database::Sqlite).await;
+async fn a_call_is_answered_with_the_exit_code_when_the_server_dies(database: Database) {
+    let server = Server::start(database).await;
     let instance = server.create(json!({"template": "legacy-echo"})).await;
     let mut client = Mcp::connect(&instance).await;
     let answer = client.tool("exit", json!({"code": 13})).await;
@@ -118,9 +122,8 @@ async fn a_call_is_answered_with_the_exit_code_when_the_server_dies() {
     assert_eq!(answer.as_deref(), Ok("back"));
 }
 
-#[tokio::test]
-async fn a_large_answer_comes_whole() {
-    let server = Server::start(Database::Sqlite).await;
+async fn a_large_answer_comes_whole(database: Database) {
+    let server = Server::start(database).await;
     let instance = server.create(json!({"template": "legacy-echo"})).await;
     let mut client = Mcp::connect(&instance).await;
     let bytes = 5_000_000;

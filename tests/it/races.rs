@@ -28,6 +28,15 @@ use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
+use crate::harness::{Database, on_both_databases};
+
+on_both_databases! {
+    a_child_that_the_record_does_not_know_is_replaced,
+    what_expired_is_purged_also_when_it_was_slow_to_stop,
+    instances_that_wait_for_their_turn_are_no_difference,
+    a_stop_during_a_slow_launch_leaves_no_child,
+}
+
 const SOON: Duration = Duration::from_secs(20);
 
 /// A supervisor over a real store and children without processes.
@@ -43,10 +52,10 @@ struct House {
 }
 
 impl House {
-    async fn new(change: impl FnOnce(&mut Config)) -> Self {
+    async fn new(database: Database, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut config = Config::default();
-        config.database.url = format!("sqlite:{}", folder.path().join("minimcp.db").display());
+        config.database.url = database.create(folder.path()).await;
         config.runtime.instance_dir = folder.path().join("instances");
         config.logs.spool_dir = folder.path().join("spool");
         config.runtime.port_min = 9_000 + u16::try_from(std::process::id() % 90).unwrap_or(0) * 10;
@@ -161,7 +170,7 @@ async fn until(mut condition: impl FnMut() -> bool) -> bool {
 
 #[tokio::test]
 async fn a_deletion_right_after_the_store_came_back_ends() {
-    let house = House::new(|_| {}).await;
+    let house = House::new(Database::Sqlite, |_| {}).await;
     let id = house.create("demo", None).await;
     house.launched(id, 1).await;
     let mut events = house.supervisor.events();
@@ -197,9 +206,8 @@ async fn a_deletion_right_after_the_store_came_back_ends() {
     ));
 }
 
-#[tokio::test]
-async fn a_child_that_the_record_does_not_know_is_replaced() {
-    let mut house = House::new(|_| {}).await;
+async fn a_child_that_the_record_does_not_know_is_replaced(database: Database) {
+    let mut house = House::new(database, |_| {}).await;
     let id = house.create("demo", None).await;
     house.launched(id, 1).await;
     // As if the daemon had restarted it while the store was away, and then crashed.
@@ -221,9 +229,8 @@ async fn a_child_that_the_record_does_not_know_is_replaced() {
     assert_eq!(house.runtime.alive().len(), 1, "one child of one instance");
 }
 
-#[tokio::test]
-async fn what_expired_is_purged_also_when_it_was_slow_to_stop() {
-    let house = House::new(|_| {}).await;
+async fn what_expired_is_purged_also_when_it_was_slow_to_stop(database: Database) {
+    let house = House::new(database, |_| {}).await;
     let id = house.create("brief", Some("1s")).await;
     house.launched(id, 1).await;
     let gone = until(|| house.supervisor.get(&who(), id).is_err()).await;
@@ -234,9 +241,8 @@ async fn what_expired_is_purged_also_when_it_was_slow_to_stop() {
     );
 }
 
-#[tokio::test]
-async fn instances_that_wait_for_their_turn_are_no_difference() {
-    let mut house = House::new(|config| config.runtime.launches_max = 1).await;
+async fn instances_that_wait_for_their_turn_are_no_difference(database: Database) {
+    let mut house = House::new(database, |config| config.runtime.launches_max = 1).await;
     let first = house.create("demo", None).await;
     house.launched(first, 1).await;
     // Nobody answers its handshake: it keeps the only turn for some seconds.
@@ -249,9 +255,8 @@ async fn instances_that_wait_for_their_turn_are_no_difference() {
     assert_eq!(found, json!({"differences": 0}));
 }
 
-#[tokio::test]
-async fn a_stop_during_a_slow_launch_leaves_no_child() {
-    let house = House::new(|_| {}).await;
+async fn a_stop_during_a_slow_launch_leaves_no_child(database: Database) {
+    let house = House::new(database, |_| {}).await;
     let id = house.create("demo", None).await;
     house.launched(id, 1).await;
     let slow = Script {

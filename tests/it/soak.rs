@@ -10,10 +10,14 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Database, Server, wait_until},
+    harness::{Database, Server, on_both_databases, wait_until},
     mcp::Mcp,
     processes,
 };
+
+on_both_databases! {
+    twenty_instances_in_random_order_leave_nothing_and_grow_nothing,
+}
 
 /// Instances at a time.
 const SLOTS: u64 = 20;
@@ -191,9 +195,8 @@ async fn round(server: &Server, seed: u64) -> [Held; 2] {
     [held(server.pid()), held(keeper()[0].pid)]
 }
 
-#[tokio::test]
-async fn twenty_instances_in_random_order_leave_nothing_and_grow_nothing() {
-    let server = Server::start(Database::Sqlite).await;
+async fn twenty_instances_in_random_order_leave_nothing_and_grow_nothing(database: Database) {
+    let server = Server::start(database).await;
     let seed = std::env::var("MINIMCP_SOAK_SEED")
         .ok()
         .and_then(|text| text.parse().ok())

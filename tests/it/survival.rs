@@ -1,4 +1,4 @@
-//! What outlives what: instances a crash of `serve`, nothing a crash of the keeper, leases their deadline.
+//! What outlives what: instances a crash of `serve`, nothing a crash of the keeper.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,7 +15,6 @@ on_both_databases! {
     instances_survive_a_crash_of_serve_and_are_adopted,
     a_crash_of_the_keeper_leaves_no_orphan_and_everything_comes_back,
     a_killed_child_comes_back_behind_the_same_url,
-    an_instance_expires_on_time_and_is_restored_with_the_same_url_and_token,
     data_and_urls_survive_an_orderly_restart,
     fifty_mixed_instances_live_die_come_back_and_go,
 }
@@ -130,31 +129,6 @@ async fn a_killed_child_comes_back_behind_the_same_url(database: Database) {
     let pid = instance["pid"].as_u64().expect("it runs");
     processes::kill(u32::try_from(pid).expect("pids are small"));
     wait_generation(&server, &instance, 2).await;
-    let mut client = Mcp::connect(&instance).await;
-    let answer = client.tool("echo", json!({"text": "back"})).await;
-    assert_eq!(answer.as_deref(), Ok("back"));
-}
-
-async fn an_instance_expires_on_time_and_is_restored_with_the_same_url_and_token(
-    database: Database,
-) {
-    let server = Server::start(database).await;
-    let instance = server
-        .create(json!({"template": "demo", "ttl": "3s"}))
-        .await;
-    let id = id_of(&instance);
-    let expired = server.wait_status(&id, &["expired"], SOON).await;
-    let at = |value: &Value| {
-        let text = value.as_str().expect("a time").to_owned();
-        text.parse::<jiff::Timestamp>().expect("RFC 3339")
-    };
-    let late = at(&expired["since"]).duration_since(at(&instance["expires_at"]));
-    assert!(late.as_millis().abs() <= 250, "{late:?} late");
-
-    let path = format!("/mcps/{id}/restore");
-    server.post(&path, json!({"ttl": "1h"})).await;
-    let restored = server.wait_status(&id, &["running"], SOON).await;
-    assert_eq!(restored["access_url"], instance["access_url"]);
     let mut client = Mcp::connect(&instance).await;
     let answer = client.tool("echo", json!({"text": "back"})).await;
     assert_eq!(answer.as_deref(), Ok("back"));

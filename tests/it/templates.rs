@@ -1,13 +1,7 @@
 //! The shipped templates, for real: the official reference servers as they are installed, and our own servers for
 //! GitHub, Figma and Gmail against a loopback upstream. No credential may be found where it does not belong.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command, time::Duration};
 
 use axum::{
     Json, Router,
@@ -18,7 +12,8 @@ use serde_json::{Value, json};
 
 use crate::{
     fixtures,
-    harness::{Database, Server},
+    harness::{Database, Server, on_both_databases},
+    leaks::assert_nowhere,
     mcp::Mcp,
     source,
 };
@@ -27,13 +22,25 @@ use crate::{
 mod fake;
 use fake::Fake;
 
+on_both_databases! {
+    everything_and_time_answer,
+    the_filesystem_server_keeps_to_its_folder,
+    memory_survives_a_restart_and_belongs_to_one_instance,
+    git_reads_the_repository_it_is_given,
+    fetch_reads_a_page_and_keeps_away_from_this_machine,
+    github_and_figma_use_their_credentials_and_show_them_nowhere,
+    gmail_signs_in_with_a_stored_json_and_shows_it_nowhere,
+    a_credential_that_is_not_there_is_pointed_at,
+    an_absent_program_is_told_with_its_hint_until_it_is_installed,
+}
+
 /// How long an instance may take to be what a test waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server, or `None` where the reference servers are not installed.
-async fn reference_server() -> Option<Server> {
+async fn reference_server(database: Database) -> Option<Server> {
     fixtures::deps()?;
-    Some(Server::start(Database::Sqlite).await)
+    Some(Server::start(database).await)
 }
 
 /// Creates an instance, asserts that it is ready and that its status shows the tools it serves.
@@ -66,9 +73,8 @@ fn folder(server: &Server, instance: &Value) -> PathBuf {
     server.config().runtime.instance_dir.join(id(instance))
 }
 
-#[tokio::test]
-async fn everything_and_time_answer() {
-    let Some(server) = reference_server().await else {
+async fn everything_and_time_answer(database: Database) {
+    let Some(server) = reference_server(database).await else {
         return;
     };
     let (_, mut client) = ready(&server, json!({"template": "everything"})).await;
@@ -83,9 +89,8 @@ async fn everything_and_time_answer() {
     assert!(answer.contains("T21:00:00+09:00"), "{answer}");
 }
 
-#[tokio::test]
-async fn the_filesystem_server_keeps_to_its_folder() {
-    let Some(server) = reference_server().await else {
+async fn the_filesystem_server_keeps_to_its_folder(database: Database) {
+    let Some(server) = reference_server(database).await else {
         return;
     };
     let (instance, mut client) = ready(&server, json!({"template": "filesystem"})).await;
@@ -108,9 +113,8 @@ async fn the_filesystem_server_keeps_to_its_folder() {
     assert_eq!(answer, "shared plan");
 }
 
-#[tokio::test]
-async fn memory_survives_a_restart_and_belongs_to_one_instance() {
-    let Some(server) = reference_server().await else {
+async fn memory_survives_a_restart_and_belongs_to_one_instance(database: Database) {
+    let Some(server) = reference_server(database).await else {
         return;
     };
     let (instance, mut client) = ready(&server, json!({"template": "memory"})).await;
@@ -133,9 +137,8 @@ async fn memory_survives_a_restart_and_belongs_to_one_instance() {
     assert!(!graph.contains("likes tea"), "{graph}");
 }
 
-#[tokio::test]
-async fn git_reads_the_repository_it_is_given() {
-    let Some(server) = reference_server().await else {
+async fn git_reads_the_repository_it_is_given(database: Database) {
+    let Some(server) = reference_server(database).await else {
         return;
     };
     let repository = tempfile::tempdir().expect("a temporary folder");
@@ -174,8 +177,7 @@ async fn git_reads_the_repository_it_is_given() {
     );
 }
 
-#[tokio::test]
-async fn fetch_reads_a_page_and_keeps_away_from_this_machine() {
+async fn fetch_reads_a_page_and_keeps_away_from_this_machine(database: Database) {
     if fixtures::deps().is_none() {
         return;
     }
@@ -192,7 +194,7 @@ async fn fetch_reads_a_page_and_keeps_away_from_this_machine() {
     fs::create_dir(own.path().join("intranet")).expect("the folder is ours");
     fs::write(own.path().join("intranet/template.toml"), manifest).expect("the folder is ours");
     let folder = own.path().to_owned();
-    let server = Server::start_with(Database::Sqlite, |config| {
+    let server = Server::start_with(database, |config| {
         config.runtime.template_dirs.push(folder);
     })
     .await;
@@ -227,56 +229,8 @@ async fn put_credential(server: &Server, name: &str, value: &str) {
     server.post("/credentials", body).await;
 }
 
-/// Asserts that no secret is in any answer about the instance, in the metrics, in `serve`'s log, in the arguments of a
-/// process, or in a file.
-async fn assert_nowhere(server: &Server, instance: &Value, secrets: &[String]) {
-    let mut places = vec![("serve's log".to_owned(), server.log())];
-    let path = format!("/mcps/{}", id(instance));
-    for path in [
-        path.clone(),
-        format!("{path}/logs"),
-        format!("{path}/events"),
-        format!("{path}/stats"),
-        "/mcps".to_owned(),
-        "/credentials".to_owned(),
-        "/tasks".to_owned(),
-    ] {
-        let (status, answer) = server.call(Method::GET, &path, None).await;
-        assert_eq!(status, StatusCode::OK, "GET {path}: {answer}");
-        places.push((path, answer.to_string()));
-    }
-    let processes = server.processes();
-    assert!(processes.len() >= 3, "serve, keeper, server: {processes:?}");
-    for process in processes {
-        places.push((format!("process {}", process.pid), process.command));
-    }
-    let data = server.config().runtime.instance_dir.parent();
-    files_under(data.expect("it lies in the data folder"), &mut places);
-    assert!(places.iter().any(|(name, _)| name.ends_with("minimcp.db")));
-    for (place, content) in places {
-        for secret in secrets {
-            assert!(!content.contains(secret.as_str()), "{secret} is in {place}");
-        }
-    }
-}
-
-fn files_under(folder: &Path, places: &mut Vec<(String, String)>) {
-    for entry in fs::read_dir(folder).expect("the folder is ours") {
-        let entry = entry.expect("the folder is ours");
-        let kind = entry.file_type().expect("it is there");
-        if kind.is_dir() {
-            files_under(&entry.path(), places);
-        } else if kind.is_file() {
-            let content = fs::read(entry.path()).unwrap_or_default();
-            let text = String::from_utf8_lossy(&content).into_owned();
-            places.push((entry.path().display().to_string(), text));
-        }
-    }
-}
-
-#[tokio::test]
-async fn github_and_figma_use_their_credentials_and_show_them_nowhere() {
-    let server = Server::start(Database::Sqlite).await;
+async fn github_and_figma_use_their_credentials_and_show_them_nowhere(database: Database) {
+    let server = Server::start(database).await;
     let me =
         json!({"login": "me", "html_url": "https://github.com/me", "id": "7", "handle": "Ann"});
     for (template, variable, setting, header, prefix, path) in [
@@ -349,9 +303,8 @@ async fn relaunch_until(server: &Server, instance: &Value, status: &str) -> Valu
     server.wait_status(id(instance), &[status], PATIENCE).await
 }
 
-#[tokio::test]
-async fn gmail_signs_in_with_a_stored_json_and_shows_it_nowhere() {
-    let server = Server::start(Database::Sqlite).await;
+async fn gmail_signs_in_with_a_stored_json_and_shows_it_nowhere(database: Database) {
+    let server = Server::start(database).await;
     let secrets = [secret("client"), secret("refresh"), secret("access")];
     let [client_secret, refresh_token, access_token] = secrets.clone();
     let stored =
@@ -391,9 +344,8 @@ async fn gmail_signs_in_with_a_stored_json_and_shows_it_nowhere() {
     assert_nowhere(&server, &instance, &secrets).await;
 }
 
-#[tokio::test]
-async fn a_credential_that_is_not_there_is_pointed_at() {
-    let server = Server::start(Database::Sqlite).await;
+async fn a_credential_that_is_not_there_is_pointed_at(database: Database) {
+    let server = Server::start(database).await;
     let value = secret("gone");
     put_credential(&server, "gone", &value).await;
     let body = json!({"template": "github", "name": "orphan",
@@ -424,11 +376,10 @@ async fn a_credential_that_is_not_there_is_pointed_at() {
     );
 }
 
-#[tokio::test]
-async fn an_absent_program_is_told_with_its_hint_until_it_is_installed() {
+async fn an_absent_program_is_told_with_its_hint_until_it_is_installed(database: Database) {
     let programs = tempfile::tempdir().expect("a temporary folder");
     let folder = programs.path().to_owned();
-    let server = Server::start_with(Database::Sqlite, |config| {
+    let server = Server::start_with(database, |config| {
         config.runtime.template_dirs.clear();
         config.runtime.search_path = vec![folder];
     })

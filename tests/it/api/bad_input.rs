@@ -3,7 +3,12 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{Database, Server, http_client};
+use crate::harness::{Database, Server, http_client, on_both_databases};
+
+on_both_databases! {
+    bodies_and_tokens_are_checked_on_the_wire,
+    a_repeated_create_with_a_key_makes_one_even_across_a_restart,
+}
 
 /// One refusal: what is asked, and the status and code expected.
 type Refusal = (Method, &'static str, Value, u16, &'static str);
@@ -98,9 +103,8 @@ async fn bad_input_is_told_apart_and_makes_nothing() {
     }
 }
 
-#[tokio::test]
-async fn bodies_and_tokens_are_checked_on_the_wire() {
-    let server = Server::start(Database::Sqlite).await;
+async fn bodies_and_tokens_are_checked_on_the_wire(database: Database) {
+    let server = Server::start(database).await;
     let client = http_client();
     let create = |token: String, body: String| {
         client
@@ -135,9 +139,8 @@ async fn bodies_and_tokens_are_checked_on_the_wire() {
     assert_eq!(server.get("/mcps").await["items"], json!([]));
 }
 
-#[tokio::test]
-async fn a_repeated_create_with_a_key_makes_one_even_across_a_restart() {
-    let mut server = Server::start(Database::Sqlite).await;
+async fn a_repeated_create_with_a_key_makes_one_even_across_a_restart(database: Database) {
+    let mut server = Server::start(database).await;
     let client = http_client();
     let mut answers = Vec::new();
     for round in 0..2 {

@@ -7,6 +7,7 @@ use http::Request;
 use serde_json::Value;
 
 use super::Fixture;
+use crate::harness::Database;
 use minimcp::api::openapi;
 
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
@@ -53,7 +54,7 @@ fn every_route_is_documented_and_every_documented_path_is_a_route() {
 
 #[tokio::test]
 async fn each_path_takes_exactly_the_documented_methods() {
-    let api = Fixture::new().await;
+    let api = Fixture::new(Database::Sqlite).await;
     for (path, item) in paths() {
         let documented: BTreeSet<&str> = METHODS
             .into_iter()
@@ -79,7 +80,7 @@ async fn each_path_takes_exactly_the_documented_methods() {
 
 #[tokio::test]
 async fn everything_but_the_open_paths_needs_the_token_and_says_so() {
-    let api = Fixture::new().await;
+    let api = Fixture::new(Database::Sqlite).await;
     let mut open = 0;
     for (path, item) in paths() {
         for method in METHODS.iter().filter(|method| item.get(**method).is_some()) {
@@ -133,7 +134,7 @@ fn every_operation_tells_its_problems_and_every_reference_leads_somewhere() {
 
 #[tokio::test]
 async fn the_open_paths_answer_what_they_should() {
-    let api = Fixture::new().await;
+    let api = Fixture::new(Database::Sqlite).await;
     let docs = api.call("GET", "/docs", "").await;
     assert!(docs.text.starts_with("<!doctype html>"));
     let policy = docs.headers["content-security-policy"]
@@ -157,7 +158,7 @@ async fn the_open_paths_answer_what_they_should() {
 
 #[tokio::test]
 async fn readiness_follows_the_database_and_the_shutdown() {
-    let api = Fixture::new().await;
+    let api = Fixture::new(Database::Sqlite).await;
     api.state.shutdown.cancel();
     let answer = api.call("GET", "/readyz", "").await;
     assert_eq!(answer.status, 503);
@@ -172,7 +173,7 @@ async fn readiness_follows_the_database_and_the_shutdown() {
 
 #[tokio::test]
 async fn metrics_count_requests_by_route() {
-    let api = Fixture::new().await;
+    let api = Fixture::new(Database::Sqlite).await;
     api.call("GET", "/api/v1/mcps/no-such", "").await;
     api.call("GET", "/somewhere/else", "").await;
     let text = api.call("GET", "/metrics", "").await.text;

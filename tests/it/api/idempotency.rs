@@ -3,6 +3,17 @@
 use serde_json::json;
 
 use super::{Answer, Fixture};
+use crate::harness::{Database, on_both_databases};
+
+on_both_databases! {
+    a_repeated_create_answers_the_same_and_makes_one,
+    another_request_under_the_same_key_is_refused,
+    a_refusal_is_kept_too_and_a_deletion_is_done_once,
+    two_at_once_make_one,
+    the_kept_answer_holds_no_token_in_clear,
+    a_bad_key_is_refused_and_reads_ignore_keys,
+    without_the_store_nothing_is_done,
+}
 
 const BODY: &str = "{\"template\": \"demo\"}";
 
@@ -16,9 +27,8 @@ async fn count(api: &Fixture) -> usize {
     page["items"].as_array().expect("items").len()
 }
 
-#[tokio::test]
-async fn a_repeated_create_answers_the_same_and_makes_one() {
-    let api = Fixture::new().await;
+async fn a_repeated_create_answers_the_same_and_makes_one(database: Database) {
+    let api = Fixture::new(database).await;
     let first = keyed(&api, "POST", "/api/v1/mcps", BODY, "k-1").await;
     assert_eq!(first.status, 201, "{}", first.text);
     assert!(!first.headers.contains_key("idempotency-replayed"));
@@ -41,9 +51,8 @@ async fn a_repeated_create_answers_the_same_and_makes_one() {
     assert_eq!(count(&api).await, 2);
 }
 
-#[tokio::test]
-async fn another_request_under_the_same_key_is_refused() {
-    let api = Fixture::new().await;
+async fn another_request_under_the_same_key_is_refused(database: Database) {
+    let api = Fixture::new(database).await;
     let made = keyed(&api, "POST", "/api/v1/mcps", BODY, "k").await.json();
     let other = "{\"template\": \"demo\", \"name\": \"x\"}";
     keyed(&api, "POST", "/api/v1/mcps", other, "k")
@@ -59,9 +68,8 @@ async fn another_request_under_the_same_key_is_refused() {
     assert_eq!(count(&api).await, 1);
 }
 
-#[tokio::test]
-async fn a_refusal_is_kept_too_and_a_deletion_is_done_once() {
-    let api = Fixture::new().await;
+async fn a_refusal_is_kept_too_and_a_deletion_is_done_once(database: Database) {
+    let api = Fixture::new(database).await;
     let body = json!({"template": "nothing"}).to_string();
     let first = keyed(&api, "POST", "/api/v1/mcps", &body, "k-bad").await;
     first.problem(422, "validation-failed");
@@ -78,9 +86,8 @@ async fn a_refusal_is_kept_too_and_a_deletion_is_done_once() {
         .problem(404, "not-found");
 }
 
-#[tokio::test]
-async fn two_at_once_make_one() {
-    let api = Fixture::new().await;
+async fn two_at_once_make_one(database: Database) {
+    let api = Fixture::new(database).await;
     let (a, b) = tokio::join!(
         keyed(&api, "POST", "/api/v1/mcps", BODY, "k"),
         keyed(&api, "POST", "/api/v1/mcps", BODY, "k"),
@@ -95,9 +102,8 @@ async fn two_at_once_make_one() {
     assert_eq!(later.headers["idempotency-replayed"], "true");
 }
 
-#[tokio::test]
-async fn the_kept_answer_holds_no_token_in_clear() {
-    let api = Fixture::new().await;
+async fn the_kept_answer_holds_no_token_in_clear(database: Database) {
+    let api = Fixture::new(database).await;
     let made = keyed(&api, "POST", "/api/v1/mcps", BODY, "k").await.json();
     let token = made["access_token"].as_str().expect("a token");
     let owner = minimcp::api::auth::administrator().owner;
@@ -113,9 +119,8 @@ async fn the_kept_answer_holds_no_token_in_clear() {
     assert!(blob.contains("ciphertext"), "{blob}");
 }
 
-#[tokio::test]
-async fn a_bad_key_is_refused_and_reads_ignore_keys() {
-    let api = Fixture::new().await;
+async fn a_bad_key_is_refused_and_reads_ignore_keys(database: Database) {
+    let api = Fixture::new(database).await;
     for bad in ["", "a b", &"x".repeat(129)] {
         keyed(&api, "POST", "/api/v1/mcps", BODY, bad)
             .await
@@ -128,9 +133,8 @@ async fn a_bad_key_is_refused_and_reads_ignore_keys() {
     );
 }
 
-#[tokio::test]
-async fn without_the_store_nothing_is_done() {
-    let api = Fixture::new().await;
+async fn without_the_store_nothing_is_done(database: Database) {
+    let api = Fixture::new(database).await;
     api.state.store.close().await;
     keyed(&api, "POST", "/api/v1/mcps", BODY, "k")
         .await

@@ -3,14 +3,27 @@
 use serde_json::{Value, json};
 
 use super::{Answer, Fixture};
+use crate::harness::{Database, on_both_databases};
+
+on_both_databases! {
+    the_token_is_shown_once_and_both_prefixes_show_the_same,
+    bad_requests_make_nothing,
+    a_name_is_taken_once,
+    a_missing_program_is_a_conflict_with_the_way_out,
+    exhausted_ports_are_507_with_range_and_count,
+    lists_are_filtered_and_paged,
+    a_verb_in_the_wrong_state_says_what_is_possible,
+    credentials_are_never_read_back,
+    templates_show_what_a_form_needs,
+    a_task_runs_on_demand,
+}
 
 async fn create(api: &Fixture, body: &Value) -> Answer {
     api.call("POST", "/api/v1/mcps", &body.to_string()).await
 }
 
-#[tokio::test]
-async fn the_token_is_shown_once_and_both_prefixes_show_the_same() {
-    let api = Fixture::new().await;
+async fn the_token_is_shown_once_and_both_prefixes_show_the_same(database: Database) {
+    let api = Fixture::new(database).await;
     let made = create(
         &api,
         &json!({"template": "demo", "name": "one", "labels": {"a": "b"}}),
@@ -47,9 +60,8 @@ async fn the_token_is_shown_once_and_both_prefixes_show_the_same() {
     assert_eq!(ports["leased"][0]["instance"], shown["id"]);
 }
 
-#[tokio::test]
-async fn bad_requests_make_nothing() {
-    let api = Fixture::new().await;
+async fn bad_requests_make_nothing(database: Database) {
+    let api = Fixture::new(database).await;
     for (body, status, code, pointer) in [
         (
             json!({"template": "nothing"}),
@@ -113,9 +125,8 @@ async fn bad_requests_make_nothing() {
     );
 }
 
-#[tokio::test]
-async fn a_name_is_taken_once() {
-    let api = Fixture::new().await;
+async fn a_name_is_taken_once(database: Database) {
+    let api = Fixture::new(database).await;
     let body = json!({"template": "demo", "name": "one"});
     assert_eq!(create(&api, &body).await.status, 201);
     create(&api, &body).await.problem(409, "name-taken");
@@ -133,10 +144,11 @@ async fn a_name_is_taken_once() {
     assert_eq!(create(&api, &body).await.status, 201);
 }
 
-#[tokio::test]
-async fn a_missing_program_is_a_conflict_with_the_way_out() {
-    let api =
-        Fixture::with(|config| config.runtime.search_path = vec!["/nonexistent".into()]).await;
+async fn a_missing_program_is_a_conflict_with_the_way_out(database: Database) {
+    let api = Fixture::with(database, |config| {
+        config.runtime.search_path = vec!["/nonexistent".into()]
+    })
+    .await;
     let template = api.call("GET", "/api/v1/templates/time", "").await.json();
     assert_eq!(template["available"], false);
     let problem = create(&api, &json!({"template": "time"}))
@@ -151,9 +163,11 @@ async fn a_missing_program_is_a_conflict_with_the_way_out() {
     );
 }
 
-#[tokio::test]
-async fn exhausted_ports_are_507_with_range_and_count() {
-    let api = Fixture::with(|config| config.runtime.port_max = config.runtime.port_min).await;
+async fn exhausted_ports_are_507_with_range_and_count(database: Database) {
+    let api = Fixture::with(database, |config| {
+        config.runtime.port_max = config.runtime.port_min
+    })
+    .await;
     assert_eq!(create(&api, &json!({"template": "demo"})).await.status, 201);
     let problem = create(&api, &json!({"template": "demo"}))
         .await
@@ -165,9 +179,8 @@ async fn exhausted_ports_are_507_with_range_and_count() {
     );
 }
 
-#[tokio::test]
-async fn lists_are_filtered_and_paged() {
-    let api = Fixture::new().await;
+async fn lists_are_filtered_and_paged(database: Database) {
+    let api = Fixture::new(database).await;
     for name in ["a", "b", "c"] {
         assert_eq!(
             create(&api, &json!({"template": "demo", "name": name}))
@@ -190,9 +203,8 @@ async fn lists_are_filtered_and_paged() {
     assert_eq!(none["items"], json!([]));
 }
 
-#[tokio::test]
-async fn a_verb_in_the_wrong_state_says_what_is_possible() {
-    let api = Fixture::new().await;
+async fn a_verb_in_the_wrong_state_says_what_is_possible(database: Database) {
+    let api = Fixture::new(database).await;
     create(
         &api,
         &json!({"template": "demo", "name": "one", "ttl": "1h"}),
@@ -255,9 +267,8 @@ async fn a_verb_in_the_wrong_state_says_what_is_possible() {
     );
 }
 
-#[tokio::test]
-async fn credentials_are_never_read_back() {
-    let api = Fixture::new().await;
+async fn credentials_are_never_read_back(database: Database) {
+    let api = Fixture::new(database).await;
     let put = api
         .call(
             "POST",
@@ -311,9 +322,8 @@ async fn credentials_are_never_read_back() {
     );
 }
 
-#[tokio::test]
-async fn templates_show_what_a_form_needs() {
-    let api = Fixture::new().await;
+async fn templates_show_what_a_form_needs(database: Database) {
+    let api = Fixture::new(database).await;
     let page = api.call("GET", "/api/v1/templates", "").await.json();
     let github = page["items"]
         .as_array()
@@ -328,9 +338,8 @@ async fn templates_show_what_a_form_needs() {
     assert_eq!(github["settings_schema"]["type"], "object");
 }
 
-#[tokio::test]
-async fn a_task_runs_on_demand() {
-    let api = Fixture::new().await;
+async fn a_task_runs_on_demand(database: Database) {
+    let api = Fixture::new(database).await;
     let answer = api.call("POST", "/api/v1/tasks/count-sheep/run", "").await;
     assert_eq!(answer.status, 202, "{}", answer.text);
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);

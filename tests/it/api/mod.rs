@@ -1,4 +1,4 @@
-//! The router over a real store (SQLite in a folder of its own), a real supervisor and a runtime without processes.
+//! The router over a real store (a database of its own), a real supervisor and a runtime without processes.
 
 mod bad_input;
 mod document;
@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
+use crate::harness::Database;
 use minimcp::api::{AppParts, AppState, Metrics, ReadinessCheck, router};
 use minimcp::{
     clock::Clock,
@@ -35,8 +36,8 @@ use minimcp::{
 /// Ports for the tests of this module; each fixture takes ten, so that parallel tests do not meet, and each process
 /// begins elsewhere, below the ephemeral ports.
 static PORT_NEXT: LazyLock<Mutex<u16>> = LazyLock::new(|| {
-    let slot = u16::try_from(std::process::id() % 15).expect("below 15");
-    Mutex::new(20_000 + slot * 800)
+    let slot = u16::try_from(std::process::id() % 9).expect("below 9");
+    Mutex::new(20_000 + slot * 1_200)
 });
 
 /// An answer, read to its end.
@@ -85,16 +86,16 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    pub async fn new() -> Self {
-        Self::with(|_| {}).await
+    pub async fn new(database: Database) -> Self {
+        Self::with(database, |_| {}).await
     }
 
     /// With a change to the configuration.
-    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+    pub async fn with(database: Database, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         let mut config = Config::default();
-        config.database.url = format!("sqlite:{}", at("minimcp.db").display());
+        config.database.url = database.create(folder.path()).await;
         config.runtime.instance_dir = at("instances");
         config.logs.spool_dir = at("spool");
         {

@@ -5,6 +5,22 @@ use http::Request;
 use serde_json::Value;
 
 use super::Fixture;
+use crate::harness::{Database, on_both_databases};
+
+on_both_databases! {
+    malformed_json_tells_line_and_column_and_never_the_text,
+    every_structural_fault_is_listed_at_once,
+    a_wrong_value_of_a_credential_is_never_repeated,
+    a_body_over_the_limit_is_refused_whether_announced_or_not,
+    a_body_of_another_type_is_refused,
+    queries_are_checked,
+    paths_that_are_not_there_are_problems,
+    a_sane_request_id_is_kept_and_another_is_replaced,
+    answers_carry_security_headers,
+    cors_is_for_the_listed_origins_only,
+    a_panic_becomes_a_problem_that_tells_nothing,
+    a_request_without_end_is_ended,
+}
 
 /// The pointers of all violations, sorted.
 fn pointers(problem: &Value) -> Vec<String> {
@@ -17,9 +33,8 @@ fn pointers(problem: &Value) -> Vec<String> {
     pointers
 }
 
-#[tokio::test]
-async fn malformed_json_tells_line_and_column_and_never_the_text() {
-    let api = Fixture::new().await;
+async fn malformed_json_tells_line_and_column_and_never_the_text(database: Database) {
+    let api = Fixture::new(database).await;
     let answer = api
         .call("POST", "/api/v1/mcps", "{\n \"template\": hunter2}")
         .await;
@@ -32,9 +47,8 @@ async fn malformed_json_tells_line_and_column_and_never_the_text() {
     assert!(detail.contains("ends too early"), "{detail}");
 }
 
-#[tokio::test]
-async fn every_structural_fault_is_listed_at_once() {
-    let api = Fixture::new().await;
+async fn every_structural_fault_is_listed_at_once(database: Database) {
+    let api = Fixture::new(database).await;
     let body = r#"{"name": 7, "ttl": true, "credentials": {"A": 1, "b/c": null}, "labels": [], "tll": "1h"}"#;
     let problem = api
         .call("POST", "/api/v1/mcps", body)
@@ -61,9 +75,8 @@ async fn every_structural_fault_is_listed_at_once() {
     }
 }
 
-#[tokio::test]
-async fn a_wrong_value_of_a_credential_is_never_repeated() {
-    let api = Fixture::new().await;
+async fn a_wrong_value_of_a_credential_is_never_repeated(database: Database) {
+    let api = Fixture::new(database).await;
     for body in [
         r#"{"name": "bad name", "value": "hunter2\u0000"}"#,
         r#"{"name": "x", "value": {"secret": "hunter2"}}"#,
@@ -78,9 +91,8 @@ async fn a_wrong_value_of_a_credential_is_never_repeated() {
     assert_eq!(pointers(&problem), ["/name", "/value"]);
 }
 
-#[tokio::test]
-async fn a_body_over_the_limit_is_refused_whether_announced_or_not() {
-    let api = Fixture::with(|config| config.api.body_limit_bytes = 1_000).await;
+async fn a_body_over_the_limit_is_refused_whether_announced_or_not(database: Database) {
+    let api = Fixture::with(database, |config| config.api.body_limit_bytes = 1_000).await;
     let large = format!("{{\"template\": \"{}\"}}", "x".repeat(10 << 20));
     let problem = api
         .call("POST", "/api/v1/mcps", &large)
@@ -98,9 +110,8 @@ async fn a_body_over_the_limit_is_refused_whether_announced_or_not() {
     assert_eq!(api.call("POST", "/api/v1/mcps", &fits).await.status, 201);
 }
 
-#[tokio::test]
-async fn a_body_of_another_type_is_refused() {
-    let api = Fixture::new().await;
+async fn a_body_of_another_type_is_refused(database: Database) {
+    let api = Fixture::new(database).await;
     for media_type in [
         "text/plain",
         "application/x-www-form-urlencoded",
@@ -117,9 +128,8 @@ async fn a_body_of_another_type_is_refused() {
     }
 }
 
-#[tokio::test]
-async fn queries_are_checked() {
-    let api = Fixture::new().await;
+async fn queries_are_checked(database: Database) {
+    let api = Fixture::new(database).await;
     for path in [
         "/api/v1/mcps?stat=running",
         "/api/v1/mcps?status=happy",
@@ -160,9 +170,8 @@ async fn queries_are_checked() {
     );
 }
 
-#[tokio::test]
-async fn paths_that_are_not_there_are_problems() {
-    let api = Fixture::new().await;
+async fn paths_that_are_not_there_are_problems(database: Database) {
+    let api = Fixture::new(database).await;
     for path in [
         "/api",
         "/api/",
@@ -196,9 +205,8 @@ async fn paths_that_are_not_there_are_problems() {
         .problem(404, "not-found");
 }
 
-#[tokio::test]
-async fn a_sane_request_id_is_kept_and_another_is_replaced() {
-    let api = Fixture::new().await;
+async fn a_sane_request_id_is_kept_and_another_is_replaced(database: Database) {
+    let api = Fixture::new(database).await;
     let ask = |id: &'static str| {
         let request = api.request("GET", "/healthz", "", &[("x-request-id", id)]);
         async {
@@ -216,9 +224,8 @@ async fn a_sane_request_id_is_kept_and_another_is_replaced() {
     }
 }
 
-#[tokio::test]
-async fn answers_carry_security_headers() {
-    let api = Fixture::new().await;
+async fn answers_carry_security_headers(database: Database) {
+    let api = Fixture::new(database).await;
     for path in ["/healthz", "/api/v1/mcps", "/nowhere"] {
         let headers = api.call("GET", path, "").await.headers;
         assert_eq!(headers["x-content-type-options"], "nosniff");
@@ -228,8 +235,7 @@ async fn answers_carry_security_headers() {
     }
 }
 
-#[tokio::test]
-async fn cors_is_for_the_listed_origins_only() {
+async fn cors_is_for_the_listed_origins_only(database: Database) {
     let preflight = |origin: &str| {
         Request::options("/api/v1/mcps")
             .header("origin", origin)
@@ -241,8 +247,10 @@ async fn cors_is_for_the_listed_origins_only() {
             .body(Body::empty())
             .expect("a request")
     };
-    let api =
-        Fixture::with(|config| config.api.cors_origins = vec!["https://app.example".into()]).await;
+    let api = Fixture::with(database, |config| {
+        config.api.cors_origins = vec!["https://app.example".into()]
+    })
+    .await;
     let allowed = api.send(preflight("https://app.example")).await;
     assert_eq!(allowed.status, 200);
     assert_eq!(
@@ -264,7 +272,7 @@ async fn cors_is_for_the_listed_origins_only() {
         "https://app.example"
     );
 
-    let closed = Fixture::new().await;
+    let closed = Fixture::new(database).await;
     let answer = closed.send(preflight("https://app.example")).await;
     assert!(
         !answer
@@ -276,12 +284,11 @@ async fn cors_is_for_the_listed_origins_only() {
     );
 }
 
-#[tokio::test]
-async fn a_panic_becomes_a_problem_that_tells_nothing() {
+async fn a_panic_becomes_a_problem_that_tells_nothing(database: Database) {
     async fn boom() -> &'static str {
         panic!("hunter2")
     }
-    let api = Fixture::new().await;
+    let api = Fixture::new(database).await;
     let observed =
         axum::middleware::from_fn_with_state(api.state.clone(), minimcp::api::layers::observe);
     let router = axum::Router::new()
@@ -293,9 +300,8 @@ async fn a_panic_becomes_a_problem_that_tells_nothing() {
     assert!(!answer.text.contains("hunter2"));
 }
 
-#[tokio::test]
-async fn a_request_without_end_is_ended() {
-    let api = Fixture::with(|config| {
+async fn a_request_without_end_is_ended(database: Database) {
+    let api = Fixture::with(database, |config| {
         config.api.request_timeout = minimcp::domain::duration::HumanDuration::from_secs(60)
     })
     .await;

@@ -9,10 +9,17 @@ use tokio::{
 };
 
 use super::Fixture;
+use crate::harness::{Database, on_both_databases};
 use minimcp::{
     api::{Listeners, serve},
     config::ApiConfig,
 };
+
+on_both_databases! {
+    both_sockets_serve_ask_for_the_token_and_go_away_at_shutdown,
+    ten_megabytes_get_their_answer_before_the_connection_ends,
+    a_client_that_hangs_up_leaves_no_create_half_done,
+}
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -39,9 +46,8 @@ async fn exchange<S: AsyncReadExt + AsyncWriteExt + Unpin>(mut stream: S, reques
     text
 }
 
-#[tokio::test]
-async fn both_sockets_serve_ask_for_the_token_and_go_away_at_shutdown() {
-    let api = Fixture::new().await;
+async fn both_sockets_serve_ask_for_the_token_and_go_away_at_shutdown(database: Database) {
+    let api = Fixture::new(database).await;
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("api.sock");
     // What an earlier daemon left behind.
@@ -97,9 +103,8 @@ async fn both_sockets_serve_ask_for_the_token_and_go_away_at_shutdown() {
     drop(idle);
 }
 
-#[tokio::test]
-async fn ten_megabytes_get_their_answer_before_the_connection_ends() {
-    let api = Fixture::new().await;
+async fn ten_megabytes_get_their_answer_before_the_connection_ends(database: Database) {
+    let api = Fixture::new(database).await;
     let folder = tempfile::tempdir().expect("a folder");
     let listeners = Listeners::bind(&config(&folder.path().join("s")))
         .await
@@ -130,9 +135,8 @@ async fn ten_megabytes_get_their_answer_before_the_connection_ends() {
     serving.await.expect("it ends well");
 }
 
-#[tokio::test]
-async fn a_client_that_hangs_up_leaves_no_create_half_done() {
-    let api = Fixture::new().await;
+async fn a_client_that_hangs_up_leaves_no_create_half_done(database: Database) {
+    let api = Fixture::new(database).await;
     let request = api.request(
         "POST",
         "/api/v1/mcps?wait=ready&timeout=20s",

@@ -7,9 +7,17 @@ use tokio::time::{Duration, timeout};
 use tower::ServiceExt;
 
 use super::Fixture;
+use crate::harness::{Database, on_both_databases};
 use minimcp::domain::id::{Generation, InstanceId};
 use minimcp::logs::{LogSource, LogStream};
 use minimcp::secrets::redaction::Redactions;
+
+on_both_databases! {
+    a_stream_shows_what_happens_and_replays_what_was_missed,
+    one_instance_has_pages_and_a_stream_of_its_own,
+    streams_end_with_the_daemon,
+    a_log_is_read_in_pages_and_followed_from_any_line,
+}
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -38,8 +46,14 @@ impl Stream {
         }
     }
 
-    /// The `data` of the next event; `None`: the stream ended.
+    /// The `data` of the next event; `None`: the stream ended. Comments keep a stream alive and no test.
     async fn next(&mut self) -> Option<Value> {
+        timeout(PATIENCE, self.read_next())
+            .await
+            .expect("an event in time")
+    }
+
+    async fn read_next(&mut self) -> Option<Value> {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
                 let data = event
@@ -52,9 +66,7 @@ impl Stream {
                 }
                 continue;
             }
-            let frame = timeout(PATIENCE, self.body.frame())
-                .await
-                .expect("an event in time")?;
+            let frame = self.body.frame().await?;
             let data = frame.expect("a frame").into_data().expect("data");
             self.text
                 .push_str(std::str::from_utf8(&data).expect("text"));
@@ -86,9 +98,8 @@ fn id_of(instance: &Value) -> String {
     instance["id"].as_str().expect("an id").to_owned()
 }
 
-#[tokio::test]
-async fn a_stream_shows_what_happens_and_replays_what_was_missed() {
-    let api = Fixture::new().await;
+async fn a_stream_shows_what_happens_and_replays_what_was_missed(database: Database) {
+    let api = Fixture::new(database).await;
     let mut live = Stream::open(&api, "/api/v1/events", &[]).await;
     let one = id_of(&create(&api, "one").await);
     let event = live.of(&one).await;
@@ -110,9 +121,8 @@ async fn a_stream_shows_what_happens_and_replays_what_was_missed() {
     assert!(event["id"].as_i64().expect("a number") > reached, "{event}");
 }
 
-#[tokio::test]
-async fn one_instance_has_pages_and_a_stream_of_its_own() {
-    let api = Fixture::new().await;
+async fn one_instance_has_pages_and_a_stream_of_its_own(database: Database) {
+    let api = Fixture::new(database).await;
     let one = id_of(&create(&api, "one").await);
     let two = id_of(&create(&api, "two").await);
     let page = api.call("GET", "/api/v1/mcps/one/events", "").await.json();
@@ -131,9 +141,8 @@ async fn one_instance_has_pages_and_a_stream_of_its_own() {
     api.send(request).await.problem(400, "invalid-header");
 }
 
-#[tokio::test]
-async fn streams_end_with_the_daemon() {
-    let api = Fixture::new().await;
+async fn streams_end_with_the_daemon(database: Database) {
+    let api = Fixture::new(database).await;
     create(&api, "one").await;
     let mut events = Stream::open(&api, "/api/v1/events", &[]).await;
     let mut logs = Stream::open(&api, "/api/v1/mcps/one/logs?tail=0", &[]).await;
@@ -142,9 +151,8 @@ async fn streams_end_with_the_daemon() {
     while logs.next().await.is_some() {}
 }
 
-#[tokio::test]
-async fn a_log_is_read_in_pages_and_followed_from_any_line() {
-    let api = Fixture::new().await;
+async fn a_log_is_read_in_pages_and_followed_from_any_line(database: Database) {
+    let api = Fixture::new(database).await;
     let id: InstanceId = id_of(&create(&api, "one").await).parse().expect("an id");
     let who = minimcp::api::auth::administrator();
     let key = api
