@@ -224,6 +224,7 @@ impl FakeRuntime {
         Workload::new(
             id,
             held.pid,
+            None,
             isolation,
             pipes,
             held.exit.subscribe(),

@@ -5,7 +5,7 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use super::{
-    ExitReport, HostReport, RuntimeError, Verb, WorkloadId, channel,
+    ExitReport, HostReport, Pidfd, RuntimeError, Verb, WorkloadId, channel,
     keeper::protocol::{
         BODY_MAX, Event, HEADER_LEN, Header, Kind, PACKET_MAX, Reply, Request, decode_json,
     },
@@ -47,29 +47,60 @@ pub(super) struct Answer {
     pub(super) descriptors: Vec<OwnedFd>,
 }
 
+/// A workload whose end is awaited.
+#[derive(Default)]
+struct Awaited {
+    exit: watch::Sender<Option<ExitReport>>,
+    pidfd: Option<Arc<Pidfd>>,
+}
+
+/// A workload whose keeper was lost before its end was told.
+pub(super) struct Lost {
+    pub(super) id: WorkloadId,
+    awaited: Awaited,
+}
+
+impl Lost {
+    /// Tells its end as soon as its tree is really gone: the kernel kills what a dead keeper had started, but not in
+    /// no time, and a keeper that lives after all is told to. At once where there is no pidfd to see it by.
+    pub(super) async fn tell_end(self) {
+        let id = self.id;
+        if let Some(pidfd) = &self.awaited.pidfd
+            && let Err(cause) = pidfd.ended().await
+        {
+            tracing::warn!(workload = %id, %cause, "its end cannot be seen; it is taken for gone");
+        }
+        self.awaited.exit.send_modify(|exit| {
+            exit.get_or_insert_with(ExitReport::keeper_lost);
+        });
+    }
+}
+
 /// Where the ends of workloads are told.
 #[derive(Default)]
 pub(super) struct Exits {
-    by_id: Mutex<HashMap<WorkloadId, watch::Sender<Option<ExitReport>>>>,
+    by_id: Mutex<HashMap<WorkloadId, Awaited>>,
 }
 
 impl Exits {
-    fn with<T>(
-        &self,
-        use_it: impl FnOnce(&mut HashMap<WorkloadId, watch::Sender<Option<ExitReport>>>) -> T,
-    ) -> T {
+    fn with<T>(&self, use_it: impl FnOnce(&mut HashMap<WorkloadId, Awaited>) -> T) -> T {
         use_it(&mut self.by_id.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Where the end of `id` will be told.
     pub(super) fn subscribe(&self, id: WorkloadId) -> watch::Receiver<Option<ExitReport>> {
-        self.with(|by_id| by_id.entry(id).or_default().subscribe())
+        self.with(|by_id| by_id.entry(id).or_default().exit.subscribe())
+    }
+
+    /// Keeps what tells the end of `id` when its keeper cannot.
+    pub(super) fn watch(&self, id: WorkloadId, pidfd: &Arc<Pidfd>) {
+        self.with(|by_id| by_id.entry(id).or_default().pidfd = Some(Arc::clone(pidfd)));
     }
 
     /// Tells the end of `id`, unless one was told already.
     pub(super) fn tell(&self, id: WorkloadId, report: ExitReport) {
         self.with(|by_id| {
-            by_id.entry(id).or_default().send_if_modified(|exit| {
+            by_id.entry(id).or_default().exit.send_if_modified(|exit| {
                 let news = exit.is_none();
                 exit.get_or_insert(report);
                 news
@@ -84,24 +115,16 @@ impl Exits {
 
     /// No longer needed, if nobody waits for it.
     pub(super) fn remove_unused(&self, id: WorkloadId) {
-        self.with(|by_id| by_id.retain(|at, exit| *at != id || exit.receiver_count() > 0));
+        self.with(|by_id| by_id.retain(|at, of| *at != id || of.exit.receiver_count() > 0));
     }
 
-    /// Tells all that the keeper is lost; answers those that had not ended.
-    pub(super) fn lose_all(&self) -> Vec<WorkloadId> {
-        let all = self.with(std::mem::take);
-        let mut lost = Vec::new();
-        for (id, exit) in all {
-            let was_alive = exit.send_if_modified(|exit| {
-                let alive = exit.is_none();
-                exit.get_or_insert_with(ExitReport::keeper_lost);
-                alive
-            });
-            if was_alive {
-                lost.push(id);
-            }
-        }
-        lost
+    /// The keeper is lost: hands over those whose end was not told.
+    pub(super) fn lose_all(&self) -> Vec<Lost> {
+        self.with(std::mem::take)
+            .into_iter()
+            .filter(|(_, awaited)| awaited.exit.borrow().is_none())
+            .map(|(id, awaited)| Lost { id, awaited })
+            .collect()
     }
 }
 
@@ -115,7 +138,8 @@ pub(super) struct Connection {
     pub(super) host: HostReport,
 }
 
-fn watched(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+/// Registers a descriptor with the reactor of the present runtime.
+pub(super) fn watched(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open and stays the same description until the `AsyncFd` drops it.
     unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
 }

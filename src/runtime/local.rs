@@ -1,15 +1,13 @@
 //! The runtime of this host: speaks with the keeper, and starts one if told to.
 
 use std::{
-    io::{self, BufRead, Read},
     os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -19,11 +17,13 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use super::{
-    KeeperState, LaunchError, LaunchPlan, Pipes, Runtime, RuntimeError, Verb, Workload,
+    KeeperState, LaunchError, LaunchPlan, Pidfd, Pipes, Runtime, RuntimeError, Verb, Workload,
     WorkloadControl, WorkloadId, host,
     keeper::protocol::{Launch, Reply, Request},
-    keeper_client::{Answer, Call, Connection, Exits},
+    keeper_client::{Answer, Call, Connection, Exits, Lost},
 };
+
+pub use super::own_keeper::{SpawnKeeper, SpawnedKeeper, spawn_keeper};
 
 /// Calls that wait for the connection; further callers wait themselves.
 const CALLS_WAITING_MAX: usize = 64;
@@ -36,86 +36,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a refusal is not believed: the socket of a `serve` that just ended lives on for a moment in any
 /// child that it was about to start.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How to start a keeper.
-#[derive(Debug, Clone)]
-pub struct SpawnKeeper {
-    /// The `minimcp` program.
-    pub exe: PathBuf,
-    /// Whether it goes on when we end, with all its instances.
-    pub linger: bool,
-}
-
-/// A keeper that we started. Without `linger`, dropping this ends it, and it kills all that it started.
-#[derive(Debug)]
-pub struct SpawnedKeeper {
-    child: Child,
-    lifeline: Option<ChildStdin>,
-}
-
-impl SpawnedKeeper {
-    /// Ends the keeper and waits until it and all that it started are gone. A lingering one is left alone.
-    /// Blocks.
-    ///
-    /// # Errors
-    /// When it cannot be waited for.
-    pub fn end(mut self) -> io::Result<()> {
-        if self.lifeline.take().is_some() {
-            self.child.wait()?;
-        }
-        Ok(())
-    }
-}
-
-/// Starts a keeper at `socket` with an empty environment and waits until it serves. Blocks.
-///
-/// # Errors
-/// [`RuntimeError::Unreachable`] with the keeper's own sentence, for example when another one runs there.
-pub fn spawn_keeper(
-    exe: &Path,
-    socket: &Path,
-    linger: bool,
-) -> Result<SpawnedKeeper, RuntimeError> {
-    let failed = |cause: io::Error| {
-        RuntimeError::Unreachable(format!("cannot start {} keeper: {cause}", exe.display()))
-    };
-    let socket = std::path::absolute(socket).map_err(failed)?;
-    let mut command = Command::new(exe);
-    command
-        .args(["keeper", "--announce", "--socket"])
-        .arg(socket)
-        .args(if linger {
-            ["--linger", "--parent-fd", "0"].as_slice()
-        } else {
-            &["--parent-fd", "0"]
-        })
-        .env_clear()
-        .current_dir("/")
-        .stdin(if linger {
-            Stdio::null()
-        } else {
-            Stdio::piped()
-        })
-        .stdout(Stdio::piped());
-    let mut child = command.spawn().map_err(failed)?;
-    let lifeline = child.stdin.take();
-    let mut line = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        let read = io::BufReader::new(stdout.take(4_096)).read_line(&mut line);
-        read.map_err(failed)?;
-    }
-    let keeper = SpawnedKeeper { child, lifeline };
-    if line.trim_end() == "ready" {
-        return Ok(keeper);
-    }
-    let mut child = keeper.child;
-    drop(keeper.lifeline);
-    let status = child.wait().map_err(failed)?;
-    let sentence = line.trim_end().strip_prefix("error: ").map(str::to_owned);
-    Err(RuntimeError::Unreachable(sentence.unwrap_or_else(|| {
-        format!("the keeper ended with {status}")
-    })))
-}
 
 struct Shared {
     calls: mpsc::Sender<Call>,
@@ -237,10 +157,9 @@ impl Link {
         };
         let (socket, old) = (self.socket.clone(), self.spawned.take());
         let spawned = tokio::task::spawn_blocking(move || {
-            if let Some(mut old) = old {
+            if let Some(old) = old {
                 // Nobody answers: whatever state it is in, it must be gone before a new one begins.
-                let _ = old.child.kill();
-                let _ = old.child.wait();
+                old.kill();
             }
             spawn_keeper(&exe, &socket, linger)
         });
@@ -265,7 +184,10 @@ async fn keep_connected(
             () = connection.serve(&mut calls, &shared.exits) => {}
         }
         shared.state.send_replace(KeeperState::Lost);
-        let lost = shared.exits.lose_all();
+        let ends = shared.exits.lose_all();
+        let lost: Vec<WorkloadId> = ends.iter().map(|end| end.id).collect();
+        let ends = join_all(ends.into_iter().map(Lost::tell_end));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(ends));
         tracing::warn!(
             children = lost.len(),
             "the connection to the keeper is lost"
@@ -369,6 +291,18 @@ impl LocalRuntime {
         Arc::new(Control(Arc::clone(&self.shared)))
     }
 
+    /// Takes the pidfd off the end of what came along, where the answer has one.
+    fn watched(
+        &self,
+        id: WorkloadId,
+        has_pidfd: bool,
+        descriptors: &mut Vec<OwnedFd>,
+    ) -> Option<Arc<Pidfd>> {
+        let pidfd = Arc::new(Pidfd::from(descriptors.pop_if(|_| has_pidfd)?));
+        self.shared.exits.watch(id, &pidfd);
+        Some(pidfd)
+    }
+
     async fn start(&self, plan: LaunchPlan) -> Result<Workload, LaunchError> {
         let id = plan.id;
         let (names, secrets): (Vec<_>, Vec<_>) = plan
@@ -388,13 +322,20 @@ impl LocalRuntime {
         let answer = self.shared.ask(request, secrets, plan.passed).await;
         let failure = match answer {
             Ok(Answer {
-                reply: Reply::Launched { pid, isolation },
-                descriptors,
+                reply:
+                    Reply::Launched {
+                        pid,
+                        isolation,
+                        pidfd,
+                    },
+                mut descriptors,
             }) => {
+                let pidfd = self.watched(id, pidfd, &mut descriptors);
                 let pipes = pipes(descriptors, true);
                 return Ok(Workload::new(
                     id,
                     pid,
+                    pidfd,
                     isolation,
                     pipes,
                     exit,
@@ -419,7 +360,7 @@ impl LocalRuntime {
         let mut after = None;
         loop {
             let request = Request::NextWorkload { after };
-            let answer = self.shared.ask_plainly(request).await?;
+            let mut answer = self.shared.ask_plainly(request).await?;
             match answer.reply {
                 Reply::Workload {
                     id,
@@ -427,16 +368,19 @@ impl LocalRuntime {
                     isolation,
                     stdin,
                     exit,
+                    pidfd,
                 } => {
                     after = Some(id);
                     let told = self.shared.exits.subscribe(id);
                     if let Some(report) = exit {
                         self.shared.exits.tell(id, report);
                     }
+                    let pidfd = self.watched(id, pidfd, &mut answer.descriptors);
                     let pipes = pipes(answer.descriptors, stdin);
                     all.push(Workload::new(
                         id,
                         pid,
+                        pidfd,
                         isolation,
                         pipes,
                         told,

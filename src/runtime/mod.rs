@@ -27,14 +27,17 @@ pub mod keeper;
 )]
 mod keeper_client;
 pub mod local;
+mod own_keeper;
+mod pidfd;
 mod plan;
 mod usage;
 mod workload;
 
 pub use host::{FileLock, LockError, bind_listener, harden_process, lock_file};
+pub use pidfd::Pidfd;
 pub use plan::{HostReport, LaunchPlan, PASSED_MAX, WorkloadId};
 pub use usage::{TreeUsage, usage};
-pub use workload::{ExitReport, Pipes, Verb, Workload, WorkloadControl};
+pub use workload::{ExitReport, Pipes, Presence, Verb, Workload, WorkloadControl};
 
 /// Why a launch gave no child.
 #[derive(Debug, thiserror::Error)]

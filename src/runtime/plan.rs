@@ -95,7 +95,8 @@ pub struct HostReport {
     pub version: String,
     /// Layer to state, in words, for example `pid-namespace` to `on`.
     pub isolation: std::collections::BTreeMap<String, String>,
-    /// How many descriptors the keeper may open (`RLIMIT_NOFILE`); each child takes about four.
+    /// How many descriptors the keeper may open (`RLIMIT_NOFILE`). Each child takes four, three pipe ends and a pidfd;
+    /// each instance one more, the listener of its access port.
     pub open_files_max: u64,
     /// Whether it tells the members of an instance from its main child.
     pub members: bool,

@@ -48,6 +48,23 @@ pub fn usage(pid: u32) -> io::Result<TreeUsage> {
     Ok(sum)
 }
 
+/// Whether the process `pid` is `init` or below it.
+///
+/// # Errors
+/// When a process on the way up is gone, or /proc does not show it.
+pub(super) fn is_below(pid: u32, init: u32) -> io::Result<bool> {
+    /// A server is a child of its init, or of what prepared its sandbox.
+    const STEPS_MAX: usize = 8;
+    let mut at = pid;
+    for _ in 0..STEPS_MAX {
+        if at == init || at <= 1 {
+            return Ok(at == init);
+        }
+        at = Stat::read(at)?.parent;
+    }
+    Ok(false)
+}
+
 struct Stat {
     parent: u32,
     rss_kib: u64,

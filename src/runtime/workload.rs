@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::{RuntimeError, WorkloadId};
+use super::{Pidfd, RuntimeError, WorkloadId, usage};
 use crate::domain::exit::{ExitStatus, ResourceUsage};
 
 /// Our ends of a child's pipes; non-blocking, close-on-exec.
@@ -65,9 +65,23 @@ pub trait WorkloadControl: Send + Sync + 'static {
     fn perform(&self, id: WorkloadId, verb: Verb) -> BoxFuture<'_, Result<(), RuntimeError>>;
 }
 
+/// What the pidfd of a child and /proc tell of it together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It runs, and its pid is that of a process in the tree that the pidfd stands for.
+    Here,
+    /// Its tree is gone; its exit report is there or on its way.
+    Ended,
+    /// The pid is that of a process outside of this tree.
+    Stranger,
+    /// It cannot be told: there is no pidfd, or /proc does not show the processes of others.
+    Unknown,
+}
+
 struct Inner {
     id: WorkloadId,
     pid: u32,
+    pidfd: Option<Arc<Pidfd>>,
     isolation: BTreeMap<String, String>,
     pipes: Mutex<Option<Pipes>>,
     exit: watch::Receiver<Option<ExitReport>>,
@@ -96,6 +110,7 @@ impl Workload {
     pub fn new(
         id: WorkloadId,
         pid: u32,
+        pidfd: Option<Arc<Pidfd>>,
         isolation: BTreeMap<String, String>,
         pipes: Option<Pipes>,
         exit: watch::Receiver<Option<ExitReport>>,
@@ -105,6 +120,7 @@ impl Workload {
             inner: Arc::new(Inner {
                 id,
                 pid,
+                pidfd,
                 isolation,
                 pipes: Mutex::new(pipes),
                 exit,
@@ -123,6 +139,31 @@ impl Workload {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.inner.pid
+    }
+
+    /// Holds the pidfd against /proc. Blocks for a few reads of /proc.
+    #[must_use]
+    pub fn presence(&self) -> Presence {
+        if self.inner.exit.borrow().is_some() {
+            return Presence::Ended;
+        }
+        let Some(pidfd) = &self.inner.pidfd else {
+            return Presence::Unknown;
+        };
+        let found = match pidfd
+            .pid()
+            .map(|init| usage::is_below(self.inner.pid, init))
+        {
+            Some(Ok(true)) => Presence::Here,
+            Some(Ok(false)) => Presence::Stranger,
+            // The server may have ended before its init.
+            Some(Err(_)) | None => Presence::Unknown,
+        };
+        // Asked last: while the init has not ended, its pid means no other process.
+        if pidfd.has_ended() {
+            return Presence::Ended;
+        }
+        found
     }
 
     /// Our ends of the pipes, the first time it is asked. `None` too for a child that ended and whose

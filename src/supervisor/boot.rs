@@ -35,7 +35,7 @@ use crate::{
         state::{DesiredState, InstanceState, StopReason},
         template::Template,
     },
-    runtime::{self, Workload},
+    runtime::{self, Presence, Workload},
     store::TokenRow,
 };
 
@@ -169,8 +169,16 @@ impl Actor {
     /// Takes over the child of a former daemon, if it is the one the record knows; else ends it.
     async fn adopt(&mut self, workload: Workload, handshake: Option<serde_json::Value>) {
         let generation = workload.id().generation;
-        if generation != self.life.generation {
-            tracing::warn!(instance = %self.record.id, %generation, "a child of another generation is ended");
+        let presence = workload.presence();
+        let mismatch = if generation != self.life.generation {
+            Some("a child of another generation is ended")
+        } else if presence == Presence::Stranger {
+            Some("a child whose pid is that of another process is ended")
+        } else {
+            None
+        };
+        if let Some(mismatch) = mismatch {
+            tracing::warn!(instance = %self.record.id, %generation, mismatch);
             end(&workload).await;
             self.begin_without(generation);
             return;
@@ -191,6 +199,10 @@ impl Actor {
             Ok(child) => {
                 self.child = Some(Box::new(child));
                 self.apply(Event::Adopted(generation)).await;
+                if presence == Presence::Ended {
+                    // Its exit report comes next, behind what is left in its pipes.
+                    return;
+                }
                 self.note("adopted", "a new daemon took it over, running".to_owned());
                 let known = self
                     .child

@@ -21,20 +21,28 @@ use minimcp::{
 };
 use zeroize::Zeroizing;
 
-const BOTH: [&[&str]; 2] = [&[], &["--no-pid-namespace"]];
+pub const BOTH: [&[&str]; 2] = [&[], &["--no-pid-namespace"]];
 
 /// A keeper of its own for one test; killed with all its children when dropped.
-struct Keeper {
+pub struct Keeper {
     process: Child,
     folder: tempfile::TempDir,
 }
 
 impl Keeper {
-    fn start(options: &[&str]) -> Self {
+    pub fn start(options: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
+        let process = Self::spawn(folder.path(), options);
+        Self { process, folder }
+    }
+
+    fn spawn(folder: &Path, options: &[&str]) -> Child {
         let mut process = Command::new(env!("CARGO_BIN_EXE_minimcp"))
             .args(["keeper", "--announce", "--socket"])
-            .arg(folder.path().join("k.sock"))
+            .arg(folder.join("k.sock"))
+            // Its end when this process ends, however that comes about.
+            .args(["--parent-fd", "0"])
+            .stdin(Stdio::piped())
             .args(options)
             .stdout(Stdio::piped())
             .env("NOT_FOR_CHILDREN", "x")
@@ -44,14 +52,33 @@ impl Keeper {
         let mut stdout = process.stdout.take().expect("piped");
         stdout.read_to_string(&mut line).expect("readable");
         assert_eq!(line, "ready\n");
-        Self { process, folder }
+        process
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("it is our child");
+        self.process.wait().expect("it is our child");
+    }
+
+    /// Another keeper in the place of one that was killed.
+    pub fn start_again(&mut self, options: &[&str]) {
+        self.process = Self::spawn(self.folder.path(), options);
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     fn socket(&self) -> PathBuf {
         self.folder.path().join("k.sock")
     }
 
-    async fn connect(&self) -> LocalRuntime {
+    pub async fn connect(&self) -> LocalRuntime {
         LocalRuntime::connect(&self.socket(), None)
             .await
             .expect("a living keeper")
@@ -65,7 +92,7 @@ impl Drop for Keeper {
     }
 }
 
-fn plan(folder: &Path, argv: &[&str]) -> LaunchPlan {
+pub fn plan(folder: &Path, argv: &[&str]) -> LaunchPlan {
     LaunchPlan {
         id: WorkloadId::main(InstanceId(uuid::Uuid::now_v7()), Generation(1)),
         argv: argv.iter().map(|a| (*a).to_owned()).collect(),
@@ -76,12 +103,12 @@ fn plan(folder: &Path, argv: &[&str]) -> LaunchPlan {
     }
 }
 
-async fn sh(keeper: &Keeper, runtime: &LocalRuntime, script: &str) -> Workload {
+pub async fn sh(keeper: &Keeper, runtime: &LocalRuntime, script: &str) -> Workload {
     let plan = plan(keeper.folder.path(), &["sh", "-c", script]);
     runtime.launch(plan).await.expect("sh is there")
 }
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future)
         .await
         .expect("in time")
@@ -101,7 +128,7 @@ async fn read_all(fd: OwnedFd) -> String {
 }
 
 /// Reads one line.
-async fn read_line(fd: OwnedFd) -> String {
+pub async fn read_line(fd: OwnedFd) -> String {
     let reader = tokio::net::unix::pipe::Receiver::from_owned_fd(fd).expect("a pipe");
     let mut reader = tokio::io::BufReader::new(reader);
     let mut line = String::new();
@@ -115,7 +142,7 @@ async fn read_line(fd: OwnedFd) -> String {
 }
 
 /// Pids of the processes with `marker` in their command line.
-fn marked(marker: &str) -> Vec<u32> {
+pub fn marked(marker: &str) -> Vec<u32> {
     let all = std::fs::read_dir("/proc").expect("Linux");
     let pids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| {

@@ -7,6 +7,7 @@
 pub(super) mod clone;
 mod init;
 mod launch;
+mod memory_kills;
 mod mounts;
 mod payload;
 mod peer;

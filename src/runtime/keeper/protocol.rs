@@ -222,19 +222,22 @@ pub enum Reply {
         /// What it enforces here.
         host: HostReport,
     },
-    /// To `Launch`; descriptors: our ends of stdin, stdout, stderr.
+    /// To `Launch`; descriptors: our ends of stdin, stdout, stderr; its init's pidfd if `pidfd`.
     Launched {
         /// The server's pid on the host.
         pid: u32,
         /// What holds for it.
         isolation: BTreeMap<String, String>,
+        /// Whether a pidfd comes along; from an older keeper none does.
+        #[serde(default)]
+        pidfd: bool,
     },
     /// To `Launch`: there is no child.
     NotStarted {
         /// One sentence.
         reason: String,
     },
-    /// To `NextWorkload`; descriptors: stdin if `stdin`, stdout, stderr.
+    /// To `NextWorkload`; descriptors: stdin if `stdin`, stdout, stderr; its init's pidfd if `pidfd`.
     Workload {
         /// The key.
         id: WorkloadId,
@@ -246,6 +249,9 @@ pub enum Reply {
         stdin: bool,
         /// How it ended, if it did.
         exit: Option<ExitReport>,
+        /// Whether a pidfd comes along: not when it has ended, nor from an older keeper.
+        #[serde(default)]
+        pidfd: bool,
     },
     /// To `NextHeld`; the descriptor comes along.
     Held {

@@ -146,7 +146,10 @@ impl Reactor {
                 serial => {
                     // What its init wrote came before its end.
                     self.read_statuses();
-                    self.table.ended(serial);
+                    if let Some(pidfd) = self.table.ended(serial) {
+                        // Closing it is not enough: `serve` holds a duplicate, and with it our entry would live on.
+                        let _ = self.epoll.delete(&pidfd);
+                    }
                 }
             }
         }

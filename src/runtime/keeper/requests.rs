@@ -73,14 +73,24 @@ impl Reactor {
             Err(reason) => return (Reply::NotStarted { reason }, Vec::new()),
         };
         let pid = launched.server;
-        let pipes = [&launched.stdin, &launched.stdout, &launched.stderr];
+        let pipes = [
+            &launched.stdin,
+            &launched.stdout,
+            &launched.stderr,
+            &launched.pidfd,
+        ];
         let copies: io::Result<Vec<OwnedFd>> = pipes.into_iter().map(OwnedFd::try_clone).collect();
         let watched = self.watch(&launched.pidfd, serial);
         self.table.insert(launch.id, serial, launched);
         match (copies, watched) {
             (Ok(copies), Ok(())) => {
                 let isolation = self.host.isolation.clone();
-                (Reply::Launched { pid, isolation }, copies)
+                let reply = Reply::Launched {
+                    pid,
+                    isolation,
+                    pidfd: true,
+                };
+                (reply, copies)
             }
             _ => {
                 // Out of descriptors or memory: a child that cannot be watched must not live.
@@ -101,9 +111,10 @@ impl Reactor {
             stdin,
             stdout,
             stderr,
+            pidfd,
             ..
         } = record;
-        let open = stdin.iter().chain([stdout, stderr]);
+        let open = stdin.iter().chain([stdout, stderr]).chain(pidfd);
         let copies: io::Result<Vec<OwnedFd>> = open.map(OwnedFd::try_clone).collect();
         let Ok(copies) = copies else {
             return refused("no descriptor left");
@@ -114,6 +125,7 @@ impl Reactor {
             isolation: self.host.isolation.clone(),
             stdin: stdin.is_some(),
             exit: record.exit.clone(),
+            pidfd: pidfd.is_some(),
         };
         (reply, copies)
     }

@@ -11,6 +11,7 @@ use super::{
     clone::Namespaces,
     init::StatusRecord,
     launch::{Launched, kill_tree, send_signal},
+    memory_kills::{self, MemoryKills},
 };
 use crate::{
     domain::exit::{ExitStatus, ResourceUsage},
@@ -39,8 +40,8 @@ pub(super) struct Record {
     killed: bool,
     /// To be dropped when it ends.
     pub(super) forgotten: bool,
-    /// The kernel's count of memory kills at its launch.
-    oom_kills: u64,
+    /// Where the kernel counts its memory kills.
+    memory: memory_kills::Count,
     /// What its init wrote.
     status: Option<StatusRecord>,
 }
@@ -55,11 +56,14 @@ pub(super) struct Table {
     pub(super) untold: BTreeSet<WorkloadId>,
     /// Named descriptors.
     pub(super) descriptors: BTreeMap<String, OwnedFd>,
+    memory_kills: MemoryKills,
 }
 
 impl Table {
     /// Adds a child that was just launched.
     pub(super) fn insert(&mut self, id: WorkloadId, serial: u64, launched: Launched) {
+        let memory =
+            memory_kills::Count::of(&[launched.server, launched.init.as_raw().cast_unsigned()]);
         let record = Record {
             serial,
             server: launched.server,
@@ -71,7 +75,7 @@ impl Table {
             exit: None,
             killed: false,
             forgotten: false,
-            oom_kills: oom_kills(),
+            memory,
             status: None,
         };
         self.by_serial.insert(serial, id);
@@ -149,30 +153,29 @@ impl Table {
         }
     }
 
-    /// The init of `serial` has ended, and with it its tree. Reaps it.
-    pub(super) fn ended(&mut self, serial: u64) {
-        let Some(id) = self.by_serial.get(&serial).copied() else {
-            return;
-        };
-        let Some(record) = self.workloads.get_mut(&id) else {
-            return;
-        };
+    /// The init of `serial` has ended, and with it its tree. Reaps it, and hands back the pidfd that is watched.
+    pub(super) fn ended(&mut self, serial: u64) -> Option<OwnedFd> {
+        let id = self.by_serial.get(&serial).copied()?;
+        let record = self.workloads.get_mut(&id)?;
         let mut wait_status = 0;
         // SAFETY: rusage is plain integers; wait4 writes only to the two places given.
         let usage = unsafe {
             let mut usage: libc::rusage = std::mem::zeroed();
             let pid = record.init.as_raw();
             if libc::wait4(pid, &raw mut wait_status, libc::WNOHANG, &raw mut usage) == 0 {
-                return;
+                return None;
             }
             usage
         };
-        record.pidfd = None;
+        let pidfd = record.pidfd.take();
         record.stdin = None;
         // An init that was killed wrote nothing: then what the kernel says of the init stands for all.
         let by_init = StatusRecord::new(serial, wait_status, &usage);
         let status = record.status.unwrap_or(by_init);
-        let memory = !record.killed && oom_kills() > record.oom_kills;
+        let killed_by_stranger = libc::WIFSIGNALED(status.wait_status)
+            && libc::WTERMSIG(status.wait_status) == libc::SIGKILL
+            && !record.killed;
+        let memory = killed_by_stranger && self.memory_kills.explain(&record.memory);
         record.exit = Some(ExitReport {
             status: exit_status(status.wait_status, memory),
             usage: ResourceUsage {
@@ -186,11 +189,11 @@ impl Table {
         } else {
             self.untold.insert(id);
         }
+        pidfd
     }
 }
 
-/// Reads a wait4(2) status. `memory`: the kernel killed some process for want of memory meanwhile, and a
-/// SIGKILL was not ours.
+/// Reads a wait4(2) status. `memory`: a SIGKILL came from the kernel, for want of memory.
 fn exit_status(wait_status: i32, memory: bool) -> ExitStatus {
     if libc::WIFEXITED(wait_status) {
         let code = libc::WEXITSTATUS(wait_status);
@@ -200,14 +203,6 @@ fn exit_status(wait_status: i32, memory: bool) -> ExitStatus {
         libc::SIGKILL if memory => ExitStatus::OutOfMemory,
         signal => ExitStatus::Signaled { signal },
     }
-}
-
-/// How often the kernel has killed for want of memory since boot.
-fn oom_kills() -> u64 {
-    let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-    line.and_then(|count| count.trim().parse().ok())
-        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -220,11 +215,5 @@ mod tests {
         assert_eq!(exit_status(15, true), ExitStatus::Signaled { signal: 15 });
         assert_eq!(exit_status(9, false), ExitStatus::Signaled { signal: 9 });
         assert_eq!(exit_status(9, true), ExitStatus::OutOfMemory);
-    }
-
-    #[test]
-    fn the_kernel_counts_memory_kills() {
-        let text = std::fs::read_to_string("/proc/vmstat").expect("Linux");
-        assert!(text.contains("oom_kill "), "the line that we look for");
     }
 }

@@ -1,0 +1,95 @@
+//! A keeper that `serve` starts itself, where no service manager does.
+
+use std::{
+    io::{self, BufRead, Read},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+};
+
+use super::RuntimeError;
+
+/// How to start a keeper.
+#[derive(Debug, Clone)]
+pub struct SpawnKeeper {
+    /// The `minimcp` program.
+    pub exe: PathBuf,
+    /// Whether it goes on when we end, with all its instances.
+    pub linger: bool,
+}
+
+/// A keeper that we started. Without `linger`, dropping this ends it, and it kills all that it started.
+#[derive(Debug)]
+pub struct SpawnedKeeper {
+    child: Child,
+    lifeline: Option<ChildStdin>,
+}
+
+impl SpawnedKeeper {
+    /// Kills the keeper, and so everything that it started. Blocks until it is reaped.
+    pub(super) fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Ends the keeper and waits until it and all that it started are gone. A lingering one is left alone.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn end(mut self) -> io::Result<()> {
+        if self.lifeline.take().is_some() {
+            self.child.wait()?;
+        }
+        Ok(())
+    }
+}
+
+/// Starts a keeper at `socket` with an empty environment and waits until it serves. Blocks.
+///
+/// # Errors
+/// [`RuntimeError::Unreachable`] with the keeper's own sentence, for example when another one runs there.
+pub fn spawn_keeper(
+    exe: &Path,
+    socket: &Path,
+    linger: bool,
+) -> Result<SpawnedKeeper, RuntimeError> {
+    let failed = |cause: io::Error| {
+        RuntimeError::Unreachable(format!("cannot start {} keeper: {cause}", exe.display()))
+    };
+    let socket = std::path::absolute(socket).map_err(failed)?;
+    let mut command = Command::new(exe);
+    command
+        .args(["keeper", "--announce", "--socket"])
+        .arg(socket)
+        .args(if linger {
+            ["--linger", "--parent-fd", "0"].as_slice()
+        } else {
+            &["--parent-fd", "0"]
+        })
+        .env_clear()
+        .current_dir("/")
+        .stdin(if linger {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        })
+        .stdout(Stdio::piped());
+    let mut child = command.spawn().map_err(failed)?;
+    let lifeline = child.stdin.take();
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        let read = io::BufReader::new(stdout.take(4_096)).read_line(&mut line);
+        read.map_err(failed)?;
+    }
+    let keeper = SpawnedKeeper { child, lifeline };
+    if line.trim_end() == "ready" {
+        return Ok(keeper);
+    }
+    let mut child = keeper.child;
+    drop(keeper.lifeline);
+    let status = child.wait().map_err(failed)?;
+    let sentence = line.trim_end().strip_prefix("error: ").map(str::to_owned);
+    Err(RuntimeError::Unreachable(sentence.unwrap_or_else(|| {
+        format!("the keeper ended with {status}")
+    })))
+}

@@ -1,0 +1,94 @@
+//! The init of an instance, as a descriptor: what it names can never become another process.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+
+use super::keeper_client::watched;
+
+/// A pidfd that the keeper gave: of an instance's init, so that its end is the end of the whole tree. Only for
+/// looking: the keeper alone sends signals.
+#[derive(Debug)]
+pub struct Pidfd(OwnedFd);
+
+impl From<OwnedFd> for Pidfd {
+    fn from(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+}
+
+impl Pidfd {
+    /// Whether the process has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let mut waited = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        loop {
+            match poll(&mut waited, PollTimeout::ZERO) {
+                Err(Errno::EINTR) => {}
+                ready => return ready.is_ok_and(|count| count > 0),
+            }
+        }
+    }
+
+    /// Resolves when the process has ended, also one that is not our child.
+    ///
+    /// # Errors
+    /// When it cannot be watched: no descriptor is left.
+    pub async fn ended(&self) -> io::Result<()> {
+        let watched = watched(self.0.try_clone()?)?;
+        watched.readable().await.map(drop)
+    }
+
+    /// Its pid as our /proc shows it. `None`: it was reaped, or /proc is that of other namespaces.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        let path = format!("/proc/self/fdinfo/{}", self.0.as_raw_fd());
+        pid_of(&fs::read_to_string(path).ok()?)
+    }
+}
+
+/// The line `Pid:` of proc_pid_fdinfo(5): -1 once reaped, 0 in foreign namespaces.
+fn pid_of(fdinfo: &str) -> Option<u32> {
+    let pid = fdinfo.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    pid.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pid_stands_in_fdinfo() {
+        assert_eq!(
+            pid_of("pos:\t0\nflags:\t02\nPid:\t77\nNSpid:\t77\n"),
+            Some(77)
+        );
+        for none in ["Pid:\t-1\n", "Pid:\t0\n", "pos:\t0\n", ""] {
+            assert_eq!(pid_of(none), None, "{none}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_is_seen_and_stays_seen() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("cat is there");
+        let opened = super::super::keeper::clone::pidfd_open(child.id()).expect("Linux");
+        let pidfd = Pidfd::from(opened.expect("it lives"));
+        assert!(!pidfd.has_ended());
+        assert_eq!(pidfd.pid(), Some(child.id()));
+        drop(child.stdin.take());
+        pidfd.ended().await.expect("a descriptor is left");
+        assert!(pidfd.has_ended(), "a zombie has ended");
+        child.wait().expect("it is our child");
+        assert!(pidfd.has_ended());
+        assert_eq!(pidfd.pid(), None);
+    }
+}
