@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::{
     supervisor::access::Secret,
     upstream::{
-        Envelope, INTERNAL_ERROR, INVALID_REQUEST, Kind, PARSE_ERROR, Upstream, error_message,
+        Envelope, Era, INTERNAL_ERROR, INVALID_REQUEST, Kind, PARSE_ERROR, Upstream, error_message,
     },
 };
 
@@ -64,7 +64,8 @@ impl Gateway {
         if let Err(refused) = in_scope(secret, &upstream, &batch).await {
             return *refused;
         }
-        if upstream.http().is_some() {
+        if upstream.speaks(Era::Legacy) && self.session_of(place, &parts.headers, secret).is_none()
+        {
             let source = Bytes::copy_from_slice(source);
             let reply = self.relay(place, parts, source, None).await;
             let reply = held::counted(reply, permit);

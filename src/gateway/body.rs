@@ -13,7 +13,7 @@ use hyper::body::Frame;
 use hyper::body::{Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use crate::upstream::{Failure, Item};
+use crate::upstream::{Failure, Item, RelayedCall, Upstream};
 
 use super::{dialogue::Exchange, held::Held, listen::ListenStream, replay::TrackStream};
 
@@ -218,24 +218,37 @@ fn event(message: &[u8]) -> Bytes {
 
 type FailedFuture = Pin<Box<dyn Future<Output = Arc<Failure>> + Send + Sync>>;
 
-/// The body of an HTTP child's response. An event stream that breaks off ends with a JSON-RPC error that tells why.
+/// The body of an HTTP child's response. An event stream that breaks off, or is silent for as long as a call may be,
+/// ends with a JSON-RPC error that tells why.
 pub struct Relayed {
     incoming: Incoming,
     /// The id of the request, when the response is an event stream that must answer it.
     answers: Option<Box<str>>,
     failed: Option<FailedFuture>,
     broken: Option<Pin<Box<Sleep>>>,
+    silence: Option<Pin<Box<Sleep>>>,
+    upstream: Arc<Upstream>,
+    _counted: Option<RelayedCall>,
 }
 
 impl Relayed {
     /// `answers`: the raw id of the request that an event stream must answer.
     #[must_use]
-    pub fn new(incoming: Incoming, answers: Option<Box<str>>, failed: FailedFuture) -> Self {
+    pub fn new(
+        incoming: Incoming,
+        answers: Option<Box<str>>,
+        failed: FailedFuture,
+        upstream: Arc<Upstream>,
+        counted: Option<RelayedCall>,
+    ) -> Self {
         Self {
             incoming,
             answers,
             failed: Some(failed),
             broken: None,
+            silence: None,
+            upstream,
+            _counted: counted,
         }
     }
 
@@ -244,6 +257,9 @@ impl Relayed {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         use hyper::body::Body;
+        if self.failed.is_none() {
+            return Poll::Ready(None);
+        }
         if self.broken.is_none() {
             match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Err(error))) => {
@@ -252,7 +268,11 @@ impl Relayed {
                     }
                     self.broken = Some(Box::pin(sleep(CAUSE_WAIT)));
                 }
-                other => return other,
+                Poll::Pending => return self.poll_silence(cx),
+                other => {
+                    self.silence = None;
+                    return other;
+                }
             }
         }
         let (Some(id), Some(failed)) = (&self.answers, &mut self.failed) else {
@@ -269,10 +289,33 @@ impl Relayed {
             }
             Poll::Pending => return Poll::Pending,
         };
+        self.end_with(&answer)
+    }
+
+    /// A call that gives no sign of life for too long ends, as it would over a pipe.
+    fn poll_silence(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(id) = &self.answers else {
+            return Poll::Pending;
+        };
+        let limit = self.upstream.options().call_timeout;
+        let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(limit)));
+        if silence.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.upstream.count_overdue();
+        let text = format!("it gave no sign of life for {} s", limit.as_secs_f32());
+        let answer = super::reply::failure_message(id, &text);
+        self.end_with(&answer)
+    }
+
+    fn end_with(&mut self, answer: &[u8]) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         self.failed = None;
         // The break may have come inside an event: the blank line ends it.
         let mut out = BytesMut::from(&b"\n\n"[..]);
-        out.extend_from_slice(&event(&answer));
+        out.extend_from_slice(&event(answer));
         Poll::Ready(Some(Ok(Frame::data(out.freeze()))))
     }
 }

@@ -267,6 +267,7 @@ impl Gateway {
             return Listening::OfTheChild;
         }
         if !is_stateless {
+            upstream.hear_standing();
             let fresh = filter.uris.iter();
             for uri in fresh.filter(|uri| !place.table.has_subscriber(uri)) {
                 upstream.ask_aside("resources/subscribe", &json!({"uri": uri}));

@@ -1,7 +1,8 @@
 //! The data plane: an access URL in, the instance's MCP server out.
 //!
-//! Session-era and stateless clients share one stdio child; HTTP children are proxied by streaming. Nothing here
-//! knows the store: what a request needs is in the [`Route`].
+//! Session-era and stateless clients share one child. An HTTP child gets the requests of clients that speak its era
+//! streamed through; all others are translated. Nothing here knows the store: what a request needs is in the
+//! [`Route`].
 
 mod access;
 mod approach;
@@ -57,7 +58,7 @@ use crate::{
         access::Secret,
         route::{Route, RouteState},
     },
-    upstream::{Envelope, EnvelopeError, INVALID_REQUEST, Kind, PARSE_ERROR},
+    upstream::{Envelope, EnvelopeError, Era, INVALID_REQUEST, Kind, PARSE_ERROR},
 };
 
 pub use body::GatewayBody;
@@ -72,6 +73,7 @@ use forwarded::Proxies;
 use owners::SessionOwners;
 use param_headers::ParamHeaders;
 use parked::{ParkingLot, StateKey};
+use proxy::RelayedSessions;
 use replay::{EventId, TrackStream};
 use reply::{no_such_session, not_allowed, preflight};
 use session::SessionTable;
@@ -98,6 +100,8 @@ struct Place {
     /// Of the sessions that an HTTP child keeps itself.
     owners: SessionOwners,
     param_headers: ParamHeaders,
+    /// Sessions that an HTTP child opened for clients.
+    relayed: RelayedSessions,
 }
 
 impl Gateway {
@@ -296,7 +300,10 @@ impl Gateway {
                 reply
             }
         };
-        if upstream.http().is_some() {
+        let stateless = !in_session && stateless::is_stateless(&parts.headers, &source, &envelope);
+        let era = if stateless { Era::Modern } else { Era::Legacy };
+        // A child's own server answers clients of its eras itself; the others meet it as they would meet a pipe.
+        if upstream.speaks(era) && self.session_of(place, &parts.headers, secret).is_none() {
             let answers = (kind == Kind::Request).then(|| Box::from(id));
             let reply = self.relay(place, parts, source.clone(), answers).await;
             return shown(reply);
@@ -309,7 +316,7 @@ impl Gateway {
             secret,
             body: source.clone(),
         };
-        let reply = if !in_session && stateless::is_stateless(&parts.headers, &source, &envelope) {
+        let reply = if stateless {
             self.post_stateless(place, parts, &message, &upstream).await
         } else {
             self.post_in_session(place, parts, &message, &upstream)
@@ -344,7 +351,7 @@ impl Gateway {
         }
         match self.ready(place).await {
             Err(unready) => reply::unready(&place.route, "null", &unready),
-            Ok(upstream) if upstream.http().is_some() => {
+            Ok(upstream) if upstream.speaks(Era::Legacy) => {
                 self.relay(place, parts, Bytes::new(), None).await
             }
             Ok(_) if parts.headers.contains_key(SESSION_HEADER) => no_such_session("null"),
@@ -362,7 +369,7 @@ impl Gateway {
             return reply::empty(StatusCode::NO_CONTENT);
         }
         match ready::present(&place.route) {
-            Some(upstream) if upstream.http().is_some() => {
+            Some(upstream) if upstream.speaks(Era::Legacy) => {
                 self.relay(place, parts, Bytes::new(), None).await
             }
             _ if parts.headers.contains_key(SESSION_HEADER) => no_such_session("null"),
@@ -428,6 +435,7 @@ impl Place {
             parked: ParkingLot::default(),
             owners: SessionOwners::default(),
             param_headers: ParamHeaders::default(),
+            relayed: RelayedSessions::default(),
         }
     }
 }

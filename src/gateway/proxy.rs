@@ -1,21 +1,31 @@
-//! HTTP children: requests go through, responses stream back unread.
+//! HTTP children in front of clients of their own era: requests go through, responses stream back unread.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 use tokio::time::timeout;
 
-use crate::upstream::{HttpLink, UpstreamError};
+use crate::{
+    domain::id::Generation,
+    upstream::{Failure, HttpLink, RelayedCall, Upstream, UpstreamError},
+};
 
 use super::{
-    Gateway, Place, Reply,
+    Gateway, Place, Reply, SESSION_HEADER,
     body::{GatewayBody, Relayed},
-    reply,
+    no_such_session, reply,
 };
 
 /// How long a broken connection to a child waits for the supervisor to tell why.
 const CAUSE_WAIT: Duration = Duration::from_secs(2);
+/// Most sessions of one HTTP child that are remembered.
+const RELAYED_SESSIONS_MAX: usize = 4_096;
 
 /// Headers that belong to one hop (RFC 9110 section 7.6.1), or to us: the access token must not reach the child, and
 /// `Host` and `Origin` were checked here.
@@ -63,6 +73,40 @@ fn relayed(headers: &HeaderMap) -> HeaderMap {
     out
 }
 
+/// The sessions that an HTTP child opened for clients, by the launch that knows them: they end with it, but not every
+/// server says so in the way of the specification, which is what makes a client begin anew.
+#[derive(Default)]
+pub struct RelayedSessions {
+    hasher: RandomState,
+    known: Mutex<HashMap<u64, Generation>>,
+}
+
+impl RelayedSessions {
+    fn known(&self) -> MutexGuard<'_, HashMap<u64, Generation>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn opened(&self, session: &HeaderValue, generation: Generation) {
+        let mut known = self.known();
+        if known.len() >= RELAYED_SESSIONS_MAX {
+            known.retain(|_, of| *of == generation);
+        }
+        if known.len() >= RELAYED_SESSIONS_MAX {
+            // What is forgotten is only answered by the child alone.
+            known.clear();
+        }
+        known.insert(self.hasher.hash_one(session), generation);
+    }
+
+    /// Whether a session is known to be of another launch than this.
+    fn is_of_another(&self, session: &HeaderValue, generation: Generation) -> bool {
+        let known = self.known();
+        known
+            .get(&self.hasher.hash_one(session))
+            .is_some_and(|of| *of != generation)
+    }
+}
+
 impl Gateway {
     /// Relays one request. `answers`: the raw id of the JSON-RPC request inside, if it is one.
     pub(super) async fn relay(
@@ -90,24 +134,49 @@ impl Gateway {
                 failed = Some((generation, failure));
                 continue;
             }
+            let counted = answers.is_some().then(|| link.begin_relayed());
             let headers = relayed(&parts.headers);
             let sent = link.exchange(parts.method.clone(), headers, body.clone());
             // A response head may take as long as a call: a child that answers JSON sends nothing before.
             let limit = upstream.options().call_timeout;
-            return match timeout(limit, sent).await {
-                Ok(Ok(response)) => stream_back(link, response, answers),
-                Ok(Err(error)) => {
-                    let error = with_cause(link, error).await;
-                    reply::json(
-                        failure_status(&answers),
-                        reply::upstream_message(id, &error),
-                    )
-                }
+            let response = match timeout(limit, sent).await {
+                Ok(Ok(response)) => response,
+                Ok(Err(error)) => match with_cause(link, error).await {
+                    // Nobody listens any more: nothing of this request has happened.
+                    (UpstreamError::NotListening(_), Some(failure)) => {
+                        failed = Some((generation, failure));
+                        continue;
+                    }
+                    (error, failure) => {
+                        let error = failure.map_or(error, UpstreamError::Failed);
+                        return reply::json(failure_status(&answers), error.answer(id));
+                    }
+                },
                 Err(_) => {
+                    if answers.is_some() {
+                        upstream.count_overdue();
+                    }
                     let text = format!("it gave no answer for {} s", limit.as_secs());
-                    reply::json(failure_status(&answers), reply::failure_message(id, &text))
+                    return reply::json(
+                        failure_status(&answers),
+                        reply::failure_message(id, &text),
+                    );
                 }
             };
+            match (
+                parts.headers.get(SESSION_HEADER),
+                response.headers().get(SESSION_HEADER),
+            ) {
+                (None, Some(opened)) => place.relayed.opened(opened, generation),
+                (Some(session), _)
+                    if response.status() == StatusCode::BAD_REQUEST
+                        && place.relayed.is_of_another(session, generation) =>
+                {
+                    return no_such_session(id);
+                }
+                _ => {}
+            }
+            return stream_back(&upstream, link, response, answers, counted);
         }
     }
 }
@@ -121,20 +190,26 @@ fn failure_status(answers: &Option<Box<str>>) -> StatusCode {
     }
 }
 
-async fn with_cause(link: &HttpLink, error: UpstreamError) -> UpstreamError {
-    match error {
-        UpstreamError::Http(_) => match timeout(CAUSE_WAIT, link.failed()).await {
-            Ok(failure) => UpstreamError::Failed(failure),
-            Err(_) => error,
-        },
-        other => other,
-    }
+/// Waits for the end of a child that cannot be reached.
+async fn with_cause(
+    link: &HttpLink,
+    error: UpstreamError,
+) -> (UpstreamError, Option<Arc<Failure>>) {
+    let failure = match error {
+        UpstreamError::Http(_) | UpstreamError::NotListening(_) => {
+            timeout(CAUSE_WAIT, link.failed()).await.ok()
+        }
+        _ => None,
+    };
+    (error, failure)
 }
 
 fn stream_back(
+    upstream: &Arc<Upstream>,
     link: &HttpLink,
     response: http::Response<hyper::body::Incoming>,
     answers: Option<Box<str>>,
+    counted: Option<RelayedCall>,
 ) -> Reply {
     let (parts, incoming) = response.into_parts();
     let streams = parts
@@ -145,12 +220,14 @@ fn stream_back(
         incoming,
         answers.filter(|_| streams),
         Box::pin(link.failed()),
+        upstream.clone(),
+        counted,
     );
     let mut reply = Reply::new(GatewayBody::Relayed(Box::new(body)));
     *reply.status_mut() = parts.status;
     *reply.headers_mut() = relayed(&parts.headers);
     if streams {
-        let no = http::HeaderValue::from_static("no");
+        let no = HeaderValue::from_static("no");
         reply.headers_mut().insert("x-accel-buffering", no);
     }
     reply
@@ -159,6 +236,22 @@ fn stream_back(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_of_an_earlier_launch_is_known_as_such() {
+        let sessions = RelayedSessions::default();
+        let session = HeaderValue::from_static("s");
+        assert!(!sessions.is_of_another(&session, Generation(2)));
+        sessions.opened(&session, Generation(1));
+        assert!(!sessions.is_of_another(&session, Generation(1)));
+        assert!(sessions.is_of_another(&session, Generation(2)));
+        for number in 0..=RELAYED_SESSIONS_MAX {
+            let other = HeaderValue::from(number);
+            sessions.opened(&other, Generation(2));
+        }
+        assert!(sessions.known().len() <= RELAYED_SESSIONS_MAX);
+        assert!(!sessions.is_of_another(&session, Generation(2)));
+    }
 
     #[test]
     fn what_belongs_to_one_hop_stays_here() {

@@ -14,7 +14,7 @@ use crate::{
     upstream::{Call, Caller, Downstream, Era, Failure, Handshake, Upstream, UpstreamError},
 };
 
-use super::{Gateway, Message, Place, reply::Unready};
+use super::{Gateway, Message, Place, reply::Unready, session::SessionTable};
 
 /// The connection behind a route, if there is one now.
 pub fn present(route: &Route) -> Option<Arc<Upstream>> {
@@ -163,21 +163,29 @@ impl Place {
             return;
         };
         // A stateless child hears log levels with each call, and subscriptions by its one stream of news.
-        let has_state = handshake.era == Era::Legacy;
-        if has_state
-            && handshake.has_capability("logging")
-            && let Some(level) = self.table.most_verbose()
-        {
-            upstream.ask_aside("logging/setLevel", &json!({"level": level}));
-        }
-        if has_state && handshake.promises("resources", "subscribe") {
-            for uri in self.table.subscribed() {
-                upstream.ask_aside("resources/subscribe", &json!({"uri": uri}));
+        if handshake.era == Era::Legacy {
+            if !self.table.listeners.is_empty() {
+                upstream.hear_standing();
             }
+            renew_wishes(&self.table, upstream, &handshake);
         }
         for method in news(&before, &handshake) {
             let message = format!("{{\"jsonrpc\":\"2.0\",\"method\":\"{method}\"}}");
             self.table.notification(method, None, message.into());
+        }
+    }
+}
+
+/// Tells a child that knows nothing of it what its clients wish to hear.
+pub fn renew_wishes(table: &SessionTable, upstream: &Upstream, handshake: &Handshake) {
+    if handshake.has_capability("logging")
+        && let Some(level) = table.most_verbose()
+    {
+        upstream.ask_aside("logging/setLevel", &json!({"level": level}));
+    }
+    if handshake.promises("resources", "subscribe") {
+        for uri in table.subscribed() {
+            upstream.ask_aside("resources/subscribe", &json!({"uri": uri}));
         }
     }
 }

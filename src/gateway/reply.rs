@@ -156,10 +156,7 @@ pub fn failure_message(id: &str, cause: &str) -> Bytes {
 /// What [`UpstreamError`] is to a client: the answer to its call.
 #[must_use]
 pub fn upstream_message(id: &str, error: &UpstreamError) -> Bytes {
-    match error {
-        UpstreamError::Failed(failure) => failure.answer(id),
-        other => failure_message(id, &other.to_string()),
-    }
+    error.answer(id)
 }
 
 /// Why an instance cannot take a request now.

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::{listen::Listeners, replay::Tracks};
+use super::{listen::Listeners, ready, replay::Tracks};
 use crate::{
     domain::UnixMs,
     supervisor::{access::Token, route::Route},
@@ -393,6 +393,14 @@ impl SessionTable {
 }
 
 impl Downstream for SessionTable {
+    fn renewed(&self) {
+        if let Some(upstream) = ready::present(&self.route)
+            && let Some(handshake) = upstream.handshake_snapshot()
+        {
+            ready::renew_wishes(self, &upstream, &handshake);
+        }
+    }
+
     fn notification(&self, method: &str, params: Option<&RawValue>, message: Bytes) {
         let field = |key: &str| {
             let params = RawObject::parse(params?.get()).ok()?;

@@ -256,13 +256,12 @@ fn try_attach(
         pipes.stderr,
         Arc::clone(&redactions),
     )?];
+    let noise: NoiseSink = {
+        let (logs, redactions) = (logs.clone(), Arc::clone(&redactions));
+        Arc::new(move |line| logs.note(source, LogStream::Stdout, line, &redactions))
+    };
     let upstream = match template.server.transport {
-        Transport::Stdio => {
-            let (logs, redactions) = (logs.clone(), Arc::clone(&redactions));
-            let noise: NoiseSink =
-                Arc::new(move |line| logs.note(source, LogStream::Stdout, line, &redactions));
-            Upstream::over_stdio(pipes.stdin, pipes.stdout, options, noise)?
-        }
+        Transport::Stdio => Upstream::over_stdio(pipes.stdin, pipes.stdout, options, noise)?,
         Transport::Http => {
             captures.push(logs.capture(
                 source,
@@ -273,7 +272,7 @@ fn try_attach(
             let port =
                 port.ok_or_else(|| std::io::Error::other("its private port is not known"))?;
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            Upstream::over_http(address, template.server.path.clone(), options)
+            Upstream::over_http(address, template.server.path.clone(), options, noise)
         }
     };
     Ok((upstream, captures))

@@ -1,4 +1,4 @@
-//! One request of a client on its way through a stdio child.
+//! One request of a client on its way through a child.
 
 use std::{
     future::poll_fn,
@@ -11,14 +11,14 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    Link, Upstream, UpstreamError,
+    Upstream, UpstreamError,
     handshake::Era,
     in_flight::{Caller, InFlight, Origin, SessionKey},
     mailbox::{Item, Mailbox},
     message::{Envelope, RawObject, splice},
     rounds::{self, Crossing},
-    stdio::{NotSent, Wire},
     translate::{compose, rewritten},
+    wire::{NotSent, Wire},
 };
 
 /// After so long without a message a caller is told that the call is slow.
@@ -153,15 +153,6 @@ impl Drop for Call {
 }
 
 impl Upstream {
-    pub(super) fn wire(&self) -> Result<&Arc<Wire>, UpstreamError> {
-        match &self.link {
-            Link::Stdio(wire) => Ok(wire),
-            Link::Http(_) => Err(UpstreamError::Protocol(
-                "an HTTP server is not called over stdio".to_owned(),
-            )),
-        }
-    }
-
     /// What the child speaks; the session era until a handshake told otherwise.
     #[must_use]
     pub fn era(&self) -> Era {
@@ -171,7 +162,7 @@ impl Upstream {
             .map_or(Era::Legacy, |handshake| handshake.era)
     }
 
-    /// Sends a client's request to a stdio child. `source` is the whole message that `envelope` was read from.
+    /// Sends a client's request to the child. `source` is the whole message that `envelope` was read from.
     ///
     /// # Errors
     /// When the child is gone, does not read, has too many calls under way, or the parameters are no object.
@@ -181,7 +172,7 @@ impl Upstream {
         source: &[u8],
         envelope: &Envelope<'_>,
     ) -> Result<Call, UpstreamError> {
-        let wire = self.wire()?;
+        let wire = &self.wire;
         let own = caller.session == SessionKey::DAEMON;
         let era = if own { caller.era } else { self.era() };
         let rewritten = rewritten(envelope, &caller, era)
@@ -225,7 +216,7 @@ impl Upstream {
         })
     }
 
-    /// Sends a client's notification to a stdio child as it is; a cancellation gets the id that the child knows, and
+    /// Sends a client's notification to the child as it is; a cancellation gets the id that the child knows, and
     /// is dropped when that call is not under way.
     ///
     /// # Errors
@@ -236,7 +227,7 @@ impl Upstream {
         source: &[u8],
         envelope: &Envelope<'_>,
     ) -> Result<(), UpstreamError> {
-        let wire = self.wire()?;
+        let wire = &self.wire;
         if let Some(failure) = wire.table().failure() {
             return Err(UpstreamError::Failed(failure));
         }
@@ -282,7 +273,7 @@ impl Upstream {
         source: &[u8],
         envelope: &Envelope<'_>,
     ) -> Result<bool, UpstreamError> {
-        let wire = self.wire()?;
+        let wire = &self.wire;
         let Some(id) = envelope.id else {
             return Ok(false);
         };
@@ -300,7 +291,7 @@ impl Upstream {
 
     /// A session ended: what the child asked it is answered with an error.
     pub fn forget_session(&self, session: SessionKey) {
-        let Ok(wire) = self.wire() else { return };
+        let wire = &self.wire;
         let asked = wire.table().forget_session(session);
         for origin in asked {
             let child_id = match origin {
@@ -323,7 +314,6 @@ impl Upstream {
     /// Whether this session has a call under way.
     #[must_use]
     pub fn is_calling(&self, session: SessionKey) -> bool {
-        self.wire()
-            .is_ok_and(|wire| wire.table().is_calling(session))
+        self.wire.table().is_calling(session)
     }
 }

@@ -14,13 +14,23 @@ use super::{
     in_flight::{Home, LOG_LEVELS, Origin, SessionKey},
     message::{Envelope, Kind, RawObject, splice, unquote},
     news, rounds,
-    stdio::Wire,
     translate::{META_SUBSCRIPTION, capability_for, missing_capability, unmarked},
+    wire::Wire,
 };
+
+/// The stream that a message came on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// A pipe, or a stream that belongs to no call: it may be of any.
+    Shared,
+    /// The response to this call, by our id.
+    OfCall(u64),
+}
 
 /// Handles one frame. `downstream` is asked only when a message belongs to no call.
 pub fn frame(
     wire: &Wire,
+    stream: Stream,
     frame: &Frame<'_>,
     limit_bytes: usize,
     noise: &NoiseSink,
@@ -36,12 +46,12 @@ pub fn frame(
                 // A batch, as revision 2025-03-26 allowed.
                 if let Ok(batch) = serde_json::from_slice::<Vec<&RawValue>>(line) {
                     for part in batch {
-                        message(wire, part.get().as_bytes(), noise, &downstream);
+                        message(wire, stream, part.get().as_bytes(), noise, &downstream);
                     }
                     return;
                 }
             }
-            message(wire, line, noise, &downstream);
+            message(wire, stream, line, noise, &downstream);
         }
         Frame::TooLong { length, head, tail } => {
             let text = format!(
@@ -58,6 +68,7 @@ pub fn frame(
 
 fn message(
     wire: &Wire,
+    stream: Stream,
     line: &[u8],
     noise: &NoiseSink,
     downstream: &impl Fn() -> Option<Arc<dyn Downstream>>,
@@ -67,6 +78,10 @@ fn message(
         noise(line);
         return;
     };
+    if let Stream::OfCall(id) = stream {
+        // Anything that comes with a call is a sign of its life.
+        wire.table().touch(id, Instant::now());
+    }
     match (kind, envelope.id) {
         (Kind::Response, Some(id)) => {
             let Ok(number) = id.get().parse::<u64>() else {
@@ -90,8 +105,8 @@ fn message(
             };
             call.mailbox.answer(answer);
         }
-        (Kind::Request, Some(id)) => request(wire, line, &envelope, id),
-        _ => notification(wire, line, &envelope, downstream),
+        (Kind::Request, Some(id)) => request(wire, stream, line, &envelope, id),
+        _ => notification(wire, stream, line, &envelope, downstream),
     }
 }
 
@@ -102,7 +117,7 @@ fn has_failed(answer: &Envelope<'_>) -> bool {
     })
 }
 
-fn request(wire: &Wire, line: &[u8], envelope: &Envelope<'_>, id: &RawValue) {
+fn request(wire: &Wire, stream: Stream, line: &[u8], envelope: &Envelope<'_>, id: &RawValue) {
     let method = envelope.method();
     let refuse = |code, text: &str| {
         // A child that does not read its answers loses them; the backlog is bounded.
@@ -113,7 +128,11 @@ fn request(wire: &Wire, line: &[u8], envelope: &Envelope<'_>, id: &RawValue) {
         return;
     }
     let mut table = wire.table();
-    let to = match table.home_of_request(method) {
+    let home = match stream {
+        Stream::Shared => table.home_of_request(method),
+        Stream::OfCall(id) => table.home_of(id),
+    };
+    let to = match home {
         Home::Only(_, call) if call.caller.can_answer(method) => {
             Ok((call.caller.session, call.mailbox.clone()))
         }
@@ -166,6 +185,7 @@ fn request(wire: &Wire, line: &[u8], envelope: &Envelope<'_>, id: &RawValue) {
 
 fn notification(
     wire: &Wire,
+    stream: Stream,
     line: &[u8],
     envelope: &Envelope<'_>,
     downstream: &impl Fn() -> Option<Arc<dyn Downstream>>,
@@ -179,7 +199,12 @@ fn notification(
         "notifications/cancelled" => cancelled(wire, line, envelope),
         "notifications/message" => {
             let level = level_of(envelope.params);
-            match wire.table().home() {
+            let table = wire.table();
+            let home = match stream {
+                Stream::Shared => table.home(),
+                Stream::OfCall(id) => table.home_of(id),
+            };
+            match home {
                 Home::Only(_, call) => {
                     if call.caller.session != SessionKey::DAEMON && call.caller.wants_level(level) {
                         call.mailbox.push(Bytes::copy_from_slice(line));
@@ -188,8 +213,11 @@ fn notification(
                 }
                 // It may tell of the arguments of one client: no other may see it.
                 Home::Ambiguous => return,
+                // What comes late with a call is for its client, who left.
+                Home::Nobody if stream != Stream::Shared => return,
                 Home::Nobody => {}
             }
+            drop(table);
             tell_all(line, envelope, downstream);
         }
         _ => match unmarked(line, envelope) {

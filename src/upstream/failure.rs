@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::domain::{exit::ExitStatus, id::Generation};
 
-use super::message::quote;
+use super::{UpstreamError, message::quote};
 
 /// JSON-RPC: the text is not JSON.
 pub const PARSE_ERROR: i64 = -32_700;
@@ -67,6 +67,20 @@ impl Failure {
     pub fn answer(&self, id: &str) -> Bytes {
         let message = format!("The MCP server behind this URL failed: {}", self.cause);
         error_message(id, INTERNAL_ERROR, &message, Some(&self.data()))
+    }
+}
+
+impl UpstreamError {
+    /// The JSON-RPC error for a call that this ended; `id` is raw JSON.
+    #[must_use]
+    pub fn answer(&self, id: &str) -> Bytes {
+        match self {
+            Self::Failed(failure) => failure.answer(id),
+            other => {
+                let text = format!("The MCP server behind this URL failed: {other}");
+                error_message(id, INTERNAL_ERROR, &text, None)
+            }
+        }
     }
 }
 

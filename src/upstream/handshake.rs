@@ -56,6 +56,9 @@ pub struct Handshake {
     /// The session at an HTTP child that our own probes use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_session: Option<String>,
+    /// An HTTP child that takes clients of the session era too, although `era` is the stateless one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub both_eras: bool,
 }
 
 impl Handshake {
@@ -103,6 +106,7 @@ impl Handshake {
             read_only_tools: Vec::new(),
             param_headers: BTreeMap::new(),
             http_session: None,
+            both_eras: false,
         })
     }
 

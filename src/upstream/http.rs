@@ -1,9 +1,17 @@
 //! A child that speaks Streamable HTTP on a private port.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -11,20 +19,39 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
-use super::{Envelope, Failure, Kind, UpstreamError};
+use super::{
+    Envelope, Failure, Kind, UpstreamError,
+    http_headers::{self, Standing, ToolHeaders},
+    sse::{Decoder, Event},
+};
 
-const SESSION_HEADER: &str = "mcp-session-id";
-const VERSION_HEADER: &str = "mcp-protocol-version";
+/// How long an idle connection is kept: less than the 5 s after which Node and uvicorn close theirs, because a
+/// request that meets the close is lost.
+const POOL_IDLE: Duration = Duration::from_secs(4);
 
-/// The HTTP side of a connection. Requests are streamed through by the gateway; only our own calls are read here.
+/// The HTTP side of a connection. Requests of clients that speak what the child speaks are streamed through by the
+/// gateway; our own calls, and those of other clients, are read here.
 pub struct HttpLink {
     client: Client<HttpConnector, Full<Bytes>>,
     addr: SocketAddr,
     path: String,
     answer_limit_bytes: usize,
     failure: watch::Sender<Option<Arc<Failure>>>,
+    standing: ArcSwapOption<Standing>,
+    tools: Mutex<ToolHeaders>,
+    relayed: Arc<AtomicUsize>,
+}
+
+/// One call that is relayed; it is under way until this is dropped.
+#[derive(Debug)]
+pub struct RelayedCall(Arc<AtomicUsize>);
+
+impl Drop for RelayedCall {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl HttpLink {
@@ -35,7 +62,7 @@ impl HttpLink {
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(5)));
         let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(Duration::from_secs(60))
+            .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(16)
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
@@ -46,6 +73,9 @@ impl HttpLink {
             path,
             answer_limit_bytes,
             failure: watch::Sender::new(None),
+            standing: ArcSwapOption::empty(),
+            tools: Mutex::default(),
+            relayed: Arc::default(),
         }
     }
 
@@ -107,47 +137,90 @@ impl HttpLink {
         }
     }
 
+    /// What we are to the child now: the last handshake with it, or `None` before the first.
+    #[must_use]
+    pub fn standing(&self) -> Option<Arc<Standing>> {
+        self.standing.load_full()
+    }
+
+    /// Remembers what a handshake made of us.
+    pub fn set_standing(&self, standing: Standing) {
+        self.standing.store(Some(Arc::new(standing)));
+    }
+
+    /// Which arguments of tools travel in headers.
+    pub fn tools(&self) -> MutexGuard<'_, ToolHeaders> {
+        self.tools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a call that the gateway relays.
+    #[must_use]
+    pub fn begin_relayed(&self) -> RelayedCall {
+        self.relayed.fetch_add(1, Ordering::Relaxed);
+        RelayedCall(self.relayed.clone())
+    }
+
+    /// How many calls are relayed now.
+    #[must_use]
+    pub fn relayed(&self) -> usize {
+        self.relayed.load(Ordering::Relaxed)
+    }
+
+    /// Sends one JSON-RPC message; resolves with the head of the response.
+    ///
+    /// # Errors
+    /// The child is gone or not reachable, or the message is not one.
+    pub async fn post(
+        &self,
+        standing: &Standing,
+        message: Bytes,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        let envelope = Envelope::parse(&message)
+            .map_err(|error| UpstreamError::Protocol(error.to_string()))?;
+        let headers = standing.headers_of(&envelope, &self.tools())?;
+        self.exchange(Method::POST, headers, message).await
+    }
+
     /// A request of our own; answers the raw response and the session that the child opened.
     ///
     /// # Errors
     /// The child is gone, answers with another status than 200, or with something that is not the response.
     pub async fn ask(
         &self,
-        session: Option<&str>,
-        version: Option<&str>,
+        standing: &Standing,
         message: &Value,
     ) -> Result<(Bytes, Option<String>), UpstreamError> {
-        let response = self.post(session, version, message).await?;
+        let response = self.post(standing, message.to_string().into()).await?;
         let status = response.status();
         let opened = response
             .headers()
-            .get(SESSION_HEADER)
+            .get(http_headers::SESSION)
             .and_then(|value| value.to_str().ok())
             .map(str::to_owned);
-        let streams = response
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
-        let mut body = response.into_body();
-        let mut read = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| UpstreamError::Http(error.to_string()))?;
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
-            if read.len() + data.len() > self.answer_limit_bytes {
-                return Err(UpstreamError::Protocol(format!(
-                    "its answer is over the limit of {} bytes",
-                    self.answer_limit_bytes
-                )));
+        if is_events(&response) {
+            let mut answer = None;
+            let mut decoder = Decoder::new(self.answer_limit_bytes);
+            let mut body = response.into_body();
+            while answer.is_none() {
+                let Some(data) = next_data(&mut body).await? else {
+                    break;
+                };
+                decoder.feed(&data, |event| match event {
+                    Event::Data(data) if is_response(data) && answer.is_none() => {
+                        answer = Some(Ok(Bytes::copy_from_slice(data)));
+                    }
+                    Event::TooLong(_) => answer = Some(Err(self.too_long())),
+                    Event::Data(_) => {}
+                });
             }
-            read.extend_from_slice(&data);
-            if streams && let Some(answer) = answer_in(&read) {
+            if let Some(answer) = answer {
+                return Ok((answer?, opened));
+            }
+        } else {
+            let answer = self.read_all(response.into_body()).await?;
+            if is_response(&answer) {
                 return Ok((answer, opened));
             }
-        }
-        if !streams && is_response(&read) {
-            return Ok((read.into(), opened));
         }
         Err(UpstreamError::Protocol(if status == StatusCode::OK {
             "its HTTP answer is not a JSON-RPC response".to_owned()
@@ -156,54 +229,79 @@ impl HttpLink {
         }))
     }
 
-    /// A notification of our own.
+    /// A notification of our own, or the answer to a request of the child.
     ///
     /// # Errors
     /// The child is gone, or refuses.
-    pub async fn tell(
-        &self,
-        session: Option<&str>,
-        version: &str,
-        message: &Value,
-    ) -> Result<(), UpstreamError> {
-        let response = self.post(session, Some(version), message).await?;
+    pub async fn tell(&self, standing: &Standing, message: Bytes) -> Result<(), UpstreamError> {
+        let response = self.post(standing, message).await?;
         let status = response.status();
         if status.is_success() {
-            return Ok(());
+            // Read to its end, so that the connection can be used again.
+            return self.read_all(response.into_body()).await.map(|_| ());
         }
         Err(UpstreamError::Protocol(format!(
-            "its HTTP server answered with status {status} to a notification"
+            "its HTTP server answered with status {status} to a message that wants no answer"
         )))
     }
 
-    async fn post(
-        &self,
-        session: Option<&str>,
-        version: Option<&str>,
-        message: &Value,
-    ) -> Result<Response<Incoming>, UpstreamError> {
-        let mut headers = HeaderMap::new();
-        let fixed = HeaderValue::from_static;
-        headers.insert(header::CONTENT_TYPE, fixed("application/json"));
-        let both = "application/json, text/event-stream";
-        headers.insert(header::ACCEPT, fixed(both));
-        let text = |value: &str| {
-            HeaderValue::from_str(value)
-                .map_err(|_| UpstreamError::Protocol("its session id is not valid".to_owned()))
-        };
-        if let Some(session) = session {
-            headers.insert(SESSION_HEADER, text(session)?);
+    /// Ends a session that we opened. The outcome does not matter: it would rest and be forgotten.
+    pub async fn end_session(&self, standing: &Standing) {
+        if standing.session.is_some()
+            && let Ok(headers) = standing.headers()
+        {
+            let ended = self.exchange(Method::DELETE, headers, Bytes::new());
+            let _ = timeout(Duration::from_secs(2), ended).await;
         }
-        if let Some(version) = version {
-            headers.insert(VERSION_HEADER, text(version)?);
-            if let Some(method) = message["method"].as_str()
-                && version == super::MODERN
-            {
-                headers.insert("mcp-method", text(method)?);
+    }
+
+    /// Reads a body up to the limit.
+    ///
+    /// # Errors
+    /// It is longer, or broke off.
+    pub async fn read_all(&self, mut body: Incoming) -> Result<Bytes, UpstreamError> {
+        let mut read = Vec::new();
+        while let Some(data) = next_data(&mut body).await? {
+            if read.len() + data.len() > self.answer_limit_bytes {
+                return Err(self.too_long());
             }
+            read.extend_from_slice(&data);
         }
-        self.exchange(Method::POST, headers, message.to_string().into())
-            .await
+        Ok(read.into())
+    }
+
+    /// The limit of one answer or event, in bytes.
+    #[must_use]
+    pub fn answer_limit_bytes(&self) -> usize {
+        self.answer_limit_bytes
+    }
+
+    fn too_long(&self) -> UpstreamError {
+        let limit = self.answer_limit_bytes;
+        UpstreamError::Protocol(format!("its answer is over the limit of {limit} bytes"))
+    }
+}
+
+/// Whether a response is a stream of events.
+#[must_use]
+pub fn is_events(response: &Response<Incoming>) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| {
+        let kind = kind.as_bytes();
+        let name = b"text/event-stream";
+        kind.len() >= name.len() && kind[..name.len()].eq_ignore_ascii_case(name)
+    })
+}
+
+/// The next bytes of a body; `None` at its end.
+///
+/// # Errors
+/// It broke off.
+pub async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, UpstreamError> {
+    match body.frame().await {
+        None => Ok(None),
+        Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
+        Some(Err(error)) => Err(UpstreamError::Http(describe(&error))),
     }
 }
 
@@ -221,36 +319,4 @@ fn is_response(message: &[u8]) -> bool {
         Envelope::parse(message).and_then(|envelope| envelope.kind()),
         Ok(Kind::Response)
     )
-}
-
-/// The response among the complete events of a stream read so far.
-fn answer_in(stream: &[u8]) -> Option<Bytes> {
-    let text = std::str::from_utf8(stream).ok()?.replace("\r\n", "\n");
-    let complete = &text[..text.rfind("\n\n")? + 1];
-    complete.split("\n\n").find_map(|event| {
-        let data: Vec<&str> = event
-            .lines()
-            .filter_map(|line| line.strip_prefix("data:"))
-            .map(|data| data.strip_prefix(' ').unwrap_or(data))
-            .collect();
-        let data = data.join("\n");
-        is_response(data.as_bytes()).then(|| data.into())
-    })
-}
-
-#[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may panic")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_response_is_found_among_events() {
-        let answer = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
-        let stream = format!(
-            ": hello\r\n\r\nid: 1\ndata:\n\ndata: {{\"jsonrpc\":\"2.0\",\"method\":\"x\"}}\n\nevent: message\ndata: {answer}\n"
-        );
-        assert_eq!(answer_in(stream.as_bytes()), None);
-        let stream = stream + "\n";
-        assert_eq!(answer_in(stream.as_bytes()).unwrap(), answer);
-    }
 }

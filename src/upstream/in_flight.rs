@@ -283,6 +283,21 @@ impl Table {
         }
     }
 
+    /// To whom a message of the child belongs that came with this call.
+    #[must_use]
+    pub fn home_of(&self, id: u64) -> Home<'_> {
+        match self.calls.get(&id) {
+            Some(call) => Home::Only(id, call),
+            None => Home::Nobody,
+        }
+    }
+
+    /// Whether a call, or a subscription of ours, waits for its answer.
+    #[must_use]
+    pub fn is_under_way(&self, id: u64) -> bool {
+        self.calls.contains_key(&id) || self.news.has(id)
+    }
+
     /// To whom a message of the child belongs that names no call.
     #[must_use]
     pub fn home(&self) -> Home<'_> {

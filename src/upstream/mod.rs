@@ -10,6 +10,10 @@ mod failure;
 mod framer;
 mod handshake;
 mod http;
+mod http_handshake;
+mod http_headers;
+mod http_streams;
+mod http_wire;
 mod in_flight;
 #[cfg(test)]
 mod in_flight_tests;
@@ -23,6 +27,7 @@ mod rounds;
 mod rounds_tests;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod sse;
 mod stdio;
 #[cfg(test)]
 mod tests;
@@ -30,6 +35,7 @@ mod tools;
 mod translate;
 #[cfg(test)]
 mod translate_tests;
+mod wire;
 
 use std::{
     future::Future,
@@ -56,18 +62,22 @@ pub use failure::{
     PARSE_ERROR, error_message, result_message,
 };
 pub use handshake::{Era, Handshake, LEGACY_LATEST, LEGACY_VERSIONS, MODERN, negotiate};
-pub use http::HttpLink;
+pub use http::{HttpLink, RelayedCall};
 pub use in_flight::{Caller, LOG_LEVELS, SessionKey, wants_level};
 pub use mailbox::{Item, Mailbox};
 pub use message::{Envelope, EnvelopeError, Kind, RawObject, is_id, quote, splice, unquote};
 pub use news::{Interest, NEWS_KINDS};
 pub use param_headers::{ParamHeader, of_tool as param_headers_of};
-pub use stdio::NotSent;
 pub use tools::ListedTool;
 pub use translate::Declared;
+pub use wire::NotSent;
 
+use dispatch::Stream;
+use http_headers::Standing;
+use http_wire::Posts;
 use in_flight::{Refused, Table};
-use stdio::Wire;
+use stdio::Pipe;
+use wire::{Output, Wire};
 
 /// Gets each line of a stdio child's stdout that is not JSON-RPC, without its end; called from the reader task, so
 /// it must not block.
@@ -154,16 +164,20 @@ impl From<Refused> for UpstreamError {
 pub trait Downstream: Send + Sync {
     /// A notification that belongs to no call. `message` is the whole line.
     fn notification(&self, method: &str, params: Option<&RawValue>, message: Bytes);
+
+    /// The child's HTTP server forgot our session and opened a new one: what the clients wished must be told again.
+    fn renewed(&self) {}
 }
 
 enum Link {
-    Stdio(Arc<Wire>),
-    Http(Box<HttpLink>),
+    Stdio(Arc<Pipe>),
+    Http(Arc<HttpLink>),
 }
 
 /// The connection. Dropping the last handle ends its reader task and closes our pipe ends.
 pub struct Upstream {
     link: Link,
+    wire: Arc<Wire>,
     options: UpstreamOptions,
     handshake: ArcSwapOption<Handshake>,
     downstream: Arc<OnceLock<Weak<dyn Downstream>>>,
@@ -182,26 +196,28 @@ impl Upstream {
         options: UpstreamOptions,
         noise: NoiseSink,
     ) -> io::Result<Arc<Self>> {
-        let wire = Wire::new(
-            stdin,
+        let pipe = Arc::new(Pipe::new(stdin)?);
+        let wire = Arc::new(Wire::new(
+            Output::Pipe(pipe.clone()),
             Table::new(first_id(), options.unclaimed_requests),
             options.call_timeout,
-        )?;
+        ));
         let stdout = pipe::Receiver::from_owned_fd(stdout)?;
         let downstream: Arc<OnceLock<Weak<dyn Downstream>>> = Arc::default();
         let (limit, heard) = (options.line_limit_bytes, downstream.clone());
-        let reader = wire.clone();
+        let (reader, stdin) = (wire.clone(), pipe.clone());
         tokio::spawn(async move {
             let hub = reader.clone();
-            stdio::read_lines(reader, stdout, limit, |frame| {
-                dispatch::frame(&hub, &frame, limit, &noise, || {
+            stdio::read_lines(reader, stdin, stdout, limit, |frame| {
+                dispatch::frame(&hub, Stream::Shared, &frame, limit, &noise, || {
                     heard.get().and_then(Weak::upgrade)
                 });
             })
             .await;
         });
         Ok(Arc::new(Self {
-            link: Link::Stdio(wire),
+            link: Link::Stdio(pipe),
+            wire,
             options,
             handshake: ArcSwapOption::empty(),
             downstream,
@@ -209,18 +225,34 @@ impl Upstream {
         }))
     }
 
-    /// Speaks with an HTTP child at `http://addr` + `path`.
+    /// Speaks with an HTTP child at `http://addr` + `path`. Spawns tasks when it is used, so it must be used inside
+    /// a tokio runtime.
     #[must_use]
-    pub fn over_http(addr: SocketAddr, path: String, options: UpstreamOptions) -> Arc<Self> {
+    pub fn over_http(
+        addr: SocketAddr,
+        path: String,
+        options: UpstreamOptions,
+        noise: NoiseSink,
+    ) -> Arc<Self> {
+        let link = Arc::new(HttpLink::new(addr, path, options.line_limit_bytes));
+        let downstream: Arc<OnceLock<Weak<dyn Downstream>>> = Arc::default();
+        let wire = Arc::new_cyclic(|wire| {
+            let posts = Posts::new(
+                link.clone(),
+                wire.clone(),
+                noise,
+                downstream.clone(),
+                options.handshake_timeout,
+            );
+            let table = Table::new(first_id(), options.unclaimed_requests);
+            Wire::new(Output::Http(posts), table, options.call_timeout)
+        });
         Arc::new(Self {
-            link: Link::Http(Box::new(HttpLink::new(
-                addr,
-                path,
-                options.line_limit_bytes,
-            ))),
+            link: Link::Http(link),
+            wire,
             options,
             handshake: ArcSwapOption::empty(),
-            downstream: Arc::default(),
+            downstream,
             listing: tools::Listing::default(),
         })
     }
@@ -239,8 +271,35 @@ impl Upstream {
         let _ = self.downstream.set(downstream);
     }
 
+    /// Whether the child's HTTP server speaks with clients of this era itself, so that their requests can be relayed
+    /// as they are. Always `false` over pipes.
+    #[must_use]
+    pub fn speaks(&self, era: Era) -> bool {
+        self.http().is_some()
+            && self
+                .handshake
+                .load()
+                .as_ref()
+                .is_none_or(|handshake| handshake.era == era || handshake.both_eras)
+    }
+
+    /// Somebody wants to hear what a session-era child says outside of all calls. Over pipes it is always heard.
+    pub fn hear_standing(&self) {
+        self.wire.hear_standing();
+    }
+
     /// Takes over a child that was already initialized, instead of a handshake.
     pub fn adopt(&self, handshake: Handshake) {
+        if let Link::Http(link) = &self.link
+            && link.standing().is_none()
+        {
+            link.set_standing(Standing {
+                era: handshake.era,
+                version: Some(handshake.protocol_version.clone()),
+                session: handshake.http_session.clone(),
+                epoch: 0,
+            });
+        }
         self.handshake.store(Some(Arc::new(handshake)));
     }
 
@@ -259,26 +318,26 @@ impl Upstream {
     /// Calls that ended without an answer in time, since this connection began.
     #[must_use]
     pub fn overdue(&self) -> u64 {
-        match &self.link {
-            Link::Stdio(wire) => wire.overdue(),
-            Link::Http(_) => 0,
-        }
+        self.wire.overdue()
     }
 
-    /// Calls under way (0 for an HTTP child, whose calls are streamed and not held).
+    /// Counts a relayed call that ended without an answer in time.
+    pub fn count_overdue(&self) {
+        self.wire.count_overdue();
+    }
+
+    /// Calls under way; those that are relayed to an HTTP child too.
     #[must_use]
     pub fn calls(&self) -> usize {
-        match &self.link {
-            Link::Stdio(wire) => wire.table().calls(),
-            Link::Http(_) => 0,
-        }
+        let relayed = self.http().map_or(0, HttpLink::relayed);
+        self.wire.table().calls() + relayed
     }
 
     /// Resolves with the cause when the child can never answer again although it may live: stdout closed, a pipe
     /// failed. Never resolves for an HTTP child.
     pub fn broken(&self) -> impl Future<Output = String> + Send + 'static {
         let watch = match &self.link {
-            Link::Stdio(wire) => Some(wire.watch_broken()),
+            Link::Stdio(_) => Some(self.wire.watch_broken()),
             Link::Http(_) => None,
         };
         async move {
@@ -296,25 +355,23 @@ impl Upstream {
     /// later one too.
     pub fn fail_all(&self, failure: Failure) {
         let failure = Arc::new(failure);
-        match &self.link {
-            Link::Stdio(wire) => wire.table().fail_all(failure),
-            Link::Http(link) => link.fail_all(failure),
+        self.wire.table().fail_all(failure.clone());
+        if let Link::Http(link) = &self.link {
+            link.fail_all(failure);
+            self.wire.shut();
         }
     }
 
     /// The failure that ended this connection, if one did.
     #[must_use]
     pub fn failure(&self) -> Option<Arc<Failure>> {
-        match &self.link {
-            Link::Stdio(wire) => wire.table().failure(),
-            Link::Http(link) => link.failure(),
-        }
+        self.wire.table().failure()
     }
 
     /// Closes our end of the child's stdin: the first step of a polite stop. Nothing for an HTTP child.
     pub fn close_stdin(&self) {
-        if let Link::Stdio(wire) = &self.link {
-            wire.close_stdin();
+        if let Link::Stdio(pipe) = &self.link {
+            pipe.close_stdin();
         }
     }
 }
@@ -323,9 +380,7 @@ impl Drop for Upstream {
     fn drop(&mut self) {
         // A child that lives on under the next daemon must not tell news to this one for ever.
         self.hear(None);
-        if let Link::Stdio(wire) = &self.link {
-            wire.shut();
-        }
+        self.wire.shut();
     }
 }
 

@@ -16,8 +16,8 @@ use super::{
     failure::METHOD_NOT_FOUND,
     handshake::Handshake,
     message::{Envelope, RawObject, unquote},
-    stdio::Wire,
     translate::own_meta,
+    wire::Wire,
 };
 
 /// The kinds of news of a server: the member of the filter that asks for it, the capability that promises it, and the
@@ -198,6 +198,15 @@ impl News {
         Some(self.step(next_id))
     }
 
+    /// Whether this is the id of a subscription of ours.
+    #[must_use]
+    pub fn has(&self, id: u64) -> bool {
+        [&self.current, &self.coming]
+            .into_iter()
+            .flatten()
+            .any(|subscription| subscription.id == id)
+    }
+
     fn hears(&self, mark: &str) -> bool {
         [&self.current, &self.coming]
             .into_iter()
@@ -266,7 +275,7 @@ pub fn hears(wire: &Wire, mark: &str) -> bool {
 impl Upstream {
     /// From now on a stateless child must tell this; `None`: nothing.
     pub fn hear(&self, wanted: Option<Interest>) {
-        let Ok(wire) = self.wire() else { return };
+        let wire = &self.wire;
         let lines = {
             let table = &mut *wire.table();
             if table.failure().is_some() {
@@ -285,7 +294,7 @@ impl Upstream {
     /// # Errors
     /// When it refused, did not acknowledge within ten seconds, or is gone.
     pub async fn heard(&self) -> Result<Interest, UpstreamError> {
-        let wire = self.wire()?;
+        let wire = &self.wire;
         let mut changed = wire.table().news.changed.subscribe();
         let settled = async {
             loop {

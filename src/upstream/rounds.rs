@@ -12,10 +12,10 @@ use super::{
     failure::{INTERNAL_ERROR, error_message},
     in_flight::{ASKED_MAX, InFlight, Origin, Table},
     message::{Envelope, quote},
-    stdio::Wire,
     translate::{
         InputRequired, capability_for, input_required, missing_capability, retried, session_answer,
     },
+    wire::Wire,
 };
 
 /// Most times that one call may ask its client.

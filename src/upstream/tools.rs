@@ -112,19 +112,19 @@ impl Upstream {
             .is_some_and(|known| known.era == Era::Legacy);
         match (&self.link, self.listing.at()) {
             (_, None) => false,
-            (Link::Stdio(wire), Some(at)) => {
-                !wire.tools_changed() && (told || at.elapsed() < UNTOLD_AGE_MAX)
+            (Link::Stdio(_), Some(at)) => {
+                !self.wire.tools_changed() && (told || at.elapsed() < UNTOLD_AGE_MAX)
             }
-            (Link::Http(_), Some(at)) => at.elapsed() < UNTOLD_AGE_MAX,
+            (Link::Http(_), Some(at)) => {
+                !self.wire.tools_changed() && at.elapsed() < UNTOLD_AGE_MAX
+            }
         }
     }
 
     /// Lists the tools into what is known of a child.
     pub(super) async fn list_into(&self, handshake: &mut Handshake) -> Result<(), UpstreamError> {
         // A change that is told from here on makes this list an old one.
-        if let Link::Stdio(wire) = &self.link {
-            wire.set_tools_changed(false);
-        }
+        self.wire.set_tools_changed(false);
         let began = Instant::now();
         let listed = self.list_tools(handshake).await;
         self.listing.set(listed.is_ok().then_some(began));
@@ -138,7 +138,7 @@ impl Upstream {
         let mut list = ToolList::default();
         let mut params = json!({});
         for _ in 0..PAGES_MAX {
-            let asked = self.own_request(Some(handshake), handshake.era, "tools/list", params);
+            let asked = self.own_request(handshake.era, "tools/list", params);
             let raw = match asked.await {
                 Err(UpstreamError::Rpc { code: -32_601, .. }) => return Ok(list),
                 other => other?,
@@ -151,6 +151,9 @@ impl Upstream {
                 .and_then(|raw| serde_json::from_str(raw).ok())
                 .ok_or_else(|| protocol("its answer to tools/list has no array \"tools\""))?;
             for raw in listed {
+                if let Link::Http(link) = &self.link {
+                    link.tools().learn(raw);
+                }
                 let tool = ListedTool::read(raw.get());
                 let name = tool
                     .as_ref()
