@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     harness::{Database, Server},
     mcp::{Mcp, SDKS, sdk},
+    meetings::{self, Client, Messages},
     processes,
     stateless_client::{Stateless, events},
 };
@@ -280,5 +281,101 @@ async fn every_sdk_meets_http_servers_of_one_era() {
                 "{template} {name}: {report}"
             );
         }
+    }
+}
+
+#[tokio::test]
+async fn a_stateless_server_asks_and_tells_a_session_era_client() {
+    let (_server, instance) = with("http-stateless").await;
+    let (client, hello) = Client::in_session(&instance, json!({"elicitation": {}})).await;
+    assert_eq!(hello["capabilities"]["tools"], json!({"listChanged": true}));
+    assert_eq!(hello["serverInfo"]["name"], "stateless");
+
+    let mut call = Messages::of(client.tool(2, "ask", json!({}))).await;
+    let question = call.expect("elicitation/create").await;
+    let answer = json!({"action": "accept", "content": {"name": "Ada"}});
+    client.respond(&question, answer.clone()).await;
+    let told: Value = serde_json::from_str(&call.text().await).expect("the answer as JSON");
+    assert_eq!(told, answer);
+    let (mute, _) = Client::in_session(&instance, json!({})).await;
+    let refused = meetings::answer(mute.tool(2, "ask", json!({}))).await;
+    assert!(refused["error"]["code"].is_i64(), "{refused}");
+
+    let params =
+        json!({"name": "report", "arguments": {"times": 2}, "_meta": {"progressToken": "mine"}});
+    let mut report = Messages::of(client.request(3, "tools/call", params)).await;
+    for number in 0..2 {
+        let progress = report.expect("notifications/progress").await;
+        assert_eq!(
+            progress["params"],
+            json!({"progressToken": "mine", "progress": number})
+        );
+    }
+    assert_eq!(report.text().await, "True");
+
+    // One stream at the child stands for both sessions, and only the one that subscribed hears of the resource.
+    meetings::until(&client, "listeners", "1").await;
+    let mut heard = client.standing().await;
+    let subscribe = client.request(4, "resources/subscribe", json!({"uri": "test://one"}));
+    assert_eq!(meetings::answer(subscribe).await["result"], json!({}));
+    meetings::until(&client, "listeners", "1").await;
+    assert_eq!(
+        meetings::text(client.tool(5, "news", json!({}))).await,
+        "told"
+    );
+    heard.expect("notifications/tools/list_changed").await;
+    let updated = heard.expect("notifications/resources/updated").await;
+    assert_eq!(updated["params"], json!({"uri": "test://one"}));
+
+    // A cancellation closes the stream at the child.
+    let slow = client.tool(6, "slow", json!({})).send();
+    let slow = tokio::spawn(slow);
+    let cancel =
+        json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 6}});
+    let left = tokio::time::timeout(SOON, async {
+        while meetings::text(client.tool(7, "left", json!({}))).await == "0" {
+            let sent = client.post(&cancel).send().await.expect("an answer");
+            assert_eq!(sent.status(), StatusCode::ACCEPTED);
+        }
+    });
+    left.await.expect("the child hears of it");
+    slow.await.expect("joined").expect("an answer");
+}
+
+#[tokio::test]
+async fn an_answer_over_the_limit_is_an_error_of_its_call_only() {
+    let server = Server::start_with(Database::Sqlite, |config| {
+        config.gateway.line_limit_bytes = 100_000;
+    })
+    .await;
+    for template in ["http-session", "http-stateless"] {
+        let instance = server.create(json!({"template": template})).await;
+        let stateless = Stateless::new(&instance);
+        let (session, _) = Client::in_session(&instance, json!({})).await;
+        let arguments = json!({"bytes": 100_000});
+        // The one of the two that is not relayed as it is.
+        let (large, small) = if template == "http-session" {
+            let large = stateless.tool("big", arguments).await.response;
+            (
+                large,
+                stateless
+                    .tool("echo", json!({"text": "x"}))
+                    .await
+                    .text()
+                    .to_owned(),
+            )
+        } else {
+            let large = meetings::answer(session.tool(2, "big", arguments)).await;
+            (
+                large,
+                meetings::text(session.tool(3, "echo", json!({"text": "x"}))).await,
+            )
+        };
+        let text = large["error"]["message"].as_str().unwrap_or_default();
+        assert!(
+            text.contains("limit of 100000 bytes"),
+            "{template}: {large:.300}"
+        );
+        assert_eq!(small, "x");
     }
 }
