@@ -112,6 +112,8 @@ pub struct GatewayConfig {
     pub trusted_proxies: Vec<TrustedProxy>,
     /// Whether server cards, and the catalogue of them all, are shown without an access token.
     pub public_server_cards: bool,
+    /// Whether clients that speak only the transport of 2024-11-05 are served (`/sse`, `/messages`).
+    pub http_sse: bool,
     /// `Host` header values accepted beside the address and `localhost` (DNS rebinding guard).
     pub allowed_hosts: Vec<String>,
     /// `Origin` header values accepted; requests without Origin always pass this check.
@@ -142,6 +144,7 @@ impl Default for GatewayConfig {
             public_url: None,
             trusted_proxies: Vec::new(),
             public_server_cards: false,
+            http_sse: true,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             body_limit_bytes: 8 << 20,

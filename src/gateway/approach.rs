@@ -1,15 +1,17 @@
 //! The ways that requests come in: an access port, or a path on the API's listeners.
 
-use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 
 use crate::config::PublicUrl;
 
 use super::{
     Gateway, Peer, Place, Reply,
     access::{self, Denied, Sites},
+    body::read as read_body,
     card,
     forwarded::Visitor,
-    not_allowed,
+    not_allowed, reply,
     target::Target,
 };
 
@@ -28,6 +30,16 @@ pub struct Approach<'a> {
 }
 
 impl Approach<'_> {
+    /// The mount point as the client knows it: a proxy may have taken a part of the path away.
+    #[must_use]
+    pub fn outside_path(&self, visitor: &Visitor) -> String {
+        let taken = self
+            .public
+            .filter(|_| visitor.forwarded)
+            .map(PublicUrl::path);
+        format!("{}{}", taken.unwrap_or_default(), self.mount)
+    }
+
     /// The absolute URL of the listener as the client knows it, without a final slash, and its host. The headers were
     /// checked.
     #[must_use]
@@ -81,7 +93,28 @@ impl Gateway {
         }
         let (base, host) = asked.approach.base(asked.visitor, &parts.headers);
         let base = format!("{base}{}", asked.approach.mount);
-        let public = self.config.public_server_cards;
-        card::card_reply(&place.route, &base, &host, public, &parts.headers)
+        card::card_reply(&place.route, &base, &host, &self.config, &parts.headers)
     }
+
+    /// The JSON body of a request.
+    pub(super) async fn read_json<B>(&self, parts: &Parts, body: B) -> Result<Bytes, Box<Reply>>
+    where
+        B: hyper::body::Body<Data = Bytes> + Unpin,
+    {
+        let kind = parts.headers.get(header::CONTENT_TYPE);
+        if !kind.is_some_and(|kind| is_json(kind.as_bytes())) {
+            return Err(Box::new(reply::refused(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "The request body must be JSON: send 'Content-Type: application/json'.",
+            )));
+        }
+        let limit = self.config.body_limit_bytes;
+        let read = read_body(body, limit).await;
+        read.map_err(|why| Box::new(reply::not_read(&why, limit)))
+    }
+}
+
+fn is_json(content_type: &[u8]) -> bool {
+    let kind = content_type.split(|byte| *byte == b';').next();
+    kind.is_some_and(|kind| kind.trim_ascii().eq_ignore_ascii_case(b"application/json"))
 }

@@ -15,7 +15,9 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::upstream::{Failure, Item, RelayedCall, Upstream};
 
-use super::{dialogue::Exchange, held::Held, listen::ListenStream, replay::TrackStream};
+use super::{
+    dialogue::Exchange, held::Held, http_sse::SseStream, listen::ListenStream, replay::TrackStream,
+};
 
 /// How long a stream may be silent before a comment line shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -98,6 +100,7 @@ enum Source {
     Call(Box<Exchange>),
     Session(Box<TrackStream>),
     Listener(Box<ListenStream>),
+    Sse(Box<SseStream>),
     Nothing,
 }
 
@@ -127,6 +130,12 @@ impl EventStream {
         Self::new(Source::Listener(Box::new(stream)), Some(first))
     }
 
+    /// The stream of a client of the transport of 2024.
+    #[must_use]
+    pub fn of_sse(stream: SseStream) -> Self {
+        Self::new(Source::Sse(Box::new(stream)), None)
+    }
+
     /// A stream of one answer.
     #[must_use]
     pub fn of_answer(answer: Bytes) -> Self {
@@ -150,7 +159,7 @@ impl EventStream {
     fn is_standing(&self) -> bool {
         match &self.source {
             Source::Session(stream) => stream.is_standing(),
-            Source::Listener(_) => true,
+            Source::Listener(_) | Source::Sse(_) => true,
             Source::Call(_) | Source::Nothing => false,
         }
     }
@@ -168,14 +177,11 @@ impl EventStream {
             (None, Source::Call(exchange)) => exchange.poll_next(cx),
             (None, Source::Session(stream)) => {
                 let event = stream.poll_event(cx);
-                match &event {
-                    Poll::Ready(Some(_)) => {
-                        self.silence.as_mut().reset(Instant::now() + KEEP_ALIVE)
-                    }
-                    Poll::Ready(None) => self.source = Source::Nothing,
-                    Poll::Pending => return self.poll_silence(cx),
-                }
-                return event;
+                return self.written(event, cx);
+            }
+            (None, Source::Sse(stream)) => {
+                let event = stream.poll_event(cx);
+                return self.written(event, cx);
             }
             (None, Source::Listener(stream)) => stream.poll_next(cx),
             (None, Source::Nothing) => Poll::Ready(None),
@@ -197,6 +203,16 @@ impl EventStream {
         }
     }
 
+    /// What a source that writes its events itself has come to.
+    fn written(&mut self, event: Poll<Option<Bytes>>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        match &event {
+            Poll::Ready(Some(_)) => self.silence.as_mut().reset(Instant::now() + KEEP_ALIVE),
+            Poll::Ready(None) => self.source = Source::Nothing,
+            Poll::Pending => return self.poll_silence(cx),
+        }
+        event
+    }
+
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if self.silence.as_mut().poll(cx).is_ready() {
             self.silence.as_mut().reset(Instant::now() + KEEP_ALIVE);
@@ -208,7 +224,8 @@ impl EventStream {
     }
 }
 
-fn event(message: &[u8]) -> Bytes {
+/// An event with a message, written out.
+pub fn event(message: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(message.len() + 32);
     out.extend_from_slice(b"event: message\ndata: ");
     out.extend_from_slice(message);

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    config::GatewayConfig,
     supervisor::route::{About, Route},
     upstream::{LEGACY_VERSIONS, MODERN},
 };
@@ -26,9 +27,9 @@ const TEXT_MAX: usize = 100;
 /// The namespace of servers whose host has no domain name.
 const NAMELESS: &str = "local.minimcp";
 
-/// The card of an instance whose endpoint is `url`; `host` is that of the URL.
+/// The card of an instance whose endpoints lie below `base`; `host` is that of the URL.
 #[must_use]
-pub fn card(name: &str, about: &About, url: &str, host: &str) -> Value {
+pub fn card(name: &str, about: &About, base: &str, host: &str, http_sse: bool) -> Value {
     let described = match about.description.trim() {
         "" => about.title.trim(),
         text => text,
@@ -39,23 +40,37 @@ pub fn card(name: &str, about: &About, url: &str, host: &str) -> Value {
         "version": if about.version.is_empty() { "0" } else { &about.version },
         "description": shortened(described),
         "title": shortened(about.title.trim()),
-        "remotes": [{
-            "type": "streamable-http",
-            "url": url,
-            "headers": [{
-                "name": "Authorization",
-                "description": "The access token of this server.",
-                "value": "Bearer {access_token}",
-                "isRequired": true,
-                "variables": {"access_token": {"isRequired": true, "isSecret": true}},
-            }],
-            "supportedProtocolVersions": LEGACY_VERSIONS.into_iter().chain([MODERN]).collect::<Vec<_>>(),
-        }],
+        "remotes": [],
     });
+    let modern = LEGACY_VERSIONS.into_iter().chain([MODERN]).collect();
+    let mut remotes = vec![remote("streamable-http", format!("{base}/mcp"), modern)];
+    if http_sse {
+        remotes.push(remote(
+            "sse",
+            format!("{base}/sse"),
+            LEGACY_VERSIONS.to_vec(),
+        ));
+    }
+    card["remotes"] = remotes.into();
     if let Some(homepage) = &about.homepage {
         card["websiteUrl"] = json!(homepage);
     }
     card
+}
+
+fn remote(kind: &str, url: String, versions: Vec<&str>) -> Value {
+    json!({
+        "type": kind,
+        "url": url,
+        "headers": [{
+            "name": "Authorization",
+            "description": "The access token of this server.",
+            "value": "Bearer {access_token}",
+            "isRequired": true,
+            "variables": {"access_token": {"isRequired": true, "isSecret": true}},
+        }],
+        "supportedProtocolVersions": versions,
+    })
 }
 
 /// The entry of an instance in the catalogue of a host (`/.well-known/ai-catalog.json`).
@@ -69,16 +84,24 @@ pub fn entry(name: &str, about: &About, url: &str, host: &str) -> Value {
     })
 }
 
-/// The answer with a card. `public`: anyone may read and keep it.
+/// The answer with a card; anyone may read and keep it when cards are public.
 #[must_use]
-pub fn card_reply(route: &Route, base: &str, host: &str, public: bool, asked: &HeaderMap) -> Reply {
+pub fn card_reply(
+    route: &Route,
+    base: &str,
+    host: &str,
+    config: &GatewayConfig,
+    asked: &HeaderMap,
+) -> Reply {
+    let name = route.name.load();
     let card = card(
-        route.name.load().as_str(),
+        name.as_str(),
         &route.about.load(),
-        &format!("{base}/mcp"),
+        base,
         host,
+        config.http_sse,
     );
-    document(&card, CARD_TYPE, public, asked)
+    document(&card, CARD_TYPE, config.public_server_cards, asked)
 }
 
 /// The answer with the catalogue.
@@ -162,8 +185,9 @@ mod tests {
             homepage: Some("https://example.com".to_owned()),
             version: String::new(),
         };
-        let url = "https://mcp.example.com/i/demo/mcp";
-        let card = card("demo", &about, url, "mcp.example.com");
+        let base = "https://mcp.example.com/i/demo";
+        let url = format!("{base}/mcp");
+        let card = card("demo", &about, base, "mcp.example.com", true);
         assert_eq!(card["name"], "com.example.mcp/demo");
         assert_eq!(card["version"], "0");
         let described = card["description"].as_str().expect("a text");
@@ -171,8 +195,9 @@ mod tests {
         assert_eq!(card["remotes"][0]["url"], url);
         let versions = card["remotes"][0]["supportedProtocolVersions"].as_array();
         assert_eq!(versions.map(Vec::len), Some(5));
+        assert_eq!(card["remotes"][1]["url"], format!("{base}/sse"));
         assert_eq!(card["websiteUrl"], "https://example.com");
-        let entry = entry("demo", &about, url, "mcp.example.com");
+        let entry = entry("demo", &about, &url, "mcp.example.com");
         assert_eq!(entry["url"], format!("{url}/server-card"));
         assert_eq!(entry["identifier"], "urn:air:mcp.example.com:demo");
     }

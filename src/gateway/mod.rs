@@ -13,6 +13,9 @@ mod dialogue;
 mod event_text;
 mod forwarded;
 mod held;
+mod http_sse;
+#[cfg(test)]
+mod http_sse_tests;
 mod input;
 mod lens;
 mod limit;
@@ -33,6 +36,7 @@ mod reply;
 mod scope;
 mod session;
 mod session_era;
+mod sse_inbox;
 mod stateless;
 mod stateless_era;
 #[cfg(test)]
@@ -44,7 +48,7 @@ mod wishes;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
 };
 
 use bytes::Bytes;
@@ -58,7 +62,7 @@ use crate::{
         access::Secret,
         route::{Route, RouteState},
     },
-    upstream::{Envelope, EnvelopeError, Era, INVALID_REQUEST, Kind, PARSE_ERROR},
+    upstream::{Envelope, Era, Kind},
 };
 
 pub use body::GatewayBody;
@@ -77,6 +81,7 @@ use proxy::RelayedSessions;
 use replay::{EventId, TrackStream};
 use reply::{no_such_session, not_allowed, preflight};
 use session::SessionTable;
+use sse_inbox::SseStreams;
 use target::Endpoint;
 
 const SESSION_HEADER: &str = "mcp-session-id";
@@ -84,6 +89,8 @@ const VERSION_HEADER: &str = "mcp-protocol-version";
 
 /// The gateway. One for all instances.
 pub struct Gateway {
+    /// For streams that work on by themselves.
+    me: Weak<Self>,
     config: GatewayConfig,
     sites: Sites,
     proxies: Proxies,
@@ -102,13 +109,15 @@ struct Place {
     param_headers: ParamHeaders,
     /// Sessions that an HTTP child opened for clients.
     relayed: RelayedSessions,
+    sse: SseStreams,
 }
 
 impl Gateway {
     /// A gateway that serves nothing yet.
     #[must_use]
     pub fn new(config: GatewayConfig) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
             sites: Sites::new(&config),
             proxies: Proxies::new(&config.trusted_proxies),
             config,
@@ -153,7 +162,8 @@ impl Gateway {
         B: hyper::body::Body<Data = Bytes> + Unpin,
     {
         let (parts, body) = request.into_parts();
-        let target = target::target(approach.path);
+        let target = target::target(approach.path)
+            .filter(|target| self.config.http_sse || !target.endpoint.is_http_sse());
         let open = self.config.public_server_cards
             && target.is_some_and(|target| target.endpoint == Endpoint::Card);
         let (visitor, origin) = match self.visitor(approach, &parts.headers, open) {
@@ -210,8 +220,14 @@ impl Gateway {
         if let Err(limited) = secret.token.take(1, self.config.token_rate_limit) {
             return limit::too_often(&secret.token.name, limited);
         }
-        if asked.target.endpoint == Endpoint::Card {
-            return self.card(place, asked, parts);
+        match asked.target.endpoint {
+            Endpoint::Mcp => {}
+            Endpoint::Card => return self.card(place, asked, parts),
+            Endpoint::Sse => {
+                let stream = self.open_sse(place, asked, parts, &secret);
+                return held::until_over(stream, secret.validity);
+            }
+            Endpoint::Messages => return self.post_sse(place, parts, body, &secret).await,
         }
         let session = parts.headers.get(SESSION_HEADER);
         let foreign = |session| !place.owners.lets_in(session, &secret.token);
@@ -242,17 +258,9 @@ impl Gateway {
     where
         B: hyper::body::Body<Data = Bytes> + Unpin,
     {
-        let kind = parts.headers.get(header::CONTENT_TYPE);
-        if !kind.is_some_and(|kind| is_json(kind.as_bytes())) {
-            return reply::refused(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "The request body must be JSON: send 'Content-Type: application/json'.",
-            );
-        }
-        let limit = self.config.body_limit_bytes;
-        let source = match body::read(body, limit).await {
+        let source = match self.read_json(parts, body).await {
             Ok(source) => source,
-            Err(why) => return reply::not_read(&why, limit),
+            Err(refused) => return *refused,
         };
         if source.trim_ascii_start().first() == Some(&b'[') {
             return self.batch(place, parts, &source, secret).await;
@@ -260,13 +268,7 @@ impl Gateway {
         let parsed = Envelope::parse(&source).and_then(|message| Ok((message.kind()?, message)));
         let (kind, envelope) = match parsed {
             Ok(parsed) => parsed,
-            Err(error) => {
-                let code = match error {
-                    EnvelopeError::Syntax(_) => PARSE_ERROR,
-                    EnvelopeError::Shape(_) => INVALID_REQUEST,
-                };
-                return reply::error(StatusCode::BAD_REQUEST, "null", code, &error.to_string());
-            }
+            Err(error) => return reply::not_a_message(&error),
         };
         let in_session = parts.headers.contains_key(SESSION_HEADER);
         // Discovery is answered before anything is launched or awaited only when the child is known; `ready` decides.
@@ -422,6 +424,7 @@ impl Gateway {
         if let Some(place) = self.places().remove(&id) {
             place.table.close_idle(None);
             place.table.listeners.end_all();
+            place.sse.end_all();
             drop(place.parked.overdue(UnixMs::MAX));
         }
     }
@@ -436,6 +439,7 @@ impl Place {
             owners: SessionOwners::default(),
             param_headers: ParamHeaders::default(),
             relayed: RelayedSessions::default(),
+            sse: SseStreams::default(),
         }
     }
 }
@@ -477,11 +481,6 @@ impl Accepts {
         found.json |= !any;
         found
     }
-}
-
-fn is_json(content_type: &[u8]) -> bool {
-    let kind = content_type.split(|byte| *byte == b';').next();
-    kind.is_some_and(|kind| kind.trim_ascii().eq_ignore_ascii_case(b"application/json"))
 }
 
 fn present_http(place: &Place) -> bool {

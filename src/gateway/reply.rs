@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use crate::{
     domain::{UnixMs, state::StatusWord},
     supervisor::route::Route,
-    upstream::{Failure, INTERNAL_ERROR, INVALID_REQUEST, UpstreamError, error_message},
+    upstream::{
+        EnvelopeError, Failure, INTERNAL_ERROR, INVALID_REQUEST, PARSE_ERROR, UpstreamError,
+        error_message,
+    },
 };
 
 use super::{
@@ -125,6 +128,16 @@ pub fn preflight() -> Reply {
     );
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, fixed("600"));
     reply
+}
+
+/// A body that is no JSON-RPC message.
+#[must_use]
+pub fn not_a_message(error: &EnvelopeError) -> Reply {
+    let code = match error {
+        EnvelopeError::Syntax(_) => PARSE_ERROR,
+        EnvelopeError::Shape(_) => INVALID_REQUEST,
+    };
+    self::error(StatusCode::BAD_REQUEST, "null", code, &error.to_string())
 }
 
 /// A body that was not taken.

@@ -42,7 +42,16 @@ impl Gateway {
         upstream: &Upstream,
     ) -> Reply {
         if message.kind == Kind::Request && message.envelope.method() == "initialize" {
-            return self.initialize(place, message, upstream).await;
+            return match self.open_session(place, message, upstream).await {
+                Ok((session, answer)) => {
+                    let mut answer = reply::json(StatusCode::OK, answer);
+                    if let Ok(value) = HeaderValue::from_str(&session.id()) {
+                        answer.headers_mut().insert(SESSION_HEADER, value);
+                    }
+                    answer
+                }
+                Err(refused) => *refused,
+            };
         }
         let session = match self.session_for(place, parts, message.id, message.secret) {
             Ok(session) => session,
@@ -105,23 +114,29 @@ impl Gateway {
         Ok(session)
     }
 
-    async fn initialize(&self, place: &Place, message: &Message<'_>, upstream: &Upstream) -> Reply {
+    /// Opens a session for an `initialize`, with the answer to it.
+    pub(super) async fn open_session(
+        &self,
+        place: &Place,
+        message: &Message<'_>,
+        upstream: &Upstream,
+    ) -> Result<(Arc<Session>, Bytes), Box<Reply>> {
         let id = message.id;
         let params = message.envelope.params.map_or("{}", |params| params.get());
         let params = RawObject::parse(params).unwrap_or_default();
         let Some(wanted) = params.get("protocolVersion").and_then(unquote) else {
-            return reply::error(
+            return Err(Box::new(reply::error(
                 StatusCode::BAD_REQUEST,
                 id,
                 INVALID_PARAMS,
                 "initialize needs the text params.protocolVersion.",
-            );
+            )));
         };
         let Some(handshake) = upstream.handshake_snapshot() else {
-            return reply::json(
+            return Err(Box::new(reply::json(
                 StatusCode::SERVICE_UNAVAILABLE,
                 reply::failure_message(id, "it is not initialized yet"),
-            );
+            )));
         };
         let version = negotiate(&wanted);
         let opened = place.table.open(
@@ -150,16 +165,13 @@ impl Gateway {
                     ),
                     NoSession::NoRandom => "The system has no random numbers.".to_owned(),
                 };
-                return reply::error(StatusCode::SERVICE_UNAVAILABLE, id, INTERNAL_ERROR, &text);
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                return Err(Box::new(reply::error(status, id, INTERNAL_ERROR, &text)));
             }
         };
         let tells_news = place.tells_news(upstream).await;
         let (result, _) = handshake.initialize_result(&wanted, tells_news);
-        let mut answer = reply::json(StatusCode::OK, result_message(id, &result));
-        if let Ok(value) = HeaderValue::from_str(&session.id()) {
-            answer.headers_mut().insert(SESSION_HEADER, value);
-        }
-        answer
+        Ok((session, result_message(id, &result)))
     }
 
     /// Begins one request of a session.

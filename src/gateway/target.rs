@@ -7,6 +7,18 @@ pub enum Endpoint {
     Mcp,
     /// The server card.
     Card,
+    /// The stream of HTTP+SSE, the transport of 2024-11-05.
+    Sse,
+    /// Where its messages are posted.
+    Messages,
+}
+
+impl Endpoint {
+    /// Whether it belongs to the transport of 2024-11-05.
+    #[must_use]
+    pub fn is_http_sse(self) -> bool {
+        matches!(self, Self::Sse | Self::Messages)
+    }
 }
 
 /// What a path asks for.
@@ -19,9 +31,11 @@ pub struct Target<'a> {
 }
 
 /// The endpoints by the end of their paths, the longer ones first.
-const ENDPOINTS: [(&str, Endpoint); 2] = [
+const ENDPOINTS: [(&str, Endpoint); 4] = [
     ("/mcp/server-card", Endpoint::Card),
     ("/mcp", Endpoint::Mcp),
+    ("/sse", Endpoint::Sse),
+    ("/messages", Endpoint::Messages),
 ];
 
 /// Reads a path such as `/mcp` or `/TOKEN/mcp`; `None`: there is nothing.
@@ -64,6 +78,10 @@ mod tests {
             ("/abc/mcp", at(Endpoint::Mcp, Some("abc"))),
             ("/mcp/mcp", at(Endpoint::Mcp, Some("mcp"))),
             ("/mcp/server-card", at(Endpoint::Card, None)),
+            ("/sse", at(Endpoint::Sse, None)),
+            ("/abc/sse", at(Endpoint::Sse, Some("abc"))),
+            ("/messages", at(Endpoint::Messages, None)),
+            ("/abc/messages/", at(Endpoint::Messages, Some("abc"))),
             ("/abc/mcp/server-card", at(Endpoint::Card, Some("abc"))),
         ] {
             assert_eq!(target(path), expected, "{path}");
@@ -80,6 +98,8 @@ mod tests {
             "/amcp",
             "mcp/server-card",
             "/server-card",
+            "/mcp/sse/x",
+            "/a/b/sse",
             "/a/b/mcp/server-card",
         ] {
             assert_eq!(target(path), None, "{path}");

@@ -7,6 +7,7 @@ mod conformance;
 mod fixtures;
 mod harness;
 mod http_children;
+mod http_sse;
 mod keeper;
 mod keeper_lost;
 mod leaks;

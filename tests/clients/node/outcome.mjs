@@ -6,13 +6,13 @@ export async function report(sdk, connect) {
     process.exit(2);
   }
   const requestInit = { headers: { Authorization: `Bearer ${token}` } };
-  const { client, protocol } = await connect(new URL(url), requestInit, mode);
+  const { client, protocol, call, progress } = await connect(new URL(url), requestInit, mode);
   try {
     const { tools } = await client.listTools();
-    const result = await client.callTool({ name: tool, arguments: JSON.parse(json) });
-    console.log(
-      JSON.stringify({ sdk, protocol: protocol(), tools: tools.map((each) => each.name), result }),
-    );
+    const request = { name: tool, arguments: JSON.parse(json) };
+    const result = await (call ? call(request) : client.callTool(request));
+    const names = tools.map((each) => each.name);
+    console.log(JSON.stringify({ sdk, protocol: protocol(), tools: names, result, progress }));
   } finally {
     await client.close();
   }
