@@ -5,7 +5,7 @@ use std::{fmt, path::Path};
 use tokio_cron_scheduler::Job;
 
 use super::Config;
-use crate::domain::duration::HumanDuration;
+use crate::domain::{duration::HumanDuration, sandbox::is_plain};
 
 /// One thing that is wrong, and where: `section.key`, or the name of a variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,6 +213,21 @@ impl Config {
                         "is {bytes} bytes long; a unix socket's path has at most {} bytes",
                         UNIX_PATH_BYTES - 1
                     ),
+                );
+            }
+        }
+        let sandbox = &self.sandbox;
+        for (place, list) in [
+            ("sandbox.allow_read", &sandbox.allow_read),
+            ("sandbox.allow_write", &sandbox.allow_write),
+            ("sandbox.read", &sandbox.read),
+            ("sandbox.hide", &sandbox.hide),
+        ] {
+            for path in list.iter().filter(|path| !is_plain(path)) {
+                let shown = path.display();
+                refuse(
+                    place,
+                    format!("{shown:?} is not an absolute path without \"..\""),
                 );
             }
         }

@@ -5,6 +5,7 @@ mod load;
 mod overlay;
 mod public;
 mod redact;
+mod sandbox;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use crate::domain::{access::RateLimit, duration::HumanDuration};
 pub use check::ConfigFault;
 pub use load::{ConfigError, ConfigSource, DEFAULT_FILE};
 pub use public::{PublicUrl, TrustedProxy};
+pub use sandbox::SandboxConfig;
 
 /// The whole configuration. `config.toml` at the top of the repository documents every key with its default,
 /// and a test asserts that it reads equal to `Config::default()`.
@@ -31,6 +33,8 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// How instances run.
     pub runtime: RuntimeConfig,
+    /// The most that instances may reach.
+    pub sandbox: SandboxConfig,
     /// Log capture and retention.
     pub logs: LogsConfig,
     /// Master keys.
@@ -47,6 +51,7 @@ impl Default for Config {
             gateway: GatewayConfig::default(),
             database: DatabaseConfig::default(),
             runtime: RuntimeConfig::default(),
+            sandbox: SandboxConfig::default(),
             logs: LogsConfig::default(),
             secrets: SecretsConfig::default(),
             tasks: DEFAULT_SCHEDULES.map(schedule).into(),

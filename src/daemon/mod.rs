@@ -99,9 +99,9 @@ impl Daemon {
         let runtime = Arc::new(LocalRuntime::connect(&config.runtime.keeper_socket, spawn).await?);
         let log_store: Arc<dyn LogStore> = Arc::new(store.clone());
         let pipeline = LogPipeline::start(&config.logs, Arc::clone(&log_store)).await?;
-        let runtime_config = config.runtime.clone();
-        let catalogue =
-            tokio::task::spawn_blocking(move || Catalogue::load(&runtime_config, exe)).await?;
+        let whole = config.clone();
+        let load = move || Catalogue::load(&whole.runtime, exe).under(whole.ceiling());
+        let catalogue = tokio::task::spawn_blocking(load).await?;
         let catalogue = Arc::new(catalogue);
         for fault in catalogue.faults() {
             tracing::error!(%fault, "a template is left out");

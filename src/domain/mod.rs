@@ -17,6 +17,7 @@ pub mod principal;
 pub mod probe;
 pub mod reconcile;
 pub mod restart;
+pub mod sandbox;
 pub mod state;
 pub mod template;
 pub mod violation;

@@ -11,6 +11,7 @@ use super::{
     duration::HumanDuration,
     id::{EnvName, TemplateName},
     restart::RestartSpec,
+    sandbox::{Access, SandboxSpec},
 };
 
 /// The manifest format that this build reads (`schema = 1`).
@@ -45,6 +46,9 @@ pub struct Template {
     /// Limits of one instance.
     #[serde(default)]
     pub limits: Limits,
+    /// What it may reach.
+    #[serde(default)]
+    pub sandbox: SandboxSpec,
     /// Readiness and liveness.
     #[serde(default)]
     pub health: HealthSpec,
@@ -163,6 +167,10 @@ pub struct SettingSpec {
     /// Whether a request must give it (when there is no default).
     #[serde(default)]
     pub required: bool,
+    /// Its value is a path of the host, or a list of them, that the server then reads or writes; given as far as the
+    /// operator's ceiling goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grants: Option<Access>,
     /// The values allowed, where not every one is.
     #[serde(default, rename = "enum", skip_serializing_if = "Vec::is_empty")]
     pub allowed: Vec<serde_json::Value>,

@@ -88,6 +88,7 @@ async fn check(
     };
     let template = entry.template;
     let mut violations = templates::check(&template, &request.settings, &request.credentials);
+    violations.extend(context.catalogue.check_grants(&template, &request.settings));
     let name = match request.name.map(InstanceName::new).transpose() {
         Ok(name) => name,
         Err(error) => {

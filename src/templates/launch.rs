@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::parameters;
 use crate::domain::{
     instance::InstanceSpec,
+    sandbox::{Access, Sandbox},
     template::{SettingSpec, SettingType, Template},
 };
 
@@ -22,6 +23,8 @@ pub struct Resolved {
     pub env: BTreeMap<String, String>,
     /// The instance's own folder.
     pub cwd: PathBuf,
+    /// What it may reach.
+    pub sandbox: Sandbox,
 }
 
 /// Why there is no launch command.
@@ -46,6 +49,9 @@ pub enum ResolveError {
     /// An HTTP server without a private port.
     #[error("template {0} is an http server and needs a private port")]
     PortMissing(String),
+    /// The operator's ceiling does not allow what the template or a setting asks for.
+    #[error("{0}")]
+    Denied(String),
     /// A path that is not UTF-8 cannot be handed to programs portably.
     #[error("the path {} is not UTF-8", .0.display())]
     PathEncoding(PathBuf),
@@ -133,6 +139,26 @@ pub fn resolve(
         argv,
         env,
         cwd: data_dir.to_owned(),
+        sandbox: Sandbox::default(),
+    })
+}
+
+/// The paths that settings grant, each with the name of its setting.
+pub(super) fn grants<'a>(
+    template: &'a Template,
+    settings: &'a BTreeMap<String, Value>,
+) -> impl Iterator<Item = (&'a str, PathBuf, Access)> {
+    template.settings.iter().flat_map(|setting| {
+        let value = settings.get(&setting.name).or(setting.default.as_ref());
+        let texts = match (setting.grants, value) {
+            (Some(_), Some(value)) => argument_values(setting, value),
+            _ => Vec::new(),
+        };
+        let access = setting.grants.unwrap_or(Access::Read);
+        let name = setting.name.as_str();
+        texts
+            .into_iter()
+            .map(move |text| (name, PathBuf::from(text), access))
     })
 }
 

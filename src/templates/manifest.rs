@@ -10,7 +10,10 @@ use super::{
     schema::{self, Found},
 };
 use crate::{
-    domain::template::{SettingSpec, SettingType, Template, Transport},
+    domain::{
+        sandbox::{Layer, Network, Profile, is_plain},
+        template::{SettingSpec, SettingType, Template, Transport},
+    },
     mcp_servers,
 };
 
@@ -112,6 +115,7 @@ impl Check<'_> {
         }
         self.server();
         self.variables();
+        self.sandbox();
         let mut names = BTreeSet::new();
         for (index, setting) in template.settings.iter().enumerate() {
             if !names.insert(setting.name.as_str()) {
@@ -208,6 +212,41 @@ impl Check<'_> {
         }
     }
 
+    fn sandbox(&mut self) {
+        let template = self.template;
+        let sandbox = &template.sandbox;
+        for (key, list) in [
+            ("sandbox.read", &sandbox.read),
+            ("sandbox.write", &sandbox.write),
+        ] {
+            for path in list.iter().filter(|path| !is_plain(path)) {
+                let message = format!(
+                    "{:?} is not an absolute path without \"..\"",
+                    path.display()
+                );
+                self.report(&[key], message);
+            }
+        }
+        if sandbox.network == Network::None && template.server.transport == Transport::Http {
+            self.report(
+                &["sandbox.network", "server.transport"],
+                "\"none\" is for stdio servers: an http server is reached over the network",
+            );
+        }
+        if sandbox.profile == Profile::Off {
+            let never = [
+                Layer::PrivateRoot,
+                Layer::NoCapabilities,
+                Layer::SystemCalls,
+                Layer::Landlock,
+            ];
+            for layer in sandbox.require.iter().filter(|layer| never.contains(layer)) {
+                let message = format!("the profile off never has the layer {}", layer.word());
+                self.report(&["sandbox.require", "sandbox.profile"], message);
+            }
+        }
+    }
+
     /// Every variable is set by one key only, and none that decides how programs are found or loaded.
     fn variables(&mut self) {
         let template = self.template;
@@ -271,6 +310,13 @@ impl Check<'_> {
             self.report(
                 &[&key("arguments"), &kind_key],
                 "must contain {value}, else the setting is lost",
+            );
+        }
+        let names_paths = matches!(setting.kind, SettingType::String | SettingType::StringList);
+        if setting.grants.is_some() && !names_paths {
+            self.report(
+                &[&key("grants"), &kind_key],
+                "is for a string or a string-list, which then holds paths",
             );
         }
         // A list's enum holds what its entries may be.

@@ -13,7 +13,13 @@ use arc_swap::ArcSwap;
 
 use crate::{
     config::RuntimeConfig,
-    domain::{id::TemplateName, instance::InstanceSpec, template::Template},
+    domain::{
+        id::TemplateName,
+        instance::InstanceSpec,
+        sandbox::{Ceiling, Denial},
+        template::Template,
+        violation::Violation,
+    },
 };
 
 mod launch;
@@ -21,6 +27,7 @@ mod manifest;
 #[cfg(test)]
 mod manifest_tests;
 mod parameters;
+mod program_files;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -65,6 +72,7 @@ pub struct Catalogue {
     dirs: Vec<PathBuf>,
     search_path: Vec<PathBuf>,
     exe: PathBuf,
+    ceiling: Ceiling,
     loaded: ArcSwap<Loaded>,
 }
 
@@ -83,10 +91,35 @@ impl Catalogue {
             dirs: config.template_dirs.clone(),
             search_path: config.search_path.clone(),
             exe,
+            ceiling: Ceiling::default(),
             loaded: ArcSwap::default(),
         };
         catalogue.reload();
         catalogue
+    }
+
+    /// Bounds what templates and settings may ask for.
+    #[must_use]
+    pub fn under(mut self, ceiling: Ceiling) -> Self {
+        self.ceiling = ceiling;
+        self
+    }
+
+    /// What `settings` of a create request grant beyond the operator's ceiling, with pointers such as
+    /// `/settings/folders`.
+    #[must_use]
+    pub fn check_grants(
+        &self,
+        template: &Template,
+        settings: &BTreeMap<String, serde_json::Value>,
+    ) -> Vec<Violation> {
+        launch::grants(template, settings)
+            .filter_map(|(name, path, access)| {
+                let denial = self.ceiling.grants(&path, access).err()?;
+                let pointer = format!("/settings/{name}");
+                Some(Violation::new(pointer, "not-granted", denial.to_string()))
+            })
+            .collect()
     }
 
     /// Reads all templates anew and looks for their programs again; the answer is every fault found. A manifest
@@ -164,7 +197,23 @@ impl Catalogue {
         let program = entry.program.map_err(ResolveError::Unavailable)?;
         let data_dir = std::path::absolute(data_dir)
             .map_err(|_| ResolveError::PathEncoding(data_dir.to_owned()))?;
-        let mut resolved = resolve(&entry.template, &program, spec, &data_dir, port)?;
+        let template = &entry.template;
+        let mut resolved = resolve(template, &program, spec, &data_dir, port)?;
+        let arguments = template.server.command.iter().skip(1);
+        let files = program_files::find(
+            &program,
+            arguments.map(String::as_str),
+            &self.search_path,
+            &self.ceiling.hidden,
+        );
+        let wanted: Vec<_> = launch::grants(template, &spec.settings)
+            .map(|(_, path, access)| (path, access))
+            .collect();
+        let decided = self.ceiling.decide(&template.sandbox, &wanted, files);
+        resolved.sandbox = decided.map_err(|denials| {
+            let sentences: Vec<String> = denials.iter().map(Denial::to_string).collect();
+            ResolveError::Denied(sentences.join("; "))
+        })?;
         if !resolved.env.contains_key("PATH") {
             let mut path = Vec::new();
             for folder in &self.search_path {

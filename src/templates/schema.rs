@@ -6,6 +6,7 @@ use toml::{Table, Value};
 use crate::domain::{
     duration::HumanDuration,
     id::{EnvName, TemplateName},
+    sandbox::Layer,
 };
 
 /// One key of a section.
@@ -33,6 +34,8 @@ enum Shape {
     Flag,
     /// A list of at most 256 texts.
     Texts,
+    /// A list of these words.
+    Words(&'static [&'static str]),
     /// A table of at most 64 environment variables to text.
     Variables,
     /// Text, whole number, boolean or list of texts.
@@ -78,6 +81,7 @@ pub(super) const MANIFEST: &[Key] = &[
     key("setting", Shape::Sections(SETTING)),
     key("environment", Shape::Variables),
     key("limits", Shape::Section(LIMITS)),
+    key("sandbox", Shape::Section(SANDBOX)),
     key("health", Shape::Section(HEALTH)),
     key("restart", Shape::Section(RESTART)),
     key("lease", Shape::Section(LEASE)),
@@ -116,6 +120,7 @@ const SETTING: &[Key] = &[
     ),
     key("default", Shape::Scalar),
     key("required", Shape::Flag),
+    key("grants", Shape::Word(&["read", "write"])),
     key("enum", Shape::Scalars),
     key("env", Shape::Name(env_name)),
     key("arguments", Shape::Texts),
@@ -127,6 +132,26 @@ const LIMITS: &[Key] = &[
     key("max_file_size_bytes", Shape::Whole(1, i64::MAX)),
     key("max_address_space_bytes", Shape::Whole(1 << 20, i64::MAX)),
 ];
+
+const SANDBOX: &[Key] = &[
+    key("profile", Shape::Word(&["strict", "relaxed", "off"])),
+    key("read", Shape::Texts),
+    key("write", Shape::Texts),
+    key("network", Shape::Word(&["none", "open"])),
+    key("require", Shape::Words(&LAYERS)),
+    key("tmp_size_bytes", Shape::Whole(1 << 20, 1 << 40)),
+];
+
+/// What `sandbox.require` may name.
+const LAYERS: [&str; Layer::ALL.len()] = {
+    let mut words = [""; Layer::ALL.len()];
+    let mut index = 0;
+    while index < words.len() {
+        words[index] = Layer::ALL[index].word();
+        index += 1;
+    }
+    words
+};
 
 const HEALTH: &[Key] = &[
     key("start_timeout", Shape::Duration(false)),
@@ -257,6 +282,7 @@ impl Shape {
             Self::Whole(min, max) => format!("a whole number from {min} to {max}"),
             Self::Flag => "true or false".to_owned(),
             Self::Texts => "a list of at most 256 texts".to_owned(),
+            Self::Words(words) => format!("a list of {}", words.join(", ")),
             Self::Variables => {
                 "a table of at most 64 environment variables, each with text".to_owned()
             }
@@ -330,6 +356,9 @@ impl Shape {
                         .iter()
                         .all(|e| e.as_str().is_some_and(|text| is_text(text, 0, 8_192)))
             }
+            (Self::Words(words), Value::Array(entries)) => entries
+                .iter()
+                .all(|entry| entry.as_str().is_some_and(|word| words.contains(&word))),
             (Self::Scalar, Value::Array(entries)) => entries.iter().all(Value::is_str),
             (Self::Scalar, value) => value.is_str() || value.is_integer() || value.is_bool(),
             (Self::Scalars, Value::Array(entries)) => {

@@ -1,0 +1,465 @@
+//! What a server may reach: the pure policy. A template asks, the operator's ceiling bounds, deny beats allow.
+//!
+//! The answer is a [`Sandbox`] that the keeper builds, or every [`Denial`], each naming the grant that is missing.
+
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// How much of the sandbox is built; the strictest is the smallest.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// Every layer that the host allows, and a wall around files in any case.
+    #[default]
+    Strict,
+    /// All but the private root: the server sees the host's files as its user may, less those of the daemon.
+    Relaxed,
+    /// A process tree of its own, `no_new_privs` and limits, nothing else.
+    Off,
+}
+
+impl Profile {
+    /// The word that people write.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Relaxed => "relaxed",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// What of the network a server reaches; the narrowest is the smallest.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Network {
+    /// Nothing but a loopback of its own.
+    None,
+    /// Whatever the host reaches.
+    #[default]
+    Open,
+}
+
+/// One layer of isolation, by the name that `isolation` reports it under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layer {
+    /// Its own process numbers; everything in it ends with its init.
+    PidNamespace,
+    /// Its own user namespace of one id.
+    UserNamespace,
+    /// Its own minimal root, read-only but for its folder.
+    PrivateRoot,
+    /// Its own System V IPC, message queues, host name and cgroup root.
+    IpcNamespace,
+    /// No capability in any set.
+    NoCapabilities,
+    /// The allow-list of system calls.
+    SystemCalls,
+    /// Landlock rules on files, signals and abstract sockets.
+    Landlock,
+}
+
+impl Layer {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::PidNamespace,
+        Self::UserNamespace,
+        Self::PrivateRoot,
+        Self::IpcNamespace,
+        Self::NoCapabilities,
+        Self::SystemCalls,
+        Self::Landlock,
+    ];
+
+    /// The word that manifests and `isolation` use.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::PidNamespace => "pid-namespace",
+            Self::UserNamespace => "user-namespace",
+            Self::PrivateRoot => "private-root",
+            Self::IpcNamespace => "ipc-namespace",
+            Self::NoCapabilities => "no-capabilities",
+            Self::SystemCalls => "system-calls",
+            Self::Landlock => "landlock",
+        }
+    }
+
+    /// How an operator gets it on a host that lacks it.
+    #[must_use]
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::PidNamespace | Self::PrivateRoot | Self::IpcNamespace | Self::UserNamespace => {
+                "allow user namespaces (sysctl user.max_user_namespaces above 0, \
+                 kernel.apparmor_restrict_unprivileged_userns=0, RestrictNamespaces of the keeper's unit), or run \
+                 the keeper as root; Linux 5.12 or later"
+            }
+            Self::NoCapabilities | Self::SystemCalls => {
+                "use the profile strict or relaxed, on a kernel with seccomp filters"
+            }
+            Self::Landlock => {
+                "use Linux 5.13 or later with landlock among its security modules (lsm=)"
+            }
+        }
+    }
+}
+
+/// The `[sandbox]` section of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SandboxSpec {
+    /// How much of it is built; weaker than strict only as far as the operator's ceiling goes.
+    pub profile: Profile,
+    /// Paths of the host that it reads, beside the runtime and its own program. Absolute.
+    pub read: Vec<PathBuf>,
+    /// Folders of the host that it writes, beside its own. Absolute.
+    pub write: Vec<PathBuf>,
+    /// What of the network it reaches.
+    pub network: Network,
+    /// Layers without which it does not start.
+    pub require: Vec<Layer>,
+    /// Size of its private `/tmp`, and again of `/dev/shm`, in bytes.
+    pub tmp_size_bytes: u64,
+}
+
+impl Default for SandboxSpec {
+    fn default() -> Self {
+        Self {
+            profile: Profile::Strict,
+            read: Vec::new(),
+            write: Vec::new(),
+            network: Network::Open,
+            require: Vec::new(),
+            tmp_size_bytes: 64 << 20,
+        }
+    }
+}
+
+/// What a path is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// To be read, and executed.
+    Read,
+    /// To be written as well.
+    Write,
+}
+
+/// The most that any template gets on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ceiling {
+    /// The weakest profile.
+    pub weakest_profile: Profile,
+    /// Folders below which grants to read are given.
+    pub allow_read: Vec<PathBuf>,
+    /// Folders below which grants to write, and to read, are given.
+    pub allow_write: Vec<PathBuf>,
+    /// Shown to every server, read-only.
+    pub read: Vec<PathBuf>,
+    /// Never shown to any server, whatever is granted: the daemon's own files.
+    pub hidden: Vec<PathBuf>,
+}
+
+/// What one launch gets.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sandbox {
+    /// How much of it is built.
+    pub profile: Profile,
+    /// Where its program and what that needs lie, read-only. Symbolic links are followed.
+    pub program: Vec<PathBuf>,
+    /// Granted to be read. No symbolic link is followed.
+    pub read: Vec<PathBuf>,
+    /// Granted to be written. No symbolic link is followed.
+    pub write: Vec<PathBuf>,
+    /// Never shown.
+    pub hidden: Vec<PathBuf>,
+    /// What of the network it reaches.
+    pub network: Network,
+    /// Layers without which it must not start.
+    pub require: Vec<Layer>,
+    /// Size of its private `/tmp`, and again of `/dev/shm`, in bytes; 0 means the default.
+    pub tmp_size_bytes: u64,
+}
+
+/// One thing that was asked for and not given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denial {
+    /// A profile below the ceiling.
+    #[error(
+        "the profile {} is not allowed: it needs sandbox.weakest_profile = \"{}\" in config.toml",
+        .0.word(), .0.word()
+    )]
+    Profile(Profile),
+    /// A path outside the folders that may be granted.
+    #[error(
+        "{} may not be {}: it needs a folder at or above it in sandbox.{} of config.toml",
+        path.display(), access.deed(), access.key()
+    )]
+    Path {
+        /// Which.
+        path: PathBuf,
+        /// For what.
+        access: Access,
+    },
+    /// A path that holds, or lies in, what no server may see.
+    #[error(
+        "{} may not be shown to a server: it would show {}, which is the daemon's own",
+        path.display(), hidden.display()
+    )]
+    Hidden {
+        /// Which.
+        path: PathBuf,
+        /// What it would show.
+        hidden: PathBuf,
+    },
+    /// A path that is relative or goes back.
+    #[error("{} is not an absolute path without \"..\"", .0.display())]
+    Shape(PathBuf),
+}
+
+impl Access {
+    fn deed(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "written",
+        }
+    }
+
+    fn key(self) -> &'static str {
+        match self {
+            Self::Read => "allow_read",
+            Self::Write => "allow_write",
+        }
+    }
+}
+
+/// Whether one of the two holds the other.
+#[must_use]
+pub fn overlap(one: &Path, other: &Path) -> bool {
+    one.starts_with(other) || other.starts_with(one)
+}
+
+/// What of `hidden` a path would show.
+#[must_use]
+pub fn shows<'a>(path: &Path, hidden: &'a [PathBuf]) -> Option<&'a Path> {
+    let touched = hidden.iter().find(|hidden| overlap(path, hidden));
+    touched.map(PathBuf::as_path)
+}
+
+/// Whether a path can be granted by its shape.
+#[must_use]
+pub fn is_plain(path: &Path) -> bool {
+    let mut parts = path.components();
+    parts.next() == Some(Component::RootDir)
+        && parts.all(|part| matches!(part, Component::Normal(_)))
+}
+
+impl Ceiling {
+    /// Whether `path` may be granted.
+    ///
+    /// # Errors
+    /// The [`Denial`].
+    pub fn grants(&self, path: &Path, access: Access) -> Result<(), Denial> {
+        if !is_plain(path) {
+            return Err(Denial::Shape(path.to_owned()));
+        }
+        if let Some(hidden) = shows(path, &self.hidden) {
+            return Err(Denial::Hidden {
+                path: path.to_owned(),
+                hidden: hidden.to_owned(),
+            });
+        }
+        let within = |folders: &[PathBuf]| folders.iter().any(|folder| path.starts_with(folder));
+        let allowed =
+            within(&self.allow_write) || (access == Access::Read && within(&self.allow_read));
+        allowed.then_some(()).ok_or_else(|| Denial::Path {
+            path: path.to_owned(),
+            access,
+        })
+    }
+
+    /// Decides what a launch gets: what the template asks for, what settings add (`wanted`), and where its program
+    /// lies (`program`, which needs no grant since whoever installed the template named it).
+    ///
+    /// # Errors
+    /// Every [`Denial`]; never an empty list.
+    pub fn decide(
+        &self,
+        spec: &SandboxSpec,
+        wanted: &[(PathBuf, Access)],
+        program: Vec<PathBuf>,
+    ) -> Result<Sandbox, Vec<Denial>> {
+        let mut denials = Vec::new();
+        if spec.profile > self.weakest_profile {
+            denials.push(Denial::Profile(spec.profile));
+        }
+        let own = spec.read.iter().map(|path| (path, Access::Read));
+        let own = own.chain(spec.write.iter().map(|path| (path, Access::Write)));
+        let asked = own.chain(wanted.iter().map(|(path, access)| (path, *access)));
+        let (mut read, mut write) = (Vec::new(), Vec::new());
+        for (path, access) in asked {
+            match self.grants(path, access) {
+                Ok(()) if access == Access::Write => write.push(path.clone()),
+                Ok(()) => read.push(path.clone()),
+                Err(denial) => denials.push(denial),
+            }
+        }
+        let program: Vec<PathBuf> = self.read.iter().cloned().chain(program).collect();
+        for path in &program {
+            if let Some(hidden) = shows(path, &self.hidden) {
+                let (path, hidden) = (path.clone(), hidden.to_owned());
+                denials.push(Denial::Hidden { path, hidden });
+            }
+        }
+        if !denials.is_empty() {
+            return Err(denials);
+        }
+        Ok(Sandbox {
+            profile: spec.profile,
+            program,
+            read,
+            write,
+            hidden: self.hidden.clone(),
+            network: spec.network,
+            require: spec.require.clone(),
+            tmp_size_bytes: spec.tmp_size_bytes,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Paths over few names, so that they often lie in each other.
+    fn path() -> impl Strategy<Value = PathBuf> {
+        proptest::collection::vec("[ab]", 0..4).prop_map(|names| {
+            names
+                .iter()
+                .fold(PathBuf::from("/"), |path, name| path.join(name))
+        })
+    }
+
+    fn paths() -> impl Strategy<Value = Vec<PathBuf>> {
+        proptest::collection::vec(path(), 0..4)
+    }
+
+    fn profile() -> impl Strategy<Value = Profile> {
+        prop_oneof![
+            Just(Profile::Strict),
+            Just(Profile::Relaxed),
+            Just(Profile::Off)
+        ]
+    }
+
+    prop_compose! {
+        fn ceiling()(
+            weakest_profile in profile(),
+            allow_read in paths(),
+            allow_write in paths(),
+            hidden in paths(),
+        ) -> Ceiling {
+            Ceiling { weakest_profile, allow_read, allow_write, hidden, read: Vec::new() }
+        }
+    }
+
+    prop_compose! {
+        fn spec()(profile in profile(), read in paths(), write in paths()) -> SandboxSpec {
+            SandboxSpec { profile, read, write, ..SandboxSpec::default() }
+        }
+    }
+
+    fn below(path: &Path, folders: &[PathBuf]) -> bool {
+        folders.iter().any(|folder| path.starts_with(folder))
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_given_beyond_the_ceiling(ceiling in ceiling(), spec in spec(), more in paths()) {
+            let wanted: Vec<_> = more.into_iter().map(|path| (path, Access::Write)).collect();
+            if let Ok(given) = ceiling.decide(&spec, &wanted, Vec::new()) {
+                prop_assert!(given.profile <= ceiling.weakest_profile);
+                for path in given.read.iter().chain(&given.write) {
+                    prop_assert!(shows(path, &ceiling.hidden).is_none(), "deny beats allow: {path:?}");
+                }
+                for path in &given.write {
+                    prop_assert!(below(path, &ceiling.allow_write), "{path:?}");
+                }
+                for path in &given.read {
+                    let allowed = below(path, &ceiling.allow_read) || below(path, &ceiling.allow_write);
+                    prop_assert!(allowed, "{path:?}");
+                }
+                prop_assert_eq!(given.network, spec.network);
+            }
+        }
+
+        #[test]
+        fn a_lower_ceiling_never_gives_more(ceiling in ceiling(), spec in spec(), hide in path()) {
+            let mut lower = ceiling.clone();
+            lower.hidden.push(hide);
+            lower.allow_write.pop();
+            lower.weakest_profile = Profile::Strict;
+            let (high, low) = (ceiling.decide(&spec, &[], Vec::new()), lower.decide(&spec, &[], Vec::new()));
+            if let Ok(low) = low {
+                let high = high.expect("what a lower ceiling gives, a higher one gives too");
+                prop_assert_eq!(low.profile, high.profile);
+                prop_assert_eq!(low.read, high.read);
+                prop_assert_eq!(low.write, high.write);
+            }
+        }
+
+        #[test]
+        fn each_fault_is_named(ceiling in ceiling(), spec in spec()) {
+            if let Err(denials) = ceiling.decide(&spec, &[], Vec::new()) {
+                prop_assert!(!denials.is_empty());
+                let faulty = spec.read.iter().filter(|path| ceiling.grants(path, Access::Read).is_err()).count()
+                    + spec.write.iter().filter(|path| ceiling.grants(path, Access::Write).is_err()).count()
+                    + usize::from(spec.profile > ceiling.weakest_profile);
+                prop_assert_eq!(denials.len(), faulty);
+            }
+        }
+    }
+
+    #[test]
+    fn the_denial_names_the_missing_grant() {
+        let ceiling = Ceiling {
+            hidden: vec!["/var/lib/minimcp/data/master-key".into()],
+            allow_write: vec!["/var".into()],
+            ..Ceiling::default()
+        };
+        let denied = |path: &str, access| {
+            let denial = ceiling.grants(Path::new(path), access).expect_err(path);
+            denial.to_string()
+        };
+        assert!(denied("/srv/notes", Access::Write).contains("sandbox.allow_write"));
+        assert!(denied("/srv/notes", Access::Read).contains("sandbox.allow_read"));
+        assert!(denied("/var/lib", Access::Read).contains("/var/lib/minimcp/data/master-key"));
+        assert!(denied("/var/../etc", Access::Read).contains("absolute"));
+        assert!(denied("notes", Access::Read).contains("absolute"));
+        let off = SandboxSpec {
+            profile: Profile::Off,
+            ..SandboxSpec::default()
+        };
+        let denials = ceiling
+            .decide(&off, &[], Vec::new())
+            .expect_err("not allowed");
+        assert!(
+            denials[0]
+                .to_string()
+                .contains("sandbox.weakest_profile = \"off\"")
+        );
+        ceiling
+            .grants(Path::new("/var/log"), Access::Read)
+            .expect("what may be written may be read");
+    }
+}
