@@ -316,8 +316,9 @@ impl LocalRuntime {
             env: names,
             cwd: plan.cwd,
             limits: plan.limits,
+            sandbox: plan.sandbox,
         };
-        let request = Request::Launch(launch);
+        let request = Request::Launch(Box::new(launch));
         let exit = self.shared.exits.subscribe(id);
         let answer = self.shared.ask(request, secrets, plan.passed).await;
         let failure = match answer {

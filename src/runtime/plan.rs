@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::domain::{
     id::{Generation, InstanceId},
+    sandbox::Sandbox,
     template::Limits,
 };
 
@@ -69,6 +70,8 @@ pub struct LaunchPlan {
     pub cwd: PathBuf,
     /// Limits; each is lowered to the keeper's own hard limit.
     pub limits: Limits,
+    /// What it may reach.
+    pub sandbox: Sandbox,
     /// Become descriptors 3, 4, … of the server, at most [`PASSED_MAX`].
     pub passed: Vec<OwnedFd>,
 }
@@ -82,6 +85,7 @@ impl fmt::Debug for LaunchPlan {
             .field("env", &names)
             .field("cwd", &self.cwd)
             .field("limits", &self.limits)
+            .field("sandbox", &self.sandbox)
             .field("passed", &self.passed.len())
             .finish()
     }
@@ -125,6 +129,7 @@ mod tests {
             env: vec![("API_KEY".into(), Zeroizing::new("hunter2".into()))],
             cwd: "/tmp".into(),
             limits: Limits::default(),
+            sandbox: Sandbox::default(),
             passed: Vec::new(),
         };
         let shown = format!("{plan:?}");

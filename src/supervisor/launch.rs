@@ -145,6 +145,7 @@ async fn try_launch(
         env: plain.chain(secrets.iter().cloned()).collect(),
         cwd: resolved.cwd,
         limits: template.limits,
+        sandbox: resolved.sandbox,
         passed: Vec::new(),
     };
     let redactions = Arc::new(Redactions::new(secrets));

@@ -16,6 +16,10 @@ pub(super) struct Namespaces {
     pub(super) pid: bool,
     /// A mount namespace with a /proc that shows only the pid namespace.
     pub(super) mount: bool,
+    /// IPC, UTS and cgroup namespaces.
+    pub(super) ipc: bool,
+    /// A network namespace, with nothing but a loopback.
+    pub(super) net: bool,
 }
 
 impl Namespaces {
@@ -24,6 +28,8 @@ impl Namespaces {
         user: false,
         pid: false,
         mount: false,
+        ipc: false,
+        net: false,
     };
 
     fn flags(self) -> libc::c_int {
@@ -36,6 +42,12 @@ impl Namespaces {
         }
         if self.mount {
             flags |= libc::CLONE_NEWNS;
+        }
+        if self.ipc {
+            flags |= libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+        }
+        if self.net {
+            flags |= libc::CLONE_NEWNET;
         }
         flags
     }

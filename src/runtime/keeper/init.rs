@@ -14,10 +14,14 @@ use nix::{errno::Errno, sys::prctl};
 
 use super::{
     clone::{Forked, Namespaces, fork_into},
+    layers::Layers,
     mounts,
     payload::{self, Payload},
+    privileges,
+    root::{self, RootPlan},
     secret_buffer::SecretBuffer,
 };
+use crate::domain::sandbox::{Profile, Sandbox};
 
 /// What the set-up was doing when it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +49,16 @@ pub(super) enum Stage {
     Folder,
     /// Executing the program.
     Exec,
+    /// Not a failure: the path of the plan, by its number, that the next one is about.
+    Place,
+    /// Making its root.
+    Root,
+    /// Setting its loopback up.
+    Network,
+    /// Setting Landlock's rules.
+    Landlock,
+    /// Installing the filter of system calls.
+    Filter,
 }
 
 impl Stage {
@@ -62,6 +76,11 @@ impl Stage {
             Self::Privileges,
             Self::Folder,
             Self::Exec,
+            Self::Place,
+            Self::Root,
+            Self::Network,
+            Self::Landlock,
+            Self::Filter,
         ]
         .into_iter()
         .find(|stage| *stage as u8 == byte)
@@ -136,14 +155,12 @@ impl StatusRecord {
 
 /// Everything that an init and its server get.
 pub(super) struct InitPlan<'a> {
-    /// Where it lives.
-    pub(super) namespaces: Namespaces,
+    /// What it gets of isolation.
+    pub(super) layers: Layers,
     /// Names the launch in the status record.
     pub(super) serial: u64,
     /// Write end of the status pipe.
     pub(super) status: RawFd,
-    /// Our end of the socket for [`Stage`] messages.
-    pub(super) progress: OwnedFd,
     /// What the server executes, and with what.
     pub(super) payload: Payload<'a>,
     /// Holds the values of its environment, from `secrets_at` on.
@@ -157,25 +174,42 @@ pub(super) struct InitPlan<'a> {
 }
 
 /// Runs an init; the keeper's fork calls this and nothing else.
-pub(super) fn run(plan: InitPlan<'_>) -> ! {
-    let progress = plan.progress.as_raw_fd();
-    match start(plan) {
+/// `progress` is our end of the socket for [`Stage`] messages.
+pub(super) fn run(plan: InitPlan<'_>, progress: OwnedFd) -> ! {
+    match start(plan, &progress) {
         Ok(started) => {
+            // The keeper waits for the last copy to be closed.
+            drop(progress);
             // Only now: what `start` had allocated is freed.
             forget_heap(started.heap_start);
             watch_over(&started)
         }
         Err((stage, errno)) => {
-            report(progress, stage, errno as i32);
+            report(progress.as_raw_fd(), stage, errno as i32);
             exit(1)
         }
     }
 }
 
 /// Tries the namespaces in a fork made for it; the exit code tells.
-pub(super) fn probe(namespaces: Namespaces, uid: u32, gid: u32) -> ! {
+pub(super) fn probe(namespaces: Namespaces, uid: u32, gid: u32, private_root: bool) -> ! {
     let maps = !namespaces.user || write_maps(uid, gid).is_ok();
-    let works = maps && (!namespaces.mount || mounts::proc_of_its_own().is_ok());
+    let root = || {
+        let plan = RootPlan {
+            sandbox: &Sandbox::default(),
+            // Any folder that is there will do.
+            folder: std::path::Path::new("/usr"),
+            uid,
+            gid,
+        };
+        root::enter(&plan).is_ok()
+    };
+    let works =
+        maps && match (private_root, namespaces.mount) {
+            (true, _) => root(),
+            (false, true) => mounts::proc_of_its_own().is_ok(),
+            (false, false) => true,
+        } && (!namespaces.net || privileges::loopback_up().is_ok());
     // A namespace whose init cannot fork is of no use.
     let works = works && matches!(fork_into(Namespaces::NONE), Ok(forked) if !is_child(&forked));
     exit(i32::from(!works))
@@ -197,8 +231,9 @@ struct Started {
     heap_start: Option<usize>,
 }
 
-fn start(plan: InitPlan<'_>) -> Result<Started, Failed> {
-    let own_namespace = plan.namespaces.pid;
+fn start(plan: InitPlan<'_>, progress: &OwnedFd) -> Result<Started, Failed> {
+    let namespaces = plan.layers.namespaces;
+    let own_namespace = namespaces.pid;
     // Without a namespace SIGKILL would leave the server behind: use one that we can catch.
     let last_wish = if own_namespace {
         nix::sys::signal::Signal::SIGKILL
@@ -208,27 +243,30 @@ fn start(plan: InitPlan<'_>) -> Result<Started, Failed> {
     prctl::set_pdeathsig(last_wish).map_err(|errno| (Stage::Keeper, errno))?;
     prctl::set_child_subreaper(!own_namespace).map_err(|errno| (Stage::Keeper, errno))?;
     block_all_signals();
-    let mut keep = vec![plan.status, plan.progress.as_raw_fd()];
+    let mut keep = vec![plan.status, progress.as_raw_fd()];
     keep.extend(plan.payload.descriptors());
     close_all_but(&mut keep);
     if reader_is_gone(plan.status) {
         // The keeper died before our PDEATHSIG was set.
         exit(1);
     }
-    if plan.namespaces.user {
+    if namespaces.user {
         write_maps(plan.payload.uid, plan.payload.gid).map_err(|errno| (Stage::Maps, errno))?;
     }
-    if plan.namespaces.mount {
-        mounts::proc_of_its_own()
-            .and_then(|()| mounts::hide(plan.keeper_socket))
-            .map_err(|errno| (Stage::Proc, errno))?;
+    if namespaces.net {
+        privileges::loopback_up().map_err(|errno| (Stage::Network, errno))?;
     }
+    let caps = privileges::namespace_caps();
+    set_view(&plan, progress)?;
+    if namespaces.user && plan.layers.profile != Profile::Off {
+        privileges::cap_namespace(caps.as_ref());
+    }
+    drop(caps);
     // The name is cosmetic, and how the tree is found again by `usage`.
     let _ = prctl::set_name(crate::runtime::usage::INIT_NAME_C);
     let InitPlan {
         serial,
         status,
-        progress,
         payload,
         secrets,
         secrets_at,
@@ -244,7 +282,11 @@ fn start(plan: InitPlan<'_>) -> Result<Started, Failed> {
         ),
         Ok(Forked::Parent { pid, pidfd }) => {
             secrets.discard();
-            drop((pidfd, progress));
+            drop(pidfd);
+            if plan.layers.no_capabilities {
+                // All that it still does needs none: its server has the same user. A failure costs the server nothing.
+                let _ = prctl::set_no_new_privs().and_then(|()| privileges::drop_capabilities());
+            }
             for descriptor in payload.descriptors() {
                 // SAFETY: this process owns its copies of these descriptors, and nothing else here uses them.
                 unsafe { libc::close(descriptor) };
@@ -262,6 +304,41 @@ fn start(plan: InitPlan<'_>) -> Result<Started, Failed> {
             Errno::from_raw(cause.raw_os_error().unwrap_or(0)),
         )),
     }
+}
+
+/// Gives the instance its own view of files and processes, as far as the layers say.
+fn set_view(plan: &InitPlan<'_>, progress: &OwnedFd) -> Result<(), Failed> {
+    let launch = plan.payload.launch;
+    let layers = &plan.layers;
+    if layers.namespaces.ipc && layers.profile != Profile::Off {
+        // Cosmetic: a name that resolves everywhere.
+        let _ = nix::unistd::sethostname("localhost");
+    }
+    if layers.private_root {
+        let root_plan = RootPlan {
+            sandbox: &launch.sandbox,
+            folder: &launch.cwd,
+            uid: plan.payload.uid,
+            gid: plan.payload.gid,
+        };
+        return root::enter(&root_plan).map_err(|failure| {
+            if let Some(index) = failure.path.and_then(|index| i32::try_from(index).ok()) {
+                report(progress.as_raw_fd(), Stage::Place, index);
+            }
+            (Stage::Root, failure.errno)
+        });
+    }
+    if layers.namespaces.mount {
+        let hidden = match layers.profile {
+            Profile::Off => &[],
+            _ => launch.sandbox.hidden.as_slice(),
+        };
+        mounts::proc_of_its_own()
+            .and_then(|()| mounts::hide(plan.keeper_socket))
+            .and_then(|()| mounts::hide_all(hidden, &launch.cwd))
+            .map_err(|errno| (Stage::Proc, errno))?;
+    }
+    Ok(())
 }
 
 /// Gives the pages of the heap back. They are copies or shared with the keeper, which goes on writing to
@@ -478,9 +555,9 @@ mod tests {
 
     #[test]
     fn every_stage_has_a_number() {
-        for byte in 0..=10 {
+        for byte in 0..=15 {
             assert_eq!(Stage::from_byte(byte).map(|stage| stage as u8), Some(byte));
         }
-        assert_eq!(Stage::from_byte(11), None);
+        assert_eq!(Stage::from_byte(16), None);
     }
 }

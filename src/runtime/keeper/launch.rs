@@ -28,11 +28,17 @@ use nix::{
 use super::{
     clone::{Forked, Namespaces, fork_into},
     init::{self, InitPlan, Stage},
+    layers::{Host, Layers},
     payload::Payload,
     protocol::Launch,
+    root, second_wall,
     secret_buffer::SecretBuffer,
+    syscalls::Filters,
 };
-use crate::runtime::PASSED_MAX;
+use crate::{
+    domain::sandbox::{Profile, Sandbox, is_plain},
+    runtime::PASSED_MAX,
+};
 
 /// Longest time from the fork to the execve, in milliseconds; only a hung file system takes that long.
 const LAUNCH_TIMEOUT_MS: u16 = 10_000;
@@ -51,12 +57,16 @@ pub(super) struct Launched {
     pub(super) stdout: OwnedFd,
     /// Our end of its stderr.
     pub(super) stderr: OwnedFd,
+    /// What holds for it.
+    pub(super) layers: Layers,
 }
 
 /// What every launch of this keeper shares.
 pub(super) struct Launcher {
-    /// What the probe found.
+    /// What the probe found; those of every launch, that of the network aside.
     pub(super) namespaces: Namespaces,
+    host: Host,
+    filters: Option<Filters>,
     /// Write end of the status pipe.
     pub(super) status: OwnedFd,
     heap_start: Option<usize>,
@@ -74,18 +84,36 @@ impl Launcher {
             user,
             pid: true,
             mount,
+            ipc: mount,
+            net: false,
         };
         let candidates = [
-            with(false, true),
             with(true, true),
-            with(false, false),
+            with(false, true),
             with(true, false),
+            with(false, false),
         ];
         let found = candidates
             .into_iter()
-            .find(|candidate| allow_pid_namespace && works(*candidate, uid, gid));
+            .find(|candidate| allow_pid_namespace && works(*candidate, uid, gid, false));
+        let namespaces = found.unwrap_or(Namespaces::NONE);
+        let net = Namespaces {
+            net: true,
+            ..namespaces
+        };
+        let filters = Filters::compile(namespaces.ipc).ok();
+        let host = Host {
+            namespaces,
+            net: namespaces.mount && works(net, uid, gid, false),
+            private_root: namespaces.mount && works(namespaces, uid, gid, true),
+            filter: filters.is_some(),
+            landlock: second_wall::abi(),
+            as_root: uid == 0,
+        };
         Self {
-            namespaces: found.unwrap_or(Namespaces::NONE),
+            namespaces,
+            host,
+            filters,
             status,
             heap_start: heap_start(),
             uid,
@@ -94,32 +122,17 @@ impl Launcher {
         }
     }
 
-    /// Layer to state, in words.
+    /// Layer to state, in words, for a template that asks for nothing special.
     pub(super) fn isolation(&self) -> BTreeMap<String, String> {
-        let Namespaces { user, pid, mount } = self.namespaces;
-        let word = |on: bool, off: &str| if on { "on" } else { off }.to_owned();
-        let processes = if user {
-            "on"
-        } else {
-            "off: without a user namespace of its own the limit would count every process of this user"
+        let with = |profile| {
+            let sandbox = Sandbox {
+                profile,
+                ..Sandbox::default()
+            };
+            self.host.layers(&sandbox).ok()
         };
-        BTreeMap::from([
-            (
-                "pid-namespace".into(),
-                word(
-                    pid,
-                    "off: the process tree is found and killed process by process",
-                ),
-            ),
-            ("user-namespace".into(), word(user, "off")),
-            (
-                "own-proc".into(),
-                word(mount, "off: /proc shows the whole host"),
-            ),
-            ("no-new-privs".into(), "on".into()),
-            ("limits".into(), "on".into()),
-            ("limit-processes".into(), processes.into()),
-        ])
+        let layers = with(Profile::Strict).or_else(|| with(Profile::Off));
+        layers.map(|layers| layers.report()).unwrap_or_default()
     }
 
     /// Starts a child and waits until its program runs. The secrets are wiped here in any case.
@@ -133,6 +146,7 @@ impl Launcher {
     ) -> Result<Launched, String> {
         let values = secrets.bytes().get(secrets_at..).unwrap_or_default();
         check(launch, values, passed.len())?;
+        let layers = self.host.layers(&launch.sandbox)?;
         make_folder(&launch.cwd)?;
         let no_pipe = |cause: Errno| format!("no descriptors for its pipes: {}", cause.desc());
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(no_pipe);
@@ -148,26 +162,28 @@ impl Launcher {
         // Each message then carries the sender's pid as we see it, from whatever namespace it comes.
         setsockopt(&progress, sockopt::PassCred, &true).map_err(no_pipe)?;
         let passed: Vec<_> = passed.iter().map(AsRawFd::as_raw_fd).collect();
-        let forked = fork_into(self.namespaces).map_err(|cause| format!("cannot fork: {cause}"))?;
+        let forked =
+            fork_into(layers.namespaces).map_err(|cause| format!("cannot fork: {cause}"))?;
         let Forked::Parent { pid: init, pidfd } = forked else {
-            init::run(InitPlan {
-                namespaces: self.namespaces,
+            let plan = InitPlan {
+                layers,
                 serial,
                 status: self.status.as_raw_fd(),
-                progress: child_progress,
                 payload: Payload {
                     launch,
                     stdio: [&child_stdin, &child_stdout, &child_stderr].map(AsRawFd::as_raw_fd),
                     passed: &passed,
                     uid: self.uid,
                     gid: self.gid,
-                    limit_processes: self.namespaces.user,
+                    layers,
+                    filters: self.filters.as_ref(),
                 },
                 secrets,
                 secrets_at,
                 heap_start: self.heap_start,
                 keeper_socket: &self.keeper_socket,
-            })
+            };
+            init::run(plan, child_progress)
         };
         drop((
             secrets,
@@ -184,6 +200,7 @@ impl Launcher {
                 stdin,
                 stdout,
                 stderr,
+                layers,
             }),
             Err(failure) => {
                 kill_tree(&pidfd, self.namespaces);
@@ -220,9 +237,9 @@ pub(super) fn send_signal(pidfd: &OwnedFd, signal: libc::c_int) {
     };
 }
 
-fn works(namespaces: Namespaces, uid: u32, gid: u32) -> bool {
+fn works(namespaces: Namespaces, uid: u32, gid: u32, private_root: bool) -> bool {
     match fork_into(namespaces) {
-        Ok(Forked::Child) => init::probe(namespaces, uid, gid),
+        Ok(Forked::Child) => init::probe(namespaces, uid, gid, private_root),
         Ok(Forked::Parent { pid, .. }) => {
             matches!(waitpid(pid, None), Ok(WaitStatus::Exited(_, 0)))
         }
@@ -265,6 +282,9 @@ fn check(launch: &Launch, values: &[u8], passed: usize) -> Result<(), String> {
             launch.cwd.display()
         ));
     }
+    if let Some(path) = root::named(&launch.sandbox).find(|path| !is_plain(path)) {
+        return Err(format!("{} cannot be shown to it", path.display()));
+    }
     if passed > PASSED_MAX {
         return Err(format!("more than {PASSED_MAX} descriptors to pass on"));
     }
@@ -284,13 +304,14 @@ fn make_folder(folder: &Path) -> Result<(), String> {
 
 /// Why there is no running program.
 enum Failure {
-    At(Stage, Errno),
+    /// The number is that of a path of the plan, where one is at fault.
+    At(Stage, Errno, Option<usize>),
     DiedInSetup,
     TimedOut,
 }
 
 fn await_exec(progress: &OwnedFd) -> Result<u32, Failure> {
-    let mut server = None;
+    let (mut server, mut place) = (None, None);
     loop {
         let mut ready = [PollFd::new(progress.as_fd(), PollFlags::POLLIN)];
         match poll(&mut ready, PollTimeout::from(LAUNCH_TIMEOUT_MS)) {
@@ -301,7 +322,10 @@ fn await_exec(progress: &OwnedFd) -> Result<u32, Failure> {
         }
         match receive_stage(progress) {
             Ok(Some((Stage::Ready, _, pid))) => server = Some(pid),
-            Ok(Some((stage, errno, _))) => return Err(Failure::At(stage, errno)),
+            Ok(Some((Stage::Place, index, _))) => place = usize::try_from(index).ok(),
+            Ok(Some((stage, errno, _))) => {
+                return Err(Failure::At(stage, Errno::from_raw(errno), place));
+            }
             // The last copy of the other end was closed by a successful execve, or by a death.
             Ok(None) => return server.ok_or(Failure::DiedInSetup),
             Err(Errno::EINTR) => {}
@@ -310,7 +334,7 @@ fn await_exec(progress: &OwnedFd) -> Result<u32, Failure> {
     }
 }
 
-fn receive_stage(progress: &OwnedFd) -> nix::Result<Option<(Stage, Errno, u32)>> {
+fn receive_stage(progress: &OwnedFd) -> nix::Result<Option<(Stage, i32, u32)>> {
     let mut bytes = [0_u8; 5];
     let mut control = nix::cmsg_space!(UnixCredentials);
     let mut parts = [io::IoSliceMut::new(&mut bytes)];
@@ -332,15 +356,15 @@ fn receive_stage(progress: &OwnedFd) -> nix::Result<Option<(Stage, Errno, u32)>>
         }
     }
     let stage = Stage::from_byte(bytes[0]).unwrap_or(Stage::Keeper);
-    let errno = Errno::from_raw(i32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]));
+    let errno = i32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
     Ok(Some((stage, errno, pid)))
 }
 
 impl Failure {
     fn sentence(&self, launch: &Launch) -> String {
         let program = launch.argv.first().map_or("", String::as_str);
-        let (stage, errno) = match self {
-            Self::At(stage, errno) => (*stage, *errno),
+        let (stage, errno, place) = match self {
+            Self::At(stage, errno, place) => (*stage, *errno, *place),
             Self::DiedInSetup => return "it was killed before its program ran".into(),
             Self::TimedOut => {
                 return format!("{program} did not start within {LAUNCH_TIMEOUT_MS} ms");
@@ -361,7 +385,21 @@ impl Failure {
             Stage::Folder => format!("cannot enter {}: {why}", launch.cwd.display()),
             Stage::Limits => format!("cannot set its limits: {why}"),
             Stage::Fork => format!("cannot fork: {why}"),
-            Stage::Maps | Stage::Proc => format!("cannot set up its namespaces: {why}"),
+            Stage::Maps | Stage::Proc | Stage::Network => {
+                format!("cannot set up its namespaces: {why}")
+            }
+            Stage::Root | Stage::Place => {
+                match place.and_then(|index| root::named(&launch.sandbox).nth(index)) {
+                    Some(path) if errno == Errno::ELOOP => format!(
+                        "{} passes through a symbolic link, which a grant must not: name the real path",
+                        path.display()
+                    ),
+                    Some(path) => format!("cannot show {} to it: {why}", path.display()),
+                    None => format!("cannot make its root: {why}"),
+                }
+            }
+            Stage::Landlock => format!("cannot restrict it by Landlock: {why}"),
+            Stage::Filter => format!("cannot filter its system calls: {why}"),
             Stage::Ready
             | Stage::Keeper
             | Stage::Session

@@ -7,15 +7,21 @@
 pub(super) mod clone;
 mod init;
 mod launch;
+mod layers;
 mod memory_kills;
 mod mounts;
 mod payload;
 mod peer;
+mod privileges;
 pub mod protocol;
 mod reactor;
 mod requests;
+mod root;
+mod second_wall;
 mod secret_buffer;
+mod syscalls;
 mod table;
+mod tree;
 
 use std::{
     ffi::OsString,

@@ -1,11 +1,18 @@
-//! What an instance's own mount namespace shows. Called between fork and exec, so nothing here allocates.
+//! What an instance's own mount namespace shows where it has no root of its own.
 
-use std::ffi::CStr;
+use std::{
+    ffi::CStr,
+    fs,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
 
 use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
 };
+
+use super::tree::{Show, Tree};
 
 /// Cuts the namespace off from the host's and mounts a /proc that shows its own processes only.
 pub(super) fn proc_of_its_own() -> Result<(), Errno> {
@@ -24,4 +31,34 @@ pub(super) fn hide(file: &CStr) -> Result<(), Errno> {
         Err(Errno::ENOENT) => Ok(()),
         other => other,
     }
+}
+
+/// Hides files and folders in the same way, and shows `folder` again where it lies in one of them.
+pub(super) fn hide_all(hidden: &[PathBuf], folder: &Path) -> Result<(), Errno> {
+    let covers = |path: &PathBuf| folder.starts_with(path) && fs::metadata(path).is_ok();
+    let own = match hidden.iter().any(covers) {
+        true => Some(Tree::copy(folder, true, Show::Writable)?),
+        false => None,
+    };
+    for path in hidden {
+        match fs::metadata(path) {
+            Ok(found) if found.is_dir() => {
+                let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+                let options = Some("mode=755,size=64k,nr_inodes=64");
+                mount(Some("tmpfs"), path, Some("tmpfs"), flags, options)?;
+            }
+            Ok(_) => {
+                let none: Option<&str> = None;
+                mount(Some("/dev/null"), path, none, MsFlags::MS_BIND, none)?;
+            }
+            Err(_) => {}
+        }
+    }
+    if let Some(own) = own {
+        let failed =
+            |cause: std::io::Error| Errno::from_raw(cause.raw_os_error().unwrap_or(libc::EIO));
+        fs::create_dir_all(folder).map_err(failed)?;
+        own.attach(fs::File::open(folder).map_err(failed)?.as_fd())?;
+    }
+    Ok(())
 }

@@ -13,7 +13,11 @@ use nix::{
 
 use super::{
     init::{Failed, Stage, close_range, exit, report},
+    layers::Layers,
+    privileges,
     protocol::Launch,
+    second_wall,
+    syscalls::Filters,
 };
 
 /// Descriptors are moved above this number before they are placed, so that none is overwritten.
@@ -34,8 +38,10 @@ pub(super) struct Payload<'a> {
     pub(super) uid: u32,
     /// Our group.
     pub(super) gid: u32,
-    /// Whether `RLIMIT_NPROC` counts only this instance (it has a user namespace of its own).
-    pub(super) limit_processes: bool,
+    /// What it gets of isolation.
+    pub(super) layers: Layers,
+    /// What `layers.filter` installs.
+    pub(super) filters: Option<&'a Filters>,
 }
 
 impl Payload<'_> {
@@ -76,7 +82,16 @@ fn become_server(
     set_limits(payload).map_err(|errno| (Stage::Limits, errno))?;
     prctl::set_no_new_privs().map_err(|errno| (Stage::Privileges, errno))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    nix::unistd::chdir(&payload.launch.cwd).map_err(|errno| (Stage::Folder, errno))?;
+    let cwd = &payload.launch.cwd;
+    nix::unistd::chdir(cwd).map_err(|errno| (Stage::Folder, errno))?;
+    let layers = &payload.layers;
+    if layers.landlock > 0 {
+        second_wall::restrict(&payload.launch.sandbox, cwd, layers.private_root)
+            .map_err(|errno| (Stage::Landlock, errno))?;
+    }
+    if layers.no_capabilities {
+        privileges::drop_capabilities().map_err(|errno| (Stage::Privileges, errno))?;
+    }
     let argv: Vec<CString> = c_strings(payload.launch.argv.iter().map(|a| a.as_bytes().to_vec()));
     let mut at = 0;
     let env: Vec<CString> = c_strings(payload.launch.env.iter().map(|(name, len)| {
@@ -91,6 +106,10 @@ fn become_server(
         .unwrap_or(DEFAULT_PATH.as_bytes());
     reset_signals();
     report(progress, Stage::Ready, 0);
+    // Last, since what comes before needs calls that a server does not.
+    if let (true, Some(filters)) = (layers.filter, payload.filters) {
+        filters.install().map_err(|errno| (Stage::Filter, errno))?;
+    }
     Err((Stage::Exec, execute(program, path, &argv, &env)))
 }
 
@@ -147,7 +166,8 @@ fn set_limits(payload: &Payload<'_>) -> Result<(), Errno> {
         (Resource::RLIMIT_NOFILE, limits.max_open_files),
         (Resource::RLIMIT_FSIZE, limits.max_file_size_bytes),
     ];
-    if payload.limit_processes {
+    // Without a user namespace of its own it would count every process of this user.
+    if payload.layers.namespaces.user {
         wanted.push((Resource::RLIMIT_NPROC, limits.max_processes));
     }
     if let Some(bytes) = limits.max_address_space_bytes {

@@ -9,14 +9,14 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    domain::template::Limits,
+    domain::{sandbox::Sandbox, template::Limits},
     runtime::{ExitReport, HostReport, Verb, WorkloadId},
 };
 
 /// First bytes of every packet.
 pub const MAGIC: [u8; 4] = *b"mMCK";
 /// Grows when a message changes its meaning; both sides must speak the same.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Length of the header in bytes.
 pub const HEADER_LEN: usize = 24;
 /// Longest packet in bytes; longer bodies go by memfd.
@@ -166,7 +166,7 @@ pub enum Request {
         members: bool,
     },
     /// Start a child; descriptors: those to pass on.
-    Launch(Launch),
+    Launch(Box<Launch>),
     /// Do something to a child.
     Perform {
         /// Which.
@@ -209,6 +209,9 @@ pub struct Launch {
     pub cwd: PathBuf,
     /// Limits.
     pub limits: Limits,
+    /// What it may reach.
+    #[serde(default)]
+    pub sandbox: Sandbox,
 }
 
 /// What the keeper answers.

@@ -81,10 +81,10 @@ impl Reactor {
         ];
         let copies: io::Result<Vec<OwnedFd>> = pipes.into_iter().map(OwnedFd::try_clone).collect();
         let watched = self.watch(&launched.pidfd, serial);
+        let isolation = launched.layers.report();
         self.table.insert(launch.id, serial, launched);
         match (copies, watched) {
             (Ok(copies), Ok(())) => {
-                let isolation = self.host.isolation.clone();
                 let reply = Reply::Launched {
                     pid,
                     isolation,
@@ -122,7 +122,7 @@ impl Reactor {
         let reply = Reply::Workload {
             id: *id,
             pid: record.server,
-            isolation: self.host.isolation.clone(),
+            isolation: record.layers.report(),
             stdin: stdin.is_some(),
             exit: record.exit.clone(),
             pidfd: pidfd.is_some(),

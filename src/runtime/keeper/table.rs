@@ -11,6 +11,7 @@ use super::{
     clone::Namespaces,
     init::StatusRecord,
     launch::{Launched, kill_tree, send_signal},
+    layers::Layers,
     memory_kills::{self, MemoryKills},
 };
 use crate::{
@@ -38,6 +39,8 @@ pub(super) struct Record {
     pub(super) exit: Option<ExitReport>,
     /// We sent SIGKILL.
     killed: bool,
+    /// What holds for it.
+    pub(super) layers: Layers,
     /// To be dropped when it ends.
     pub(super) forgotten: bool,
     /// Where the kernel counts its memory kills.
@@ -74,6 +77,7 @@ impl Table {
             stderr: launched.stderr,
             exit: None,
             killed: false,
+            layers: launched.layers,
             forgotten: false,
             memory,
             status: None,

@@ -1,0 +1,284 @@
+//! Which layers one launch gets: what the host allows, what the policy asks for, and what must not be missing.
+
+use std::collections::BTreeMap;
+
+use super::{clone::Namespaces, second_wall};
+use crate::domain::sandbox::{Layer, Network, Profile, Sandbox};
+
+/// What this host allows, found by trying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Host {
+    /// The namespaces of every launch, that of the network aside.
+    pub(super) namespaces: Namespaces,
+    /// Whether a network namespace can be made.
+    pub(super) net: bool,
+    /// Whether the kernel can put a root of its own together (Linux 5.12).
+    pub(super) private_root: bool,
+    /// Whether there is a filter of system calls.
+    pub(super) filter: bool,
+    /// Landlock's version; 0: none.
+    pub(super) landlock: i32,
+    /// Whether we, and so the servers, are the host's root.
+    pub(super) as_root: bool,
+}
+
+/// What one launch gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Layers {
+    pub(super) profile: Profile,
+    pub(super) namespaces: Namespaces,
+    pub(super) private_root: bool,
+    pub(super) filter: bool,
+    pub(super) no_capabilities: bool,
+    /// Landlock's version; 0: none.
+    pub(super) landlock: i32,
+    /// Whether the server is the host's root, if without capabilities.
+    pub(super) as_root: bool,
+}
+
+impl Host {
+    /// The layers of a launch.
+    ///
+    /// # Errors
+    /// A sentence that names the missing layer and how to get it. Nothing is started then.
+    pub(super) fn layers(&self, sandbox: &Sandbox) -> Result<Layers, String> {
+        let profile = sandbox.profile;
+        let on = profile != Profile::Off;
+        let strict = profile == Profile::Strict;
+        let no_network = sandbox.network == Network::None;
+        if no_network && !self.net {
+            let how = Layer::PidNamespace.remedy();
+            return Err(format!(
+                "its template asks for network = \"none\", and this host allows no network namespace: {how}"
+            ));
+        }
+        let layers = Layers {
+            profile,
+            namespaces: Namespaces {
+                ipc: on && self.namespaces.ipc,
+                net: no_network,
+                ..self.namespaces
+            },
+            private_root: strict && self.private_root,
+            filter: on && self.filter,
+            no_capabilities: on,
+            landlock: if strict { self.landlock } else { 0 },
+            as_root: self.as_root,
+        };
+        if on && !layers.filter {
+            return Err(self.missing(Layer::SystemCalls, profile));
+        }
+        if strict && !layers.private_root && layers.landlock == 0 {
+            return Err(format!(
+                "{}; nor does Landlock, which could stand in for it",
+                self.missing(Layer::PrivateRoot, profile)
+            ));
+        }
+        let missing = sandbox.require.iter().find(|layer| !layers.has(**layer));
+        match missing {
+            Some(layer) => Err(format!(
+                "its template requires {}: {}",
+                layer.word(),
+                layer.remedy()
+            )),
+            None => Ok(layers),
+        }
+    }
+
+    fn missing(&self, layer: Layer, profile: Profile) -> String {
+        format!(
+            "the layer {} of the profile {} does not hold on this host: {}; or let its template choose a weaker \
+             profile (sandbox.weakest_profile in config.toml)",
+            layer.word(),
+            profile.word(),
+            layer.remedy()
+        )
+    }
+}
+
+impl Layers {
+    fn has(&self, layer: Layer) -> bool {
+        match layer {
+            Layer::PidNamespace => self.namespaces.pid,
+            Layer::UserNamespace => self.namespaces.user,
+            Layer::PrivateRoot => self.private_root,
+            Layer::IpcNamespace => self.namespaces.ipc,
+            Layer::NoCapabilities => self.no_capabilities,
+            Layer::SystemCalls => self.filter,
+            Layer::Landlock => self.landlock > 0,
+        }
+    }
+
+    /// Layer to state, in words.
+    pub(super) fn report(&self) -> BTreeMap<String, String> {
+        let Namespaces { user, mount, .. } = self.namespaces;
+        let because = match self.profile {
+            Profile::Strict => "off: this host does not allow it",
+            Profile::Relaxed => "off: not part of the profile relaxed, or not allowed by this host",
+            Profile::Off => "off: the profile is off",
+        };
+        let mut words: BTreeMap<String, String> = Layer::ALL
+            .into_iter()
+            .map(|layer| {
+                let state = match layer {
+                    Layer::Landlock if (1..second_wall::WITH_SCOPES).contains(&self.landlock) => {
+                        format!("on: files only (version {})", self.landlock)
+                    }
+                    layer if self.has(layer) => "on".into(),
+                    Layer::PidNamespace => {
+                        "off: the process tree is found and killed process by process".into()
+                    }
+                    Layer::UserNamespace => "off".into(),
+                    _ => because.into(),
+                };
+                (layer.word().to_owned(), state)
+            })
+            .collect();
+        let own_proc = if mount {
+            "on"
+        } else {
+            "off: /proc shows the whole host"
+        };
+        let processes = if self.as_root {
+            "off: the kernel does not count the processes of root; run the keeper as another user"
+        } else if user {
+            "on"
+        } else {
+            "off: without a user namespace of its own the limit would count every process of this user"
+        };
+        let identity = if self.as_root {
+            "root, as which the keeper runs"
+        } else {
+            "the user as whom the keeper runs"
+        };
+        let network = if self.namespaces.net {
+            "none: nothing but a loopback of its own"
+        } else {
+            "open: whatever this host reaches"
+        };
+        for (name, state) in [
+            ("profile", self.profile.word()),
+            ("own-proc", own_proc),
+            ("no-new-privs", "on"),
+            ("limits", "on"),
+            ("limit-processes", processes),
+            ("network", network),
+            ("identity", identity),
+        ] {
+            words.insert(name.to_owned(), state.to_owned());
+        }
+        words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Host = Host {
+        namespaces: Namespaces {
+            user: true,
+            pid: true,
+            mount: true,
+            ipc: true,
+            net: false,
+        },
+        net: true,
+        private_root: true,
+        filter: true,
+        landlock: 6,
+        as_root: false,
+    };
+
+    fn strict() -> Sandbox {
+        Sandbox::default()
+    }
+
+    #[test]
+    fn each_missing_layer_that_is_required_stops_the_launch_and_is_named() {
+        let none = Host {
+            namespaces: Namespaces::NONE,
+            net: false,
+            private_root: false,
+            filter: true,
+            landlock: 1,
+            as_root: false,
+        };
+        for layer in Layer::ALL {
+            let sandbox = Sandbox {
+                require: vec![layer],
+                ..strict()
+            };
+            ALL.layers(&sandbox).expect("all layers hold");
+            let lacking = match layer {
+                Layer::NoCapabilities => continue,
+                Layer::SystemCalls => Host {
+                    filter: false,
+                    ..none
+                },
+                Layer::Landlock => Host { landlock: 0, ..ALL },
+                _ => none,
+            };
+            let sentence = lacking.layers(&sandbox).expect_err("one is missing");
+            assert!(sentence.contains(layer.word()), "{sentence}");
+            assert!(sentence.contains(layer.remedy()), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn strict_starts_nothing_without_a_wall_around_files() {
+        let bare = Host {
+            private_root: false,
+            landlock: 0,
+            ..ALL
+        };
+        let sentence = bare.layers(&strict()).expect_err("no wall");
+        assert!(sentence.contains("private-root"), "{sentence}");
+        let either = Host {
+            landlock: 1,
+            ..bare
+        };
+        let layers = either.layers(&strict()).expect("Landlock stands in");
+        assert!(layers.report()["landlock"].starts_with("on: files only"));
+        assert!(layers.report()["private-root"].starts_with("off"));
+        let relaxed = Sandbox {
+            profile: Profile::Relaxed,
+            ..strict()
+        };
+        bare.layers(&relaxed).expect("relaxed needs no wall");
+    }
+
+    #[test]
+    fn no_network_is_never_an_open_one() {
+        let closed = Sandbox {
+            network: Network::None,
+            ..strict()
+        };
+        assert!(ALL.layers(&closed).expect("allowed").namespaces.net);
+        let without = Host { net: false, ..ALL };
+        assert!(
+            without
+                .layers(&closed)
+                .expect_err("refused")
+                .contains("network")
+        );
+    }
+
+    #[test]
+    fn off_is_reported_as_off() {
+        let off = Sandbox {
+            profile: Profile::Off,
+            ..strict()
+        };
+        let report = ALL.layers(&off).expect("it starts").report();
+        assert_eq!(report["profile"], "off");
+        for layer in [
+            Layer::PrivateRoot,
+            Layer::SystemCalls,
+            Layer::NoCapabilities,
+            Layer::Landlock,
+        ] {
+            assert!(report[layer.word()].starts_with("off"), "{layer:?}");
+        }
+    }
+}
