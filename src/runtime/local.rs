@@ -310,15 +310,14 @@ impl LocalRuntime {
             .into_iter()
             .map(|(name, value)| ((name, value.len()), value))
             .unzip();
-        let launch = Launch {
+        let request = Request::Launch(Box::new(Launch {
             id,
             argv: plan.argv,
             env: names,
             cwd: plan.cwd,
             limits: plan.limits,
             sandbox: plan.sandbox,
-        };
-        let request = Request::Launch(Box::new(launch));
+        }));
         let exit = self.shared.exits.subscribe(id);
         let answer = self.shared.ask(request, secrets, plan.passed).await;
         let failure = match answer {

@@ -4,6 +4,7 @@
 use std::{
     fs,
     net::TcpListener,
+    os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU16, Ordering},
@@ -90,6 +91,8 @@ pub(crate) use on_both_databases;
 pub struct Server {
     folder: TempDir,
     config: Config,
+    /// As whom it runs, where not as the test.
+    uid: Option<u32>,
     process: Option<Child>,
     client: reqwest::Client,
 }
@@ -107,8 +110,23 @@ impl Server {
         server
     }
 
+    /// The same, run by another user, which only root can do.
+    pub async fn start_as(database: Database, uid: Option<u32>) -> Self {
+        let mut server = Self::begin_as(database, uid, |_| {}).await;
+        server.until_ready().await;
+        server
+    }
+
     /// The same, without waiting until it is ready.
     pub async fn begin_with(database: Database, change: impl FnOnce(&mut Config)) -> Self {
+        Self::begin_as(database, None, change).await
+    }
+
+    async fn begin_as(
+        database: Database,
+        uid: Option<u32>,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("minimcp-it-")
             .tempdir()
@@ -126,12 +144,15 @@ impl Server {
         config.runtime.port_quarantine = minimcp::domain::duration::HumanDuration::from_ms(200);
         (config.runtime.port_min, config.runtime.port_max) = free_port_range();
         config.runtime.instances_max = usize::from(PORTS) - 10;
+        // What tests let servers write beside their own folders.
+        config.sandbox.allow_write = vec![std::env::temp_dir()];
         config.logs.spool_dir = data.join("spool");
         config.secrets.key_file = data.join("master-key");
         change(&mut config);
         let mut server = Self {
             folder,
             config,
+            uid,
             process: None,
             client: http_client(),
         };
@@ -155,7 +176,14 @@ impl Server {
             .append(true)
             .open(self.log_file())
             .expect("the folder is ours");
-        let process = Command::new(env!("CARGO_BIN_EXE_minimcp"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_minimcp"));
+        if let Some(uid) = self.uid {
+            for path in [self.folder.path(), &self.folder.path().join("data")] {
+                chown(path, Some(uid), Some(uid)).expect("root may");
+            }
+            command.uid(uid).gid(uid);
+        }
+        let process = command
             .args(["serve", "--config"])
             .arg(&file)
             .current_dir(self.folder.path())

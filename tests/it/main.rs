@@ -6,6 +6,8 @@ mod cli;
 mod conformance;
 mod fixtures;
 mod harness;
+#[cfg(target_arch = "x86_64")]
+mod hostile;
 mod http_children;
 mod http_sse;
 mod keeper;

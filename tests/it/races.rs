@@ -10,6 +10,7 @@ use minimcp::{
         exit::ExitStatus,
         id::{Generation, InstanceId},
         principal::Principal,
+        sandbox::Sandbox,
         state::StatusWord,
         template::Limits,
     },
@@ -221,6 +222,7 @@ async fn a_child_that_the_record_does_not_know_is_replaced(database: Database) {
         env: Vec::new(),
         cwd: "/".into(),
         limits: Limits::default(),
+        sandbox: Sandbox::default(),
         passed: Vec::new(),
     };
     house.runtime.launch(plan).await.expect("a child");

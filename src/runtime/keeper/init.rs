@@ -18,140 +18,11 @@ use super::{
     mounts,
     payload::{self, Payload},
     privileges,
+    progress::{Failed, Stage, StatusRecord, report},
     root::{self, RootPlan},
     secret_buffer::SecretBuffer,
 };
 use crate::domain::sandbox::{Profile, Sandbox};
-
-/// What the set-up was doing when it failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Stage {
-    /// Nothing failed: the server is about to execute its program.
-    Ready = 0,
-    /// Waiting for a keeper that is gone.
-    Keeper,
-    /// Writing the maps of the user namespace.
-    Maps,
-    /// Mounting /proc.
-    Proc,
-    /// Forking the server.
-    Fork,
-    /// Making the new session.
-    Session,
-    /// Placing the descriptors.
-    Descriptors,
-    /// Setting limits.
-    Limits,
-    /// Setting `no_new_privs`.
-    Privileges,
-    /// Entering the working folder.
-    Folder,
-    /// Executing the program.
-    Exec,
-    /// Not a failure: the path of the plan, by its number, that the next one is about.
-    Place,
-    /// Making its root.
-    Root,
-    /// Setting its loopback up.
-    Network,
-    /// Setting Landlock's rules.
-    Landlock,
-    /// Installing the filter of system calls.
-    Filter,
-}
-
-impl Stage {
-    /// The stage of this number.
-    pub(super) fn from_byte(byte: u8) -> Option<Self> {
-        [
-            Self::Ready,
-            Self::Keeper,
-            Self::Maps,
-            Self::Proc,
-            Self::Fork,
-            Self::Session,
-            Self::Descriptors,
-            Self::Limits,
-            Self::Privileges,
-            Self::Folder,
-            Self::Exec,
-            Self::Place,
-            Self::Root,
-            Self::Network,
-            Self::Landlock,
-            Self::Filter,
-        ]
-        .into_iter()
-        .find(|stage| *stage as u8 == byte)
-    }
-}
-
-/// A step that failed, and why.
-pub(super) type Failed = (Stage, Errno);
-
-/// What an init writes to the status pipe when its server ended; one atomic write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct StatusRecord {
-    /// Which launch.
-    pub(super) serial: u64,
-    /// As wait4(2) gives it.
-    pub(super) wait_status: i32,
-    /// User CPU time in milliseconds.
-    pub(super) user_cpu_ms: u64,
-    /// System CPU time in milliseconds.
-    pub(super) system_cpu_ms: u64,
-    /// Largest resident set in KiB.
-    pub(super) max_rss_kib: u64,
-}
-
-impl StatusRecord {
-    /// Its length in bytes.
-    pub(super) const LEN: usize = 40;
-
-    pub(super) fn new(serial: u64, wait_status: i32, usage: &libc::rusage) -> Self {
-        let ms = |time: libc::timeval| (time.tv_sec * 1_000 + time.tv_usec / 1_000) as u64;
-        Self {
-            serial,
-            wait_status,
-            user_cpu_ms: ms(usage.ru_utime),
-            system_cpu_ms: ms(usage.ru_stime),
-            max_rss_kib: usage.ru_maxrss as u64,
-        }
-    }
-
-    fn encode(self) -> [u8; Self::LEN] {
-        let mut bytes = [0; Self::LEN];
-        let words = [
-            self.serial,
-            self.wait_status as u32 as u64,
-            self.user_cpu_ms,
-            self.system_cpu_ms,
-            self.max_rss_kib,
-        ];
-        for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
-            chunk.copy_from_slice(&word.to_le_bytes());
-        }
-        bytes
-    }
-
-    /// Reads one record.
-    pub(super) fn decode(bytes: &[u8; Self::LEN]) -> Self {
-        let word = |index: usize| {
-            bytes[index * 8..index * 8 + 8]
-                .iter()
-                .rev()
-                .fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte))
-        };
-        Self {
-            serial: word(0),
-            wait_status: word(1) as u32 as i32,
-            user_cpu_ms: word(2),
-            system_cpu_ms: word(3),
-            max_rss_kib: word(4),
-        }
-    }
-}
 
 /// Everything that an init and its server get.
 pub(super) struct InitPlan<'a> {
@@ -516,48 +387,8 @@ fn write_maps(uid: u32, gid: u32) -> Result<(), Errno> {
     prctl::set_dumpable(false)
 }
 
-/// Tells the keeper how far the set-up is; errors are ignored, since the keeper then sees the end only.
-pub(super) fn report(progress: RawFd, stage: Stage, errno: i32) {
-    let errno = errno.to_le_bytes();
-    let message = [stage as u8, errno[0], errno[1], errno[2], errno[3]];
-    // SAFETY: the buffer is valid for its length.
-    unsafe {
-        libc::send(
-            progress,
-            message.as_ptr().cast(),
-            message.len(),
-            libc::MSG_NOSIGNAL,
-        )
-    };
-}
-
 /// Ends at once, without running anything that the keeper registered for its own end.
 pub(super) fn exit(code: i32) -> ! {
     // SAFETY: _exit(2) does not return.
     unsafe { libc::_exit(code) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_reads_back() {
-        let record = StatusRecord {
-            serial: 0x0102_0304_0506_0708,
-            wait_status: 9,
-            user_cpu_ms: 1,
-            system_cpu_ms: u64::MAX,
-            max_rss_kib: 3,
-        };
-        assert_eq!(StatusRecord::decode(&record.encode()), record);
-    }
-
-    #[test]
-    fn every_stage_has_a_number() {
-        for byte in 0..=15 {
-            assert_eq!(Stage::from_byte(byte).map(|stage| stage as u8), Some(byte));
-        }
-        assert_eq!(Stage::from_byte(16), None);
-    }
 }

@@ -27,9 +27,10 @@ use nix::{
 
 use super::{
     clone::{Forked, Namespaces, fork_into},
-    init::{self, InitPlan, Stage},
+    init::{self, InitPlan},
     layers::{Host, Layers},
     payload::Payload,
+    progress::Stage,
     protocol::Launch,
     root, second_wall,
     secret_buffer::SecretBuffer,

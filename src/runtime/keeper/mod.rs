@@ -13,6 +13,7 @@ mod mounts;
 mod payload;
 mod peer;
 mod privileges;
+mod progress;
 pub mod protocol;
 mod reactor;
 mod requests;

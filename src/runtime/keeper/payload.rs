@@ -12,9 +12,10 @@ use nix::{
 };
 
 use super::{
-    init::{Failed, Stage, close_range, exit, report},
+    init::{close_range, exit},
     layers::Layers,
     privileges,
+    progress::{Failed, Stage, report},
     protocol::Launch,
     second_wall,
     syscalls::Filters,

@@ -20,9 +20,10 @@ use nix::{
 };
 
 use super::{
-    init::{StatusRecord, for_each_child},
+    init::for_each_child,
     launch::Launcher,
     peer::{Incoming, Peer},
+    progress::StatusRecord,
     protocol::{Event, Kind, Malformed, Reply, encode},
     table::Table,
 };

@@ -9,10 +9,10 @@ use nix::unistd::Pid;
 
 use super::{
     clone::Namespaces,
-    init::StatusRecord,
     launch::{Launched, kill_tree, send_signal},
     layers::Layers,
     memory_kills::{self, MemoryKills},
+    progress::StatusRecord,
 };
 use crate::{
     domain::exit::{ExitStatus, ResourceUsage},
