@@ -30,6 +30,9 @@ pub enum Event {
     Health(Generation, Health),
     /// It lives but can never answer again (it closed stdout, or speaks no MCP): the cause.
     Broken(Generation, String),
+    /// Its connection is closed for good (it closed stdout): the cause. A child that ends does so a moment before its
+    /// exit report comes, which tells more.
+    Silent(Generation, String),
     /// The main process ended and its tree is gone.
     Exited(Generation, ExitStatus),
     /// An armed timer fired.
@@ -43,6 +46,8 @@ pub enum Deadline {
     Start,
     /// The next launch is due.
     Backoff,
+    /// It closed its connection and lives on.
+    Silent,
     /// It did not leave after its stdin was closed.
     Term,
     /// It did not leave after SIGTERM.

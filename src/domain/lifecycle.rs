@@ -11,42 +11,24 @@
 //! Every event that speaks of a generation other than the present one is ignored, but a child that comes late
 //! is killed. [`Effect::Persist`] always precedes [`Effect::Launch`]: intent is written before it is acted on.
 
+pub use super::policy::Policy;
 use super::{
     UnixMs,
     event::{Deadline, Effect, Event},
     exit::ExitStatus,
     id::Generation,
-    restart::{RestartDecision, RestartPolicy, RestartRow, RestartSpec},
+    restart::{RestartDecision, RestartPolicy, RestartRow},
     state::{DesiredState, Health, InstanceState, StatusWord, StopReason},
-    template::{HealthSpec, StopSpec, Template},
 };
+
+/// How long a child that closed its connection may take to end before it is given up.
+const SILENT_GRACE_MS: i64 = 250;
 
 /// How long to wait before a kill that was not confirmed is sent again.
 const KILL_AGAIN_MS: i64 = 1_000;
 
 /// The longest of each grace period when a lease ran out.
 const EXPIRY_GRACE_MS: u64 = 80;
-
-/// What the template says about living and dying.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Policy {
-    /// After an end that nobody asked for.
-    pub restart: RestartSpec,
-    /// Readiness and liveness.
-    pub health: HealthSpec,
-    /// Grace periods.
-    pub stop: StopSpec,
-}
-
-impl From<&Template> for Policy {
-    fn from(template: &Template) -> Self {
-        Self {
-            restart: template.restart,
-            health: template.health,
-            stop: template.stop,
-        }
-    }
-}
 
 /// Whether there is a child of the present generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +57,8 @@ pub struct Lifecycle {
     child: Child,
     /// Why we ended the present child ourselves; goes before the bare exit status in a cause.
     broken: Option<String>,
+    /// Why the present child can answer nothing any more, while its end is awaited.
+    silent: Option<String>,
 }
 
 impl Lifecycle {
@@ -98,6 +82,7 @@ impl Lifecycle {
             policy,
             child: Child::None,
             broken: None,
+            silent: None,
         }
     }
 
@@ -155,6 +140,7 @@ impl Lifecycle {
             Event::Ready(generation) => self.ready(generation, now),
             Event::Health(generation, health) => self.judged(generation, health),
             Event::Broken(generation, cause) => self.give_up_child(generation, cause),
+            Event::Silent(generation, cause) => self.silenced(generation, cause, now),
             Event::Exited(generation, status) => {
                 if generation != self.generation || self.child == Child::None {
                     return Vec::new();
@@ -349,6 +335,16 @@ impl Lifecycle {
         effects
     }
 
+    fn silenced(&mut self, generation: Generation, cause: String, now: UnixMs) -> Vec<Effect> {
+        let live = matches!(self.state, InstanceState::Starting | InstanceState::Running);
+        if generation != self.generation || !live || self.silent.is_some() {
+            return Vec::new();
+        }
+        self.silent = Some(cause);
+        let at = now.saturating_add(SILENT_GRACE_MS);
+        vec![Effect::Arm(Deadline::Silent, at)]
+    }
+
     fn give_up_child(&mut self, generation: Generation, cause: String) -> Vec<Effect> {
         let live = matches!(self.state, InstanceState::Starting | InstanceState::Running);
         if generation != self.generation || !live || self.broken.is_some() {
@@ -366,9 +362,11 @@ impl Lifecycle {
         self.health = Health::Unknown;
         let mut effects = vec![
             Effect::Disarm(Deadline::Start),
+            Effect::Disarm(Deadline::Silent),
             Effect::Disarm(Deadline::Term),
             Effect::Disarm(Deadline::Kill),
         ];
+        self.silent = None;
         let broken = self.broken.take();
         match self.state {
             InstanceState::Stopping {
@@ -413,6 +411,10 @@ impl Lifecycle {
                 );
                 self.give_up_child(self.generation, cause)
             }
+            (Deadline::Silent, _) => match self.silent.take() {
+                Some(cause) => self.give_up_child(self.generation, cause),
+                None => Vec::new(),
+            },
             (Deadline::Backoff, InstanceState::BackingOff { .. }) => self.launch(),
             (Deadline::Term, InstanceState::Stopping { reason, .. })
                 if self.child == Child::Alive =>

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::restart::RestartSpec;
 
 const CRASH: ExitStatus = ExitStatus::Exited { code: 3 };
 
@@ -51,6 +52,28 @@ fn stopping_follows_the_order_of_the_specification() {
     );
     assert_eq!(life.word(), StatusWord::Stopped);
     assert_eq!(life.desired, DesiredState::Stopped);
+}
+
+#[test]
+fn a_silent_child_is_given_up_only_if_it_lives_on() {
+    let one = Generation(1);
+    let silent = || Event::Silent(one, "it closed its stdout".to_owned());
+    let mut life = running(Policy::default());
+    let effects = life.step(silent(), 10, 0);
+    assert_eq!(effects, [Effect::Arm(Deadline::Silent, 260)]);
+    assert!(life.step(silent(), 11, 0).is_empty(), "told twice");
+    let effects = life.step(Event::Deadline(Deadline::Silent), 260, 0);
+    assert!(effects.contains(&Effect::KillTree(one)), "{effects:?}");
+    assert_eq!(life.broken(), Some("it closed its stdout"));
+
+    // One that ends in time is told by its exit alone, and the next one is not given up for it.
+    let mut life = running(Policy::default());
+    life.step(silent(), 10, 0);
+    let effects = life.step(Event::Exited(one, CRASH), 20, 0);
+    assert!(effects.contains(&Effect::Disarm(Deadline::Silent)));
+    life.step(Event::Launched(Generation(2)), 30, 0);
+    let effects = life.step(Event::Deadline(Deadline::Silent), 260, 0);
+    assert!(effects.is_empty(), "{effects:?}");
 }
 
 #[test]
@@ -332,6 +355,7 @@ enum Move {
     Ready,
     Unhealthy,
     Broken,
+    Silent,
     Time(i64),
 }
 
@@ -353,6 +377,7 @@ fn moves() -> impl Strategy<Value = Move> {
         5 => Just(Move::Ready),
         1 => Just(Move::Unhealthy),
         1 => Just(Move::Broken),
+        1 => Just(Move::Silent),
         4 => (1_i64..40_000).prop_map(Move::Time),
     ]
 }
@@ -403,6 +428,11 @@ proptest! {
                 Move::Broken => {
                     if let Some(generation) = host.alive {
                         drive(&mut life, &mut host, Event::Broken(generation, "stdout closed".into()), now)?;
+                    }
+                }
+                Move::Silent => {
+                    if let Some(generation) = host.alive {
+                        drive(&mut life, &mut host, Event::Silent(generation, "stdout closed".into()), now)?;
                     }
                 }
                 Move::Time(ms) => {

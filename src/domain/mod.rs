@@ -12,6 +12,7 @@ pub mod id;
 pub mod instance;
 pub mod lease;
 pub mod lifecycle;
+pub mod policy;
 pub mod port;
 pub mod principal;
 pub mod probe;
@@ -20,6 +21,7 @@ pub mod restart;
 pub mod sandbox;
 pub mod state;
 pub mod template;
+pub mod verb;
 pub mod violation;
 
 /// A point in time: milliseconds since 1970-01-01T00:00:00Z.

@@ -1,6 +1,6 @@
 //! The one task of an instance: takes in whatever happens, asks the lifecycle what follows, has it done.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use tokio::{
@@ -24,15 +24,13 @@ use crate::{
         instance::InstanceRecord,
         lifecycle::Lifecycle,
         probe::ProbeTracker,
-        state::{DesiredState, InstanceState, StatusWord, StopReason},
+        state::{StatusWord, StopReason},
         template::Template,
+        verb::{self, Misfit, Wish},
     },
     runtime::ExitReport,
     upstream::{Handshake, UpstreamError},
 };
-
-/// A child that ends closes its stdout a moment before its exit report comes, which tells more.
-const BROKEN_GRACE: Duration = Duration::from_millis(250);
 
 /// A launch in progress. Until it is its turn it can be called off without a trace.
 pub(super) enum Launching {
@@ -142,9 +140,9 @@ impl Actor {
             Input::Exited(report) => self.on_exit(report).await,
             Input::Broken(cause) => {
                 if let Some(child) = &mut self.child {
-                    child.broken = Some(cause);
-                    let at = Instant::now() + BROKEN_GRACE;
-                    self.timers.arm(Timer::GiveUpBroken, at);
+                    child.told_silent = true;
+                    let generation = child.generation;
+                    self.apply(Event::Silent(generation, cause)).await;
                 }
             }
             Input::Timer => {
@@ -161,10 +159,12 @@ impl Actor {
     async fn obey(&mut self, command: Command) {
         match command {
             Command::Boot => {
-                if self.record.lease.is_over(self.context.clock.now()) {
-                    self.expire().await;
-                } else if self.should_boot() {
-                    self.apply(Event::Start).await;
+                let (life, lease) = (&self.life, &self.record.lease);
+                let now = self.context.clock.now();
+                match verb::at_boot(life.desired, &life.state, life.has_child(), lease, now) {
+                    Some(Wish::Start) => self.apply(Event::Start).await,
+                    Some(Wish::Expire) => self.expire().await,
+                    Some(Wish::Purge | Wish::LookAgain) | None => {}
                 }
                 self.arm_lease();
             }
@@ -190,19 +190,6 @@ impl Actor {
     }
 
     async fn execute(&mut self, verb: Verb, reply: Reply) {
-        if matches!(
-            self.life.state,
-            InstanceState::Stopped {
-                reason: StopReason::Deleted
-            } | InstanceState::Stopping {
-                reason: StopReason::Deleted,
-                ..
-            }
-        ) && !matches!(verb, Verb::Delete)
-        {
-            let _ = reply.send(Err(SupervisorError::NotFound(self.record.id.to_string())));
-            return;
-        }
         let deleting = matches!(verb, Verb::Delete);
         match self.try_execute(verb).await {
             Ok(()) if deleting => self.delete_replies.push(reply),
@@ -235,40 +222,19 @@ impl Actor {
         }
     }
 
-    /// Which verbs fit which state, in the words of the API.
+    /// What the state says of a verb, in the words of the API.
     fn check_state(&self, verb: &Verb) -> Result<(), SupervisorError> {
-        let status = self.life.word();
-        let expired = self.is_expired();
-        let refuse = |allowed| {
-            Err(SupervisorError::WrongState {
-                verb: verb.name(),
-                status,
-                allowed,
-            })
-        };
-        match verb {
-            Verb::Start | Verb::Stop | Verb::Restart | Verb::Extend(_) if expired => {
-                refuse("its lease ran out; restore it or delete it")
+        let now = self.context.clock.now();
+        verb::check(verb.kind(), &self.life.state, &self.record.lease, now).map_err(|misfit| {
+            match misfit {
+                Misfit::Gone => SupervisorError::NotFound(self.record.id.to_string()),
+                Misfit::State(allowed) => SupervisorError::WrongState {
+                    verb: verb.name(),
+                    status: self.life.word(),
+                    allowed,
+                },
             }
-            Verb::Restore(_) if !expired => refuse("only an expired instance can be restored"),
-            Verb::Restore(_) if !self.record.lease.is_restorable(self.context.clock.now()) => {
-                refuse("its restore window is over")
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Its lease ran out; its child may still be on its way down.
-    fn is_expired(&self) -> bool {
-        matches!(
-            self.life.state,
-            InstanceState::Stopped {
-                reason: StopReason::Expired
-            } | InstanceState::Stopping {
-                reason: StopReason::Expired,
-                ..
-            }
-        )
+        })
     }
 
     async fn on_timer(&mut self, timer: Timer) {
@@ -276,24 +242,16 @@ impl Actor {
         match timer {
             Timer::Life(deadline) => self.apply(Event::Deadline(deadline)).await,
             Timer::LeaseWarning => self.warn_of_expiry(now),
-            Timer::LeaseEnd if self.record.lease.is_over(now) => self.expire().await,
-            Timer::Purge if !self.record.lease.is_restorable(now) => {
-                if self.is_expired() {
-                    self.apply(Event::Stop(StopReason::Deleted)).await;
+            Timer::LeaseEnd | Timer::Purge => {
+                match verb::at_lease_timer(&self.life.state, &self.record.lease, now) {
+                    Some(Wish::Expire) => self.expire().await,
+                    Some(Wish::Purge) => self.apply(Event::Stop(StopReason::Deleted)).await,
+                    Some(Wish::LookAgain) => self.arm_lease(),
+                    Some(Wish::Start) | None => {}
                 }
             }
-            // The wall clock was set back, or the timer was shortened: look again later.
-            Timer::LeaseEnd | Timer::Purge => self.arm_lease(),
             Timer::Probe => self.begin_probe(),
             Timer::PersistAgain => self.retry_due = true,
-            Timer::GiveUpBroken => {
-                if let Some(child) = &mut self.child
-                    && let Some(cause) = child.broken.clone()
-                {
-                    let generation = child.generation;
-                    self.apply(Event::Broken(generation, cause)).await;
-                }
-            }
             Timer::YieldLaunchTurn => self.turn = None,
         }
     }
@@ -326,16 +284,6 @@ impl Actor {
         }
     }
 
-    /// What is asleep stays asleep; everything else that should run begins.
-    fn should_boot(&self) -> bool {
-        self.life.desired == DesiredState::Running
-            && !self.life.has_child()
-            && self.life.state
-                != InstanceState::Stopped {
-                    reason: StopReason::Idle,
-                }
-    }
-
     fn life_policy_threshold(&self) -> u32 {
         self.template
             .as_ref()
@@ -359,7 +307,7 @@ async fn exited(child: Option<&Child>) -> ExitReport {
 
 async fn broken(child: Option<&Child>) -> String {
     match child {
-        Some(child) if child.broken.is_none() => child.upstream.broken().await,
+        Some(child) if !child.told_silent => child.upstream.broken().await,
         _ => pending().await,
     }
 }

@@ -8,6 +8,7 @@ use super::{InstanceStatus, SupervisorError, tokens::TokenChange};
 use crate::domain::{
     duration::HumanDuration,
     id::{Generation, InstanceName},
+    verb,
 };
 
 /// An answer to a command.
@@ -35,6 +36,16 @@ pub(super) enum Verb {
 }
 
 impl Verb {
+    /// What the state has a say in.
+    pub(super) fn kind(&self) -> verb::Verb {
+        match self {
+            Self::Start | Self::Stop | Self::Restart | Self::Extend(_) => verb::Verb::Run,
+            Self::Restore(_) => verb::Verb::Restore,
+            Self::Patch(..) | Self::Token(_) => verb::Verb::Change,
+            Self::Delete => verb::Verb::Delete,
+        }
+    }
+
     /// For sentences.
     pub(super) fn name(&self) -> &'static str {
         match self {

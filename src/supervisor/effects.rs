@@ -225,7 +225,7 @@ impl Actor {
         };
         self.probing = None;
         self.turn = None;
-        for timer in [Timer::Probe, Timer::YieldLaunchTurn, Timer::GiveUpBroken] {
+        for timer in [Timer::Probe, Timer::YieldLaunchTurn] {
             self.timers.disarm(timer);
         }
         let drained_by = Instant::now() + DRAIN_LIMIT;

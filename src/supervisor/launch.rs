@@ -44,8 +44,8 @@ pub(super) struct Child {
     pub(super) captures: Vec<Capture>,
     /// The private port of an HTTP server.
     pub(super) http_port: Option<PrivatePort>,
-    /// Why its upstream can never answer again, once it told.
-    pub(super) broken: Option<String>,
+    /// Its upstream told that it can never answer again.
+    pub(super) told_silent: bool,
 }
 
 impl Child {
@@ -215,7 +215,7 @@ async fn attach(
                 upstream,
                 captures,
                 http_port: port,
-                broken: None,
+                told_silent: false,
             })
         }
         Err(error) => {

@@ -19,8 +19,6 @@ pub(super) enum Timer {
     Probe,
     /// Try again to write what the store did not take.
     PersistAgain,
-    /// A child that closed its stdout lives on: give it up.
-    GiveUpBroken,
     /// A launch that takes long lets others pass.
     YieldLaunchTurn,
 }
