@@ -30,6 +30,16 @@ fn each_fault_names_its_key() {
         ),
         ("\"stdio\"", "\"smtp\"", "server.transport"),
         ("transport = \"stdio\"", "", "server.transport"),
+        (
+            "transport = \"stdio\"",
+            "transport = \"stdio\"\nera = \"2026-07-28\"",
+            "server.era",
+        ),
+        (
+            "transport = \"stdio\"",
+            "transport = \"stdio\"\nunclaimed_requests = \"oldest\"",
+            "server.unclaimed_requests",
+        ),
         ("command = [\"prog\", \"--data={data}\"]", "", "server"),
         (
             "command = [\"prog\",",

@@ -207,6 +207,16 @@ impl News {
             .any(|subscription| subscription.id == id)
     }
 
+    /// Gives up on a subscription that was not acknowledged in time, and on every later one.
+    fn give_up(&mut self, now: Instant) -> Vec<String> {
+        let late = |coming: &mut Subscription| now - coming.since >= ACKNOWLEDGED_WITHIN;
+        let Some(coming) = self.coming.take_if(late) else {
+            return Vec::new();
+        };
+        self.refused = Some((None, "it acknowledges no subscription".to_owned()));
+        vec![cancel(coming.id)]
+    }
+
     fn hears(&self, mark: &str) -> bool {
         [&self.current, &self.coming]
             .into_iter()
@@ -320,14 +330,21 @@ impl Upstream {
                 }
             }
         };
-        timeout(ACKNOWLEDGED_WITHIN, settled)
-            .await
-            .unwrap_or_else(|_| {
-                Err(UpstreamError::Timeout {
-                    method: "subscriptions/listen".to_owned(),
-                    waited_ms: u64::try_from(ACKNOWLEDGED_WITHIN.as_millis()).unwrap_or(u64::MAX),
-                })
-            })
+        if let Ok(settled) = timeout(ACKNOWLEDGED_WITHIN, settled).await {
+            return settled;
+        }
+        // Whoever comes next must not wait as long.
+        let lines = {
+            let mut table = wire.table();
+            let lines = table.news.give_up(Instant::now());
+            table.news.nudge();
+            lines
+        };
+        send_all(wire, lines);
+        Err(UpstreamError::Timeout {
+            method: "subscriptions/listen".to_owned(),
+            waited_ms: u64::try_from(ACKNOWLEDGED_WITHIN.as_millis()).unwrap_or(u64::MAX),
+        })
     }
 }
 
@@ -370,6 +387,18 @@ mod tests {
         );
         let sent = want(&mut news, &mut id, None);
         assert!(sent[0].contains("\"requestId\":6"), "{sent:?}");
+        assert!(news.is_settled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_child_that_acknowledges_nothing_is_waited_for_once() {
+        let (mut news, mut id) = (News::default(), 5);
+        want(&mut news, &mut id, Some(interest(&[])));
+        assert!(news.give_up(Instant::now()).is_empty(), "not yet");
+        tokio::time::advance(ACKNOWLEDGED_WITHIN).await;
+        let sent = news.give_up(Instant::now());
+        assert!(sent[0].contains("\"requestId\":5"), "{sent:?}");
+        assert!(want(&mut news, &mut id, Some(interest(&["a"]))).is_empty());
         assert!(news.is_settled());
     }
 

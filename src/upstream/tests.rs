@@ -10,7 +10,7 @@ use super::{
     UpstreamOptions,
     scripted::{Child, connect},
 };
-use crate::domain::{exit::ExitStatus, id::Generation};
+use crate::domain::{exit::ExitStatus, id::Generation, template::UnclaimedRequests};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -322,6 +322,35 @@ async fn a_request_of_the_child_reaches_the_only_session_that_calls() {
     assert_eq!(
         child.next().await,
         Some(json!({"jsonrpc": "2.0", "id": 9, "result": {}}))
+    );
+}
+
+#[tokio::test]
+async fn an_unclaimed_request_goes_to_the_newest_call_where_the_template_says_so() {
+    let options = UpstreamOptions {
+        unclaimed_requests: UnclaimedRequests::NewestCall,
+        ..UpstreamOptions::default()
+    };
+    let (upstream, mut child, _noise) = connect(options);
+    let _older = call(&upstream, 1, &request(json!(1), json!({}))).expect("sent");
+    let mut newest = call(&upstream, 2, &request(json!(1), json!({}))).expect("sent");
+    for _ in 0..2 {
+        child.next().await.expect("a request");
+    }
+    let method = "sampling/createMessage";
+    child
+        .say(json!({"jsonrpc": "2.0", "id": "q", "method": method}))
+        .await;
+    let (_, asked) = item(&mut newest).await;
+    assert_eq!(asked["method"], method);
+    // Neither of them can tell its roots.
+    child
+        .say(json!({"jsonrpc": "2.0", "id": "r", "method": "roots/list"}))
+        .await;
+    let refused = child.next().await.expect("a refusal");
+    assert_eq!(
+        (&refused["id"], refused["error"]["code"].as_i64()),
+        (&json!("r"), Some(-32_603))
     );
 }
 
