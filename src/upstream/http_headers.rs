@@ -1,28 +1,22 @@
 //! The headers that a child's HTTP server demands with a message, by its era.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{
     UpstreamError,
-    handshake::{Era, MODERN, TOOLS_MAX},
+    handshake::{Era, Handshake, MODERN, TOOLS_MAX},
     message::{Envelope, RawObject, unquote},
+    param_headers::{self, ParamHeader},
+    tools::ListedTool,
 };
 
 /// The session of a message.
 pub const SESSION: &str = "mcp-session-id";
 const VERSION: &str = "mcp-protocol-version";
-/// Begins the header of a tool's argument.
-const PARAM_PREFIX: &str = "mcp-param-";
-/// Marks a property of a tool's `inputSchema` whose value travels in a header too.
-const ANNOTATION: &str = "x-mcp-header";
-/// Most such properties of one tool.
-const PARAMS_MAX: usize = 64;
-/// How deep objects are looked into.
-const DEPTH_MAX: usize = 16;
 
 /// What we are to a child's HTTP server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,84 +118,41 @@ fn encoded(text: &str) -> HeaderValue {
     value.unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// Which arguments of which tools travel in headers too.
+/// Which arguments of which tools travel in headers too. A tool with a fault in this has none: clients are not to use
+/// it, and its server will tell.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct ToolHeaders(HashMap<String, Vec<(HeaderName, Vec<String>)>>);
+pub struct ToolHeaders(BTreeMap<String, Vec<ParamHeader>>);
 
 impl ToolHeaders {
-    /// Reads one tool of a list. A tool whose annotations are not valid gets no headers: the revision says that such
-    /// a tool is not to be offered, and its server will tell.
+    /// As a handshake found them.
+    #[must_use]
+    pub fn known(handshake: &Handshake) -> Self {
+        Self(handshake.param_headers.clone())
+    }
+
+    /// Reads one tool of a list.
     pub fn learn(&mut self, tool: &RawValue) {
-        let tool = tool.get();
-        // Most tools have none: nothing is parsed.
-        if memchr::memmem::find(tool.as_bytes(), ANNOTATION.as_bytes()).is_none() {
-            return;
-        }
-        let Ok(tool) = serde_json::from_str::<Value>(tool) else {
-            return;
-        };
-        let (Some(name), schema) = (tool["name"].as_str(), &tool["inputSchema"]) else {
-            return;
-        };
-        let mut found = Vec::new();
-        let mut names = HashSet::new();
-        collect(schema, &mut Vec::new(), &mut |header, path| {
-            if found.len() < PARAMS_MAX && names.insert(header.clone()) {
-                found.push((header, path.to_vec()));
-            }
-        });
-        if !found.is_empty() && self.0.len() < TOOLS_MAX {
-            self.0.insert(name.to_owned(), found);
+        let params = param_headers::of_tool(tool.get());
+        let name = ListedTool::read(tool.get()).and_then(|tool| tool.name());
+        if let Some(name) = name.filter(|_| !params.is_empty() && self.0.len() < TOOLS_MAX) {
+            self.0.insert(name, params);
         }
     }
 
     fn add(&self, tool: &str, arguments: &str, headers: &mut HeaderMap) {
-        let Some(params) = self.0.get(tool) else {
-            return;
-        };
-        for (header, path) in params {
-            if let Some(value) = value_at(arguments, path) {
-                headers.insert(header.clone(), encoded(&value));
+        for param in self.0.get(tool).into_iter().flatten() {
+            let Some(raw) = param.value(arguments) else {
+                continue;
+            };
+            let text = match raw.as_bytes().first() {
+                Some(b'"') => unquote(&raw),
+                Some(b't' | b'f' | b'-' | b'0'..=b'9') => Some(raw.into_owned()),
+                _ => None,
+            };
+            if let (Some(text), Ok(name)) = (text, param.header.parse::<HeaderName>()) {
+                headers.insert(name, encoded(&text));
             }
         }
-    }
-}
-
-/// Only what is reached through `properties` alone counts.
-fn collect(schema: &Value, path: &mut Vec<String>, found: &mut impl FnMut(HeaderName, &[String])) {
-    let Some(properties) = schema["properties"].as_object() else {
-        return;
-    };
-    if path.len() >= DEPTH_MAX {
-        return;
-    }
-    for (key, property) in properties {
-        path.push(key.clone());
-        let simple = ["string", "integer", "boolean"].map(Value::from);
-        if let Some(name) = property[ANNOTATION].as_str()
-            && simple.contains(&property["type"])
-            && let Ok(header) = format!("{PARAM_PREFIX}{}", name.to_ascii_lowercase()).parse()
-        {
-            found(header, path);
-        }
-        collect(property, path, found);
-        path.pop();
-    }
-}
-
-/// The text of a simple argument; `None` when it is absent or `null`.
-fn value_at(arguments: &str, path: &[String]) -> Option<String> {
-    let (last, objects) = path.split_last()?;
-    let mut raw = arguments.to_owned();
-    for key in objects {
-        raw = RawObject::parse(&raw).ok()?.get(key)?.to_owned();
-    }
-    let object = RawObject::parse(&raw).ok()?;
-    let value = object.get(last)?;
-    match value.as_bytes().first()? {
-        b'"' => unquote(value),
-        b't' | b'f' | b'-' | b'0'..=b'9' => Some(value.to_owned()),
-        _ => None,
     }
 }
 
@@ -236,11 +187,10 @@ mod tests {
             "yes":{"type":"boolean","x-mcp-header":"Yes"},
             "none":{"type":"string","x-mcp-header":"None"},
             "list":{"type":"array","items":{"properties":{"x":{"type":"string","x-mcp-header":"List"}}}},
-            "number":{"type":"number","x-mcp-header":"Number"},
-            "bad":{"type":"string","x-mcp-header":"not a token"}}}}"#;
+            "number":{"type":"number"}}}}"#;
         tools.learn(serde_json::from_str(tool).unwrap());
         let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"ü","arguments":
-            {"region":" a","deep":{"n":42},"yes":true,"none":null,"number":1.5,"bad":"x"}}}"#;
+            {"region":" a","deep":{"n":42},"yes":true,"none":null,"number":1.5}}}"#;
         let call = Envelope::parse(call.as_bytes()).unwrap();
         let standing = Standing::stranger(Era::Modern);
         let headers = standing.headers_of(&call, &tools).unwrap();

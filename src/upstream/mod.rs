@@ -73,7 +73,7 @@ pub use translate::Declared;
 pub use wire::NotSent;
 
 use dispatch::Stream;
-use http_headers::Standing;
+use http_headers::{Standing, ToolHeaders};
 use http_wire::Posts;
 use in_flight::{Refused, Table};
 use stdio::Pipe;
@@ -290,15 +290,16 @@ impl Upstream {
 
     /// Takes over a child that was already initialized, instead of a handshake.
     pub fn adopt(&self, handshake: Handshake) {
-        if let Link::Http(link) = &self.link
-            && link.standing().is_none()
-        {
-            link.set_standing(Standing {
-                era: handshake.era,
-                version: Some(handshake.protocol_version.clone()),
-                session: handshake.http_session.clone(),
-                epoch: 0,
-            });
+        if let Link::Http(link) = &self.link {
+            *link.tools() = ToolHeaders::known(&handshake);
+            if link.standing().is_none() {
+                link.set_standing(Standing {
+                    era: handshake.era,
+                    version: Some(handshake.protocol_version.clone()),
+                    session: handshake.http_session.clone(),
+                    epoch: 0,
+                });
+            }
         }
         self.handshake.store(Some(Arc::new(handshake)));
     }

@@ -151,9 +151,6 @@ impl Upstream {
                 .and_then(|raw| serde_json::from_str(raw).ok())
                 .ok_or_else(|| protocol("its answer to tools/list has no array \"tools\""))?;
             for raw in listed {
-                if let Link::Http(link) = &self.link {
-                    link.tools().learn(raw);
-                }
                 let tool = ListedTool::read(raw.get());
                 let name = tool
                     .as_ref()

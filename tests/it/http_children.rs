@@ -6,6 +6,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::{
+    fixtures,
     harness::{Database, Server},
     mcp::{Mcp, SDKS, sdk},
     meetings::{self, Client, Messages},
@@ -263,22 +264,31 @@ async fn a_bridged_session_survives_a_restart() {
 }
 
 #[tokio::test]
-async fn every_sdk_meets_http_servers_of_one_era() {
-    for template in ["http-session", "http-stateless"] {
-        let (_server, instance) = with(template).await;
+async fn every_sdk_meets_http_servers_of_each_kind() {
+    if fixtures::deps().is_none() {
+        return;
+    }
+    let server = Server::start(Database::Sqlite).await;
+    for body in [
+        json!({"template": "http-session"}),
+        json!({"template": "http-stateless"}),
+        json!({"template": "http-sdk", "settings": {"major": 1}}),
+        json!({"template": "http-sdk", "settings": {"major": 2}}),
+    ] {
+        let instance = server.create(body.clone()).await;
+        assert_eq!(instance["status"], "running", "{instance:#}");
         for name in SDKS {
             let arguments = json!({"text": "hello"});
-            let Some(report) = sdk(name, &instance, "echo", &arguments).await else {
-                return;
-            };
+            let report = sdk(name, &instance, "echo", &arguments).await;
+            let report = report.expect("the SDKs are there");
             let text = &report["result"]["content"][0]["text"];
-            assert_eq!(text, "hello", "{template} {name}: {report}");
+            assert_eq!(text, "hello", "{body} {name}: {report}");
             let protocol = report["protocol"].as_str();
             let stateless = name.ends_with("auto");
             assert_eq!(
                 protocol == Some("2026-07-28"),
                 stateless,
-                "{template} {name}: {report}"
+                "{body} {name}: {report}"
             );
         }
     }
