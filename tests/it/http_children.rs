@@ -263,10 +263,12 @@ async fn a_bridged_session_survives_a_restart() {
 
 #[tokio::test]
 async fn every_sdk_meets_http_servers_of_each_kind() {
-    if fixtures::deps().is_none() {
-        return;
-    }
-    let server = Server::start(Database::Sqlite).await;
+    let Some(deps) = fixtures::deps() else { return };
+    let server = Server::start_with(Database::Sqlite, |config| {
+        // Only the other SDK is on the search path.
+        config.sandbox.read = vec![deps.join("python-sdk1")];
+    })
+    .await;
     for body in [
         json!({"template": "http-session"}),
         json!({"template": "http-stateless"}),
