@@ -43,9 +43,6 @@ use super::{
 
 /// How long a stream may go without `initialize`.
 const GREETING_MAX: Duration = Duration::from_secs(60);
-/// What a client hears in front of an HTTP child.
-const NOT_OVER_HTTP: &str =
-    "The server behind this URL is not served over HTTP+SSE: use its /mcp endpoint.";
 
 /// What a message comes to.
 enum Started {
@@ -356,9 +353,6 @@ impl Gateway {
             }
             Err(_) => return Started::Nothing,
         };
-        if upstream.http().is_some() {
-            return refuse(NOT_OVER_HTTP);
-        }
         if let Err(refused) = scope::check(secret, &upstream, id, &source, &envelope).await {
             return if is_request {
                 answer_of(*refused)
