@@ -98,6 +98,8 @@ codes! {
     Internal = "internal", INTERNAL_SERVER_ERROR, "Internal error";
     /// Too many commands wait for this instance.
     Busy = "busy", SERVICE_UNAVAILABLE, "Busy";
+    /// The instance's actor panicked before it answered.
+    ActorFailed = "actor-failed", SERVICE_UNAVAILABLE, "The instance's manager failed";
     /// The daemon goes down.
     ShuttingDown = "shutting-down", SERVICE_UNAVAILABLE, "Shutting down";
     /// The database is away.
@@ -266,6 +268,7 @@ impl From<SupervisorError> for ApiError {
             SupervisorError::PortsExhausted { .. } => Self::new(Code::PortsExhausted, text),
             SupervisorError::InstancesExhausted(_) => Self::new(Code::InstancesExhausted, text),
             SupervisorError::Busy => Self::new(Code::Busy, text),
+            SupervisorError::ActorFailed => Self::new(Code::ActorFailed, text),
             SupervisorError::ShuttingDown => Self::new(Code::ShuttingDown, text),
             // The text of the store names a host at most, yet it stays in the log: callers need only "try again".
             SupervisorError::Unavailable(internal) => {
@@ -386,6 +389,7 @@ mod tests {
                 "instances-exhausted",
             ),
             (SupervisorError::Busy, 503, "busy"),
+            (SupervisorError::ActorFailed, 503, "actor-failed"),
             (SupervisorError::ShuttingDown, 503, "shutting-down"),
             (
                 SupervisorError::Unavailable("db:5432 refused".into()),

@@ -176,7 +176,7 @@ fn guard(method: &HttpMethod, operation: &mut Operation) {
         ("500", "`internal`"),
         (
             "503",
-            "`database-unavailable`, `busy`, `shutting-down` or `timeout`; see `Retry-After`",
+            "`database-unavailable`, `busy`, `actor-failed`, `shutting-down` or `timeout`; see `Retry-After`",
         ),
     ];
     if operation.request_body.is_some() {

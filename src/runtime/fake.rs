@@ -37,6 +37,11 @@ pub struct Script {
     pub on_stdin_closed: Option<(Duration, ExitStatus)>,
     /// It ends so long after SIGTERM; `None`: it ignores it.
     pub on_terminate: Option<(Duration, ExitStatus)>,
+    /// The launch panics in the task that awaits it, as a bug there would: with a child that the keeper holds, or
+    /// without one if it also fails to start.
+    pub launch_panics: bool,
+    /// The first time this is asked of it, the asking task panics.
+    pub panics_on: Option<Verb>,
 }
 
 impl Default for Script {
@@ -48,6 +53,8 @@ impl Default for Script {
             ends_after: None,
             on_stdin_closed: Some((Duration::ZERO, ExitStatus::Exited { code: 0 })),
             on_terminate: Some((Duration::ZERO, ExitStatus::Signaled { signal: 15 })),
+            launch_panics: false,
+            panics_on: None,
         }
     }
 }
@@ -186,6 +193,7 @@ impl FakeRuntime {
             tokio::time::sleep(script.launch_takes).await;
         }
         if let Some(reason) = script.fails_to_start {
+            assert!(!script.launch_panics, "a launch that panics, as asked");
             return Err(LaunchError::NotStarted(reason));
         }
         let (ours, child) = pipes(&plan)?;
@@ -212,6 +220,7 @@ impl FakeRuntime {
         };
         // A closed receiver is a test that plays no server.
         drop(self.shared.out.send(child).await);
+        assert!(!script.launch_panics, "a launch that panics, as asked");
         if let Some(end) = script.ends_after {
             self.shared.end_later(plan.id, end);
         }
@@ -320,6 +329,8 @@ impl WorkloadControl for Control {
                     return Ok(());
                 };
                 held.verbs.push(verb);
+                let panics = held.script.panics_on.take_if(|on| *on == verb);
+                assert_eq!(panics, None, "a verb that panics, as asked");
                 match verb {
                     Verb::CloseStdin => {
                         if let Some(ours) = held.ours.take() {

@@ -97,7 +97,7 @@ enum Input {
 
 impl Actor {
     /// Runs until the instance is removed or the daemon ends.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(&mut self) {
         loop {
             let input = self.next_input().await;
             // On the heap while it lasts: a thousand actors that wait should not each keep room for a transaction.
@@ -110,6 +110,11 @@ impl Actor {
     /// Takes in one input and all that follows; `true`: the actor's work is done.
     async fn take(&mut self, input: Input) -> bool {
         self.handle(input).await;
+        self.settle().await
+    }
+
+    /// What follows whatever was taken in; `true`: the actor's work is done.
+    pub(super) async fn settle(&mut self) -> bool {
         self.call_off_launch_if_stopping().await;
         let unsaved = self.dirty || !self.unsaved_events.is_empty();
         if unsaved && (self.save_failures == 0 || self.retry_due) {
@@ -156,7 +161,7 @@ impl Actor {
         }
     }
 
-    async fn obey(&mut self, command: Command) {
+    pub(super) async fn obey(&mut self, command: Command) {
         match command {
             Command::Boot => {
                 let (life, lease) = (&self.life, &self.record.lease);

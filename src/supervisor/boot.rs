@@ -21,6 +21,7 @@ use super::{
     context::listener_name,
     create::hold_listener,
     launch::{self, KeptHandshake},
+    recovery,
     registry::ActorHandle,
     route::{About, AccessEvent, Route, RouteState},
     timers::Timers,
@@ -161,13 +162,13 @@ pub(super) async fn spawn_actor(
     {
         tracing::error!(instance = %id, "the gateway is gone; the access port stays closed");
     }
-    tokio::spawn(actor.run());
+    tokio::spawn(recovery::keep(actor));
     Ok(handle)
 }
 
 impl Actor {
     /// Takes over the child of a former daemon, if it is the one the record knows; else ends it.
-    async fn adopt(&mut self, workload: Workload, handshake: Option<serde_json::Value>) {
+    pub(super) async fn adopt(&mut self, workload: Workload, handshake: Option<serde_json::Value>) {
         let generation = workload.id().generation;
         let presence = workload.presence();
         let mismatch = if generation != self.life.generation {
@@ -203,7 +204,7 @@ impl Actor {
                     // Its exit report comes next, behind what is left in its pipes.
                     return;
                 }
-                self.note("adopted", "a new daemon took it over, running".to_owned());
+                self.note("adopted", "it was taken over, running".to_owned());
                 let known = self
                     .child
                     .as_ref()
@@ -289,7 +290,8 @@ impl Estate {
     }
 }
 
-async fn end(workload: &Workload) {
+/// Ends a child that nobody takes over.
+pub(super) async fn end(workload: &Workload) {
     if let Err(error) = workload.kill_tree().await.and(workload.forget().await) {
         tracing::warn!(workload = ?workload.id(), %error, "a child could not be ended");
     }
@@ -416,7 +418,7 @@ async fn restore_one(
 }
 
 /// What a record's state means once its child is known to be gone.
-fn without_child(record: &InstanceRecord) -> InstanceState {
+pub(super) fn without_child(record: &InstanceRecord) -> InstanceState {
     match (&record.state, record.desired) {
         (InstanceState::Stopped { .. }, _) => record.state.clone(),
         (InstanceState::Stopping { reason, .. }, DesiredState::Stopped) => {

@@ -71,6 +71,11 @@ pub enum SupervisorError {
     /// Too many commands wait for this instance.
     #[error("the instance is busy; try again")]
     Busy,
+    /// The actor panicked before it answered, and begins again from the record.
+    #[error(
+        "what manages the instance failed and begins again; look whether it was done, then try again"
+    )]
+    ActorFailed,
     /// The daemon goes down.
     #[error("the daemon is shutting down")]
     ShuttingDown,

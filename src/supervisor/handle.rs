@@ -399,10 +399,12 @@ impl Supervisor {
                     SupervisorError::NotFound(id.to_string())
                 }
             })?;
-        // The actor ended before it answered: deleted, or the daemon goes down.
+        // The actor ended before it answered: deleted, or the daemon goes down. Or it panicked.
         answer.await.unwrap_or_else(|_| {
             Err(if self.context.is_closing() {
                 SupervisorError::ShuttingDown
+            } else if self.context.registry.get(id).is_some() {
+                SupervisorError::ActorFailed
             } else {
                 SupervisorError::NotFound(id.to_string())
             })

@@ -19,6 +19,7 @@ mod launch;
 mod persist;
 mod private_port;
 mod reconcile;
+mod recovery;
 mod registry;
 pub mod route;
 mod status;

@@ -59,6 +59,16 @@ impl Registry {
         }
     }
 
+    /// Makes `name` the only one that `id` holds: a renaming may have ended between two steps.
+    pub(super) fn settle_name(&self, owner: &OwnerId, name: &InstanceName, id: InstanceId) {
+        let mut entries = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let key = (owner.clone(), name.clone());
+        entries
+            .by_name
+            .retain(|held, holder| *holder != id || *held == key);
+        entries.by_name.entry(key).or_insert(id);
+    }
+
     /// Adds an actor; `false`: the instance has one, which stays.
     pub(super) fn insert(&self, id: InstanceId, handle: Arc<ActorHandle>) -> bool {
         use std::collections::btree_map::Entry;

@@ -1,6 +1,7 @@
 //! The one integration crate: the rules of the house, and the real binary from outside.
 
 mod access_tokens;
+mod actor_panics;
 mod api;
 mod cli;
 mod conformance;

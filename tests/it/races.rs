@@ -38,22 +38,22 @@ on_both_databases! {
     a_stop_during_a_slow_launch_leaves_no_child,
 }
 
-const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(20);
 
 /// A supervisor over a real store and children without processes.
-struct House {
+pub struct House {
     folder: TempDir,
     config: Config,
-    store: Store,
-    runtime: FakeRuntime,
-    children: mpsc::Receiver<FakeChild>,
-    supervisor: Supervisor,
+    pub store: Store,
+    pub runtime: FakeRuntime,
+    pub children: mpsc::Receiver<FakeChild>,
+    pub supervisor: Supervisor,
     logs: LogPipeline,
-    access: mpsc::Receiver<AccessEvent>,
+    pub access: mpsc::Receiver<AccessEvent>,
 }
 
 impl House {
-    async fn new(database: Database, change: impl FnOnce(&mut Config)) -> Self {
+    pub async fn new(database: Database, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut config = Config::default();
         config.database.url = database.create(folder.path()).await;
@@ -86,7 +86,7 @@ impl House {
         (self.supervisor, self.logs, self.access) = (supervisor, logs, access);
     }
 
-    async fn create(&self, template: &str, ttl: Option<&str>) -> InstanceId {
+    pub async fn create(&self, template: &str, ttl: Option<&str>) -> InstanceId {
         let request = CreateRequest {
             template: template.to_owned(),
             name: None,
@@ -99,7 +99,7 @@ impl House {
         granted.expect("an instance").status.record.id
     }
 
-    async fn launched(&self, instance: InstanceId, generation: u64) {
+    pub async fn launched(&self, instance: InstanceId, generation: u64) {
         let wanted = WorkloadId::main(instance, Generation(generation));
         let seen = until(|| self.runtime.alive().contains(&wanted)).await;
         assert!(seen, "{wanted:?} is not among {:?}", self.runtime.alive());
@@ -155,11 +155,11 @@ fn templates(folder: PathBuf) -> PathBuf {
     folder
 }
 
-fn who() -> Principal {
+pub fn who() -> Principal {
     minimcp::api::auth::administrator()
 }
 
-async fn until(mut condition: impl FnMut() -> bool) -> bool {
+pub async fn until(mut condition: impl FnMut() -> bool) -> bool {
     for _ in 0..500 {
         if condition() {
             return true;

@@ -1,0 +1,239 @@
+//! An actor that panics: its instance comes back under control, with one child, the same port and the same listener.
+
+use std::{os::fd::OwnedFd, time::Duration};
+
+use minimcp::{
+    domain::{
+        duration::HumanDuration,
+        id::{Generation, InstanceId},
+        state::StatusWord,
+    },
+    runtime::{
+        Verb, WorkloadId,
+        fake::{FakeChild, Script},
+    },
+    supervisor::{InstanceStatus, SupervisorError, route::AccessEvent},
+};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::unix::pipe,
+    sync::mpsc,
+};
+
+use crate::{
+    harness::{Database, on_both_databases},
+    races::{House, SOON, until, who},
+};
+
+on_both_databases! {
+    a_child_whose_launch_panicked_is_adopted,
+    a_launch_that_panicked_without_a_child_is_followed_by_another,
+    a_second_panic_leaves_it_failed_until_a_start_by_hand,
+    a_verb_whose_actor_panics_is_refused_and_done_to_its_end,
+    a_deletion_whose_actor_panics_ends,
+}
+
+/// A house whose children answer, with one instance that runs.
+async fn house_with_instance(database: Database) -> (House, InstanceId) {
+    let mut house = House::new(database, |_| {}).await;
+    let (_, nobody) = mpsc::channel(1);
+    let mut children = std::mem::replace(&mut house.children, nobody);
+    tokio::spawn(async move {
+        while let Some(child) = children.recv().await {
+            tokio::spawn(serve(child));
+        }
+    });
+    let id = house.create("demo", None).await;
+    running(&house, id, 1).await;
+    (house, id)
+}
+
+/// Plays an MCP server until its stdin is closed.
+async fn serve(child: FakeChild) {
+    let FakeChild {
+        stdin,
+        stdout,
+        stderr,
+        ..
+    } = child;
+    let _kept: OwnedFd = stderr;
+    let stdin = pipe::Receiver::from_owned_fd(stdin).expect("a pipe");
+    let mut stdout = pipe::Sender::from_owned_fd(stdout).expect("a pipe");
+    let mut lines = BufReader::new(stdin).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let message: Value = serde_json::from_str(&line).expect("JSON");
+        let Some(id) = message.get("id") else {
+            continue;
+        };
+        let result = match message["method"].as_str() {
+            Some("initialize") => json!({
+                "protocolVersion": message["params"]["protocolVersion"],
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": "played", "version": "1"},
+            }),
+            Some("tools/list") => json!({"tools": []}),
+            _ => json!({}),
+        };
+        let answer = json!({"jsonrpc": "2.0", "id": id, "result": result});
+        if stdout
+            .write_all(format!("{answer}\n").as_bytes())
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn status(house: &House, id: InstanceId) -> InstanceStatus {
+    house.supervisor.get(&who(), id).expect("it exists")
+}
+
+/// Waits until its child of this launch answers, and is the only one.
+async fn running(house: &House, id: InstanceId, generation: u64) {
+    let so = until(|| {
+        let now = status(house, id);
+        now.word == StatusWord::Running && now.record.generation == Generation(generation)
+    })
+    .await;
+    assert!(so, "{:?}", status(house, id));
+    let only = WorkloadId::main(id, Generation(generation));
+    assert_eq!(house.runtime.alive(), [only]);
+}
+
+/// Launches again, by this script.
+async fn relaunch(house: &House, id: InstanceId, script: Script) {
+    house.runtime.script(id, script);
+    let patience = HumanDuration::from_secs(SOON.as_secs());
+    house.supervisor.restart(&who(), id).await.expect("it runs");
+    let settled = house.supervisor.wait_settled(&who(), id, patience).await;
+    settled.expect("it exists");
+}
+
+/// Waits until the store has so many events of failed actors: a status is shown before it is written.
+async fn failures_told(house: &House, id: InstanceId, count: usize) {
+    let mut kinds = Vec::new();
+    for _ in 0..500 {
+        let page = house.store.events_page(Some(id), 0, 200).await;
+        let page = page.expect("the store is there");
+        kinds = page.into_iter().map(|event| event.kind).collect();
+        if kinds.iter().filter(|kind| *kind == "actor-failed").count() == count {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await; // poll
+    }
+    panic!("not {count} failures: {kinds:?}");
+}
+
+/// One listener was opened and none closed, one port is leased, and no view differs from another.
+async fn nothing_leaked(house: &mut House) {
+    assert!(matches!(
+        house.access.try_recv(),
+        Ok(AccessEvent::Open { .. })
+    ));
+    assert!(house.access.try_recv().is_err(), "opened again, or closed");
+    let leases = house.store.port_leases().await.expect("the store is there");
+    assert_eq!(leases.len(), 1, "{leases:?}");
+    let found = house.supervisor.reconcile().await.expect("all can be read");
+    assert_eq!(found, json!({"differences": 0}));
+}
+
+fn panics_with_child() -> Script {
+    Script {
+        launch_panics: true,
+        ..Script::default()
+    }
+}
+
+fn panics_without_child() -> Script {
+    Script {
+        launch_panics: true,
+        fails_to_start: Some("never told".to_owned()),
+        ..Script::default()
+    }
+}
+
+fn panics_as_it_is_stopped() -> Script {
+    Script {
+        panics_on: Some(Verb::CloseStdin),
+        ..Script::default()
+    }
+}
+
+async fn a_child_whose_launch_panicked_is_adopted(database: Database) {
+    let (mut house, id) = house_with_instance(database).await;
+    let port = status(&house, id).record.port;
+    relaunch(&house, id, panics_with_child()).await;
+    running(&house, id, 2).await;
+    assert_eq!(
+        house.runtime.launched().len(),
+        2,
+        "the child was taken over"
+    );
+    assert_eq!(status(&house, id).record.port, port);
+    failures_told(&house, id, 1).await;
+    nothing_leaked(&mut house).await;
+    house.supervisor.stop(&who(), id).await.expect("it obeys");
+    let down = until(|| status(&house, id).word == StatusWord::Stopped).await;
+    assert!(down, "{:?}", status(&house, id));
+    assert_eq!(house.runtime.alive(), []);
+}
+
+async fn a_launch_that_panicked_without_a_child_is_followed_by_another(database: Database) {
+    let (mut house, id) = house_with_instance(database).await;
+    relaunch(&house, id, panics_without_child()).await;
+    running(&house, id, 3).await;
+    failures_told(&house, id, 1).await;
+    nothing_leaked(&mut house).await;
+}
+
+async fn a_second_panic_leaves_it_failed_until_a_start_by_hand(database: Database) {
+    let (mut house, id) = house_with_instance(database).await;
+    house.runtime.script(id, panics_without_child());
+    house.runtime.script(id, panics_with_child());
+    house.supervisor.restart(&who(), id).await.expect("it runs");
+    let failed = until(|| status(&house, id).word == StatusWord::Failed).await;
+    assert!(failed, "{:?}", status(&house, id));
+    let reason = status(&house, id).reason.expect("a reason");
+    assert!(reason.contains("panicked"), "{reason}");
+    assert_eq!(house.runtime.alive(), [], "its child was ended");
+    assert_eq!(house.runtime.launched().len(), 3);
+    nothing_leaked(&mut house).await;
+    failures_told(&house, id, 2).await;
+    house.supervisor.start(&who(), id).await.expect("by hand");
+    running(&house, id, 4).await;
+    house.supervisor.delete(&who(), id).await.expect("it obeys");
+    assert_eq!(house.runtime.alive(), []);
+}
+
+async fn a_verb_whose_actor_panics_is_refused_and_done_to_its_end(database: Database) {
+    let (mut house, id) = house_with_instance(database).await;
+    relaunch(&house, id, panics_as_it_is_stopped()).await;
+    running(&house, id, 2).await;
+    let answer = house.supervisor.restart(&who(), id).await;
+    assert!(
+        matches!(answer, Err(SupervisorError::ActorFailed)),
+        "{answer:?}"
+    );
+    // The wish was in the store before the panic.
+    running(&house, id, 3).await;
+    failures_told(&house, id, 1).await;
+    nothing_leaked(&mut house).await;
+}
+
+async fn a_deletion_whose_actor_panics_ends(database: Database) {
+    let (house, id) = house_with_instance(database).await;
+    relaunch(&house, id, panics_as_it_is_stopped()).await;
+    running(&house, id, 2).await;
+    let answer = house.supervisor.delete(&who(), id).await;
+    assert!(
+        matches!(answer, Err(SupervisorError::ActorFailed)),
+        "{answer:?}"
+    );
+    let gone = until(|| house.supervisor.get(&who(), id).is_err()).await;
+    assert!(gone, "{:?}", house.supervisor.get(&who(), id));
+    assert_eq!(house.runtime.alive(), []);
+    let given_back = until(|| house.supervisor.ports().leased().is_empty()).await;
+    assert!(given_back, "{:?}", house.supervisor.ports());
+}
