@@ -1,5 +1,6 @@
 //! The typed client of the HTTP API, over TCP or the unix socket; the CLI and the tests use it.
 
+pub mod call_records;
 mod calls;
 mod error;
 mod sse;

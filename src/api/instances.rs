@@ -245,11 +245,35 @@ pub async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What the instance uses now.
+/// Query of the statistics.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct StatsQuery {
+    /// How far back calls are counted, 1s to 30d; default 1h.
+    #[param(value_type = Option<String>, example = "1h")]
+    window: Option<String>,
+}
+
+/// Longest time that calls are counted over.
+const WINDOW_MAX: HumanDuration = HumanDuration::from_secs(30 * 24 * 3_600);
+
+fn window(asked: Option<&str>) -> Result<HumanDuration, ApiError> {
+    let window = asked.map_or(Ok(HumanDuration::from_secs(3_600)), str::parse);
+    window
+        .ok()
+        .filter(|window| (HumanDuration::from_secs(1)..=WINDOW_MAX).contains(window))
+        .ok_or_else(|| {
+            let text = format!("window must be a time from 1s to {WINDOW_MAX}, such as 1h");
+            ApiError::new(Code::InvalidQuery, text)
+        })
+}
+
+/// What the instance uses now, and what became of the latest calls.
 #[utoipa::path(
-    get, path = "/mcps/{id}/stats", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    get, path = "/mcps/{id}/stats", tag = "instances", params(("id" = String, Path, description = "Its id or its name"), StatsQuery),
     responses(
-        (status = 200, description = "Memory, CPU time, sessions, requests", body = Stats),
+        (status = 200, description = "Memory, CPU time, sessions, requests, calls", body = Stats),
         (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -257,7 +281,12 @@ pub async fn stats(
     who: Principal,
     State(state): State<AppState>,
     PathParam(id): PathParam,
+    Query(query): Query<StatsQuery>,
 ) -> Result<axum::Json<Stats>, ApiError> {
+    let window = window(query.window.as_deref())?;
     let id = state.supervisor.resolve(&who, &id)?;
-    Ok(axum::Json(state.supervisor.stats(&who, id).await?))
+    let key = state.supervisor.get(&who, id)?.record.key;
+    let mut stats = state.supervisor.stats(&who, id).await?;
+    stats.calls = super::calls::stats(&state.store, key, window).await?;
+    Ok(axum::Json(stats))
 }

@@ -207,7 +207,11 @@ fn stream_word(stream: Option<LogStream>) -> String {
 }
 
 /// A point in time: RFC 3339, or a duration before now.
-fn point(given: Option<&str>, name: &str, now: UnixMs) -> Result<Option<UnixMs>, ApiError> {
+pub(super) fn point(
+    given: Option<&str>,
+    name: &str,
+    now: UnixMs,
+) -> Result<Option<UnixMs>, ApiError> {
     let Some(text) = given else { return Ok(None) };
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(Some(time.as_millisecond()));

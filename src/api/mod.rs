@@ -6,6 +6,7 @@
 
 pub mod access_tokens;
 pub mod auth;
+pub mod calls;
 pub mod credentials;
 pub mod docs;
 pub mod error;

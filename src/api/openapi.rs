@@ -13,8 +13,8 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    AppState, access_tokens, credentials, docs, error::PROBLEM_JSON, events, instances, keys, logs,
-    ports, system, tasks, templates, verbs,
+    AppState, access_tokens, calls, credentials, docs, error::PROBLEM_JSON, events, instances,
+    keys, logs, ports, system, tasks, templates, verbs,
 };
 use crate::wire::{Problem, ProblemViolation};
 
@@ -147,6 +147,7 @@ fn api_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(events::stream_all))
         .routes(routes!(events::of_instance))
         .routes(routes!(logs::read))
+        .routes(routes!(calls::list))
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::run))
         .routes(routes!(keys::list))

@@ -77,6 +77,8 @@ pub(crate) enum Command {
     Inspect(InstanceOption),
     /// Print an instance's log lines.
     Logs(LogsOptions),
+    /// Show the latest calls of an instance's tools, newest first.
+    Calls(CallsOptions),
     /// Start instances.
     Start(InstancesOption),
     /// Stop instances; they keep their URL, token and data.
@@ -262,6 +264,27 @@ pub(crate) struct LogsOptions {
     /// Begin each line with its time and stream.
     #[arg(long, short)]
     pub(crate) timestamps: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CallsOptions {
+    /// A name, an id, or the beginning of an id.
+    pub(crate) instance: String,
+    /// Only of this tool.
+    #[arg(long)]
+    pub(crate) tool: Option<String>,
+    /// Only with this access token.
+    #[arg(long)]
+    pub(crate) token: Option<String>,
+    /// Only those that ended so: ok, tool-error, rpc-error, cancelled, ….
+    #[arg(long)]
+    pub(crate) outcome: Option<String>,
+    /// From then on: an age such as 10m, or a time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// The last so many.
+    #[arg(long, short = 'n', value_name = "CALLS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) limit: u32,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,7 @@
 //! The command line of `minimcp`.
 
 mod arguments;
+mod calls;
 mod configuration;
 mod connection;
 mod credentials;
@@ -100,6 +101,7 @@ async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode,
         Command::Restore(options) => return instances::lease(client, options, true, out).await,
         Command::Extend(options) => return instances::lease(client, options, false, out).await,
         Command::Rm(option) => return instances::delete(client, &option.instances, out).await,
+        Command::Calls(options) => calls::print(client, options, out).await?,
         Command::Logs(options) => logs::print(client, options, out).await?,
         Command::Events { after } => logs::events(client, after, out).await?,
         Command::Templates { name: None } => system::templates(client, out).await?,

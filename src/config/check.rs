@@ -98,7 +98,7 @@ impl Config {
     }
 
     fn check_numbers(&self, refuse: &mut impl FnMut(&str, String)) {
-        let at_least: [(&str, u64, u64); 15] = [
+        let at_least: [(&str, u64, u64); 17] = [
             (
                 "api.body_limit_bytes",
                 self.api.body_limit_bytes as u64,
@@ -144,6 +144,12 @@ impl Config {
                 self.logs.retention_rows_per_instance,
                 1,
             ),
+            ("calls.queue_rows", self.calls.queue_rows as u64, 1),
+            (
+                "calls.retention_rows_per_instance",
+                self.calls.retention_rows_per_instance,
+                1,
+            ),
             (
                 "logs.queue_bytes",
                 self.logs.queue_bytes as u64,
@@ -161,7 +167,7 @@ impl Config {
                 refuse(place, format!("is {value}; at least {least} is needed"));
             }
         }
-        let positive: [(&str, HumanDuration); 8] = [
+        let positive: [(&str, HumanDuration); 9] = [
             ("api.request_timeout", self.api.request_timeout),
             ("gateway.wake_budget", self.gateway.wake_budget),
             ("gateway.call_timeout", self.gateway.call_timeout),
@@ -173,6 +179,7 @@ impl Config {
             ),
             ("logs.batch_delay", self.logs.batch_delay),
             ("logs.retention", self.logs.retention),
+            ("calls.retention", self.calls.retention),
         ];
         for (place, duration) in positive {
             if duration.ms() == 0 {

@@ -37,6 +37,8 @@ pub struct Config {
     pub sandbox: SandboxConfig,
     /// Log capture and retention.
     pub logs: LogsConfig,
+    /// Call records and their retention.
+    pub calls: CallsConfig,
     /// Master keys.
     pub secrets: SecretsConfig,
     /// Background tasks, by name: a cron expression with seconds, or `"off"`.
@@ -53,6 +55,7 @@ impl Default for Config {
             runtime: RuntimeConfig::default(),
             sandbox: SandboxConfig::default(),
             logs: LogsConfig::default(),
+            calls: CallsConfig::default(),
             secrets: SecretsConfig::default(),
             tasks: DEFAULT_SCHEDULES.map(schedule).into(),
         }
@@ -60,8 +63,9 @@ impl Default for Config {
 }
 
 /// Every background task and its schedule.
-const DEFAULT_SCHEDULES: [(&str, &str); 6] = [
+const DEFAULT_SCHEDULES: [(&str, &str); 7] = [
     ("access-times", "*/30 * * * * *"),
+    ("call-retention", "0 5/10 * * * *"),
     ("history-retention", "0 40 3 * * *"),
     ("log-retention", "0 */10 * * * *"),
     ("port-quarantine-sweep", "*/30 * * * * *"),
@@ -287,6 +291,37 @@ impl Default for LogsConfig {
             spool_bytes: 256 << 20,
             retention: HumanDuration::from_secs(14 * 24 * 3_600),
             retention_rows_per_instance: 1_000_000,
+        }
+    }
+}
+
+/// Call records and their retention.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CallsConfig {
+    /// Whether calls of tools are recorded.
+    pub enabled: bool,
+    /// Records that wait for the database at most; past that the newest are dropped and counted.
+    pub queue_rows: usize,
+    /// A record waits at most so long for others to be written along.
+    pub batch_delay: HumanDuration,
+    /// Most bytes of a call's arguments that are kept, for templates that ask for them.
+    pub arguments_bytes: usize,
+    /// Records older than this are deleted.
+    pub retention: HumanDuration,
+    /// Most records kept for one instance.
+    pub retention_rows_per_instance: u64,
+}
+
+impl Default for CallsConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            queue_rows: 20_000,
+            batch_delay: HumanDuration::from_ms(200),
+            arguments_bytes: 4 << 10,
+            retention: HumanDuration::from_secs(30 * 24 * 3_600),
+            retention_rows_per_instance: 100_000,
         }
     }
 }

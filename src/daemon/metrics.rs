@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     api::{MetricsSource, Sample, SampleKind},
+    calls::Calls,
     logs::Logs,
     supervisor::Supervisor,
     tasks::TaskDriver,
@@ -13,11 +14,13 @@ use crate::{
 pub(super) fn sources(
     supervisor: &Supervisor,
     logs: Logs,
+    calls: Calls,
     tasks: Arc<TaskDriver>,
 ) -> Vec<Arc<dyn MetricsSource>> {
     vec![
         Arc::new(Instances(supervisor.clone())),
         Arc::new(LogLines(logs)),
+        Arc::new(CallRecords(calls)),
         Arc::new(Tasks(tasks)),
     ]
 }
@@ -117,6 +120,24 @@ impl MetricsSource for LogLines {
                 SampleKind::Gauge,
                 counters.spool_bytes,
             ),
+        ]
+    }
+}
+
+struct CallRecords(Calls);
+
+impl MetricsSource for CallRecords {
+    fn samples(&self) -> Vec<Sample> {
+        let counters = self.0.counters();
+        let counter = |name, help, value| sample(name, help, SampleKind::Counter, value);
+        vec![
+            counter("calls", "Calls of tools recorded", counters.recorded),
+            counter(
+                "calls_stored",
+                "Call records written to the store",
+                counters.stored,
+            ),
+            counter("calls_dropped", "Call records lost", counters.dropped),
         ]
     }
 }

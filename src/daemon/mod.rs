@@ -22,9 +22,10 @@ use zeroize::Zeroizing;
 
 use crate::{
     api::{self, AppParts, AppState, Listeners, Metrics, ReadinessCheck},
+    calls::{CallPipeline, Calls},
     clock::Clock,
     config::Config,
-    gateway::Gateway,
+    gateway::{CallSink, Gateway},
     logs::{LogPipeline, LogStore},
     runtime::{
         self, FileLock, KeeperState, Runtime,
@@ -57,6 +58,7 @@ pub struct Daemon {
     store: Store,
     runtime: Arc<LocalRuntime>,
     pipeline: LogPipeline,
+    call_pipeline: CallPipeline,
     driver: Arc<TaskDriver>,
     catalogue: Arc<Catalogue>,
     api: JoinHandle<()>,
@@ -109,6 +111,10 @@ impl Daemon {
         let (access, access_inbox) = mpsc::channel(ACCESS_QUEUE);
         let gateway_stop = CancellationToken::new();
         let gateway = Gateway::new(config.gateway.clone());
+        let call_pipeline = CallPipeline::start(&config.calls, store.clone());
+        if config.calls.enabled {
+            gateway.record_calls(call_sink(&config, call_pipeline.calls()));
+        }
         let shared_gateway = Arc::clone(&gateway);
         let gateway = tokio::spawn(gateway.run(access_inbox, gateway_stop.clone()));
         let as_runtime: Arc<dyn Runtime> = runtime.clone();
@@ -141,6 +147,7 @@ impl Daemon {
             metrics: Metrics::new(metrics::sources(
                 &supervisor,
                 pipeline.logs(),
+                call_pipeline.calls(),
                 Arc::clone(&driver),
             )),
             readiness: readiness(&store, &supervisor),
@@ -168,6 +175,7 @@ impl Daemon {
             store,
             runtime,
             pipeline,
+            call_pipeline,
             driver,
             catalogue,
             api,
@@ -241,12 +249,23 @@ impl Daemon {
         if closed.spool_bytes > 0 || closed.dropped > 0 {
             tracing::warn!(?closed, "log lines wait in the spool, or were lost");
         }
+        let lost = self.call_pipeline.close(PART_PATIENCE).await;
+        if lost > 0 {
+            tracing::warn!(lost, "call records were lost");
+        }
         // A keeper with a unit of its own is its service manager's to end.
         self.runtime
             .shutdown(!leave && self.config.runtime.keeper_spawn)
             .await;
         self.store.close().await;
         left
+    }
+}
+
+fn call_sink(config: &Config, calls: Calls) -> CallSink {
+    CallSink {
+        take: Box::new(move |record| calls.record(record)),
+        arguments_bytes: config.calls.arguments_bytes,
     }
 }
 

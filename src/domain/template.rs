@@ -61,6 +61,17 @@ pub struct Template {
     /// How it is stopped.
     #[serde(default)]
     pub stop: StopSpec,
+    /// What is kept of its calls.
+    #[serde(default)]
+    pub calls: CallsSpec,
+}
+
+/// What is kept of calls of tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CallsSpec {
+    /// Whether the arguments are kept too, redacted and cut.
+    pub record_arguments: bool,
 }
 
 /// What runs and how to talk to it. Exactly one of `builtin` and `command` is given.

@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{
-    Accepts, Gateway, Message, Place, Reply, held, limit, ready, reply, scope,
+    Accepts, Gateway, Message, Place, Reply, held, limit, ready, record, reply, scope,
     session_era::{Begun, take},
 };
 
@@ -45,6 +45,29 @@ impl Gateway {
             let text = format!("A batch holds 1 to {BATCH_MAX} messages.");
             return bad(INVALID_REQUEST, &text);
         }
+        let recorder = self.calls.get().and_then(|sink| {
+            let parts = batch.iter().map(|part| part.get().as_bytes());
+            let read = parts.filter_map(|part| Some((part, Envelope::parse(part).ok()?)));
+            let read: Vec<_> = read.collect();
+            let messages = read.iter().map(|(part, envelope)| (*part, envelope));
+            record::begin(sink, place, secret, false, messages)
+        });
+        let reply = self.batch_of(place, parts, source, &batch, secret).await;
+        match recorder {
+            Some(recorder) => recorder.watch(reply),
+            None => reply,
+        }
+    }
+
+    async fn batch_of(
+        &self,
+        place: &Arc<Place>,
+        parts: &Parts,
+        source: &[u8],
+        batch: &[&RawValue],
+        secret: &Secret,
+    ) -> Reply {
+        let bad = |code, text: &str| reply::error(StatusCode::BAD_REQUEST, "null", code, text);
         let requests = batch.iter().filter(|part| is_request(part)).count();
         let requests = u32::try_from(requests).unwrap_or(u32::MAX);
         // The request that holds them is counted already.
@@ -61,7 +84,7 @@ impl Gateway {
             Ok(upstream) => upstream,
             Err(unready) => return reply::unready(&place.route, "null", &unready),
         };
-        if let Err(refused) = in_scope(secret, &upstream, &batch).await {
+        if let Err(refused) = in_scope(secret, &upstream, batch).await {
             return *refused;
         }
         if upstream.speaks(Era::Legacy) && self.session_of(place, &parts.headers, secret).is_none()

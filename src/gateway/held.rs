@@ -15,6 +15,7 @@ use super::{
     Reply,
     body::GatewayBody,
     lens::{Lens, seen_body},
+    record::Recorder,
     reply,
 };
 use crate::supervisor::access::{CallPermit, Secret, Validity};
@@ -27,6 +28,7 @@ pub struct Held {
     over: Option<OverFuture>,
     permit: Option<CallPermit>,
     lens: Option<Box<Lens>>,
+    recorder: Option<Box<Recorder>>,
 }
 
 impl Held {
@@ -72,8 +74,18 @@ impl Held {
                 }
             },
         };
+        match (&frame, &mut self.recorder) {
+            (Poll::Ready(Some(Ok(frame))), Some(recorder)) => {
+                if let Some(piece) = frame.data_ref() {
+                    recorder.push(piece);
+                }
+            }
+            (Poll::Ready(None), Some(recorder)) => recorder.finish(),
+            _ => {}
+        }
         if let Poll::Ready(None) = frame {
             self.permit = None;
+            self.recorder = None;
         }
         frame
     }
@@ -89,6 +101,7 @@ fn hold(reply: Reply, change: impl FnOnce(&mut Held)) -> Reply {
             over: None,
             permit: None,
             lens: None,
+            recorder: None,
         }),
     };
     change(&mut held);
@@ -108,6 +121,12 @@ pub fn counted(reply: Reply, permit: Option<CallPermit>) -> Reply {
         Some(permit) => hold(reply, |held| held.permit = Some(permit)),
         None => reply,
     }
+}
+
+/// A stream whose calls are recorded.
+#[must_use]
+pub fn recorded(reply: Reply, recorder: Box<Recorder>) -> Reply {
+    hold(reply, |held| held.recorder = Some(recorder))
 }
 
 /// A reply that may hold lists of tools, as the scope of a token lets them be seen.

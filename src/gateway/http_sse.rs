@@ -34,6 +34,7 @@ use super::{
     dialogue::Exchange,
     lens::seen_body,
     limit, ready,
+    record::{self, Recorder},
     reply::{self, not_allowed},
     scope,
     session::Session,
@@ -59,6 +60,7 @@ struct Work {
     stage: Stage,
     /// What may be seen of a list of tools.
     seen_by: Option<Arc<TokenSettings>>,
+    recorder: Option<Box<Recorder>>,
     _unanswered: Option<Unanswered>,
 }
 
@@ -78,7 +80,10 @@ enum Outcome {
 }
 
 impl Work {
-    fn said(&self, message: Bytes) -> Poll<Option<Outcome>> {
+    fn said(&mut self, message: Bytes) -> Poll<Option<Outcome>> {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.message(&message);
+        }
         Poll::Ready(Some(Outcome::Message(match &self.seen_by {
             Some(settings) => seen_body(&settings.scope, message),
             None => message,
@@ -117,7 +122,12 @@ impl Stream for Work {
                         self.stage = Stage::Over;
                         return self.said(answer);
                     }
-                    Poll::Ready(None) => self.stage = Stage::Over,
+                    Poll::Ready(None) => {
+                        self.stage = Stage::Over;
+                        if let Some(recorder) = &mut self.recorder {
+                            recorder.finish();
+                        }
+                    }
                 },
                 Stage::Over => return Poll::Ready(None),
             }
@@ -188,6 +198,11 @@ impl SseStream {
         let method = method.unwrap_or_default();
         let repeated = method == "initialize" && std::mem::replace(&mut self.greeted, true);
         let settings = (method == "tools/list").then(|| secret.token.settings.load_full());
+        let envelope = Envelope::parse(&source).ok();
+        let recorder = self.gateway.calls.get().and_then(|sink| {
+            let one = envelope.iter().map(|envelope| (&source[..], envelope));
+            record::begin(sink, &self.place, &secret, false, one)
+        });
         let (gateway, place) = (self.gateway.clone(), self.place.clone());
         let session = self.session.clone();
         // Boxed: it holds a message and the way of its request until that is begun.
@@ -198,6 +213,7 @@ impl SseStream {
         };
         self.work.push(Work {
             stage: Stage::Beginning(Box::pin(begin)),
+            recorder,
             seen_by: settings.filter(|settings| !settings.scope.is_all()),
             _unanswered: unanswered,
         });

@@ -27,8 +27,10 @@ mod owners;
 mod param_headers;
 mod parked;
 mod path;
+mod post;
 mod proxy;
 mod ready;
+mod record;
 mod replay;
 #[cfg(test)]
 mod replay_tests;
@@ -48,7 +50,7 @@ mod wishes;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::Ordering},
 };
 
 use bytes::Bytes;
@@ -68,6 +70,7 @@ use crate::{
 pub use body::GatewayBody;
 pub use forwarded::Peer;
 pub use path::{PathBody, PathGateway, Routes};
+pub use record::CallSink;
 pub use reply::Reply;
 
 use access::Sites;
@@ -95,6 +98,8 @@ pub struct Gateway {
     sites: Sites,
     proxies: Proxies,
     places: Mutex<HashMap<InstanceId, Arc<Place>>>,
+    /// Set once at the start, when calls are recorded.
+    calls: OnceLock<Arc<CallSink>>,
     /// `None` when the system had no random numbers: then no call can wait for input.
     state_key: Option<Arc<StateKey>>,
 }
@@ -122,8 +127,14 @@ impl Gateway {
             proxies: Proxies::new(&config.trusted_proxies),
             config,
             places: Mutex::default(),
+            calls: OnceLock::new(),
             state_key: StateKey::random().map(Arc::new),
         })
+    }
+
+    /// Gives every call of a tool to `sink` from now on; the first one stays.
+    pub fn record_calls(&self, sink: CallSink) {
+        let _ = self.calls.set(Arc::new(sink));
     }
 
     fn places(&self) -> MutexGuard<'_, HashMap<InstanceId, Arc<Place>>> {
@@ -252,79 +263,6 @@ impl Gateway {
             place.owners.opened(opened, &secret.token);
         }
         held::until_over(reply, secret.validity)
-    }
-
-    async fn post<B>(&self, place: &Arc<Place>, parts: &Parts, body: B, secret: &Secret) -> Reply
-    where
-        B: hyper::body::Body<Data = Bytes> + Unpin,
-    {
-        let source = match self.read_json(parts, body).await {
-            Ok(source) => source,
-            Err(refused) => return *refused,
-        };
-        if source.trim_ascii_start().first() == Some(&b'[') {
-            return self.batch(place, parts, &source, secret).await;
-        }
-        let parsed = Envelope::parse(&source).and_then(|message| Ok((message.kind()?, message)));
-        let (kind, envelope) = match parsed {
-            Ok(parsed) => parsed,
-            Err(error) => return reply::not_a_message(&error),
-        };
-        let in_session = parts.headers.contains_key(SESSION_HEADER);
-        // Discovery is answered before anything is launched or awaited only when the child is known; `ready` decides.
-        let id = match kind {
-            Kind::Request => envelope.id.map_or("null", |id| id.get()),
-            Kind::Notification | Kind::Response => "null",
-        };
-        // A stream of news is no call: it may last for days.
-        let is_call = kind == Kind::Request && envelope.method() != "subscriptions/listen";
-        let permit = match limit::begin(
-            secret,
-            is_call.into(),
-            self.config.token_concurrency_max,
-            id,
-        ) {
-            Ok(permit) => permit,
-            Err(refused) => return *refused,
-        };
-        let upstream = match self.ready(place).await {
-            Ok(ready) => ready,
-            Err(unready) => return reply::unready(&place.route, id, &unready),
-        };
-        if let Err(refused) = scope::check(secret, &upstream, id, &source, &envelope).await {
-            return *refused;
-        }
-        let shown = |reply: Reply| {
-            let reply = held::counted(reply, permit);
-            if envelope.method() == "tools/list" {
-                held::seen_through(reply, secret, self.config.line_limit_bytes)
-            } else {
-                reply
-            }
-        };
-        let stateless = !in_session && stateless::is_stateless(&parts.headers, &source, &envelope);
-        let era = if stateless { Era::Modern } else { Era::Legacy };
-        // A child's own server answers clients of its eras itself; the others meet it as they would meet a pipe.
-        if upstream.speaks(era) && self.session_of(place, &parts.headers, secret).is_none() {
-            let answers = (kind == Kind::Request).then(|| Box::from(id));
-            let reply = self.relay(place, parts, source.clone(), answers).await;
-            return shown(reply);
-        }
-        let message = Message {
-            source: &source,
-            envelope: &envelope,
-            kind,
-            id,
-            secret,
-            body: source.clone(),
-        };
-        let reply = if stateless {
-            self.post_stateless(place, parts, &message, &upstream).await
-        } else {
-            self.post_in_session(place, parts, &message, &upstream)
-                .await
-        };
-        shown(reply)
     }
 
     async fn get(&self, place: &Arc<Place>, parts: &Parts, secret: &Secret) -> Reply {

@@ -71,6 +71,8 @@ async fn bench_with(upstream: Arc<Upstream>, child: Child) -> Bench {
     let route = Arc::new(Route {
         id: InstanceId(Uuid::now_v7()),
         name: ArcSwap::from_pointee(InstanceName::new("bench").expect("a name")),
+        key: 1,
+        arguments: arc_swap::ArcSwapOption::empty(),
         about: ArcSwap::from_pointee(About {
             title: "Bench".to_owned(),
             ..About::default()

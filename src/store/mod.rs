@@ -9,6 +9,7 @@ mod pool;
 #[macro_use]
 mod row;
 
+mod calls;
 mod credentials;
 mod error;
 mod events;
@@ -19,6 +20,7 @@ mod ports;
 mod records;
 mod tokens;
 
+pub use calls::{CallEntry, CallQuery, CallSample};
 pub use credentials::{CredentialEntry, CredentialRow, KeyCheckRow};
 pub use error::StoreError;
 pub use events::{EventRow, NewEvent};

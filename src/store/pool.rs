@@ -153,6 +153,15 @@ macro_rules! migrations {
                     "/0002_named_access_tokens.sql"
                 )),
             ),
+            (
+                3,
+                "call records",
+                include_str!(concat!(
+                    "../../migrations/",
+                    $dialect,
+                    "/0003_call_records.sql"
+                )),
+            ),
         ])
     };
 }

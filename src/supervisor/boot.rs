@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, watch};
 
 use super::{
@@ -92,6 +92,8 @@ pub(super) async fn spawn_actor(
     let route = Arc::new(Route {
         id,
         name: ArcSwap::from_pointee(record.name.clone()),
+        key: record.key,
+        arguments: ArcSwapOption::empty(),
         about: ArcSwap::from_pointee(about),
         tokens: ArcSwap::from_pointee(tokens),
         state: route_watch,

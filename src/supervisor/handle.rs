@@ -243,7 +243,7 @@ impl Supervisor {
         Ok(now)
     }
 
-    /// What it uses now.
+    /// What it uses now; its calls are the store's to count.
     ///
     /// # Errors
     /// When there is no such instance.
@@ -267,6 +267,7 @@ impl Supervisor {
             sessions: handle.route.sessions.load(Ordering::Relaxed),
             requests: handle.route.requests.load(Ordering::Relaxed),
             log_lines: self.context.logs.lines_of(key),
+            calls: wire::CallStats::default(),
         })
     }
 

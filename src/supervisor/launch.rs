@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::OwnedSemaphorePermit;
 use zeroize::Zeroizing;
 
-use super::{Context, private_port::PrivatePort};
+use super::{Context, private_port::PrivatePort, route::ArgumentsHook};
 use crate::{
     domain::{
         credential::SealedSecret,
@@ -250,6 +250,12 @@ fn try_attach(
         era: template.server.era,
         unclaimed_requests: template.server.unclaimed_requests,
     };
+    if let Some(handle) = context.registry.get(record.id) {
+        let redactions = Arc::clone(&redactions);
+        let hook: ArgumentsHook = Box::new(move |text| redactions.redact(text).into_owned());
+        let wanted = template.calls.record_arguments.then(|| Arc::new(hook));
+        handle.route.arguments.store(wanted);
+    }
     let logs = &context.logs;
     let mut captures = vec![logs.capture(
         source,

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
 use super::access::TokenSet;
@@ -38,12 +38,20 @@ pub struct About {
 /// Asks the supervisor to launch an instance that sleeps. Called from a request: must not block.
 pub type WakeHook = Arc<dyn Fn() + Send + Sync>;
 
+/// Makes the arguments of a call fit for its record: without the instance's secrets. Called from a request: must not
+/// block.
+pub type ArgumentsHook = Box<dyn Fn(&str) -> String + Send + Sync>;
+
 /// One instance as the gateway sees it.
 pub struct Route {
     /// The instance.
     pub id: InstanceId,
     /// Its name, for messages to people.
     pub name: ArcSwap<InstanceName>,
+    /// The key of its row.
+    pub key: i64,
+    /// Redacts the arguments of a call, for its record; `None` when the template wants none kept.
+    pub arguments: ArcSwapOption<ArgumentsHook>,
     /// What its server card tells.
     pub about: ArcSwap<About>,
     /// The tokens that open it.

@@ -86,7 +86,10 @@ pub(super) const MANIFEST: &[Key] = &[
     key("restart", Shape::Section(RESTART)),
     key("lease", Shape::Section(LEASE)),
     key("stop", Shape::Section(STOP)),
+    key("calls", Shape::Section(CALLS)),
 ];
+
+const CALLS: &[Key] = &[key("record_arguments", Shape::Flag)];
 
 const SERVER: &[Key] = &[
     required("transport", Shape::Word(&["stdio", "http"]), "'stdio'"),

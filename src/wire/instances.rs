@@ -183,6 +183,8 @@ pub struct Stats {
     pub requests: u64,
     /// Log lines stored since the daemon started.
     pub log_lines: u64,
+    /// Calls of its tools in the last while.
+    pub calls: super::CallStats,
 }
 
 /// One page of a list.

@@ -1,5 +1,6 @@
 //! The types of the HTTP API, shared by the server, the CLI and the tests.
 
+mod calls;
 mod instances;
 mod logs;
 mod problem;
@@ -7,6 +8,7 @@ mod system;
 mod templates;
 mod tokens;
 
+pub use calls::*;
 pub use instances::*;
 pub use logs::*;
 pub use problem::*;

@@ -14,6 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("store", &["domain", "config"]),
     ("secrets", &["store", "domain", "config"]),
     ("logs", &["store", "secrets", "domain", "config"]),
+    ("calls", &["store", "domain", "config"]),
     ("runtime", &["domain", "config"]),
     ("templates", &["domain", "config", "mcp_servers"]),
     ("upstream", &["runtime", "domain", "config"]),

@@ -1,5 +1,6 @@
 //! One contract for the store, held by both databases in the same run.
 
+mod calls;
 mod credentials;
 mod faults;
 mod instances;

@@ -1,0 +1,133 @@
+//! `POST`: one message of a client, checked, recorded and handed to the client's era.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::request::Parts;
+
+use super::{
+    Gateway, Message, Place, Reply, SESSION_HEADER, held, limit, record, reply, scope, stateless,
+};
+use crate::{
+    supervisor::access::Secret,
+    upstream::{Envelope, Era, Kind},
+};
+
+/// A message that was read.
+struct Posted<'a> {
+    source: &'a Bytes,
+    envelope: &'a Envelope<'a>,
+    kind: Kind,
+    stateless: bool,
+}
+
+impl Gateway {
+    pub(super) async fn post<B>(
+        &self,
+        place: &Arc<Place>,
+        parts: &Parts,
+        body: B,
+        secret: &Secret,
+    ) -> Reply
+    where
+        B: hyper::body::Body<Data = Bytes> + Unpin,
+    {
+        let source = match self.read_json(parts, body).await {
+            Ok(source) => source,
+            Err(refused) => return *refused,
+        };
+        if source.trim_ascii_start().first() == Some(&b'[') {
+            return self.batch(place, parts, &source, secret).await;
+        }
+        let parsed = Envelope::parse(&source).and_then(|message| Ok((message.kind()?, message)));
+        let (kind, envelope) = match parsed {
+            Ok(parsed) => parsed,
+            Err(error) => return reply::not_a_message(&error),
+        };
+        let in_session = parts.headers.contains_key(SESSION_HEADER);
+        let stateless = !in_session && stateless::is_stateless(&parts.headers, &source, &envelope);
+        let recorder = self.calls.get().and_then(|sink| {
+            let one = std::iter::once((&source[..], &envelope));
+            record::begin(sink, place, secret, stateless, one)
+        });
+        let posted = Posted {
+            source: &source,
+            envelope: &envelope,
+            kind,
+            stateless,
+        };
+        let reply = self.post_one(place, parts, &posted, secret).await;
+        match recorder {
+            Some(recorder) => recorder.watch(reply),
+            None => reply,
+        }
+    }
+
+    async fn post_one(
+        &self,
+        place: &Arc<Place>,
+        parts: &Parts,
+        posted: &Posted<'_>,
+        secret: &Secret,
+    ) -> Reply {
+        let Posted {
+            source,
+            envelope,
+            kind,
+            stateless,
+        } = *posted;
+        // Discovery is answered before anything is launched or awaited only when the child is known; `ready` decides.
+        let id = match kind {
+            Kind::Request => envelope.id.map_or("null", |id| id.get()),
+            Kind::Notification | Kind::Response => "null",
+        };
+        // A stream of news is no call: it may last for days.
+        let is_call = kind == Kind::Request && envelope.method() != "subscriptions/listen";
+        let permit = match limit::begin(
+            secret,
+            is_call.into(),
+            self.config.token_concurrency_max,
+            id,
+        ) {
+            Ok(permit) => permit,
+            Err(refused) => return *refused,
+        };
+        let upstream = match self.ready(place).await {
+            Ok(ready) => ready,
+            Err(unready) => return reply::unready(&place.route, id, &unready),
+        };
+        if let Err(refused) = scope::check(secret, &upstream, id, source, envelope).await {
+            return *refused;
+        }
+        let shown = |reply: Reply| {
+            let reply = held::counted(reply, permit);
+            if envelope.method() == "tools/list" {
+                held::seen_through(reply, secret, self.config.line_limit_bytes)
+            } else {
+                reply
+            }
+        };
+        let era = if stateless { Era::Modern } else { Era::Legacy };
+        // A child's own server answers clients of its eras itself; the others meet it as they would meet a pipe.
+        if upstream.speaks(era) && self.session_of(place, &parts.headers, secret).is_none() {
+            let answers = (kind == Kind::Request).then(|| Box::from(id));
+            let reply = self.relay(place, parts, source.clone(), answers).await;
+            return shown(reply);
+        }
+        let message = Message {
+            source,
+            envelope,
+            kind,
+            id,
+            secret,
+            body: source.clone(),
+        };
+        let reply = if stateless {
+            self.post_stateless(place, parts, &message, &upstream).await
+        } else {
+            self.post_in_session(place, parts, &message, &upstream)
+                .await
+        };
+        shown(reply)
+    }
+}

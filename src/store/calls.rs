@@ -1,0 +1,314 @@
+//! Call records: written in batches, read in pages, deleted in bounded steps.
+
+use sqlx::{query, query_as, query_scalar};
+
+use super::{
+    Store, StoreError,
+    pool::Pool,
+    row::{to_column, without_nul},
+};
+use crate::domain::{UnixMs, call::CallRecord, id::Generation};
+
+/// A stored call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallEntry {
+    /// Rises with every stored call.
+    pub id: i64,
+    /// The launch that it went to; 0: none was up.
+    pub generation: Generation,
+    /// Which access token let it in.
+    pub token: String,
+    /// The tool.
+    pub tool: String,
+    /// Whether the client is a stateless one.
+    pub stateless: bool,
+    /// When it came in.
+    pub started_at: UnixMs,
+    /// How long until its end, in microseconds.
+    pub duration_us: i64,
+    /// How it ended, as the word of a `CallOutcome`.
+    pub outcome: String,
+    /// The JSON-RPC code of an error.
+    pub code: Option<i64>,
+    /// Size of its message.
+    pub request_bytes: i64,
+    /// Size of its answer.
+    pub answer_bytes: i64,
+    /// Its arguments, when they were kept.
+    pub arguments: Option<String>,
+}
+
+/// Which calls to read, newest first; what is `None` does not filter.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CallQuery<'a> {
+    /// Only calls before this id.
+    pub before: Option<i64>,
+    /// Only calls that came in at this time or later.
+    pub since: Option<UnixMs>,
+    /// Only calls that came in at this time or earlier.
+    pub until: Option<UnixMs>,
+    /// Only of this tool.
+    pub tool: Option<&'a str>,
+    /// Only of this access token.
+    pub token: Option<&'a str>,
+    /// Only with this outcome.
+    pub outcome: Option<&'a str>,
+    /// Most calls to read.
+    pub limit: u32,
+}
+
+/// What statistics are made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallSample {
+    /// The tool.
+    pub tool: String,
+    /// How it ended.
+    pub outcome: String,
+    /// How long it took, in microseconds.
+    pub duration_us: i64,
+}
+
+macro_rules! insert_calls {
+    ($values:literal) => {
+        concat!(
+            "INSERT INTO calls (instance_key, generation, token, tool, stateless, started_at, duration_us, outcome, \
+             code, request_bytes, answer_bytes, arguments) ",
+            $values
+        )
+    };
+}
+
+row! {
+    struct CallColumns {
+        id: i64,
+        generation: i64,
+        token: String,
+        tool: String,
+        stateless: bool,
+        started_at: i64,
+        duration_us: i64,
+        outcome: String,
+        code: Option<i64>,
+        request_bytes: i64,
+        answer_bytes: i64,
+        arguments: Option<String>,
+    }
+}
+
+row! {
+    struct SampleColumns {
+        tool: String,
+        outcome: String,
+        duration_us: i64,
+    }
+}
+
+impl Store {
+    /// Writes calls in one transaction.
+    ///
+    /// # Errors
+    /// Those of the database; nothing is written then.
+    pub async fn insert_calls(&self, records: &[CallRecord]) -> Result<(), StoreError> {
+        match &self.pool {
+            Pool::Sqlite { writer, .. } => in_time!(self, {
+                let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+                for record in records {
+                    query(insert_calls!(
+                        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+                    ))
+                    .bind(record.instance_key)
+                    .bind(to_column(record.generation.0))
+                    .bind(record.token.as_str())
+                    .bind(without_nul(&record.tool).into_owned())
+                    .bind(record.stateless)
+                    .bind(record.started_at)
+                    .bind(record.duration_us)
+                    .bind(record.outcome.word())
+                    .bind(record.outcome.code())
+                    .bind(record.request_bytes)
+                    .bind(record.answer_bytes)
+                    .bind(
+                        record
+                            .arguments
+                            .as_deref()
+                            .map(|text| without_nul(text).into_owned()),
+                    )
+                    .execute(&mut *tx)
+                    .await?;
+                }
+                tx.commit().await?;
+            }),
+            Pool::Postgres(pool) => in_time!(self, {
+                macro_rules! column {
+                    ($record:ident => $value:expr) => {
+                        records.iter().map(|$record| $value).collect::<Vec<_>>()
+                    };
+                }
+                query(insert_calls!(
+                    "SELECT * FROM UNNEST($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+                ))
+                .bind(column!(record => record.instance_key))
+                .bind(column!(record => to_column(record.generation.0)))
+                .bind(column!(record => record.token.as_str()))
+                .bind(column!(record => without_nul(&record.tool).into_owned()))
+                .bind(column!(record => record.stateless))
+                .bind(column!(record => record.started_at))
+                .bind(column!(record => record.duration_us))
+                .bind(column!(record => record.outcome.word()))
+                .bind(column!(record => record.outcome.code()))
+                .bind(column!(record => record.request_bytes))
+                .bind(column!(record => record.answer_bytes))
+                .bind(column!(record => record.arguments.as_deref().map(|text| without_nul(text).into_owned())))
+                .execute(pool)
+                .await?;
+            }),
+        }
+        Ok(())
+    }
+
+    /// A page of an instance's calls, newest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn calls_page(
+        &self,
+        instance_key: i64,
+        page: CallQuery<'_>,
+    ) -> Result<Vec<CallEntry>, StoreError> {
+        let rows: Vec<CallColumns> = reading!(self, |db| {
+            query_as(
+                "SELECT id, generation, token, tool, stateless, started_at, duration_us, outcome, code, \
+                 request_bytes, answer_bytes, arguments FROM calls \
+                 WHERE instance_key = $1 AND id < $2 AND started_at >= $3 AND started_at <= $4 \
+                 AND ($5 = '' OR tool = $5) AND ($6 = '' OR token = $6) AND ($7 = '' OR outcome = $7) \
+                 ORDER BY id DESC LIMIT $8",
+            )
+            .bind(instance_key)
+            .bind(page.before.unwrap_or(i64::MAX))
+            .bind(page.since.unwrap_or(i64::MIN))
+            .bind(page.until.unwrap_or(i64::MAX))
+            .bind(page.tool.unwrap_or(""))
+            .bind(page.token.unwrap_or(""))
+            .bind(page.outcome.unwrap_or(""))
+            .bind(i64::from(page.limit))
+            .fetch_all(db)
+            .await?
+        });
+        let read = |row: CallColumns| CallEntry {
+            id: row.id,
+            generation: Generation(u64::try_from(row.generation).unwrap_or(0)),
+            token: row.token,
+            tool: row.tool,
+            stateless: row.stateless,
+            started_at: row.started_at,
+            duration_us: row.duration_us,
+            outcome: row.outcome,
+            code: row.code,
+            request_bytes: row.request_bytes,
+            answer_bytes: row.answer_bytes,
+            arguments: row.arguments,
+        };
+        Ok(rows.into_iter().map(read).collect())
+    }
+
+    /// The newest calls of an instance since a time, at most `limit`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn call_samples(
+        &self,
+        instance_key: i64,
+        since: UnixMs,
+        limit: u32,
+    ) -> Result<Vec<CallSample>, StoreError> {
+        let rows: Vec<SampleColumns> = reading!(self, |db| {
+            query_as(
+                "SELECT tool, outcome, duration_us FROM \
+                 (SELECT id, tool, outcome, duration_us, started_at FROM calls WHERE instance_key = $1 \
+                  ORDER BY id DESC LIMIT $3) AS newest WHERE started_at >= $2",
+            )
+            .bind(instance_key)
+            .bind(since)
+            .bind(i64::from(limit))
+            .fetch_all(db)
+            .await?
+        });
+        let read = |row: SampleColumns| CallSample {
+            tool: row.tool,
+            outcome: row.outcome,
+            duration_us: row.duration_us,
+        };
+        Ok(rows.into_iter().map(read).collect())
+    }
+
+    /// Deletes calls from before `at`, looking at no more than the `max_rows` oldest by id; answers how many went. Call
+    /// again while it answers `max_rows`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn delete_calls_before(&self, at: UnixMs, max_rows: u32) -> Result<u64, StoreError> {
+        Ok(writing!(self, |db| {
+            query(
+                "DELETE FROM calls WHERE id IN (SELECT id FROM \
+                 (SELECT id, started_at FROM calls ORDER BY id LIMIT $2) AS oldest WHERE started_at < $1)",
+            )
+            .bind(at)
+            .bind(i64::from(max_rows))
+            .execute(db)
+            .await?
+            .rows_affected()
+        }))
+    }
+
+    /// Deletes the oldest calls of an instance beyond the newest `keep_rows`, at most `max_rows`; answers how many.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn trim_calls(
+        &self,
+        instance_key: i64,
+        keep_rows: u64,
+        max_rows: u32,
+    ) -> Result<u64, StoreError> {
+        Ok(writing!(self, |db| {
+            query(
+                "DELETE FROM calls WHERE id IN (SELECT id FROM calls WHERE instance_key = $1 AND id <= \
+                 (SELECT id FROM calls WHERE instance_key = $1 ORDER BY id DESC LIMIT 1 OFFSET $2) \
+                 ORDER BY id LIMIT $3)",
+            )
+            .bind(instance_key)
+            .bind(to_column(keep_rows))
+            .bind(i64::from(max_rows))
+            .execute(db)
+            .await?
+            .rows_affected()
+        }))
+    }
+
+    /// The keys of instances that have calls, and whether the instance is still there. Walks from key to key along the
+    /// index, not over the calls.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn call_keys(&self) -> Result<Vec<(i64, bool)>, StoreError> {
+        let keys: Vec<i64> = reading!(self, |db| {
+            query_scalar(
+                "WITH RECURSIVE found (k) AS ( \
+                   SELECT MIN(instance_key) FROM calls \
+                   UNION ALL \
+                   SELECT (SELECT MIN(c.instance_key) FROM calls c WHERE c.instance_key > found.k) \
+                   FROM found WHERE found.k IS NOT NULL) \
+                 SELECT k FROM found WHERE k IS NOT NULL ORDER BY k",
+            )
+            .fetch_all(db)
+            .await?
+        });
+        let there: Vec<i64> = reading!(self, |db| {
+            query_scalar("SELECT instance_key FROM instances")
+                .fetch_all(db)
+                .await?
+        });
+        let is_there = |key: i64| (key, there.contains(&key));
+        Ok(keys.into_iter().map(is_there).collect())
+    }
+}
