@@ -46,7 +46,8 @@ impl Counts {
     fn drop_some(&self, count: usize, why: &str) {
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         // Told when it begins and then now and then: one line for each lost record would be a flood of its own.
-        if self.dropped.fetch_add(count, Ordering::Relaxed) % 1_000 == 0 {
+        let before = self.dropped.fetch_add(count, Ordering::Relaxed);
+        if before.is_multiple_of(1_000) {
             tracing::warn!(count, why, "call records are lost");
         }
     }
