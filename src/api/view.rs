@@ -54,6 +54,14 @@ pub fn instance(status: &InstanceStatus) -> wire::Instance {
         generation: record.generation.0,
         port: record.port,
         pid: status.pid,
+        session_children: status
+            .members
+            .iter()
+            .map(|(number, pid)| wire::SessionChild {
+                number: *number,
+                pid: *pid,
+            })
+            .collect(),
         access_url: status.access_url.clone(),
         path_url: status.path_url.clone(),
         access_token: None,

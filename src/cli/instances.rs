@@ -245,6 +245,13 @@ fn described(instance: &Instance, now: Timestamp) -> String {
         ("Access URL", instance.access_url.clone()),
         ("Path URL", instance.path_url.clone()),
         ("Process", optional(instance.pid.map(|pid| pid.to_string()))),
+    ]);
+    for (index, child) in instance.session_children.iter().enumerate() {
+        let title = if index == 0 { "Sessions" } else { "" };
+        let pid = optional(child.pid.map(|pid| pid.to_string()));
+        lines.push((title, format!("child {}, process {pid}", child.number)));
+    }
+    lines.extend([
         (
             "Launches",
             format!("{} ({} restarts)", instance.generation, instance.restarts),

@@ -48,24 +48,30 @@ impl MetricsSource for Instances {
             one.labels.push(("status", status.to_owned()));
             samples.push(one);
         }
-        let (requests, sessions, launches) = self.0.totals();
+        let totals = self.0.totals();
         samples.push(sample(
             "gateway_requests",
             "Requests relayed to instances that exist now",
             SampleKind::Gauge,
-            requests,
+            totals.requests,
         ));
         samples.push(sample(
             "gateway_sessions",
             "Client sessions open",
             SampleKind::Gauge,
-            sessions,
+            totals.sessions,
+        ));
+        samples.push(sample(
+            "session_children",
+            "Children that serve one client session each",
+            SampleKind::Gauge,
+            totals.session_children,
         ));
         samples.push(sample(
             "launches",
             "Children launched",
             SampleKind::Counter,
-            launches,
+            totals.launches,
         ));
         let ports = self.0.ports();
         samples.push(sample(

@@ -13,6 +13,7 @@ pub mod id;
 pub mod instance;
 pub mod lease;
 pub mod lifecycle;
+pub mod member;
 pub mod policy;
 pub mod port;
 pub mod principal;

@@ -11,6 +11,8 @@ pub struct LiveChild {
     pub instance: InstanceId,
     /// Which launch.
     pub generation: Generation,
+    /// 0: the main child; else the number of a member.
+    pub member: u32,
 }
 
 /// The three views.
@@ -22,6 +24,10 @@ pub struct Views {
     pub acted: BTreeMap<InstanceId, Option<Generation>>,
     /// Those of them whose child is just being made: the keeper may hold it already or not yet.
     pub launching: BTreeSet<InstanceId>,
+    /// Members that somebody answers for, those that are just being made or ended included.
+    pub members: BTreeSet<LiveChild>,
+    /// Those of them that were launched.
+    pub launched_members: BTreeSet<LiveChild>,
     /// Children of the keeper.
     pub live: BTreeSet<LiveChild>,
     /// Port leases recorded.
@@ -64,10 +70,14 @@ pub fn diff(views: &Views) -> Vec<Correction> {
         corrections.push(Correction::StopActor(*id));
     }
     for child in &views.live {
+        if views.members.contains(child) {
+            continue;
+        }
         let known = views.acted.get(&child.instance);
         // A row without an actor adopts its child itself when the actor starts.
         let awaits_actor = known.is_none() && views.recorded.contains_key(&child.instance);
-        if !awaits_actor && known != Some(&Some(child.generation)) {
+        let is_owned = child.member == 0 && known == Some(&Some(child.generation));
+        if !awaits_actor && !is_owned {
             corrections.push(Correction::KillChild(*child));
         }
     }
@@ -76,11 +86,15 @@ pub fn diff(views: &Views) -> Vec<Correction> {
             let child = LiveChild {
                 instance: *instance,
                 generation,
+                member: 0,
             };
             if !views.live.contains(&child) && !views.launching.contains(instance) {
                 corrections.push(Correction::LostChild(child));
             }
         }
+    }
+    for member in views.launched_members.difference(&views.live) {
+        corrections.push(Correction::LostChild(*member));
     }
     for (port, owner) in &views.leases {
         if views.recorded.get(owner) != Some(&Some(*port)) {
@@ -112,7 +126,31 @@ mod tests {
         LiveChild {
             instance: id(n),
             generation: Generation(generation),
+            member: 0,
         }
+    }
+
+    #[test]
+    fn a_member_is_killed_only_when_nobody_answers_for_it_and_lost_only_once_launched() {
+        let member = |number| LiveChild {
+            member: number,
+            ..child(1, 2)
+        };
+        let mut views = Views {
+            recorded: [(id(1), None)].into(),
+            acted: [(id(1), Some(Generation(2)))].into(),
+            members: [member(1), member(2), member(3)].into(),
+            launched_members: [member(1), member(2)].into(),
+            live: [child(1, 2), member(1), member(2)].into(),
+            ..Views::default()
+        };
+        assert_eq!(diff(&views), []);
+        views.live = [child(1, 2), member(1), member(9)].into();
+        let cures = [
+            Correction::KillChild(member(9)),
+            Correction::LostChild(member(2)),
+        ];
+        assert_eq!(diff(&views), cures);
     }
 
     #[test]
@@ -120,9 +158,12 @@ mod tests {
         let views = Views {
             recorded: [(id(1), Some(3001)), (id(2), None)].into(),
             acted: [(id(1), Some(Generation(2))), (id(2), None)].into(),
-            launching: BTreeSet::new(),
             live: [child(1, 2)].into(),
+            ..Views::default()
+        };
+        let views = Views {
             leases: [(3001, id(1))].into(),
+            ..views
         };
         assert_eq!(diff(&views), []);
     }
@@ -153,9 +194,9 @@ mod tests {
                 (id(9), None),
             ]
             .into(),
-            launching: BTreeSet::new(),
             live: [child(1, 1), child(1, 2), child(2, 7), child(8, 1)].into(),
             leases: [(3001, id(1)), (3005, id(7))].into(),
+            ..Views::default()
         };
         assert_eq!(
             diff(&views),
@@ -190,9 +231,9 @@ mod tests {
             .prop_map(|(recorded, acted, live, leases)| Views {
                 recorded,
                 acted,
-                launching: BTreeSet::new(),
                 live,
                 leases,
+                ..Views::default()
             })
     }
 

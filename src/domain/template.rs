@@ -102,6 +102,41 @@ pub struct ServerSpec {
     /// What happens to its requests that could belong to several clients.
     #[serde(default)]
     pub unclaimed_requests: UnclaimedRequests,
+    /// Whether client sessions share one child.
+    #[serde(default)]
+    pub sessions: Sessions,
+    /// Per-session only: most children of client sessions at the same time; absent: [`SESSION_CHILDREN_MAX`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_children_max: Option<u32>,
+    /// Per-session only: how long an unused session, and with it its child, is kept; absent: `gateway.session_idle`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_idle: Option<HumanDuration>,
+}
+
+/// Most children of client sessions when the template does not say.
+pub const SESSION_CHILDREN_MAX: u32 = 16;
+
+/// Whether the client sessions of an instance share one child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sessions {
+    /// One child serves all.
+    #[default]
+    Shared,
+    /// Each session has a child of its own beside the main child, for servers that keep state per connection.
+    PerSession,
+}
+
+impl ServerSpec {
+    /// How many children client sessions may have; `None`: they share one.
+    #[must_use]
+    pub fn members_max(&self) -> Option<usize> {
+        let max = self.session_children_max.unwrap_or(SESSION_CHILDREN_MAX);
+        match self.sessions {
+            Sessions::Shared => None,
+            Sessions::PerSession => Some(usize::try_from(max).unwrap_or(usize::MAX)),
+        }
+    }
 }
 
 fn default_http_path() -> String {

@@ -80,7 +80,7 @@ impl Gateway {
             Ok(permit) => permit,
             Err(refused) => return *refused,
         };
-        let upstream = match self.ready(place).await {
+        let upstream = match self.ready_for(place, secret, parts).await {
             Ok(upstream) => upstream,
             Err(unready) => return reply::unready(&place.route, "null", &unready),
         };
@@ -138,7 +138,11 @@ impl Gateway {
                 };
                 let one = self.begin_in_session(place, &session, &message, answers_only);
                 begun.push((id.to_owned(), one.await));
-            } else if let Some(upstream) = ready::present(&place.route) {
+            } else if let Some(upstream) = session
+                .own_upstream()
+                .cloned()
+                .or_else(|| ready::present(&place.route))
+            {
                 take(&session, &message, &upstream);
             }
         }

@@ -362,7 +362,7 @@ impl Gateway {
             Ok(permit) => permit,
             Err(refused) => return answer_of(*refused),
         };
-        let upstream = match self.ready(place).await {
+        let upstream = match self.ready_in(place, session.as_deref()).await {
             Ok(upstream) => upstream,
             Err(unready) if is_request => {
                 return answer_of(reply::unready(&place.route, id, &unready));

@@ -23,6 +23,8 @@ mod listen;
 mod listener;
 #[cfg(test)]
 mod meetings_tests;
+mod news;
+mod own_child;
 mod owners;
 mod param_headers;
 mod parked;
@@ -82,7 +84,7 @@ use param_headers::ParamHeaders;
 use parked::{ParkingLot, StateKey};
 use proxy::RelayedSessions;
 use replay::{EventId, TrackStream};
-use reply::{no_such_session, not_allowed, preflight};
+use reply::{no_such_session, not_allowed, nothing_here, preflight};
 use session::SessionTable;
 use sse_inbox::SseStreams;
 use target::Endpoint;
@@ -423,13 +425,6 @@ impl Accepts {
 
 fn present_http(place: &Place) -> bool {
     ready::present(&place.route).is_some_and(|upstream| upstream.http().is_some())
-}
-
-fn nothing_here() -> Reply {
-    reply::refused(
-        StatusCode::NOT_FOUND,
-        "There is nothing at this path: the MCP endpoint is /mcp, or /TOKEN/mcp.",
-    )
 }
 
 fn now_ms() -> UnixMs {

@@ -92,7 +92,7 @@ impl Gateway {
             Ok(permit) => permit,
             Err(refused) => return *refused,
         };
-        let upstream = match self.ready(place).await {
+        let upstream = match self.ready_for(place, secret, parts).await {
             Ok(ready) => ready,
             Err(unready) => return reply::unready(&place.route, id, &unready),
         };

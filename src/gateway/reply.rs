@@ -172,6 +172,15 @@ pub fn upstream_message(id: &str, error: &UpstreamError) -> Bytes {
     error.answer(id)
 }
 
+/// The answer at a path that leads nowhere.
+#[must_use]
+pub fn nothing_here() -> Reply {
+    refused(
+        StatusCode::NOT_FOUND,
+        "There is nothing at this path: the MCP endpoint is /mcp, or /TOKEN/mcp.",
+    )
+}
+
 /// Why an instance cannot take a request now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unready {

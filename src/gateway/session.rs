@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -12,13 +12,19 @@ use std::{
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::{listen::Listeners, ready, replay::Tracks};
+use super::{listen::Listeners, news::News, ready, replay::Tracks};
 use crate::{
-    domain::UnixMs,
-    supervisor::{access::Token, route::Route},
+    domain::{
+        UnixMs,
+        member::{Resting, Room, room},
+    },
+    supervisor::{
+        access::Token,
+        route::{Route, SessionChild},
+    },
     upstream::{
         Caller, Declared, Downstream, Era, Handshake, Interest, Item, LOG_LEVELS, Mailbox,
-        RawObject, SessionKey, unquote, wants_level,
+        RawObject, SessionKey, Upstream, wants_level,
     },
 };
 
@@ -90,9 +96,52 @@ pub struct Session {
     /// Its event streams, for resuming.
     pub tracks: Tracks,
     streaming: AtomicU32,
+    /// It is served by a child of its own, which may still be on its way up.
+    has_member: bool,
+    own: OnceLock<SessionChild>,
 }
 
 impl Session {
+    /// The connection to the child of its own, once it has one.
+    #[must_use]
+    pub fn own_upstream(&self) -> Option<&Arc<Upstream>> {
+        self.own.get().map(|child| &child.upstream)
+    }
+
+    /// Gives it a child of its own, for good; the child's news go to this session alone.
+    pub fn set_own(self: &Arc<Self>, child: SessionChild) {
+        let heard: Arc<dyn Downstream> = self.clone();
+        child.upstream.attach(Arc::downgrade(&heard));
+        // Given once, by whoever opened it.
+        let _ = self.own.set(child);
+    }
+
+    /// Whether it has a call under way, at its own child or at the one that all share.
+    #[must_use]
+    pub fn is_calling(&self, shared: &Upstream) -> bool {
+        self.own_upstream()
+            .map_or(shared, |own| own)
+            .is_calling(self.key)
+    }
+
+    /// Whether it may not give way: it is being opened, is read, or waits for an answer.
+    fn is_busy(&self, is_calling: impl Fn(&Self) -> bool) -> bool {
+        self.is_streaming() || (self.has_member && self.own.get().is_none()) || is_calling(self)
+    }
+
+    /// When it was last used; while it is busy at its own child, that is now.
+    #[must_use]
+    pub fn last_used(&self, now: UnixMs) -> UnixMs {
+        let calls = |session: &Self| {
+            let own = session.own_upstream();
+            own.is_some_and(|own| own.is_calling(session.key))
+        };
+        if self.is_busy(calls) {
+            self.used_ms.fetch_max(now, Ordering::Relaxed);
+        }
+        self.used_ms.load(Ordering::Relaxed)
+    }
+
     /// The id as the client sends it.
     #[must_use]
     pub fn id(&self) -> String {
@@ -120,8 +169,13 @@ impl Session {
         (level != NO_LEVEL).then_some(level)
     }
 
-    fn wants_level(&self, level: Option<u8>) -> bool {
-        wants_level(self.log_level(), level)
+    fn wants(&self, news: &News<'_>) -> bool {
+        match (&news.updated, &news.level) {
+            (Some(Some(uri)), _) => self.subscriptions().contains(uri),
+            (Some(None), _) => false,
+            (None, Some(level)) => wants_level(self.log_level(), *level),
+            (None, None) => true,
+        }
     }
 
     fn subscriptions(&self) -> MutexGuard<'_, HashSet<String>> {
@@ -147,6 +201,9 @@ impl Session {
     }
 
     fn end(&self) {
+        if let Some(child) = self.own.get() {
+            child.end();
+        }
         self.stream.close();
         self.tracks.clear();
     }
@@ -161,6 +218,8 @@ impl Session {
 pub enum NoSession {
     /// Every session allowed is in use.
     Full(usize),
+    /// Every child allowed that serves one session is in use.
+    MembersFull(usize),
     /// The system gave no random number.
     NoRandom,
 }
@@ -218,7 +277,8 @@ impl SessionTable {
     #[must_use]
     pub fn most_verbose(&self) -> Option<&'static str> {
         let sessions = self.sessions();
-        let levels = sessions.values().filter_map(|session| session.log_level());
+        let sharing = sessions.values().filter(|session| !session.has_member);
+        let levels = sharing.filter_map(|session| session.log_level());
         LOG_LEVELS.get(usize::from(levels.min()?)).copied()
     }
 
@@ -236,14 +296,16 @@ impl SessionTable {
     pub fn subscribed(&self) -> HashSet<String> {
         let mut uris = HashSet::new();
         self.listeners.uris(&mut uris);
-        for session in self.sessions().values() {
+        let sessions = self.sessions();
+        for session in sessions.values().filter(|session| !session.has_member) {
             uris.extend(session.subscriptions().iter().cloned());
         }
         uris
     }
 
-    /// Opens a session. When there are too many, the one that rested longest, without a stream and a call of its own,
-    /// gives way: clients often leave without a word.
+    /// Opens a session; `limits`: most sessions, and most of those with a child of their own, if this is one. When
+    /// there are too many, the one that rested longest, without a stream and a call of its own, gives way: clients
+    /// often leave without a word.
     ///
     /// # Errors
     /// [`NoSession`].
@@ -251,9 +313,9 @@ impl SessionTable {
         &self,
         client: Client,
         token: &Arc<Token>,
-        sessions_max: usize,
+        (sessions_max, members_max): (usize, Option<usize>),
         now: UnixMs,
-        is_calling: impl Fn(SessionKey) -> bool,
+        is_calling: impl Fn(&Session) -> bool,
     ) -> Result<(Arc<Session>, Option<Arc<Session>>), NoSession> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|_| NoSession::NoRandom)?;
@@ -270,18 +332,22 @@ impl SessionTable {
             stream: Mailbox::default(),
             tracks: Tracks::default(),
             streaming: AtomicU32::new(0),
+            has_member: members_max.is_some(),
+            own: OnceLock::new(),
         });
         let mut sessions = self.sessions();
-        let mut evicted = None;
-        if sessions.len() >= sessions_max {
-            let oldest = sessions
-                .values()
-                .filter(|old| !old.is_streaming() && !is_calling(old.key))
-                .min_by_key(|old| old.used_ms.load(Ordering::Relaxed))
-                .map(|old| old.id)
-                .ok_or(NoSession::Full(sessions_max))?;
-            evicted = sessions.remove(&oldest);
-        }
+        let present = sessions.values().map(|old| Resting {
+            key: old.id,
+            used_at: old.used_ms.load(Ordering::Relaxed),
+            busy: || old.is_busy(&is_calling),
+            has_member: old.has_member,
+        });
+        let evicted = match room(present, sessions_max, members_max) {
+            Room::Free => None,
+            Room::After(oldest) => sessions.remove(&oldest),
+            Room::SessionsFull(most) => return Err(NoSession::Full(most)),
+            Room::MembersFull(most) => return Err(NoSession::MembersFull(most)),
+        };
         sessions.insert(session.id, session.clone());
         self.count(&sessions);
         Ok((session, evicted))
@@ -317,7 +383,10 @@ impl SessionTable {
     pub fn close_idle(&self, before: Option<UnixMs>) -> Vec<Arc<Session>> {
         self.close_where(|session| {
             before.is_none_or(|before| {
-                !session.is_streaming() && session.used_ms.load(Ordering::Relaxed) < before
+                // One with a child of its own has a limit of its own.
+                !session.has_member
+                    && !session.is_streaming()
+                    && session.used_ms.load(Ordering::Relaxed) < before
             })
         })
     }
@@ -362,9 +431,9 @@ impl SessionTable {
             return true;
         };
         session.log_level.store(level, Ordering::Relaxed);
-        self.sessions()
-            .values()
-            .all(|other| level <= other.log_level.load(Ordering::Relaxed))
+        let sessions = self.sessions();
+        let mut sharing = sessions.values().filter(|other| !other.has_member);
+        session.has_member || sharing.all(|other| level <= other.log_level.load(Ordering::Relaxed))
     }
 
     /// Remembers a subscription; `false` when the session has too many.
@@ -378,7 +447,7 @@ impl SessionTable {
     #[must_use]
     pub fn unsubscribe(&self, session: &Session, uri: &str) -> bool {
         session.subscriptions().remove(uri);
-        !self.has_subscriber(uri)
+        session.has_member || !self.has_subscriber(uri)
     }
 
     /// Whether a session or a stream wants to hear of this resource.
@@ -388,10 +457,11 @@ impl SessionTable {
             || self
                 .sessions()
                 .values()
-                .any(|session| session.subscriptions().contains(uri))
+                .any(|session| !session.has_member && session.subscriptions().contains(uri))
     }
 }
 
+/// What the child that all share tells.
 impl Downstream for SessionTable {
     fn renewed(&self) {
         if let Some(upstream) = ready::present(&self.route)
@@ -402,30 +472,24 @@ impl Downstream for SessionTable {
     }
 
     fn notification(&self, method: &str, params: Option<&RawValue>, message: Bytes) {
-        let field = |key: &str| {
-            let params = RawObject::parse(params?.get()).ok()?;
-            unquote(params.get(key)?)
-        };
-        let uri = (method == "notifications/resources/updated").then(|| field("uri"));
-        let level = (method == "notifications/message").then(|| {
-            let name = field("level")?;
-            let index = LOG_LEVELS.iter().position(|level| *level == name)?;
-            u8::try_from(index).ok()
-        });
-        let updated = uri.as_ref().and_then(Option::as_deref);
-        if updated.is_some() == uri.is_some() {
-            self.listeners.tell(method, updated, &message);
+        let news = News::read(method, params);
+        let updated = news.updated.as_ref().and_then(Option::as_deref);
+        if updated.is_some() == news.updated.is_some() {
+            self.listeners.tell(news.method, updated, &message);
         }
         for session in self.sessions().values() {
-            let wanted = match (&uri, &level) {
-                (Some(Some(uri)), _) => session.subscriptions().contains(uri),
-                (Some(None), _) => false,
-                (None, Some(level)) => session.wants_level(*level),
-                (None, None) => true,
-            };
-            if wanted {
+            if !session.has_member && session.wants(&news) {
                 session.stream.push(message.clone());
             }
+        }
+    }
+}
+
+/// What the child of this session alone tells.
+impl Downstream for Session {
+    fn notification(&self, method: &str, params: Option<&RawValue>, message: Bytes) {
+        if self.wants(&News::read(method, params)) {
+            self.stream.push(message);
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{
     Accepts, Gateway, Message, Place, Reply, SESSION_HEADER, VERSION_HEADER,
     body::EventStream,
     dialogue::Exchange,
-    no_such_session, now_ms,
+    no_such_session, now_ms, own_child,
     ready::NotBegun,
     replay::TrackStream,
     reply,
@@ -139,6 +139,9 @@ impl Gateway {
             )));
         };
         let version = negotiate(&wanted);
+        // A stateless server keeps nothing per connection.
+        let desk = place.route.members.load_full();
+        let desk = desk.filter(|_| upstream.era() == Era::Legacy);
         let opened = place.table.open(
             Client {
                 traits: ClientTraits::read(&params),
@@ -146,9 +149,12 @@ impl Gateway {
                 version,
             },
             &message.secret.token,
-            self.config.sessions_max,
+            (
+                self.config.sessions_max,
+                desk.as_ref().map(|desk| desk.members_max),
+            ),
             now_ms(),
-            |session| upstream.is_calling(session),
+            |session| session.is_calling(upstream),
         );
         let session = match opened {
             Ok((session, evicted)) => {
@@ -163,14 +169,23 @@ impl Gateway {
                     NoSession::Full(most) => format!(
                         "All {most} client sessions of this instance are in use (gateway.sessions_max); end one and try again."
                     ),
+                    NoSession::MembersFull(most) => own_child::full(most),
                     NoSession::NoRandom => "The system has no random numbers.".to_owned(),
                 };
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 return Err(Box::new(reply::error(status, id, INTERNAL_ERROR, &text)));
             }
         };
-        let tells_news = place.tells_news(upstream).await;
-        let (result, _) = handshake.initialize_result(&wanted, tells_news);
+        let result = match desk {
+            Some(desk) => {
+                let given = self.give_child(place, &session, &desk, id, &wanted);
+                given.await?
+            }
+            None => {
+                let tells_news = place.tells_news(upstream).await;
+                handshake.initialize_result(&wanted, tells_news).0
+            }
+        };
         Ok((session, result_message(id, &result)))
     }
 
@@ -188,7 +203,7 @@ impl Gateway {
             unquote(params.get(key)?)
         };
         let done = || Begun::Answer(result_message(id, "{}"));
-        if wishes::is_wish(message.envelope.method()) {
+        if session.own_upstream().is_none() && wishes::is_wish(message.envelope.method()) {
             match self.ready(place).await {
                 Ok(upstream) if upstream.era() == Era::Modern => {
                     let answer = place.grant(session, message, &upstream).await;
@@ -241,8 +256,17 @@ impl Gateway {
             caller.elicitation = false;
             caller.roots = false;
         }
-        match self.begin(place, caller, message).await {
-            Ok((call, _)) => Begun::Call(call),
+        let begun = match session.own_upstream() {
+            Some(own) => own
+                .call(caller, message.source, message.envelope)
+                .map_err(NotBegun::Refused),
+            None => self
+                .begin(place, caller, message)
+                .await
+                .map(|(call, _)| call),
+        };
+        match begun {
+            Ok(call) => Begun::Call(call),
             Err(NotBegun::Unready(unready)) => {
                 Begun::Refused(Box::new(reply::unready(&place.route, id, &unready)))
             }

@@ -86,6 +86,7 @@ async fn bench_with(upstream: Arc<Upstream>, child: Child) -> Bench {
         requests: 0.into(),
         sessions: 0.into(),
         wake: Arc::new(|| {}),
+        members: arc_swap::ArcSwapOption::empty(),
     });
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address: SocketAddr = listener.local_addr().expect("an address");

@@ -13,6 +13,16 @@ pub struct TreeUsage {
     pub processes: u32,
 }
 
+impl std::iter::Sum for TreeUsage {
+    fn sum<I: Iterator<Item = Self>>(trees: I) -> Self {
+        trees.fold(Self::default(), |sum, tree| Self {
+            rss_kib: sum.rss_kib.saturating_add(tree.rss_kib),
+            cpu_ms: sum.cpu_ms.saturating_add(tree.cpu_ms),
+            processes: sum.processes.saturating_add(tree.processes),
+        })
+    }
+}
+
 /// What the init of an instance calls itself (`/proc/PID/comm`, at most 15 bytes).
 pub(super) const INIT_NAME: &str = "minimcp-init";
 

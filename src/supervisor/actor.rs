@@ -11,7 +11,8 @@ use tokio::{
 use super::{
     Context, InstanceStatus, SupervisorError,
     command::{Command, Reply, Verb},
-    launch::{Child, LaunchOutcome, SealedByVariable, Turn},
+    launch::{Child, LaunchOutcome, Recipe, SealedByVariable, Turn},
+    members::{self, Census, Members},
     route::Route,
     timers::{Timer, Timers},
 };
@@ -24,7 +25,7 @@ use crate::{
         instance::InstanceRecord,
         lifecycle::Lifecycle,
         probe::ProbeTracker,
-        state::{StatusWord, StopReason},
+        state::{InstanceState, StatusWord, StopReason},
         template::Template,
         verb::{self, Misfit, Wish},
     },
@@ -82,6 +83,13 @@ pub(super) struct Actor {
     /// Who waits for the deletion.
     pub(super) delete_replies: Vec<Reply>,
     pub(super) leaving: bool,
+    /// What the present child was launched from, if client sessions get members of the same make.
+    pub(super) recipe: Option<Arc<Recipe>>,
+    pub(super) members: Option<Members>,
+    pub(super) census: watch::Sender<Census>,
+    /// The number of the first member of this daemon: above those of a former one.
+    pub(super) first_member: u32,
+    pub(super) own_mailbox: mpsc::WeakSender<Command>,
 }
 
 enum Input {
@@ -90,6 +98,7 @@ enum Input {
     Exited(ExitReport),
     Broken(String),
     Timer,
+    MembersGone,
     Turn(Option<Turn>),
     Launched(LaunchOutcome),
     Probed(ProbeOutcome),
@@ -120,18 +129,25 @@ impl Actor {
         if unsaved && (self.save_failures == 0 || self.retry_due) {
             self.save().await;
         }
-        self.leaving || self.finish_deletion().await
+        (self.leaving && self.members_are_gone()) || self.finish_deletion().await
     }
 
     /// Ordered by what may not wait: an end before new wishes, wishes before timers, timers before progress.
     async fn next_input(&mut self) -> Input {
         let due = self.timers.next();
         let child = self.child.as_deref();
+        let is_stopping = matches!(self.life.state, InstanceState::Stopping { .. });
+        let last_word = self.leaving || matches!(self.life.state, InstanceState::Stopped { .. });
         tokio::select! {
             biased;
-            report = exited(child) => Input::Exited(report),
+            report = exited(child, is_stopping.then_some(&self.census)) => Input::Exited(report),
             cause = broken(child) => Input::Broken(cause),
-            command = self.mailbox.recv() => command.map_or(Input::Deserted, Input::Command),
+            command = self.mailbox.recv(), if !self.leaving => {
+                command.map_or(Input::Deserted, Input::Command)
+            }
+            () = members::all_gone(&self.census), if last_word && !self.members_are_gone() => {
+                Input::MembersGone
+            }
             () = due_at(due) => Input::Timer,
             input = progress(&mut self.launching) => input,
             outcome = answer(&mut self.probing) => Input::Probed(outcome),
@@ -141,7 +157,9 @@ impl Actor {
     async fn handle(&mut self, input: Input) {
         match input {
             Input::Command(command) => self.obey(command).await,
-            Input::Deserted => self.leaving = true,
+            Input::Deserted => self.leave(),
+            // What follows comes behind every input.
+            Input::MembersGone => {}
             Input::Exited(report) => self.on_exit(report).await,
             Input::Broken(cause) => {
                 if let Some(child) = &mut self.child {
@@ -179,7 +197,8 @@ impl Actor {
                     self.apply(Event::Start).await;
                 }
             }
-            Command::Leave => self.leaving = true,
+            Command::Leave => self.leave(),
+            Command::Note(kind, message) => self.note(kind, message),
             Command::ChildLost(generation) => {
                 if self.child_of(generation).is_some() {
                     let usage = ResourceUsage::default();
@@ -192,6 +211,12 @@ impl Actor {
             }
             Command::Do(verb, reply) => self.execute(verb, reply).await,
         }
+    }
+
+    /// The main child stays for the next daemon; members go, because their sessions do.
+    fn leave(&mut self) {
+        self.leaving = true;
+        self.tend_members();
     }
 
     async fn execute(&mut self, verb: Verb, reply: Reply) {
@@ -303,11 +328,16 @@ impl Actor {
     }
 }
 
-async fn exited(child: Option<&Child>) -> ExitReport {
-    match child {
-        Some(child) => child.workload.exited().await,
-        None => pending().await,
+/// The end of the main child; when the instance stops, that of all.
+async fn exited(child: Option<&Child>, census: Option<&watch::Sender<Census>>) -> ExitReport {
+    let Some(child) = child else {
+        return pending().await;
+    };
+    let report = child.workload.exited().await;
+    if let Some(census) = census {
+        members::all_gone(census).await;
     }
+    report
 }
 
 async fn broken(child: Option<&Child>) -> String {

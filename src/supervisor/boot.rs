@@ -21,6 +21,7 @@ use super::{
     context::listener_name,
     create::hold_listener,
     launch::{self, KeptHandshake},
+    members::Census,
     recovery,
     registry::ActorHandle,
     route::{About, AccessEvent, Route, RouteState},
@@ -53,6 +54,8 @@ pub(super) struct Birth {
     pub(super) kept: TcpListener,
     /// A child of a former daemon.
     pub(super) workload: Option<Workload>,
+    /// Numbers of members that a former daemon left; they were ended.
+    pub(super) stale_members: Vec<u32>,
 }
 
 /// Makes the actor, opens its access port, enters it.
@@ -67,6 +70,7 @@ pub(super) async fn spawn_actor(
         listener,
         kept,
         workload,
+        stale_members,
     } = birth;
     let id = record.id;
     let policy = template.as_deref().map(Policy::from).unwrap_or_default();
@@ -89,6 +93,8 @@ pub(super) async fn spawn_actor(
             homepage: template.homepage.clone(),
             version: String::new(),
         });
+    let own_mailbox = mailbox.downgrade();
+    let (census, census_watch) = watch::channel(Census::from([]));
     let route = Arc::new(Route {
         id,
         name: ArcSwap::from_pointee(record.name.clone()),
@@ -106,6 +112,7 @@ pub(super) async fn spawn_actor(
                 let _ = mailbox.try_send(Command::Wake);
             }
         }),
+        members: ArcSwapOption::empty(),
     });
     let handshake = record.handshake.take();
     let now = context.clock.now();
@@ -137,6 +144,11 @@ pub(super) async fn spawn_actor(
         saved_handshake: None,
         delete_replies: Vec::new(),
         leaving: false,
+        recipe: None,
+        members: None,
+        census,
+        first_member: stale_members.iter().max().map_or(1, |last| last + 1),
+        own_mailbox,
         record,
         context: Arc::clone(context),
     };
@@ -146,11 +158,17 @@ pub(super) async fn spawn_actor(
         route: Arc::clone(&route),
         listener: Arc::new(kept),
         access_written_ms: AtomicI64::new(0),
+        census: census_watch,
     });
     if !context.registry.insert(id, Arc::clone(&handle)) {
         return Err(SupervisorError::Internal(
             "it has an actor already".to_owned(),
         ));
+    }
+    if !stale_members.is_empty() {
+        let count = stale_members.len();
+        let message = format!("{count} of a former daemon were ended: their sessions are gone");
+        actor.note("session-children-ended", message);
     }
     if let Some(workload) = workload {
         actor.adopt(workload, handshake).await;
@@ -199,8 +217,9 @@ impl Actor {
         };
         match launch::attach_adopted(&self.context, &self.record, &template, workload, shaken).await
         {
-            Ok(child) => {
+            Ok((child, recipe)) => {
                 self.child = Some(Box::new(child));
+                self.recipe = recipe;
                 self.apply(Event::Adopted(generation)).await;
                 if presence == Presence::Ended {
                     // Its exit report comes next, behind what is left in its pipes.
@@ -235,6 +254,8 @@ struct Estate {
     tokens: HashMap<InstanceId, Vec<TokenRow>>,
     held: HashMap<String, OwnedFd>,
     workloads: HashMap<InstanceId, Workload>,
+    /// Children of client sessions, which ended with that daemon.
+    members: HashMap<InstanceId, Vec<Workload>>,
 }
 
 impl Estate {
@@ -245,8 +266,13 @@ impl Estate {
             tokens.entry(id).or_default().push(row);
         }
         let mut workloads: HashMap<InstanceId, Workload> = HashMap::new();
+        let mut members: HashMap<InstanceId, Vec<Workload>> = HashMap::new();
         for workload in context.runtime.adoptable().await.map_err(internal)? {
             let id = workload.id();
+            if id.member > 0 {
+                members.entry(id.instance).or_default().push(workload);
+                continue;
+            }
             let rival = match workloads.remove(&id.instance) {
                 Some(other) if other.id().generation > id.generation => {
                     workloads.insert(id.instance, other);
@@ -273,6 +299,7 @@ impl Estate {
             tokens,
             held,
             workloads,
+            members,
         })
     }
 
@@ -287,9 +314,28 @@ impl Estate {
         let workload = self.workloads.remove(&id);
         let alive = workload.is_some();
         let tokens = TokenSet::restored(self.tokens.remove(&id).unwrap_or_default());
-        restore_one(context, record, tokens, held, workload).await?;
+        let mut stale_members = Vec::new();
+        for member in self.members.remove(&id).unwrap_or_default() {
+            end(&member).await;
+            stale_members.push(member.id().member);
+        }
+        let left = Left {
+            tokens,
+            held,
+            workload,
+            stale_members,
+        };
+        restore_one(context, record, left).await?;
         Ok(alive)
     }
+}
+
+/// What a former daemon left of one instance.
+struct Left {
+    tokens: TokenSet,
+    held: Option<TcpListener>,
+    workload: Option<Workload>,
+    stale_members: Vec<u32>,
 }
 
 /// Ends a child that nobody takes over.
@@ -328,7 +374,11 @@ pub(super) async fn restore_all(context: &Arc<Context>) -> Result<(usize, usize)
             }
         }
     }
-    for stranger in estate.workloads.values() {
+    for stranger in estate
+        .workloads
+        .values()
+        .chain(estate.members.values().flatten())
+    {
         tracing::warn!(instance = %stranger.id().instance, "a child without a record is ended");
         end(stranger).await;
     }
@@ -367,10 +417,14 @@ pub(super) async fn restore_by_id(
 async fn restore_one(
     context: &Arc<Context>,
     mut record: InstanceRecord,
-    tokens: TokenSet,
-    held: Option<TcpListener>,
-    workload: Option<Workload>,
+    left: Left,
 ) -> Result<(), SupervisorError> {
+    let Left {
+        tokens,
+        held,
+        workload,
+        stale_members,
+    } = left;
     let id = record.id;
     let listener = match (held, record.port) {
         (Some(listener), _) => listener,
@@ -412,6 +466,7 @@ async fn restore_one(
             listener,
             kept,
             workload,
+            stale_members,
         },
     )
     .await?;

@@ -74,6 +74,8 @@ pub(super) enum Command {
     Shutdown,
     /// The daemon goes down, the child stays.
     Leave,
+    /// Something happened to a part of the instance: a stable word and a sentence.
+    Note(&'static str, String),
     /// The reconciler found the child of this launch gone without an exit report.
     ChildLost(Generation),
 }

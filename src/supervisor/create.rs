@@ -268,6 +268,7 @@ async fn record(
         listener,
         kept,
         workload: None,
+        stale_members: Vec::new(),
     };
     let handle = spawn_actor(context, birth).await?;
     // The inbox is new and empty.

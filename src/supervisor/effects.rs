@@ -163,6 +163,7 @@ impl Actor {
             Ok(launched) => {
                 self.sealed = launched.sealed;
                 self.life.set_policy((&*launched.template).into());
+                self.recipe = launched.recipe;
                 self.template = Some(launched.template);
                 self.tracker = ProbeTracker::default();
                 self.child = Some(Box::new(launched.child));
@@ -267,6 +268,7 @@ impl Actor {
 
     /// Shows the present state to everyone who looks.
     pub(super) fn publish(&mut self) {
+        self.tend_members();
         let status = Arc::new(self.current_status());
         let word = status.word;
         self.tell_version(&status);

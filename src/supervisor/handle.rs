@@ -13,9 +13,10 @@ use tokio::{
 
 use super::{
     Context, CreateRequest, Granted, InstanceEvent, InstanceStatus, ListFilter, SupervisorError,
-    boot,
+    Totals, boot,
     command::{Command, Verb},
     create, keeper_watch,
+    members::listed,
     registry::ActorHandle,
 };
 use crate::{
@@ -249,22 +250,30 @@ impl Supervisor {
     /// When there is no such instance.
     pub async fn stats(&self, _who: &Principal, id: InstanceId) -> Outcome<wire::Stats> {
         let handle = self.actor(id)?;
-        let pid = handle.status.borrow().pid;
-        let key = handle.status.borrow().record.key;
-        let usage = match pid {
-            // A child that ended a moment ago uses nothing.
-            Some(pid) => {
-                tokio::task::spawn_blocking(move || runtime::usage(pid).unwrap_or_default())
-                    .await
-                    .map_err(|error| SupervisorError::Internal(error.to_string()))?
-            }
-            None => runtime::TreeUsage::default(),
+        let (main, key) = {
+            let status = handle.status.borrow();
+            (status.pid, status.record.key)
         };
+        let members = listed(&handle.census.borrow());
+        let pids = main
+            .into_iter()
+            .chain(members.iter().filter_map(|(_, pid)| *pid));
+        let pids: Vec<u32> = pids.collect();
+        // A child that ended a moment ago uses nothing.
+        let measure = move || {
+            pids.into_iter()
+                .filter_map(|pid| runtime::usage(pid).ok())
+                .sum()
+        };
+        let usage: runtime::TreeUsage = tokio::task::spawn_blocking(measure)
+            .await
+            .map_err(|error| SupervisorError::Internal(error.to_string()))?;
         Ok(wire::Stats {
             rss_kib: usage.rss_kib,
             cpu_ms: usage.cpu_ms,
             processes: usage.processes,
             sessions: handle.route.sessions.load(Ordering::Relaxed),
+            session_children: members.len() as u64,
             requests: handle.route.requests.load(Ordering::Relaxed),
             log_lines: self.context.logs.lines_of(key),
             calls: wire::CallStats::default(),
@@ -319,19 +328,19 @@ impl Supervisor {
         self.context.events.subscribe()
     }
 
-    /// Requests relayed, client sessions open and launches, all instances together, since the daemon started.
+    /// Numbers of all instances together.
     #[must_use]
-    pub fn totals(&self) -> (u64, u64, u64) {
-        let (mut requests, mut sessions) = (0, 0);
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals {
+            launches: self.context.launches.load(Ordering::Relaxed),
+            ..Totals::default()
+        };
         for (_, handle) in self.context.registry.after(None) {
-            requests += handle.route.requests.load(Ordering::Relaxed);
-            sessions += handle.route.sessions.load(Ordering::Relaxed);
+            totals.requests += handle.route.requests.load(Ordering::Relaxed);
+            totals.sessions += handle.route.sessions.load(Ordering::Relaxed);
+            totals.session_children += handle.census.borrow().len() as u64;
         }
-        (
-            requests,
-            sessions,
-            self.context.launches.load(Ordering::Relaxed),
-        )
+        totals
     }
 
     /// Rows that cannot be read, each in a sentence; their instances are neither started nor touched.
@@ -413,9 +422,10 @@ impl Supervisor {
     }
 }
 
-/// The published status, with the time of the last use, which only the gateway knows.
+/// The published status, with what changes without the actor: members, and the time of the last use.
 fn seen(handle: &ActorHandle) -> InstanceStatus {
     let mut status = handle.status.borrow().as_ref().clone();
+    status.members = listed(&handle.census.borrow());
     let used = handle.route.last_accessed_ms.load(Ordering::Relaxed);
     if used > 0 {
         status.record.last_accessed_at = Some(used);

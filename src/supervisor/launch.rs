@@ -24,6 +24,7 @@ use crate::{
     runtime::{KeeperState, LaunchError, LaunchPlan, RuntimeError, Workload, WorkloadId},
     secrets::redaction::Redactions,
     store::StoreError,
+    templates::Resolved,
     upstream::{Handshake, NoiseSink, Upstream, UpstreamOptions},
 };
 
@@ -63,11 +64,29 @@ pub(super) struct KeptHandshake {
     pub(super) http_port: Option<u16>,
 }
 
+/// What the children of an instance are launched from: the main child and, per session, its members.
+pub(super) struct Recipe {
+    pub(super) record: InstanceRecord,
+    pub(super) generation: Generation,
+    pub(super) template: Arc<Template>,
+    resolved: Resolved,
+    sealed: SealedByVariable,
+}
+
+impl Recipe {
+    /// To be kept where client sessions get members.
+    fn for_members(self) -> Option<Arc<Self>> {
+        let members_max = self.template.server.members_max();
+        members_max.map(|_| Arc::new(self))
+    }
+}
+
 /// What a launch brings back.
 pub(super) struct Launched {
     pub(super) child: Child,
     pub(super) sealed: SealedByVariable,
     pub(super) template: Arc<Template>,
+    pub(super) recipe: Option<Arc<Recipe>>,
 }
 
 /// Waits for a turn and for a keeper; `None` when the daemon goes down.
@@ -124,28 +143,63 @@ async fn try_launch(
             Some(picked.ok_or_else(none)?)
         }
     };
-    let resolved = context
+    let number = port.as_ref().map(PrivatePort::number);
+    let recipe = Recipe {
+        resolved: resolve(context, record, number)?,
+        sealed: read_sealed(context, record, known).await?,
+        record: record.clone(),
+        generation,
+        template,
+    };
+    let id = WorkloadId::main(record.id, generation);
+    Ok(Launched {
+        child: start(context, &recipe, id, port).await?,
+        sealed: recipe.sealed.clone(),
+        template: Arc::clone(&recipe.template),
+        recipe: recipe.for_members(),
+    })
+}
+
+fn resolve(
+    context: &Context,
+    record: &InstanceRecord,
+    port: Option<u16>,
+) -> Result<Resolved, ExitStatus> {
+    let folder = instance_dir(context, record.id);
+    context
         .catalogue
-        .resolve(
-            &record.template,
-            &record.spec,
-            &instance_dir(context, record.id),
-            port.as_ref().map(PrivatePort::number),
-        )
-        .map_err(|error| not_started(error.to_string()))?;
-    let sealed = read_sealed(context, record, known).await?;
-    let secrets = open_all(context, record, &sealed)?;
-    let plain = resolved
+        .resolve(&record.template, &record.spec, &folder, port)
+        .map_err(|error| not_started(error.to_string()))
+}
+
+/// Launches one child by a recipe.
+pub(super) async fn start(
+    context: &Context,
+    recipe: &Recipe,
+    id: WorkloadId,
+    port: Option<PrivatePort>,
+) -> Result<Child, ExitStatus> {
+    let record = &recipe.record;
+    let secrets = match open_all(context, record, &recipe.sealed) {
+        // Sealed anew with another key since the main child was launched.
+        Err(_) if id.member > 0 => {
+            let sealed = read_sealed(context, record, recipe.sealed.clone()).await?;
+            open_all(context, record, &sealed)?
+        }
+        opened => opened?,
+    };
+    let plain = recipe
+        .resolved
         .env
-        .into_iter()
-        .map(|(name, value)| (name, Zeroizing::new(value)));
+        .iter()
+        .map(|(name, value)| (name.clone(), Zeroizing::new(value.clone())));
     let plan = LaunchPlan {
-        id: WorkloadId::main(record.id, generation),
-        argv: resolved.argv,
+        id,
+        argv: recipe.resolved.argv.clone(),
         env: plain.chain(secrets.iter().cloned()).collect(),
-        cwd: resolved.cwd,
-        limits: template.limits,
-        sandbox: resolved.sandbox,
+        cwd: recipe.resolved.cwd.clone(),
+        limits: recipe.template.limits,
+        sandbox: recipe.resolved.sandbox.clone(),
         passed: Vec::new(),
     };
     let redactions = Arc::new(Redactions::new(secrets));
@@ -162,24 +216,26 @@ async fn try_launch(
             // The next launch waits for the next keeper.
             LaunchError::Runtime(_) => ExitStatus::KeeperLost,
         })?;
-    let child = attach(context, record, &template, port, workload, redactions)
-        .await
-        .map_err(|error| not_started(error.to_string()))?;
-    Ok(Launched {
-        child,
-        sealed,
-        template,
-    })
+    attach(
+        context,
+        record,
+        &recipe.template,
+        port,
+        workload,
+        redactions,
+    )
+    .await
+    .map_err(|error| not_started(error.to_string()))
 }
 
 /// A child of a former daemon: its pipes, and the handshake it had with that daemon.
 pub(super) async fn attach_adopted(
     context: &Context,
     record: &InstanceRecord,
-    template: &Template,
+    template: &Arc<Template>,
     workload: Workload,
     kept: Option<KeptHandshake>,
-) -> std::io::Result<Child> {
+) -> std::io::Result<(Child, Option<Arc<Recipe>>)> {
     let sealed = read_sealed(context, record, SealedByVariable::new())
         .await
         .unwrap_or_default();
@@ -192,7 +248,22 @@ pub(super) async fn attach_adopted(
     if let Some(kept) = kept {
         child.upstream.adopt(kept.handshake);
     }
-    Ok(child)
+    // Its members are launched from the template as it is now.
+    let resolved = match template.server.members_max() {
+        Some(_) => resolve(context, record, None).ok(),
+        None => None,
+    };
+    let recipe = resolved.and_then(|resolved| {
+        Recipe {
+            resolved,
+            sealed,
+            record: record.clone(),
+            generation: child.generation,
+            template: Arc::clone(template),
+        }
+        .for_members()
+    });
+    Ok((child, recipe))
 }
 
 /// Connects logs and MCP to a child's pipes. On failure the child is ended.

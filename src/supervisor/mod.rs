@@ -16,6 +16,8 @@ mod error;
 mod handle;
 mod keeper_watch;
 mod launch;
+mod member;
+mod members;
 mod persist;
 mod private_port;
 mod reconcile;
@@ -30,5 +32,7 @@ mod wishes;
 pub use context::Context;
 pub use error::SupervisorError;
 pub use handle::Supervisor;
-pub use status::{CreateRequest, Granted, InstanceEvent, InstanceStatus, ListFilter, ServerFacts};
+pub use status::{
+    CreateRequest, Granted, InstanceEvent, InstanceStatus, ListFilter, ServerFacts, Totals,
+};
 pub use tokens::TokenStatus;

@@ -57,9 +57,21 @@ impl Supervisor {
             .map_err(|error| error.to_string())?;
         let mut acted: BTreeMap<InstanceId, Option<Generation>> = BTreeMap::new();
         let mut launching = BTreeSet::new();
+        let (mut members, mut launched_members) = (BTreeSet::new(), BTreeSet::new());
         for (id, handle) in context.registry.after(None) {
             if unreadable(id) {
                 continue;
+            }
+            for member in handle.census.borrow().iter() {
+                let child = LiveChild {
+                    instance: id,
+                    generation: member.generation,
+                    member: member.number,
+                };
+                members.insert(child);
+                if member.pid().is_some() {
+                    launched_members.insert(child);
+                }
             }
             let status = handle.status.borrow();
             let is_launching =
@@ -77,6 +89,8 @@ impl Supervisor {
                 .collect(),
             acted,
             launching,
+            members,
+            launched_members,
             live: live
                 .iter()
                 .map(Workload::id)
@@ -84,6 +98,7 @@ impl Supervisor {
                 .map(|id| LiveChild {
                     instance: id.instance,
                     generation: id.generation,
+                    member: id.member,
                 })
                 .collect(),
             leases: leases
@@ -116,12 +131,28 @@ impl Supervisor {
                     .map_err(|error| error.to_string())?;
                 for workload in workloads {
                     let id = workload.id();
-                    if id.instance == child.instance && id.generation == child.generation {
+                    let found = LiveChild {
+                        instance: id.instance,
+                        generation: id.generation,
+                        member: id.member,
+                    };
+                    if found == *child {
                         workload
                             .kill_tree()
                             .await
                             .map_err(|error| error.to_string())?;
                         workload.forget().await.map_err(|error| error.to_string())?;
+                    }
+                }
+            }
+            Correction::LostChild(child) if child.member > 0 => {
+                if let Some(handle) = context.registry.get(child.instance) {
+                    let census = handle.census.borrow();
+                    let lost = census.iter().find(|member| {
+                        (member.number, member.generation) == (child.member, child.generation)
+                    });
+                    if let Some(member) = lost {
+                        member.lose();
                     }
                 }
             }

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-use super::{InstanceStatus, command::Command, route::Route};
+use super::{InstanceStatus, command::Command, members::Census, route::Route};
 use crate::domain::id::{InstanceId, InstanceName, OwnerId};
 
 /// The way to one actor.
@@ -22,6 +22,8 @@ pub(super) struct ActorHandle {
     pub(super) listener: Arc<std::net::TcpListener>,
     /// The last use that the store knows of, unix milliseconds.
     pub(super) access_written_ms: AtomicI64,
+    /// Its members.
+    pub(super) census: watch::Receiver<Census>,
 }
 
 #[derive(Default)]

@@ -58,6 +58,8 @@ pub struct InstanceStatus {
     pub health: Health,
     /// Host pid of the present child.
     pub pid: Option<u32>,
+    /// Members: number and, once it was launched, host pid.
+    pub members: Vec<(u32, Option<u32>)>,
     /// Layer to state.
     pub isolation: BTreeMap<String, String>,
     /// Limits in force.
@@ -80,6 +82,7 @@ impl InstanceStatus {
             next_action_at: None,
             health: Health::Unknown,
             pid: None,
+            members: Vec::new(),
             isolation: BTreeMap::new(),
             limits: Limits::default(),
             access_url: String::new(),
@@ -88,6 +91,19 @@ impl InstanceStatus {
             record: record.clone(),
         }
     }
+}
+
+/// Numbers of all instances together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Requests relayed to those that exist now.
+    pub requests: u64,
+    /// Client sessions open.
+    pub sessions: u64,
+    /// Children of client sessions.
+    pub session_children: u64,
+    /// Launches since the daemon started.
+    pub launches: u64,
 }
 
 /// What a server told in its handshake.

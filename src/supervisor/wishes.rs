@@ -7,6 +7,7 @@ use super::{
     actor::Actor,
     context::listener_name,
     launch::instance_dir,
+    members::listed,
     route::{AccessEvent, RouteState},
     status::stop_reason_text,
     timers::Timer,
@@ -168,7 +169,10 @@ impl Actor {
         let gone = InstanceState::Stopped {
             reason: StopReason::Deleted,
         };
-        if self.life.state != gone || (self.save_failures > 0 && !self.retry_due) {
+        if self.life.state != gone
+            || !self.members_are_gone()
+            || (self.save_failures > 0 && !self.retry_due)
+        {
             return false;
         }
         self.retry_due = false;
@@ -245,6 +249,7 @@ impl Actor {
             next_action_at: self.next_action_at(),
             health: self.life.health,
             pid: self.child.as_ref().map(|child| child.workload.pid()),
+            members: listed(&self.census.borrow()),
             isolation: self
                 .child
                 .as_ref()

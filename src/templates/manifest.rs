@@ -12,7 +12,7 @@ use super::{
 use crate::{
     domain::{
         sandbox::{Layer, Network, Profile, is_plain},
-        template::{SettingSpec, SettingType, Template, Transport},
+        template::{EraPolicy, Sessions, SettingSpec, SettingType, Template, Transport},
     },
     mcp_servers,
 };
@@ -209,6 +209,35 @@ impl Check<'_> {
                 );
             }
             _ => {}
+        }
+        self.sessions();
+    }
+
+    fn sessions(&mut self) {
+        let server = &self.template.server;
+        match (server.sessions, server.transport) {
+            (Sessions::PerSession, Transport::Http) => self.report(
+                &["server.sessions", "server.transport"],
+                "per-session is for stdio servers: an http server keeps the sessions of its clients itself",
+            ),
+            (Sessions::PerSession, Transport::Stdio) => {
+                if server.era == EraPolicy::Stateless {
+                    self.report(
+                        &["server.sessions", "server.era"],
+                        "per-session is for servers that keep state per connection, which a stateless one does not",
+                    );
+                }
+            }
+            (Sessions::Shared, _) => {
+                for (key, is_given) in [
+                    ("server.session_children_max", server.session_children_max.is_some()),
+                    ("server.session_idle", server.session_idle.is_some()),
+                ] {
+                    if is_given {
+                        self.report(&[key, "server.sessions"], "goes with sessions = \"per-session\"");
+                    }
+                }
+            }
         }
     }
 

@@ -29,6 +29,41 @@ fn each_fault_names_its_key() {
             "homepage",
         ),
         ("\"stdio\"", "\"smtp\"", "server.transport"),
+        (
+            "\"stdio\"",
+            "\"stdio\"\nsessions = \"own\"",
+            "server.sessions",
+        ),
+        (
+            "\"stdio\"",
+            "\"stdio\"\nsession_children_max = 2",
+            "server.session_children_max",
+        ),
+        (
+            "\"stdio\"",
+            "\"stdio\"\nsession_idle = \"5m\"",
+            "server.session_idle",
+        ),
+        (
+            "\"stdio\"",
+            "\"stdio\"\nsessions = \"per-session\"\nsession_children_max = 0",
+            "server.session_children_max",
+        ),
+        (
+            "\"stdio\"",
+            "\"stdio\"\nsessions = \"per-session\"\nsession_idle = 0",
+            "server.session_idle",
+        ),
+        (
+            "\"stdio\"",
+            "\"http\"\nport_env = \"PORT\"\nsessions = \"per-session\"",
+            "server.sessions",
+        ),
+        (
+            "\"stdio\"",
+            "\"stdio\"\nera = \"stateless\"\nsessions = \"per-session\"",
+            "server.sessions",
+        ),
         ("transport = \"stdio\"", "", "server.transport"),
         (
             "transport = \"stdio\"",

@@ -103,6 +103,9 @@ const SERVER: &[Key] = &[
         "unclaimed_requests",
         Shape::Word(&["refuse", "newest-call"]),
     ),
+    key("sessions", Shape::Word(&["shared", "per-session"])),
+    key("session_children_max", Shape::Whole(1, 1_000)),
+    key("session_idle", Shape::Duration(false)),
 ];
 
 const CREDENTIAL: &[Key] = &[

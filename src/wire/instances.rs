@@ -91,6 +91,9 @@ pub struct Instance {
     pub port: Option<u16>,
     /// The process id of the child on the host.
     pub pid: Option<u32>,
+    /// The children of its client sessions, where each session has one of its own.
+    #[serde(default)]
+    pub session_children: Vec<SessionChild>,
     /// The access URL; it needs the access token as `Authorization: Bearer`.
     pub access_url: String,
     /// The same endpoint on the API's address (or `gateway.public_url`); it changes with the name, and takes the same
@@ -130,6 +133,15 @@ pub struct Instance {
     pub settings: BTreeMap<String, serde_json::Value>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+}
+
+/// A child that serves one client session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SessionChild {
+    /// Its number, as log lines and events name it.
+    pub number: u32,
+    /// The process id on the host, once it was launched.
+    pub pid: Option<u32>,
 }
 
 /// What the server told of itself.
@@ -179,6 +191,9 @@ pub struct Stats {
     pub processes: u32,
     /// Client sessions open.
     pub sessions: u64,
+    /// Children that serve one client session each; memory and CPU time count them.
+    #[serde(default)]
+    pub session_children: u64,
     /// MCP requests relayed since the daemon started.
     pub requests: u64,
     /// Log lines stored since the daemon started.

@@ -24,6 +24,7 @@ mod nginx;
 mod odd_servers;
 mod outage;
 mod path_gateway;
+mod per_session;
 mod processes;
 mod races;
 mod soak;

@@ -64,6 +64,25 @@ impl Mcp {
         request.send().await.expect("the access URL answers")
     }
 
+    /// Ends the session; the status of the answer.
+    pub async fn end(&self) -> StatusCode {
+        let session = self.session.as_deref().expect("it is connected");
+        let request = self.client.delete(&self.url).bearer_auth(&self.token);
+        let answer = request.header("Mcp-Session-Id", session).send().await;
+        answer.expect("the access URL answers").status()
+    }
+
+    /// Opens the standing stream of the session; it ends when the answer is dropped.
+    pub async fn stream(&self) -> Response {
+        let session = self.session.as_deref().expect("it is connected");
+        let request = self.client.get(&self.url).bearer_auth(&self.token);
+        let request = request.header("Mcp-Session-Id", session);
+        let answer = request.header("Accept", "text/event-stream").send().await;
+        let answer = answer.expect("the access URL answers");
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer
+    }
+
     /// One request: its result, or its JSON-RPC error (an HTTP error without one as `{"status", "body"}`).
     pub async fn request(&mut self, method: &str, params: Value) -> Result<Value, Value> {
         self.next_id += 1;

@@ -1,0 +1,298 @@
+//! The members of one instance: who is admitted, how many there are, and when all of them end.
+//!
+//! One task for each instance that ever had members owns the set; each member is owned by a task of its own.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::pending,
+    sync::{Arc, atomic::Ordering},
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::{Id as TaskId, JoinError, JoinSet},
+};
+
+use super::{
+    Context,
+    actor::Actor,
+    command::Command,
+    member::{Gate, Member, MemberReply, Signals},
+    route::{MemberDesk, MemberRefused},
+};
+use crate::domain::{
+    id::Generation,
+    member::{Admission, admit},
+    state::{InstanceState, StopReason},
+};
+
+/// Wishes that wait for the task; further ones are refused.
+const WISHES_MAX: usize = 64;
+
+/// A member as others see it.
+#[derive(Clone)]
+pub(super) struct MemberSeen {
+    /// Its number.
+    pub(super) number: u32,
+    /// The launch whose recipe it has.
+    pub(super) generation: Generation,
+    signals: Signals,
+}
+
+impl MemberSeen {
+    /// Its host pid, once it was launched.
+    pub(super) fn pid(&self) -> Option<u32> {
+        let pid = self.signals.pid.load(Ordering::Relaxed);
+        (pid > 0).then_some(pid)
+    }
+
+    /// The keeper does not have it any more.
+    pub(super) fn lose(&self) {
+        self.signals.lost.cancel();
+    }
+}
+
+/// All members whose processes are not known to be gone, by number.
+pub(super) type Census = Arc<[MemberSeen]>;
+
+/// Number and pid of each.
+pub(super) fn listed(census: &Census) -> Vec<(u32, Option<u32>)> {
+    let members = census.iter();
+    members
+        .map(|member| (member.number, member.pid()))
+        .collect()
+}
+
+/// The way to the set, held by the actor. Dropping it ends every member.
+pub(super) struct Members {
+    gate: watch::Sender<Gate>,
+    wishes: mpsc::Sender<MemberReply>,
+}
+
+impl Members {
+    fn begin(
+        context: Arc<Context>,
+        first_number: u32,
+        census: watch::Sender<Census>,
+        notes: mpsc::WeakSender<Command>,
+    ) -> Self {
+        let (gate, watched) = watch::channel(Gate::Paused);
+        let (wishes, inbox) = mpsc::channel(WISHES_MAX);
+        let set = Set {
+            context,
+            gate: watched,
+            inbox,
+            census,
+            notes,
+            next_number: first_number,
+            present: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            tasks: JoinSet::new(),
+        };
+        tokio::spawn(set.run());
+        Self { gate, wishes }
+    }
+
+    /// Sets the gate; `true` when that is another one.
+    fn set(&self, gate: Gate) -> bool {
+        self.gate.send_if_modified(|present| {
+            let same = match (&*present, &gate) {
+                (Gate::Open(old), Gate::Open(new)) => Arc::ptr_eq(old, new),
+                (Gate::Paused, Gate::Paused) => true,
+                (Gate::Closed(old), Gate::Closed(new)) => old == new,
+                _ => false,
+            };
+            if !same {
+                *present = gate;
+            }
+            !same
+        })
+    }
+}
+
+impl Actor {
+    /// Lets the members live, grow or end as the instance's state says.
+    pub(super) fn tend_members(&mut self) {
+        let gate = match &self.life.state {
+            _ if self.leaving => Gate::Closed(StopReason::Shutdown),
+            InstanceState::Running if self.child.is_some() => match &self.recipe {
+                Some(recipe) => Gate::Open(Arc::clone(recipe)),
+                None => Gate::Paused,
+            },
+            InstanceState::Pending
+            | InstanceState::Starting
+            | InstanceState::Running
+            // What its members hold is worth keeping while only the main child is ill.
+            | InstanceState::BackingOff { .. } => Gate::Paused,
+            InstanceState::Stopping { reason, .. } | InstanceState::Stopped { reason } => {
+                Gate::Closed(*reason)
+            }
+            InstanceState::Failed { .. } => Gate::Closed(StopReason::Requested),
+        };
+        if let Gate::Open(recipe) = &gate
+            && let Some(members_max) = recipe.template.server.members_max()
+        {
+            let members = self.members.get_or_insert_with(|| {
+                Members::begin(
+                    Arc::clone(&self.context),
+                    self.first_member,
+                    self.census.clone(),
+                    self.own_mailbox.clone(),
+                )
+            });
+            let idle = recipe.template.server.session_idle;
+            let desk = MemberDesk::new(members_max, idle, members.wishes.clone());
+            if members.set(gate) {
+                self.route.members.store(Some(Arc::new(desk)));
+            }
+            return;
+        }
+        if self.life.state == InstanceState::Running {
+            // The template changed: new sessions share the main child.
+            self.route.members.store(None);
+        }
+        if let Some(members) = &self.members {
+            members.set(gate);
+        }
+    }
+
+    /// Whether no process of a member is left.
+    pub(super) fn members_are_gone(&self) -> bool {
+        self.census.borrow().is_empty()
+    }
+}
+
+/// Resolves when no process of a member is left.
+pub(super) async fn all_gone(census: &watch::Sender<Census>) {
+    let mut census = census.subscribe();
+    // The sender lives as long as the borrow of it.
+    if census.wait_for(|census| census.is_empty()).await.is_err() {
+        pending().await
+    }
+}
+
+struct Present {
+    generation: Generation,
+    signals: Signals,
+    task: TaskId,
+}
+
+struct Set {
+    context: Arc<Context>,
+    gate: watch::Receiver<Gate>,
+    inbox: mpsc::Receiver<MemberReply>,
+    census: watch::Sender<Census>,
+    notes: mpsc::WeakSender<Command>,
+    next_number: u32,
+    present: BTreeMap<u32, Present>,
+    /// Admitted, and not begun until one that is on its way out is gone.
+    waiting: VecDeque<MemberReply>,
+    tasks: JoinSet<u32>,
+}
+
+impl Set {
+    async fn run(mut self) {
+        let mut is_owned = true;
+        while is_owned || !self.tasks.is_empty() {
+            tokio::select! {
+                biased;
+                Some(done) = self.tasks.join_next_with_id() => {
+                    self.remove(done);
+                    self.begin_waiting();
+                }
+                changed = self.gate.changed(), if is_owned => {
+                    is_owned = changed.is_ok();
+                    self.begin_waiting();
+                }
+                // The daemon's gateway holds a sender too, so the end of this channel is not ours.
+                Some(reply) = self.inbox.recv(), if is_owned => self.admit(reply),
+            }
+        }
+    }
+
+    fn admit(&mut self, reply: MemberReply) {
+        let members_max = match &*self.gate.borrow() {
+            Gate::Open(recipe) => recipe.template.server.members_max(),
+            Gate::Paused | Gate::Closed(_) => None,
+        };
+        let Some(members_max) = members_max else {
+            drop(reply.send(Err(MemberRefused::Down)));
+            return;
+        };
+        self.waiting.retain(|waiting| !waiting.is_closed());
+        let ending = self.present.values();
+        let ending = ending
+            .filter(|member| member.signals.unwanted.is_cancelled())
+            .count();
+        match admit(self.present.len(), ending, self.waiting.len(), members_max) {
+            Admission::Now => self.begin(reply),
+            Admission::WhenOneIsGone => self.waiting.push_back(reply),
+            Admission::Refused => drop(reply.send(Err(MemberRefused::Full(members_max)))),
+        }
+    }
+
+    /// Lets those in whose place is free now; refuses them all when the instance stops.
+    fn begin_waiting(&mut self) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|reply| !reply.is_closed());
+        for reply in waiting {
+            self.admit(reply);
+        }
+    }
+
+    fn begin(&mut self, reply: MemberReply) {
+        let Gate::Open(recipe) = self.gate.borrow().clone() else {
+            return;
+        };
+        let (number, signals) = (self.next_number, Signals::default());
+        self.next_number = self.next_number.wrapping_add(1).max(1);
+        let generation = recipe.generation;
+        let member = Member::new(
+            Arc::clone(&self.context),
+            recipe,
+            number,
+            signals.clone(),
+            self.gate.clone(),
+            reply,
+            self.notes.clone(),
+        );
+        let task = self.tasks.spawn(async move {
+            member.run().await;
+            number
+        });
+        let task = task.id();
+        let present = Present {
+            generation,
+            signals,
+            task,
+        };
+        self.present.insert(number, present);
+        self.publish();
+    }
+
+    fn remove(&mut self, done: Result<(TaskId, u32), JoinError>) {
+        let number = match done {
+            Ok((_, number)) => Some(number),
+            Err(error) => {
+                tracing::error!(%error, "the task of a session child ended badly");
+                let mut present = self.present.iter();
+                present
+                    .find(|(_, member)| member.task == error.id())
+                    .map(|(number, _)| *number)
+            }
+        };
+        if let Some(member) = number.and_then(|number| self.present.remove(&number)) {
+            member.signals.over.cancel();
+        }
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let seen = self.present.iter().map(|(number, member)| MemberSeen {
+            number: *number,
+            generation: member.generation,
+            signals: member.signals.clone(),
+        });
+        self.census.send_replace(seen.collect());
+    }
+}
