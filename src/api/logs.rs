@@ -193,6 +193,7 @@ impl<'a> Plan<'a> {
                 id: row.id,
                 at: view::time(row.at),
                 generation: row.generation.0,
+                session_child: number(row.member),
                 stream: stream_word(LogStream::from_code(row.stream)),
                 line: row.line,
                 continued: row.continued,
@@ -200,6 +201,11 @@ impl<'a> Plan<'a> {
             .collect();
         LogPage { items, next_cursor }
     }
+}
+
+/// The number of the session's own child that wrote it.
+fn number(member: u32) -> Option<u32> {
+    (member > 0).then_some(member)
 }
 
 fn stream_word(stream: Option<LogStream>) -> String {
@@ -286,6 +292,7 @@ fn to_sse(line: StoredLog) -> Event {
         id: line.id,
         at: view::time(record.at),
         generation: record.generation.0,
+        session_child: number(record.member),
         stream: record.stream.as_str().to_owned(),
         line: record.line,
         continued: record.continued,
@@ -310,6 +317,7 @@ mod tests {
         let row = |id: &i64| LogEntry {
             id: *id,
             generation: Generation(1),
+            member: 0,
             stream: LogStream::Stderr.code(),
             at: 0,
             line: format!("line {id}"),

@@ -169,6 +169,10 @@ pub(super) fn log_line(line: &LogLine, timestamps: bool, out: Output) -> String 
         "system" => out.paint(YELLOW, &text),
         _ => text,
     };
+    let text = match line.session_child {
+        Some(number) => format!("{} {text}", out.paint(DIM, &format!("[{number}]"))),
+        None => text,
+    };
     if timestamps {
         let stamp = out.paint(DIM, &format!("{} {:<6}", clock(&line.at), line.stream));
         format!("{stamp} {text}")
@@ -214,10 +218,11 @@ mod tests {
             id: 1,
             at: "2026-11-21T10:00:00Z".to_owned(),
             generation: 1,
+            session_child: Some(2),
             stream: "stderr".to_owned(),
             line: "a\u{1b}[2Jb\tc".to_owned(),
             continued: false,
         };
-        assert_eq!(log_line(&line, false, Output::plain()), "a?[2Jb c");
+        assert_eq!(log_line(&line, false, Output::plain()), "[2] a?[2Jb c");
     }
 }

@@ -219,6 +219,7 @@ pub(super) fn record(
     LogRecord {
         instance_key: source.key,
         generation: source.generation,
+        member: source.member,
         stream,
         at,
         line: framed.line,

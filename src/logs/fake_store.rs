@@ -216,6 +216,7 @@ pub(crate) fn source() -> LogSource {
         instance: InstanceId(Uuid::from_u128(7)),
         key: 7,
         generation: Generation(3),
+        member: 0,
     }
 }
 
@@ -223,6 +224,7 @@ pub(crate) fn record(line: &str) -> LogRecord {
     LogRecord {
         instance_key: source().key,
         generation: source().generation,
+        member: 0,
         stream: LogStream::Stderr,
         at: 1_000,
         line: line.to_owned(),

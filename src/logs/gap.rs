@@ -45,6 +45,7 @@ pub(super) fn gap_rows(gaps: &Gaps) -> Vec<LogRecord> {
         LogRecord {
             instance_key: *key,
             generation: gap.generation,
+            member: 0,
             stream: LogStream::System,
             at: gap.since,
             line: format!(

@@ -73,6 +73,8 @@ pub struct LogSource {
     pub key: i64,
     /// The launch that wrote it.
     pub generation: Generation,
+    /// 0: the main child; else the number of a member.
+    pub member: u32,
 }
 
 /// One line on its way to the store; redacted, never holds NUL.
@@ -82,6 +84,8 @@ pub struct LogRecord {
     pub instance_key: i64,
     /// The launch that wrote it.
     pub generation: Generation,
+    /// 0: the main child of that launch, or the daemon; else the number of a member.
+    pub member: u32,
     /// Where it came from.
     pub stream: LogStream,
     /// When it was read.

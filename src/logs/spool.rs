@@ -2,7 +2,8 @@
 //!
 //! A folder of append-only segments `NNNNNNNNNNNNNNNNNNNN.spool` and a file `cursor` that tells how far they were
 //! read. A record is `length u32 | CRC-32 of the payload u32 | payload`, little endian; payload is
-//! `key i64 | generation u64 | at i64 | stream u8 | continued u8 | line`. A process that dies in the middle of a
+//! `key i64 | generation u64 | at i64 | stream u8 | continued u8 | line`; where the highest bit of `stream` is set,
+//! `member u32` stands before the line. A process that dies in the middle of a
 //! write leaves a torn last record, which ends its segment; a new process never appends to an old segment.
 //! Files have mode 0600, the folder 0700. The rows are redacted already.
 
@@ -23,6 +24,8 @@ static CRC: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISO_HDLC);
 
 const HEADER_BYTES: usize = 8;
 const FIXED_PAYLOAD_BYTES: usize = 26;
+/// In the byte of the stream: a member wrote it.
+const FLAG_MEMBER: u8 = 0x80;
 /// No honest record is longer; a longer length is damage.
 const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 const SEGMENTS: u64 = 8;
@@ -374,8 +377,12 @@ fn encode(row: &LogRecord, out: &mut Vec<u8>) {
     out.extend_from_slice(&row.instance_key.to_le_bytes());
     out.extend_from_slice(&row.generation.0.to_le_bytes());
     out.extend_from_slice(&row.at.to_le_bytes());
-    out.push(row.stream.code());
-    out.push(u8::from(row.continued));
+    if row.member == 0 {
+        out.extend_from_slice(&[row.stream.code(), u8::from(row.continued)]);
+    } else {
+        out.extend_from_slice(&[row.stream.code() | FLAG_MEMBER, u8::from(row.continued)]);
+        out.extend_from_slice(&row.member.to_le_bytes());
+    }
     out.extend_from_slice(row.line.as_bytes());
     let payload = start + HEADER_BYTES;
     // A line is bounded by the framer, far below 4 GiB.
@@ -409,11 +416,20 @@ fn decode(reader: &mut impl Read) -> io::Result<Decoded> {
     if read < length || CRC.checksum(&payload) != checksum {
         return Ok(Decoded::Damaged);
     }
-    let line = payload.split_off(FIXED_PAYLOAD_BYTES);
+    let mut line = payload.split_off(FIXED_PAYLOAD_BYTES);
+    let stream = payload[FIXED_PAYLOAD_BYTES - 2];
+    let mut member = 0;
+    if stream & FLAG_MEMBER != 0 {
+        let Some((number, _)) = line.split_first_chunk() else {
+            return Ok(Decoded::Damaged);
+        };
+        member = u32::from_le_bytes(*number);
+        line.drain(..size_of::<u32>());
+    }
     let mut fields = Fields(&payload);
     let (key, generation, at) = (fields.u64(), fields.u64(), fields.u64());
     let (Some(stream), Ok(line)) = (
-        LogStream::from_code(payload[FIXED_PAYLOAD_BYTES - 2]),
+        LogStream::from_code(stream & !FLAG_MEMBER),
         String::from_utf8(line),
     ) else {
         return Ok(Decoded::Damaged);
@@ -421,6 +437,7 @@ fn decode(reader: &mut impl Read) -> io::Result<Decoded> {
     let row = LogRecord {
         instance_key: key.cast_signed(),
         generation: Generation(generation),
+        member,
         stream,
         at: at.cast_signed(),
         line,

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use super::{fake_store::record, spool::Spool};
+use super::{fake_store::record, record::LogRecord, spool::Spool};
 
 fn append_all(spool: &mut Spool, lines: std::ops::Range<usize>) {
     for line in lines {
@@ -140,4 +140,19 @@ fn only_the_owner_can_read_it() {
             .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
+}
+
+#[test]
+fn a_line_of_a_member_keeps_its_number_and_others_look_as_before() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut spool = open(&dir, 4_000);
+    let rows = [0, 7, u32::MAX].map(|member| LogRecord {
+        member,
+        ..record("of someone")
+    });
+    let (taken, fault) = spool.append(&rows, false);
+    fault.expect("the folder is writable");
+    assert_eq!(taken, rows.len());
+    let read = spool.read(7, 1 << 20).expect("readable");
+    assert_eq!(read.expect("not empty").rows, rows);
 }

@@ -26,6 +26,7 @@ impl LogStore for Store {
             let rows = rows.iter().map(|row| LogRow {
                 instance_key: row.instance_key,
                 generation: row.generation,
+                member: row.member,
                 stream: row.stream.code(),
                 at: row.at,
                 line: row.line.clone(),
@@ -52,6 +53,7 @@ impl LogStore for Store {
                 record: LogRecord {
                     instance_key,
                     generation: entry.generation,
+                    member: entry.member,
                     // A number that this build does not know can only be the daemon's own.
                     stream: LogStream::from_code(entry.stream).unwrap_or(LogStream::System),
                     at: entry.at,

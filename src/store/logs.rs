@@ -18,6 +18,8 @@ pub struct LogRow {
     pub instance_key: i64,
     /// Which launch wrote it.
     pub generation: Generation,
+    /// Which child of the launch wrote it: 0 the main child, else the number of a member.
+    pub member: u32,
     /// Which stream; the numbers belong to the writer of logs.
     pub stream: u8,
     /// When it was read.
@@ -35,6 +37,8 @@ pub struct LogEntry {
     pub id: i64,
     /// Which launch wrote it.
     pub generation: Generation,
+    /// Which child of the launch wrote it: 0 the main child, else the number of a member.
+    pub member: u32,
     /// Which stream.
     pub stream: u8,
     /// When it was read.
@@ -67,14 +71,14 @@ pub struct LogQuery<'a> {
 }
 
 /// Columns of one inserted row; SQLite takes at most 32,766 parameters in a statement.
-const INSERT_COLUMNS: usize = 6;
+const INSERT_COLUMNS: usize = 7;
 /// Rows of one INSERT on SQLite, largest first: few sizes, so that every statement stays prepared.
 const CHUNKS: [usize; 4] = [512, 64, 8, 1];
 
 static CHUNK_INSERTS: LazyLock<[String; 4]> = LazyLock::new(|| {
     CHUNKS.map(|rows| {
         let mut sql = String::from(
-            "INSERT INTO logs (instance_key, generation, stream, at, line, continued) VALUES ",
+            "INSERT INTO logs (instance_key, generation, member, stream, at, line, continued) VALUES ",
         );
         for row in 0..rows {
             sql.push_str(if row == 0 { "(" } else { ", (" });
@@ -91,7 +95,7 @@ static CHUNK_INSERTS: LazyLock<[String; 4]> = LazyLock::new(|| {
 macro_rules! select_logs {
     ($like:literal, $order:literal) => {
         concat!(
-            "SELECT id, generation, stream, at, line, continued FROM logs \
+            "SELECT id, generation, member, stream, at, line, continued FROM logs \
              WHERE instance_key = $1 AND id > $2 AND id < $3 AND at >= $4 AND at <= $5 \
              AND ($6 < 0 OR stream = $6) AND ($7 = '' OR line ",
             $like,
@@ -106,6 +110,7 @@ row! {
     struct LineColumns {
         id: i64,
         generation: i64,
+        member: i32,
         stream: i16,
         at: i64,
         line: String,
@@ -175,6 +180,8 @@ impl Store {
             generation.zip(stream).map(|(generation, stream)| LogEntry {
                 id: row.id,
                 generation: Generation(generation),
+                // Written by us alone, so never negative.
+                member: row.member.unsigned_abs(),
                 stream,
                 at: row.at,
                 line: row.line,
@@ -274,6 +281,7 @@ async fn insert_sqlite(writer: &SqlitePool, rows: &[LogRow]) -> Result<Vec<i64>,
                 insert = insert
                     .bind(row.instance_key)
                     .bind(to_column(row.generation.0))
+                    .bind(member_column(row))
                     .bind(i16::from(row.stream))
                     .bind(row.at)
                     .bind(without_nul(&row.line).into_owned())
@@ -292,20 +300,22 @@ async fn insert_sqlite(writer: &SqlitePool, rows: &[LogRow]) -> Result<Vec<i64>,
 async fn insert_postgres(pool: &PgPool, rows: &[LogRow]) -> Result<Vec<i64>, StoreError> {
     let keys: Vec<i64> = rows.iter().map(|row| row.instance_key).collect();
     let generations: Vec<i64> = rows.iter().map(|row| to_column(row.generation.0)).collect();
+    let members: Vec<i32> = rows.iter().map(member_column).collect();
     let streams: Vec<i16> = rows.iter().map(|row| i16::from(row.stream)).collect();
     let times: Vec<i64> = rows.iter().map(|row| row.at).collect();
     let lines: Vec<_> = rows.iter().map(|row| without_nul(&row.line)).collect();
     let continued: Vec<bool> = rows.iter().map(|row| row.continued).collect();
     // The ids are drawn after the sort, hence in the order given.
     let ids = query_scalar(
-        "INSERT INTO logs (instance_key, generation, stream, at, line, continued) \
-         SELECT instance_key, generation, stream, at, line, continued \
-         FROM UNNEST($1, $2, $3, $4, $5, $6) WITH ORDINALITY \
-         AS u (instance_key, generation, stream, at, line, continued, position) \
+        "INSERT INTO logs (instance_key, generation, member, stream, at, line, continued) \
+         SELECT instance_key, generation, member, stream, at, line, continued \
+         FROM UNNEST($1, $2, $3, $4, $5, $6, $7) WITH ORDINALITY \
+         AS u (instance_key, generation, member, stream, at, line, continued, position) \
          ORDER BY position RETURNING id",
     )
     .bind(keys)
     .bind(generations)
+    .bind(members)
     .bind(streams)
     .bind(times)
     .bind(lines)
@@ -313,6 +323,11 @@ async fn insert_postgres(pool: &PgPool, rows: &[LogRow]) -> Result<Vec<i64>, Sto
     .fetch_all(pool)
     .await?;
     Ok(ids)
+}
+
+/// Numbers rise by one for each session, so the largest of the column is not reached.
+fn member_column(row: &LogRow) -> i32 {
+    i32::try_from(row.member).unwrap_or(i32::MAX)
 }
 
 /// A LIKE pattern for "contains `text`", with `!` as the escape character; empty for an empty text.

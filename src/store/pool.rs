@@ -162,6 +162,15 @@ macro_rules! migrations {
                     "/0003_call_records.sql"
                 )),
             ),
+            (
+                4,
+                "log member",
+                include_str!(concat!(
+                    "../../migrations/",
+                    $dialect,
+                    "/0004_log_member.sql"
+                )),
+            ),
         ])
     };
 }

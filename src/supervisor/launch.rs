@@ -312,6 +312,7 @@ fn try_attach(
         instance: record.id,
         key: record.key,
         generation: workload.id().generation,
+        member: workload.id().member,
     };
     let gateway = &context.config.gateway;
     let options = UpstreamOptions {

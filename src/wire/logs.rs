@@ -12,6 +12,9 @@ pub struct LogLine {
     pub at: String,
     /// Which launch wrote it.
     pub generation: u64,
+    /// The number of the child that wrote it, where that serves one client session; absent: the main child.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_child: Option<u32>,
     /// stdout, stderr or system (a word of the daemon's own).
     pub stream: String,
     /// The text, redacted.

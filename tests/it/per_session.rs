@@ -174,6 +174,8 @@ async fn a_killed_child_ends_its_session_and_is_told(database: Database) {
     }
     processes::kill(pid);
     let (mut client, answer) = waiting.await.expect("joined");
+    let lines = server.get(&path).await;
+    assert_eq!(lines["items"][0]["session_child"], 2, "{lines}");
     let error = answer.expect_err("its server is dead");
     assert_eq!(error["data"]["signal"], 9, "{error}");
     assert_eq!(error["data"]["last_stderr"], json!(["waiting for ever"]));

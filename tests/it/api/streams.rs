@@ -166,6 +166,7 @@ async fn a_log_is_read_in_pages_and_followed_from_any_line(database: Database) {
         instance: id,
         key,
         generation: Generation(1),
+        member: 0,
     };
     let say = |text: &str| {
         let nothing = Redactions::new(Vec::<(String, zeroize::Zeroizing<String>)>::new());

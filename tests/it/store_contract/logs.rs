@@ -8,6 +8,7 @@ fn line(instance_key: i64, at: i64, text: &str) -> LogRow {
     LogRow {
         instance_key,
         generation: generation(1),
+        member: 0,
         stream: 2,
         at,
         line: text.to_owned(),
@@ -36,6 +37,7 @@ contract! {
         let rows: Vec<LogRow> = (0..1_673_u32).map(|number| LogRow {
             instance_key: i64::from(number % 2) + 1,
             generation: generation(u64::from(number / 1_000)),
+            member: number % 3,
             stream: u8::try_from(number % 3).expect("small"),
             at: i64::from(number),
             line: format!("line {number} ü"),
@@ -50,6 +52,7 @@ contract! {
                 .map(|(row, id)| LogEntry {
                     id: *id,
                     generation: row.generation,
+                    member: row.member,
                     stream: row.stream,
                     at: row.at,
                     line: row.line.clone(),
