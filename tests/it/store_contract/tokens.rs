@@ -176,6 +176,7 @@ contract! {
             &format!("CREATE TABLE old_tokens (hash {blob} NOT NULL PRIMARY KEY, instance_key {int} NOT NULL \
                 REFERENCES instances (instance_key) ON DELETE CASCADE, created_at {int} NOT NULL, expires_at {int})"),
             "INSERT INTO old_tokens SELECT hash, instance_key, created_at, expires_at FROM access_token_secrets",
+            "ALTER TABLE logs DROP COLUMN member",
             "DROP TABLE calls",
             "DROP TABLE access_token_secrets",
             "DROP TABLE access_tokens",
