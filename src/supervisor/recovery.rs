@@ -159,6 +159,7 @@ impl Actor {
                 }
                 None | Some(Command::Leave) => return Some(Command::Leave),
                 Some(Command::Shutdown) => end = Some(Command::Shutdown),
+                Some(Command::Note(kind, message)) => self.note(kind, message),
                 // Asked for again with what follows a reading of the record, or by whoever needs it.
                 Some(Command::Boot | Command::Wake | Command::ChildLost(_)) => {}
             }

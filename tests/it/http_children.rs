@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 use crate::{
     fixtures,
     harness::{Database, Server},
+    http_sse::Old,
     mcp::{Mcp, SDKS, sdk},
     meetings::{self, Client, Messages},
+    path_gateway::text,
     processes,
     stateless_client::{Stateless, events},
 };
@@ -387,5 +389,59 @@ async fn an_answer_over_the_limit_is_an_error_of_its_call_only() {
             "{template}: {large:.300}"
         );
         assert_eq!(small, "x");
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_2024_reaches_servers_that_speak_http_themselves() {
+    let server = Server::start(Database::Sqlite).await;
+    for template in ["http-session", "http-stateless"] {
+        let instance = server
+            .create(json!({"template": template, "name": template}))
+            .await;
+        let base = text(&instance, "access_url").replace("/mcp", "");
+        let token = text(&instance, "access_token");
+        let mut old = Old::open(&base, "/sse", Some(token), "/messages?sessionId=").await;
+        let hello = json!({"protocolVersion": "2024-11-05", "capabilities": {"elicitation": {}},
+            "clientInfo": {"name": "it", "version": "1"}});
+        let greeted = old.request(1, "initialize", hello).await;
+        assert_eq!(greeted["result"]["protocolVersion"], "2024-11-05");
+        let listed = old.request(2, "tools/list", json!({})).await;
+        let tools = listed["result"]["tools"].as_array().expect("tools");
+        assert!(
+            tools.iter().any(|tool| tool["name"] == "report"),
+            "{template}: {listed:#}"
+        );
+        let params =
+            json!({"name": "report", "arguments": {"times": 2}, "_meta": {"progressToken": "p"}});
+        old.send(&json!({"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": params}))
+            .await;
+        for step in 0..2 {
+            let told = old
+                .message(|message| message["method"] == "notifications/progress")
+                .await;
+            assert_eq!(told["params"]["progressToken"], "p");
+            assert_eq!(told["params"]["progress"], step);
+        }
+        let done = old.message(|message| message["id"] == 3).await;
+        assert_eq!(done["result"]["content"][0]["text"], "True", "{done:#}");
+
+        // The question of the server comes on the stream, and its answer reaches the call that asked.
+        let params = json!({"name": "ask", "arguments": {"name": "x"}});
+        old.send(&json!({"jsonrpc": "2.0", "id": 4, "method": "tools/call", "params": params}))
+            .await;
+        let asked = old
+            .message(|message| message["method"] == "elicitation/create")
+            .await;
+        let given = json!({"action": "accept", "content": {"name": "Ada"}});
+        old.send(&json!({"jsonrpc": "2.0", "id": asked["id"], "result": given}))
+            .await;
+        let told = old.message(|message| message["id"] == 4).await;
+        let told = told["result"]["content"][0]["text"].as_str().expect("text");
+        assert_eq!(
+            serde_json::from_str::<Value>(told).expect("JSON"),
+            given,
+            "{template}"
+        );
     }
 }

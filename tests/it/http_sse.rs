@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// One client with its stream.
-struct Old {
+pub struct Old {
     http: Client,
     base: String,
     token: Option<String>,
@@ -31,7 +31,7 @@ fn authorized(request: RequestBuilder, token: Option<&str>) -> RequestBuilder {
 
 impl Old {
     /// Opens a stream at `base` + `path`; the endpoint that it names must begin with `expected`.
-    async fn open(base: &str, path: &str, token: Option<&str>, expected: &str) -> Self {
+    pub async fn open(base: &str, path: &str, token: Option<&str>, expected: &str) -> Self {
         let http = http_client();
         let request = authorized(http.get(format!("{base}{path}")), token);
         let stream = request.header("Accept", "text/event-stream").send().await;
@@ -81,14 +81,14 @@ impl Old {
         authorized(request, self.token.as_deref()).json(message)
     }
 
-    async fn send(&self, message: &Value) {
+    pub async fn send(&self, message: &Value) {
         let answer = self.post(message).send().await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::ACCEPTED);
         assert_eq!(answer.text().await.expect("a body"), "");
     }
 
     /// The next message that satisfies the condition.
-    async fn message(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub async fn message(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         loop {
             let (kind, data) = self.event().await.expect("the stream goes on");
             assert_eq!(kind, "message");
@@ -99,7 +99,7 @@ impl Old {
         }
     }
 
-    async fn request(&mut self, id: u64, method: &str, params: Value) -> Value {
+    pub async fn request(&mut self, id: u64, method: &str, params: Value) -> Value {
         let message = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
         self.send(&message).await;
         self.message(|message| message["id"] == id && message.get("method").is_none())
@@ -379,60 +379,6 @@ async fn the_scope_and_the_end_of_a_token_hold_on_its_stream() {
     assert_eq!(answer["result"]["content"][0]["text"], "in scope");
     server.delete("old/access-tokens/narrow").await;
     assert_eq!(old.event().await, None);
-}
-
-#[tokio::test]
-async fn a_client_of_2024_reaches_servers_that_speak_http_themselves() {
-    let server = Server::start(Database::Sqlite).await;
-    for template in ["http-session", "http-stateless"] {
-        let instance = server
-            .create(json!({"template": template, "name": template}))
-            .await;
-        let base = text(&instance, "access_url").replace("/mcp", "");
-        let token = text(&instance, "access_token");
-        let mut old = Old::open(&base, "/sse", Some(token), "/messages?sessionId=").await;
-        let hello = json!({"protocolVersion": "2024-11-05", "capabilities": {"elicitation": {}},
-            "clientInfo": {"name": "it", "version": "1"}});
-        let greeted = old.request(1, "initialize", hello).await;
-        assert_eq!(greeted["result"]["protocolVersion"], "2024-11-05");
-        let listed = old.request(2, "tools/list", json!({})).await;
-        let tools = listed["result"]["tools"].as_array().expect("tools");
-        assert!(
-            tools.iter().any(|tool| tool["name"] == "report"),
-            "{template}: {listed:#}"
-        );
-        let params =
-            json!({"name": "report", "arguments": {"times": 2}, "_meta": {"progressToken": "p"}});
-        old.send(&json!({"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": params}))
-            .await;
-        for step in 0..2 {
-            let told = old
-                .message(|message| message["method"] == "notifications/progress")
-                .await;
-            assert_eq!(told["params"]["progressToken"], "p");
-            assert_eq!(told["params"]["progress"], step);
-        }
-        let done = old.message(|message| message["id"] == 3).await;
-        assert_eq!(done["result"]["content"][0]["text"], "True", "{done:#}");
-
-        // The question of the server comes on the stream, and its answer reaches the call that asked.
-        let params = json!({"name": "ask", "arguments": {"name": "x"}});
-        old.send(&json!({"jsonrpc": "2.0", "id": 4, "method": "tools/call", "params": params}))
-            .await;
-        let asked = old
-            .message(|message| message["method"] == "elicitation/create")
-            .await;
-        let given = json!({"action": "accept", "content": {"name": "Ada"}});
-        old.send(&json!({"jsonrpc": "2.0", "id": asked["id"], "result": given}))
-            .await;
-        let told = old.message(|message| message["id"] == 4).await;
-        let told = told["result"]["content"][0]["text"].as_str().expect("text");
-        assert_eq!(
-            serde_json::from_str::<Value>(told).expect("JSON"),
-            given,
-            "{template}"
-        );
-    }
 }
 
 #[tokio::test]
