@@ -154,8 +154,9 @@ def add_template(name, command):
 
 
 def as_server(made, command):
-    """Runs a command in the server's own file system, as its user."""
-    enter = f"nsenter --target {made['pid']} --mount setpriv --reuid=minimcp --regid=minimcp --clear-groups"
+    """Runs a command in the server's own file system, as its user, who owns the namespace around it."""
+    enter = (f"setpriv --reuid=minimcp --regid=minimcp --clear-groups nsenter --target {made['pid']} "
+             "--user --mount --preserve-credentials")
     return subprocess.run([*enter.split(), "sh", "-c", command], capture_output=True, text=True)
 
 
@@ -321,7 +322,7 @@ def python_server_sees_no_secrets():
 
 
 def servers_write_where_they_may():
-    """a server writes into its folder and /tmp; elsewhere once the keeper's unit says so"""
+    """a server writes into its folder and /tmp; elsewhere once template, config.toml and the keeper's unit say so"""
     made = notes["python-trial"]
     sh("install -d -o minimcp /srv/notes /srv/other; mkdir -p /home/ann && touch /home/ann/seen && chmod 755 /home/ann")
     own = notes["folder of python-trial"]
@@ -330,6 +331,9 @@ def servers_write_where_they_may():
     check(as_server(made, "ls /home/ann/seen").returncode != 0, "/home is seen")
     check(not pathlib.Path("/tmp/trial").exists(), "/tmp is the host's")
     drop_in("minimcp-keeper", "[Service]\nReadWritePaths=/srv/notes\n")
+    template = pathlib.Path("/usr/local/share/minimcp/templates/python-trial/template.toml")
+    template.write_text(template.read_text() + '[sandbox]\nwrite = ["/srv/notes"]\n')
+    sh("sed -i 's,^allow_write = .*,allow_write = [\"/srv/notes\"],' /etc/minimcp/config.toml")
     sh("systemctl restart minimcp-keeper")
     ready()
     made = running("python-trial")
