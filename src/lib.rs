@@ -19,3 +19,7 @@ pub mod tasks;
 pub mod templates;
 pub mod upstream;
 pub mod wire;
+
+#[cfg(test)]
+#[path = "../tests/fuzz/corpus.rs"]
+mod corpus;

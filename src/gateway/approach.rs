@@ -114,7 +114,7 @@ impl Gateway {
     }
 }
 
-fn is_json(content_type: &[u8]) -> bool {
+pub(super) fn is_json(content_type: &[u8]) -> bool {
     let kind = content_type.split(|byte| *byte == b';').next();
     kind.is_some_and(|kind| kind.trim_ascii().eq_ignore_ascii_case(b"application/json"))
 }

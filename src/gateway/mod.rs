@@ -12,6 +12,8 @@ mod card;
 mod dialogue;
 mod event_text;
 mod forwarded;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod held;
 mod http_sse;
 #[cfg(test)]

@@ -22,6 +22,8 @@ use crate::{
     },
 };
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod launch;
 mod manifest;
 #[cfg(test)]

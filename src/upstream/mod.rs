@@ -8,6 +8,8 @@ mod call;
 mod dispatch;
 mod failure;
 mod framer;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod handshake;
 mod http;
 mod http_handshake;
