@@ -64,10 +64,13 @@ impl<'a> Envelope<'a> {
     /// # Errors
     /// [`EnvelopeError::Syntax`] for anything but JSON, [`EnvelopeError::Shape`] for other JSON and for doubled keys.
     pub fn parse(source: &'a [u8]) -> Result<Self, EnvelopeError> {
-        let envelope: Self = serde_json::from_slice(source).map_err(|error| {
+        // The parser does not look into what it skips, and a server may end over a byte that it cannot decode.
+        let source = std::str::from_utf8(source)
+            .map_err(|error| EnvelopeError::Syntax(format!("it is not UTF-8: {error}")))?;
+        let envelope: Self = serde_json::from_str(source).map_err(|error| {
             if error.is_data() {
                 // The derive may stop at the first wrong field of a text that is not even JSON.
-                match serde_json::from_slice::<&RawValue>(source) {
+                match serde_json::from_str::<&RawValue>(source) {
                     Ok(_) => EnvelopeError::Shape(error.to_string()),
                     Err(error) => EnvelopeError::Syntax(error.to_string()),
                 }
