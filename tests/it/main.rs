@@ -5,6 +5,7 @@ mod actor_panics;
 mod api;
 mod calls;
 mod cli;
+mod clients;
 mod conformance;
 mod fixtures;
 mod harness;

@@ -1,11 +1,17 @@
 //! MCP clients of the tests: a small one of our own that shows everything, and the official SDKs as programs.
 
-use std::time::Duration;
+use std::{
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{fixtures, harness, source};
+
+/// How long a client program may take on a busy machine.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One client session of the handshake era.
 pub struct Mcp {
@@ -146,6 +152,17 @@ pub const SDKS: &[&str] = &[
 
 /// Lets an SDK list the tools and call one; gives its report, or `None` when the SDKs are not installed.
 pub async fn sdk(name: &str, instance: &Value, tool: &str, arguments: &Value) -> Option<Value> {
+    let report = try_sdk(name, instance, tool, arguments).await?;
+    Some(report.unwrap_or_else(|errors| panic!("{name}: {errors}")))
+}
+
+/// The same for a call that may be refused: the report, or what the program says about the error it was given.
+pub async fn try_sdk(
+    name: &str,
+    instance: &Value,
+    tool: &str,
+    arguments: &Value,
+) -> Option<Result<Value, String>> {
     let deps = fixtures::deps()?;
     let (sdk, mode) = name.split_once(' ').unwrap_or((name, ""));
     let (language, major) = sdk.split_once('-').expect("an entry of SDKS");
@@ -167,18 +184,26 @@ pub async fn sdk(name: &str, instance: &Value, tool: &str, arguments: &Value) ->
         .arg(script)
         .args([text("access_url"), text("access_token"), tool.to_owned()])
         .arg(arguments.to_string())
-        .args((!mode.is_empty()).then_some(mode))
-        .stdin(std::process::Stdio::null())
-        .kill_on_drop(true);
-    let done = tokio::time::timeout(Duration::from_secs(60), command.output())
-        .await
-        .unwrap_or_else(|_| panic!("{name} did not end"))
-        .unwrap_or_else(|error| panic!("{name} did not start: {error}"));
-    let errors = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{name}: {errors}");
+        .args((!mode.is_empty()).then_some(mode));
+    let done = run(name, command).await;
+    if !done.status.success() {
+        return Some(Err(String::from_utf8_lossy(&done.stderr).into_owned()));
+    }
     let output = String::from_utf8_lossy(&done.stdout);
     let line = output.lines().last().unwrap_or_default();
-    Some(serde_json::from_str(line).unwrap_or_else(|error| panic!("{name}: {error}: {output}")))
+    let report = serde_json::from_str(line);
+    Some(Ok(
+        report.unwrap_or_else(|error| panic!("{name}: {error}: {output}"))
+    ))
+}
+
+/// Runs a client program to its end.
+pub async fn run(name: &str, mut command: tokio::process::Command) -> Output {
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    tokio::time::timeout(CLIENT_TIMEOUT, command.output())
+        .await
+        .unwrap_or_else(|_| panic!("{name} did not end"))
+        .unwrap_or_else(|error| panic!("{name} did not start: {error}"))
 }
 
 #[test]
