@@ -326,12 +326,10 @@ async fn a_child_that_cannot_be_started_answers_initialize_with_the_cause() {
     let data = &body["error"]["data"];
     assert_eq!(data["exit_code"], 7, "{body}");
     assert_eq!(data["last_stderr"], json!(["the folder is broken"]));
+    // The process of the one that failed is gone a little after its answer.
+    until_children(&server, &instance, 1).await;
     let path = format!("/mcps/{}/stats", id_of(&instance));
-    let stats = server.get(&path).await;
-    assert_eq!(
-        (&stats["sessions"], &stats["session_children"]),
-        (&json!(1), &json!(1))
-    );
+    assert_eq!(server.get(&path).await["sessions"], 1);
     let told = events(&server, &instance, "session-child-exited").await;
     assert_eq!(told.len(), 1, "nothing is tried again: {told:?}");
 }

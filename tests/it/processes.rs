@@ -119,10 +119,18 @@ fn a_child_is_found_by_its_folder_and_by_its_arguments() {
             .arg("-")
             .arg(folder.path()),
     );
-    let found: Vec<_> = of_folder(folder.path())
-        .into_iter()
-        .map(|process| (process.pid, process.parent))
-        .collect();
+    // While a program is being loaded, the kernel does not tell its arguments.
+    let began = std::time::Instant::now();
+    let found = loop {
+        let found: Vec<_> = of_folder(folder.path())
+            .into_iter()
+            .map(|process| (process.pid, process.parent))
+            .collect();
+        if found.len() >= 2 || began.elapsed() > std::time::Duration::from_secs(10) {
+            break found;
+        }
+        std::thread::yield_now();
+    };
     let us = std::process::id();
     for child in [&mut inside, &mut named] {
         kill(child.id());
