@@ -369,7 +369,7 @@ fn the_tree_names_no_registry_and_no_build_machine() {
     let mut offences = Vec::new();
     for file in source::all() {
         // Cargo itself writes the source of every crate into its lock file.
-        if file.path == "Cargo.lock" {
+        if file.path.ends_with("Cargo.lock") {
             continue;
         }
         for (index, line) in file.text.lines().enumerate() {
