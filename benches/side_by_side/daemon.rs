@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -45,8 +45,8 @@ pub struct Instance {
 }
 
 impl Daemon {
-    /// Starts one, with a template `null` for the server that does next to nothing.
-    pub fn start() -> Self {
+    /// Starts one with these templates (name and command), whose instances are shown these paths.
+    pub fn start(templates: &[(&str, &[String])], reads: &[PathBuf]) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("minimcp-bench-")
             .tempdir()
@@ -60,7 +60,8 @@ impl Daemon {
         config.api.port = port;
         config.api.admin_token_file = data.join("admin-token");
         config.database.url = format!("sqlite:{}", data.join("minimcp.db").display());
-        config.runtime.template_dirs = vec![write_template(folder.path())];
+        config.runtime.template_dirs = vec![write_templates(folder.path(), templates)];
+        config.sandbox.read = reads.to_vec();
         config.runtime.instance_dir = data.join("instances");
         config.runtime.keeper_socket = data.join("keeper.sock");
         (config.runtime.port_min, config.runtime.port_max) = PORTS;
@@ -123,9 +124,8 @@ impl Daemon {
             id: text("id"),
             pid: pid_of(&made["pid"]),
             endpoint: Endpoint {
-                host: host.to_owned(),
-                path: format!("/{path}"),
                 token: Some(text("access_token")),
+                ..Endpoint::new(host.to_owned(), format!("/{path}"))
             },
         }
     }
@@ -225,16 +225,16 @@ fn pid_as_raw(pid: u32) -> Pid {
     Pid::from_raw(i32::try_from(pid).expect("pids are small"))
 }
 
-/// The manifest of the server that does next to nothing: this program.
-fn write_template(folder: &Path) -> std::path::PathBuf {
-    let this = std::env::current_exe().expect("a program knows its file");
+/// Manifests of stdio servers, in a folder of their own.
+fn write_templates(folder: &Path, all: &[(&str, &[String])]) -> PathBuf {
     let templates = folder.join("templates");
-    let target = templates.join("null");
-    fs::create_dir_all(&target).expect("the folder is ours");
-    let text = format!(
-        "schema = 1\nname = \"null\"\ntitle = \"Null\"\ndescription = \"Does next to nothing.\"\n\n[server]\ntransport = \"stdio\"\ncommand = [{:?}, \"null-server\"]\n",
-        this.to_str().expect("the checkout has a plain path")
-    );
-    fs::write(target.join("template.toml"), text).expect("the folder is ours");
+    for (name, command) in all {
+        let target = templates.join(name);
+        fs::create_dir_all(&target).expect("the folder is ours");
+        let text = format!(
+            "schema = 1\nname = {name:?}\ntitle = {name:?}\ndescription = \"A server of the bench.\"\n\n[server]\ntransport = \"stdio\"\ncommand = {command:?}\n"
+        );
+        fs::write(target.join("template.toml"), text).expect("the folder is ours");
+    }
     templates
 }

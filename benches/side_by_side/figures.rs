@@ -59,6 +59,13 @@ impl Summary {
     }
 }
 
+/// What a figure may be.
+#[derive(Debug, Clone, Copy)]
+pub enum Bound {
+    Most(f64),
+    Least(f64),
+}
+
 impl Figures {
     pub fn new(json: bool) -> Self {
         Self {
@@ -79,14 +86,74 @@ impl Figures {
     /// The columns of [`Figures::memory`].
     pub const MEMORY: &str = " RSS KiB    PSS KiB    private  anonymous   (each)";
 
+    /// The columns of [`Figures::compared`].
+    pub const COMPARED: &str =
+        "  p50 us   added us     p99 us    calls/s  floor: p50   rate  peer: p50   rate";
+
+    /// A row of times beside the server's own pipes (what is added to their p50), the floor and the peer (ratios).
+    pub fn compared(
+        &mut self,
+        name: &str,
+        figures: Summary,
+        direct: Summary,
+        floor: Summary,
+        peer: Option<Summary>,
+    ) {
+        let added_us = figures.p50_us - direct.p50_us;
+        let p50_to = |base: Summary| figures.p50_us / base.p50_us;
+        let rate_to = |base: Summary| Some(figures.per_second? / base.per_second?);
+        let (floor_p50, floor_rate) = (p50_to(floor), rate_to(floor));
+        let (peer_p50, peer_rate) = (peer.map(p50_to), peer.and_then(rate_to));
+        if !self.json {
+            println!(
+                "{name:<52} {:>8.1} {added_us:>10.1} {:>10.1} {:>10} {floor_p50:>11.2} {:>6} {:>10} {:>6}",
+                figures.p50_us,
+                figures.p99_us,
+                or_nothing(figures.per_second, 0),
+                or_nothing(floor_rate, 2),
+                or_nothing(peer_p50, 2),
+                or_nothing(peer_rate, 2),
+            );
+        }
+        self.rows.push(json!({
+            "name": name, "p50_us": figures.p50_us, "added_us": added_us, "p99_us": figures.p99_us,
+            "per_second": figures.per_second, "p50_to_floor": floor_p50, "rate_to_floor": floor_rate,
+            "p50_to_peer": peer_p50, "rate_to_peer": peer_rate,
+        }));
+    }
+
+    /// A row of one ratio with its goal. A ratio to nothing, or to less, is no verdict: the noise was larger.
+    pub fn goal(&mut self, name: &str, value: f64, bound: Bound) {
+        let (word, limit, met) = match bound {
+            Bound::Most(limit) => ("at most", limit, value <= limit),
+            Bound::Least(limit) => ("at least", limit, value >= limit),
+        };
+        let verdict = match (value.is_finite() && value > 0.0, met) {
+            (false, _) => "no verdict",
+            (true, true) => "met",
+            (true, false) => "not met",
+        };
+        if !self.json {
+            println!("{name:<52} {value:>8.2}   {word} {limit:.2}: {verdict}");
+        }
+        self.rows.push(json!({
+            "name": name, "value": value, "bound": word, "limit": limit, "verdict": verdict,
+        }));
+    }
+
+    /// A row of what could not be measured here, and how it can be.
+    pub fn missing(&mut self, name: &str, remedy: &str) {
+        if !self.json {
+            println!("{name:<52} not found here: {remedy}");
+        }
+        self.rows.push(json!({"name": name, "missing": remedy}));
+    }
+
     /// A row of times, as a ratio to `base` when there is one.
     pub fn times(&mut self, name: &str, figures: Summary, base: Option<Summary>) {
         let p50_ratio = base.map(|base| figures.p50_us / base.p50_us);
         let rate_ratio = base.and_then(|base| Some(figures.per_second? / base.per_second?));
         if !self.json {
-            let or_nothing = |value: Option<f64>, digits: usize| {
-                value.map_or_else(String::new, |value| format!("{value:.digits$}"))
-            };
             println!(
                 "{name:<52} {:>8.1} {:>10.1} {:>11} {:>11} {:>12}",
                 figures.p50_us,
@@ -143,4 +210,8 @@ impl Figures {
             println!("{:#}", json!({"figures": self.rows}));
         }
     }
+}
+
+fn or_nothing(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(String::new, |value| format!("{value:.digits$}"))
 }

@@ -46,15 +46,20 @@ pub fn serve_null() {
         let Ok(line) = line else { return };
         let message: Message<'_> = serde_json::from_str(&line).expect("the client writes JSON");
         let Some(id) = message.id else { continue };
-        let result = match message.method {
-            Some("initialize") => {
-                r#"{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"null","version":"1"}}"#
-            }
-            Some("tools/list") => r#"{"tools":[{"name":"echo","inputSchema":{"type":"object"}}]}"#,
-            Some("tools/call") => r#"{"content":[{"type":"text","text":"x"}]}"#,
-            _ => "{}",
+        let (key, value) = match message.method {
+            Some("initialize") => (
+                "result",
+                r#"{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"null","version":"1"}}"#,
+            ),
+            Some("tools/list") => (
+                "result",
+                r#"{"tools":[{"name":"echo","inputSchema":{"type":"object"}}]}"#,
+            ),
+            Some("tools/call") => ("result", r#"{"content":[{"type":"text","text":"x"}]}"#),
+            Some("ping") => ("result", "{}"),
+            _ => ("error", r#"{"code":-32601,"message":"no such method"}"#),
         };
-        let answer = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{result}}}\n");
+        let answer = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"{key}\":{value}}}\n");
         if stdout.write_all(answer.as_bytes()).is_err() || stdout.flush().is_err() {
             return;
         }
@@ -72,20 +77,28 @@ impl Bridge {
         &self,
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
-        let refuse = |status| {
+        let without_body = |status| {
             let mut response = Response::new(Full::default());
             *response.status_mut() = status;
             Ok(response)
         };
         let Ok(body) = request.into_body().collect().await else {
-            return refuse(http::StatusCode::BAD_REQUEST);
+            return without_body(http::StatusCode::BAD_REQUEST);
         };
         let body = body.to_bytes();
         let Ok(message) = serde_json::from_slice::<Message<'_>>(&body) else {
-            return refuse(http::StatusCode::BAD_REQUEST);
+            return without_body(http::StatusCode::BAD_REQUEST);
         };
         let method = message.method.unwrap_or_default();
         let params = message.params.map_or("{}", RawValue::get);
+        if message.id.is_none() {
+            let line =
+                format!("{{\"jsonrpc\":\"2.0\",\"method\":\"{method}\",\"params\":{params}}}\n");
+            return without_body(match self.to_child.send(line).await {
+                Ok(()) => http::StatusCode::ACCEPTED,
+                Err(_) => http::StatusCode::BAD_GATEWAY,
+            });
+        }
         let ours = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         self.waiting
@@ -96,13 +109,13 @@ impl Bridge {
             "{{\"jsonrpc\":\"2.0\",\"id\":{ours},\"method\":\"{method}\",\"params\":{params}}}\n"
         );
         if self.to_child.send(line).await.is_err() {
-            return refuse(http::StatusCode::BAD_GATEWAY);
+            return without_body(http::StatusCode::BAD_GATEWAY);
         }
         let Ok(line) = receiver.await else {
-            return refuse(http::StatusCode::BAD_GATEWAY);
+            return without_body(http::StatusCode::BAD_GATEWAY);
         };
         let Ok(answer) = serde_json::from_str::<Message<'_>>(&line) else {
-            return refuse(http::StatusCode::BAD_GATEWAY);
+            return without_body(http::StatusCode::BAD_GATEWAY);
         };
         let id = message.id.map_or("null", RawValue::get);
         let result = answer.result.map_or("null", RawValue::get);
@@ -213,11 +226,7 @@ impl Floor {
         std::io::BufReader::new(stdout)
             .read_line(&mut port)
             .expect("it writes its port");
-        let endpoint = Endpoint {
-            host: format!("127.0.0.1:{}", port.trim()),
-            path: "/mcp".to_owned(),
-            token: None,
-        };
+        let endpoint = Endpoint::new(format!("127.0.0.1:{}", port.trim()), "/mcp".to_owned());
         (Self(child), endpoint)
     }
 }

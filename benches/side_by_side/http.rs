@@ -43,7 +43,7 @@ impl Connection {
         })
     }
 
-    /// Sends a request and reads its answer, which must have a length.
+    /// Sends a request and reads its answer to the end.
     pub fn send(&mut self, method: &str, path: &str, body: &str) -> std::io::Result<Answer> {
         let mut request = String::with_capacity(self.fixed.len() + body.len() + path.len() + 128);
         request.push_str(method);
@@ -60,7 +60,7 @@ impl Connection {
         let Some(Ok(status)) = status else {
             return Err(fault(&format!("no status: {}", self.line)));
         };
-        let (mut length, mut session) = (None, None);
+        let (mut length, mut chunked, mut session) = (None, false, None);
         loop {
             let line = self.next_line()?;
             let Some((name, value)) = line.split_once(':') else {
@@ -68,22 +68,38 @@ impl Connection {
             };
             if name.eq_ignore_ascii_case("content-length") {
                 length = value.trim().parse::<usize>().ok();
+            } else if name.eq_ignore_ascii_case("transfer-encoding") {
+                chunked = value.trim().eq_ignore_ascii_case("chunked");
             } else if name.eq_ignore_ascii_case("mcp-session-id") {
                 session = Some(value.trim().to_owned());
             }
         }
-        let length = match (length, status) {
-            (Some(length), _) => length,
-            (None, 202 | 204) => 0,
+        let mut body = Vec::new();
+        match (length, status) {
+            _ if chunked => while self.read_chunk(&mut body)? {},
+            (Some(length), _) => {
+                body.resize(length, 0);
+                self.reader.read_exact(&mut body)?;
+            }
+            (None, 202 | 204) => {}
             _ => return Err(fault("an answer without a length")),
-        };
-        let mut body = vec![0; length];
-        self.reader.read_exact(&mut body)?;
+        }
         Ok(Answer {
             status,
             session,
             body,
         })
+    }
+
+    /// Appends the next chunk; false when it was the last one.
+    fn read_chunk(&mut self, body: &mut Vec<u8>) -> std::io::Result<bool> {
+        let size = self.next_line()?.split(';').next().unwrap_or_default();
+        let size = usize::from_str_radix(size, 16).map_err(|_| fault("a chunk without a size"))?;
+        let before = body.len();
+        body.resize(before + size, 0);
+        self.reader.read_exact(&mut body[before..])?;
+        self.next_line()?;
+        Ok(size > 0)
     }
 
     fn next_line(&mut self) -> std::io::Result<&str> {

@@ -18,8 +18,8 @@ const LOOK: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Rows for this many instances of `null` whose leases end at about the same time.
-pub fn ends(figures: &mut Figures, count: usize) {
-    let mut daemon = Daemon::start();
+pub fn ends(figures: &mut Figures, null: &[String], count: usize) {
+    let mut daemon = Daemon::start(&[("null", null)], &[]);
     let instances: Vec<Instance> = (0..count).map(|_| daemon.create("null")).collect();
     let deadlines: Vec<Instant> = instances
         .iter()

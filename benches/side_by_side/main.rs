@@ -2,17 +2,23 @@
 //!
 //! ```text
 //! cargo bench --bench side_by_side                         everything
-//! cargo bench --bench side_by_side -- --quick              fewer samples, about half a minute
+//! cargo bench --bench side_by_side -- --quick              fewer samples, some minutes less
+//! cargo bench --bench side_by_side -- --calls              only calls through the access URL and what they stand beside
 //! cargo bench --bench side_by_side -- --instances 1000     memory and kills up to so many instances (default 100)
+//! cargo bench --bench side_by_side -- --peer PATH          where the peer is, if neither on the PATH nor in target/
+//! cargo bench --bench side_by_side -- --node-server FILE   another program for Node, with a tool echo and one argument text
 //! cargo bench --bench side_by_side -- --json               the figures as JSON
 //! taskset -c 0 cargo bench --bench side_by_side            all on one CPU: the steadiest latencies
 //! ```
 //!
 //! It starts the release binary of this tree with a folder and ports of its own, and ends only what it started.
 //! Everything is measured in one run, so lines can be compared with each other, not with those of another machine or
-//! day. The servers are `demo` (built in) and `null`, which does next to nothing, so that what is seen is the cost of
-//! the host; the floor is a bridge from HTTP to a server's pipes that does nothing else.
+//! day. The servers are `demo` (built in), `null`, which does next to nothing, so that what is seen is the cost of the
+//! host, and `node`, on the official TypeScript SDK. The floor is a bridge from HTTP to a server's pipes that does
+//! nothing else. The peer is the program of the Rust crate `mcp-proxy`, the fastest of those that do the same job
+//! (`cargo install mcp-proxy@0.6.0 --root target/bench-peers`). What is not there is said, and the run goes on.
 
+mod calls;
 mod daemon;
 mod figures;
 mod floor;
@@ -20,12 +26,17 @@ mod http;
 mod leases;
 mod mcp;
 mod memory;
+mod node;
+mod peer;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
+use calls::Server;
 use daemon::{Daemon, Instance};
 use figures::{Figures, Summary};
-use floor::Floor;
 use mcp::StdioServer;
 
 /// Concurrent calls of the busy rows.
@@ -78,6 +89,50 @@ fn sizes(most: usize) -> Vec<usize> {
     sizes
 }
 
+/// What the arguments ask for.
+struct Wanted {
+    plan: Plan,
+    json: bool,
+    only_calls: bool,
+    peer: Option<PathBuf>,
+    node_server: Option<PathBuf>,
+}
+
+impl Wanted {
+    fn parse(arguments: &[String]) -> Self {
+        let (mut quick, mut json, mut only_calls, mut most) = (false, false, false, 100);
+        let (mut peer, mut node_server) = (None, None);
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            let mut value = || {
+                rest.next()
+                    .unwrap_or_else(|| panic!("{argument} needs a value"))
+            };
+            match argument.as_str() {
+                "--quick" => quick = true,
+                "--json" => json = true,
+                "--calls" => only_calls = true,
+                "--instances" => most = value().parse().expect("--instances needs a number"),
+                "--peer" => peer = Some(value().into()),
+                "--node-server" => node_server = Some(value().into()),
+                // Cargo gives it to every bench.
+                "--bench" => {}
+                other => {
+                    panic!("unknown argument {other}; see the head of benches/side_by_side/main.rs")
+                }
+            }
+        }
+        let plan = if quick { Plan::quick } else { Plan::full };
+        Self {
+            plan: plan(most),
+            json,
+            only_calls,
+            peer,
+            node_server,
+        }
+    }
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
@@ -85,49 +140,47 @@ fn main() {
         Some("floor") => return floor::serve_floor(&arguments[1..]),
         _ => {}
     }
-    let (mut quick, mut json, mut most) = (false, false, 100);
-    let mut rest = arguments.iter();
-    while let Some(argument) = rest.next() {
-        match argument.as_str() {
-            "--quick" => quick = true,
-            "--json" => json = true,
-            "--instances" => {
-                let value = rest.next().and_then(|value| value.parse().ok());
-                most = value.expect("--instances needs a number");
-            }
-            // Cargo gives it to every bench.
-            "--bench" => {}
-            other => {
-                panic!("unknown argument {other}; see the head of benches/side_by_side/main.rs")
-            }
-        }
-    }
-    let plan = if quick {
-        Plan::quick(most)
-    } else {
-        Plan::full(most)
-    };
+    let wanted = Wanted::parse(&arguments);
+    let plan = &wanted.plan;
     let this = std::env::current_exe().expect("a program knows its file");
     let this = this.to_str().expect("the checkout has a plain path");
-    let null = vec![this.to_owned(), "null-server".to_owned()];
-    let demo = ["mcp", "demo"].map(str::to_owned);
-    let demo: Vec<String> = [env!("CARGO_BIN_EXE_minimcp").to_owned()]
-        .into_iter()
-        .chain(demo)
-        .collect();
+    let null = [this, "null-server"].map(str::to_owned);
+    let demo = [env!("CARGO_BIN_EXE_minimcp"), "mcp", "demo"].map(str::to_owned);
+    let peer = peer::find(wanted.peer.as_deref());
+    let node = node::find(wanted.node_server.as_deref());
 
-    let mut figures = Figures::new(json);
-    let mut daemon = Daemon::start();
-    for (name, command) in [("null", &null), ("demo", &demo)] {
-        starts(&mut figures, &mut daemon, &plan, name, command);
-        loads(&mut figures, &mut daemon, &plan, name, command);
+    let mut figures = Figures::new(wanted.json);
+    let mut templates: Vec<(&str, &[String])> = vec![("null", &null)];
+    let mut servers = vec![("null", &null[..], 1), ("demo", &demo[..], 1)];
+    if let Some(node) = &node {
+        templates.push(("node", &node.command));
+        servers.push(("node", &node.command, 4));
+    }
+    let reads = node.as_ref().map_or(&[][..], |node| &node.reads);
+    let mut daemon = Daemon::start(&templates, reads);
+    for (name, command, slowness) in servers {
+        if !wanted.only_calls && name != "node" {
+            starts(&mut figures, &mut daemon, plan, name, command);
+        }
+        let server = Server {
+            name,
+            command,
+            slowness,
+        };
+        calls::compare(&mut figures, &mut daemon, plan, &server, peer.as_deref());
+    }
+    if node.is_none() {
+        figures.heading("calls to node", "");
+        figures.missing("a server on the TypeScript SDK", node::INSTALL);
     }
     drop(daemon);
-    figures.heading("how late leases end", Figures::TIMES);
-    for count in [10, 100] {
-        leases::ends(&mut figures, count);
+    if !wanted.only_calls {
+        figures.heading("how late leases end", Figures::TIMES);
+        for count in [10, 100] {
+            leases::ends(&mut figures, &null, count);
+        }
+        many(&mut figures, plan, &null);
     }
-    many(&mut figures, &plan);
     figures.finish();
 }
 
@@ -156,45 +209,14 @@ fn starts(figures: &mut Figures, daemon: &mut Daemon, plan: &Plan, name: &str, c
     );
 }
 
-/// Calls through the access URL beside the floor and the server's own pipes, in turns.
-fn loads(figures: &mut Figures, daemon: &mut Daemon, plan: &Plan, name: &str, command: &[String]) {
-    let mut direct = StdioServer::start(command);
-    let (floor, bridge) = Floor::start(command);
-    let instance = daemon.create(name);
-    for (outstanding, count) in [(1, plan.calls_alone), (BUSY, plan.calls_busy)] {
-        let (mut pipes, mut bare, mut hosted) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..plan.rounds {
-            pipes.push(Summary::of_load(direct.load(count, outstanding)));
-            bare.push(Summary::of_load(bridge.load(count, outstanding)));
-            hosted.push(Summary::of_load(instance.endpoint.load(count, outstanding)));
-        }
-        let title = format!("calls to {name}, {outstanding} at a time (ratio to the floor)");
-        figures.heading(&title, Figures::TIMES);
-        let base = Summary::median(&bare);
-        figures.times(
-            "direct: the server's own pipes",
-            Summary::median(&pipes),
-            None,
-        );
-        figures.times("floor: HTTP to pipes, nothing else", base, None);
-        figures.times(
-            "minimcp: the access URL",
-            Summary::median(&hosted),
-            Some(base),
-        );
-    }
-    daemon.delete(&instance);
-    drop(floor);
-}
-
 /// Memory, the API and kills with many instances of `null` on a fresh daemon.
-fn many(figures: &mut Figures, plan: &Plan) {
+fn many(figures: &mut Figures, plan: &Plan, null: &[String]) {
     /// What was just done settles: log rows are written, caches are given back.
     const SETTLE: Duration = Duration::from_secs(2);
     /// How long the CPU time of an idle daemon is counted.
     const IDLE: Duration = Duration::from_secs(10);
 
-    let mut daemon = Daemon::start();
+    let mut daemon = Daemon::start(&[("null", null)], &[]);
     let mut instances: Vec<Instance> = Vec::new();
     let mut serve_kib = Vec::new();
     for size in &plan.sizes {

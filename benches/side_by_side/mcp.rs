@@ -16,14 +16,21 @@ const TOOLS: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
 /// Calls that are made before the clock runs.
 const WARM_UP: usize = 200;
 
-fn call(id: usize) -> String {
+/// What a call of the stateless revision carries in addition.
+const META: &str = r#","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"}}"#;
+
+fn call(id: usize, tool: &str, more: &str) -> String {
     format!(
-        r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"echo","arguments":{{"text":"x"}}}}}}"#
+        r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"{tool}","arguments":{{"text":"x"}}{more}}}}}"#
     )
 }
 
+fn is_result(answer: &str) -> bool {
+    answer.contains("\"result\"") && !answer.contains("\"isError\":true")
+}
+
 fn check(answer: &str) {
-    assert!(answer.contains("\"result\""), "not a result: {answer}");
+    assert!(is_result(answer), "not a result: {answer}");
 }
 
 /// The times of single calls, and of all together.
@@ -78,7 +85,7 @@ impl StdioServer {
         let mut times = Vec::with_capacity(count);
         while times.len() < count {
             while sent.len() < count && sent.len() - times.len() < outstanding {
-                let line = call(sent.len());
+                let line = call(sent.len(), "echo", "");
                 sent.push(Instant::now());
                 self.send(line);
             }
@@ -124,57 +131,108 @@ impl Drop for StdioServer {
     }
 }
 
+/// The two families of MCP revisions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Era {
+    /// `initialize` and a session first.
+    Session,
+    /// 2026-07-28: every request says in its headers and its `_meta` what a session would know.
+    Stateless,
+}
+
 /// An MCP endpoint over HTTP.
 #[derive(Clone)]
 pub struct Endpoint {
     pub host: String,
     pub path: String,
     pub token: Option<String>,
+    /// The name under which it has the tool `echo`.
+    pub tool: String,
+    pub era: Era,
 }
 
 impl Endpoint {
-    /// A new connection, without a session.
-    pub fn connect(&self) -> Connection {
-        let mut connection = Connection::open(&self.host).expect("the endpoint listens");
+    /// One of the session era, without a token, with tools by their own names.
+    pub fn new(host: String, path: String) -> Self {
+        Self {
+            host,
+            path,
+            token: None,
+            tool: "echo".to_owned(),
+            era: Era::Session,
+        }
+    }
+
+    /// The same, spoken with in the stateless era.
+    pub fn stateless(&self) -> Self {
+        Self {
+            era: Era::Stateless,
+            ..self.clone()
+        }
+    }
+
+    /// A new connection that is ready for calls: with a new session, where the era has sessions.
+    pub fn initialize(&self) -> Connection {
+        self.try_initialize().expect("the endpoint takes clients")
+    }
+
+    fn try_initialize(&self) -> std::io::Result<Connection> {
+        let mut connection = Connection::open(&self.host)?;
         if let Some(token) = &self.token {
             connection
                 .fixed
                 .push_str(&format!("Authorization: Bearer {token}\r\n"));
         }
-        connection
-    }
-
-    /// A new connection with a new session.
-    pub fn initialize(&self) -> Connection {
-        let mut connection = self.connect();
-        let answer = connection
-            .send("POST", &self.path, INITIALIZE)
-            .expect("initialize is answered");
-        check(&answer.text());
+        if self.era == Era::Stateless {
+            connection.fixed.push_str(&format!(
+                "MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: {}\r\n",
+                self.tool
+            ));
+            return Ok(connection);
+        }
+        let answer = connection.send("POST", &self.path, INITIALIZE)?;
+        if !is_result(&answer.text()) {
+            return Err(std::io::Error::other(answer.text().into_owned()));
+        }
         if let Some(session) = answer.session {
             connection.fixed.push_str(&format!(
                 "Mcp-Session-Id: {session}\r\nMCP-Protocol-Version: 2025-06-18\r\n"
             ));
         }
-        connection
+        connection.send("POST", &self.path, INITIALIZED)?;
+        Ok(connection)
     }
 
-    /// One call on a connection with a session; whether it had a result.
+    /// Whether a new client gets a call answered.
+    pub fn answers(&self) -> bool {
+        self.try_initialize()
+            .is_ok_and(|mut connection| self.try_call(&mut connection))
+    }
+
+    /// One call on a connection of [`Endpoint::initialize`]; whether it had a result.
     pub fn try_call(&self, connection: &mut Connection) -> bool {
         connection
-            .send("POST", &self.path, &call(1))
-            .is_ok_and(|answer| answer.status == 200 && answer.text().contains("\"result\""))
+            .send("POST", &self.path, &self.call(1))
+            .is_ok_and(|answer| answer.status == 200 && is_result(&answer.text()))
     }
 
-    /// Calls `echo` so often, on so many connections at a time, each with a session of its own.
+    fn call(&self, id: usize) -> String {
+        match self.era {
+            Era::Session => call(id, &self.tool, ""),
+            Era::Stateless => call(id, &self.tool, META),
+        }
+    }
+
+    /// Calls `echo` so often, on so many connections at a time, each with a session of its own where there are any.
     pub fn load(&self, count: usize, connections: usize) -> Load {
         let barrier = Barrier::new(connections + 1);
         let one = || {
             let mut connection = self.initialize();
             let mut call = |id| {
+                let body = self.call(id);
                 let began = Instant::now();
                 let answer = connection
-                    .send("POST", &self.path, &call(id))
+                    .send("POST", &self.path, &body)
                     .expect("a call is answered");
                 let time = began.elapsed();
                 check(&answer.text());
