@@ -38,6 +38,8 @@ pub struct ClientSpec {
     pub patience: Duration,
     /// The largest answer in bytes.
     pub body_bytes_max: usize,
+    /// Headers of a refusal that [`ClientSpec::advise`] wants to see, lower case; they come in [`Failure::headers`].
+    pub telling_headers: &'static [&'static str],
     /// What to advise on a failure, where the service's own rules say more than the kind.
     pub advise: fn(&Failure) -> Option<String>,
 }
@@ -55,6 +57,7 @@ impl ClientSpec {
             backoff: Duration::from_millis(250),
             patience: Duration::from_secs(5),
             body_bytes_max: 8 << 20,
+            telling_headers: &[],
             advise: |_| None,
         }
     }
@@ -81,6 +84,8 @@ pub struct Call {
     auth: Option<(HeaderName, &'static str, Secret)>,
     hidden: Vec<Secret>,
     accept: Option<HeaderValue>,
+    if_none_match: Option<HeaderValue>,
+    redirect_is_answer: bool,
     body: Body,
 }
 
@@ -95,6 +100,8 @@ impl Call {
             auth: None,
             hidden: Vec::new(),
             accept: None,
+            if_none_match: None,
+            redirect_is_answer: false,
             body: Body::None,
         }
     }
@@ -142,6 +149,21 @@ impl Call {
         self
     }
 
+    /// Asks for what has changed since the answer with this entity tag; where nothing has, the [`Answer`] has the status
+    /// 304 and no body (RFC 9110 section 13.1.2). A tag that no header may hold is left out.
+    #[must_use]
+    pub fn if_none_match(mut self, entity_tag: &str) -> Self {
+        self.if_none_match = HeaderValue::from_str(entity_tag).ok();
+        self
+    }
+
+    /// Takes a redirect as the [`Answer`], its `location` among the headers, instead of following it.
+    #[must_use]
+    pub fn redirect_is_answer(mut self) -> Self {
+        self.redirect_is_answer = true;
+        self
+    }
+
     /// Sends JSON.
     ///
     /// # Panics
@@ -172,7 +194,7 @@ impl Call {
     }
 }
 
-/// A good answer: a status of the 200s.
+/// A good answer: a status of the 200s, or what the call took for good.
 #[derive(Debug)]
 pub struct Answer {
     /// The status.
@@ -229,7 +251,7 @@ impl Client {
         self.spec.service
     }
 
-    fn http(&self) -> Result<&reqwest::Client, Error> {
+    pub(crate) fn http(&self) -> Result<&reqwest::Client, Error> {
         let made = self.http.get_or_init(|| {
             // The second installation in a process fails and changes nothing.
             let _already = rustls::crypto::ring::default_provider().install_default();
@@ -327,6 +349,9 @@ impl Client {
             })?;
             request = request.header(name, value);
         }
+        if let Some(entity_tag) = &call.if_none_match {
+            request = request.header(header::IF_NONE_MATCH, entity_tag);
+        }
         if !call.query.is_empty() {
             request = request.query(&call.query);
         }
@@ -345,7 +370,9 @@ impl Client {
         from: &Url,
         response: &Response,
     ) -> Result<Option<Url>, Error> {
-        if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
+        let status = response.status();
+        let to_follow = status.is_redirection() && !call.redirect_is_answer;
+        if !to_follow || status == StatusCode::NOT_MODIFIED {
             return Ok(None);
         }
         let target = response
@@ -364,7 +391,7 @@ impl Client {
         }
     }
 
-    async fn read(&self, call: &Call, mut response: Response) -> Result<Answer, Error> {
+    pub(crate) async fn read(&self, call: &Call, mut response: Response) -> Result<Answer, Error> {
         let status = response.status();
         let max = self.spec.body_bytes_max;
         let too_large = || {
@@ -391,7 +418,9 @@ impl Client {
             body.extend_from_slice(&chunk);
         }
         let headers = std::mem::take(response.headers_mut());
-        if !status.is_success() {
+        let unchanged = status == StatusCode::NOT_MODIFIED && call.if_none_match.is_some();
+        let taken = call.redirect_is_answer && status.is_redirection();
+        if !(status.is_success() || unchanged || taken) {
             return Err(self.refused(call, status, &headers, &body));
         }
         Ok(Answer {
@@ -403,7 +432,7 @@ impl Client {
     }
 
     /// The error's own text is left out: it may hold an address with a credential.
-    fn broken(&self, call: &Call, error: &reqwest::Error) -> Error {
+    pub(crate) fn broken(&self, call: &Call, error: &reqwest::Error) -> Error {
         let trouble = if error.is_timeout() {
             Trouble::Timeout
         } else {
@@ -436,10 +465,15 @@ impl Client {
         error.failure.status = Some(status.as_u16());
         error.failure.said = said(body, call.secrets());
         error.failure.maybe_done = status.is_server_error() && !call.method.is_safe();
+        for name in self.spec.telling_headers {
+            if let Some(Ok(value)) = headers.get(*name).map(HeaderValue::to_str) {
+                error.failure.headers.push((name, value.to_owned()));
+            }
+        }
         self.advised(error)
     }
 
-    fn advised(&self, mut error: Error) -> Error {
+    pub(crate) fn advised(&self, mut error: Error) -> Error {
         error.advice = (self.spec.advise)(&error.failure);
         error
     }

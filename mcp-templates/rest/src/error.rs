@@ -46,6 +46,17 @@ pub struct Failure {
     pub said: Option<String>,
     /// Whether the call may have taken effect nevertheless.
     pub maybe_done: bool,
+    /// What the headers asked for by [`crate::ClientSpec::telling_headers`] say.
+    pub headers: Vec<(&'static str, String)>,
+}
+
+impl Failure {
+    /// What the header `name` says, lower case; of those in [`crate::ClientSpec::telling_headers`].
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(known, _)| *known == name)?;
+        Some(value)
+    }
 }
 
 /// A failed call, fit to be shown: it holds no secret and no address but the host's name.
@@ -70,6 +81,7 @@ impl Error {
                 status: None,
                 said: None,
                 maybe_done: false,
+                headers: Vec::new(),
             }),
             advice: None,
         }

@@ -2,6 +2,7 @@
 //! redirects and retries and whose errors tell a language model what to do next.
 
 mod client;
+mod download;
 mod error;
 mod refusal;
 mod schemas;
@@ -9,6 +10,7 @@ mod settings;
 mod stdio;
 
 pub use client::{Answer, Body, Call, Client, ClientSpec};
+pub use download::Tail;
 pub use error::{Error, Failure, Trouble};
 pub use reqwest::{
     Method,

@@ -7,11 +7,15 @@ use serde_json::Value;
 
 use crate::Secret;
 
-/// How long upstream asks to wait: `Retry-After` in seconds, else the reset time of GitHub's limit.
+/// How long upstream asks to wait: `Retry-After` in seconds, else the reset time of GitHub's limit if that is used up;
+/// GitHub tells the reset time with every answer, also of its secondary limits, which have nothing to do with it.
 pub(crate) fn wait_told(headers: &HeaderMap) -> Option<Duration> {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
     if let Some(secs) = number("retry-after") {
         return Some(Duration::from_secs(secs));
+    }
+    if number("x-ratelimit-remaining") != Some(0) {
+        return None;
     }
     let reset = Duration::from_secs(number("x-ratelimit-reset")?);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
