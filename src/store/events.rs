@@ -2,7 +2,10 @@
 
 use sqlx::query_as;
 
-use super::{Store, StoreError};
+use super::{
+    Store, StoreError,
+    row::{to_column, without_nul},
+};
 use crate::domain::{
     UnixMs,
     id::{Generation, InstanceId},
@@ -42,6 +45,32 @@ pub struct EventRow {
 
 pub(super) const INSERT_EVENT: &str = "INSERT INTO events (instance_id, generation, at, kind, message) \
      VALUES ($1, $2, $3, $4, $5) RETURNING id";
+
+/// Events as columns, for one statement on PostgreSQL.
+#[derive(Debug, Default)]
+pub(super) struct EventArrays {
+    pub(super) instances: Vec<String>,
+    pub(super) generations: Vec<i64>,
+    pub(super) times: Vec<i64>,
+    pub(super) kinds: Vec<String>,
+    pub(super) messages: Vec<String>,
+}
+
+impl EventArrays {
+    pub(super) fn of(events: &[NewEvent]) -> Self {
+        let mut arrays = Self::default();
+        for event in events {
+            arrays.instances.push(event.instance.to_string());
+            arrays.generations.push(to_column(event.generation.0));
+            arrays.times.push(event.at);
+            arrays.kinds.push(without_nul(&event.kind).into_owned());
+            arrays
+                .messages
+                .push(without_nul(&event.message).into_owned());
+        }
+        arrays
+    }
+}
 
 /// Inserts events within a transaction; gives their ids in order.
 macro_rules! insert_events {

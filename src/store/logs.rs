@@ -6,7 +6,8 @@ use sqlx::{AssertSqlSafe, PgPool, SqlitePool, query, query_as, query_scalar};
 
 use super::{
     Store, StoreError,
-    pool::{Pool, in_time},
+    patience::in_time,
+    pool::Pool,
     row::{to_column, without_nul},
 };
 use crate::domain::{UnixMs, id::Generation};
@@ -129,11 +130,9 @@ impl Store {
         }
         match &self.pool {
             Pool::Sqlite { writer, .. } => {
-                in_time(self.statement_timeout, insert_sqlite(writer, rows)).await
+                in_time(&self.patience, insert_sqlite(writer, rows)).await
             }
-            Pool::Postgres(pool) => {
-                in_time(self.statement_timeout, insert_postgres(pool, rows)).await
-            }
+            Pool::Postgres(pool) => in_time(&self.patience, insert_postgres(pool, rows)).await,
         }
     }
 

@@ -14,8 +14,10 @@ mod credentials;
 mod error;
 mod events;
 mod idempotency;
+mod instance_writes;
 mod instances;
 mod logs;
+mod patience;
 mod ports;
 mod records;
 mod tokens;
@@ -25,7 +27,7 @@ pub use credentials::{CredentialEntry, CredentialRow, KeyCheckRow};
 pub use error::StoreError;
 pub use events::{EventRow, NewEvent};
 pub use idempotency::IdempotencyRow;
-pub use instances::{NewInstance, StateWrite};
+pub use instance_writes::{NewInstance, StateWrite};
 pub use logs::{LogEntry, LogQuery, LogRow};
 pub use ports::PortLeaseRow;
 pub use records::CorruptRow;
@@ -37,7 +39,7 @@ use crate::config::DatabaseConfig;
 #[derive(Clone)]
 pub struct Store {
     pool: pool::Pool,
-    statement_timeout: std::time::Duration,
+    patience: std::sync::Arc<patience::Patience>,
 }
 
 impl Store {
@@ -48,11 +50,10 @@ impl Store {
     /// [`StoreError::Refused`] when the configuration is wrong: a bad URL, a wrong password, an unwritable file,
     /// a database of a newer minimcp.
     pub async fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        let pool = pool::Pool::connect(config).await?;
-        Ok(Self {
-            pool,
-            statement_timeout: config.statement_timeout.std(),
-        })
+        let patience = patience::Patience::new(config.statement_timeout.std());
+        let patience = std::sync::Arc::new(patience);
+        let pool = pool::Pool::connect(config, &patience).await?;
+        Ok(Self { pool, patience })
     }
 
     /// Asks the database for an answer.

@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,14 +17,20 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::StoreError;
+use super::{
+    StoreError,
+    patience::{Patience, answers},
+};
 use crate::config::DatabaseConfig;
 
 /// How long a statement on SQLite waits for a lock that another process holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a connection that comes back to the pool may take to answer.
+/// How long a server may take to say goodbye.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A connection that rested no longer than this is taken as it is: it has answered when it came back.
+const TRUSTED_REST: Duration = Duration::from_secs(1);
 
 /// How long the end of all connections may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -110,25 +117,11 @@ macro_rules! delete_oldest {
 /// swallows packets gives no error for a quarter of an hour; nobody waits that long.
 macro_rules! in_time {
     ($store:expr, $body:expr) => {
-        $crate::store::pool::in_time($store.statement_timeout, async {
+        $crate::store::patience::in_time(&$store.patience, async {
             Ok::<_, $crate::store::StoreError>($body)
         })
         .await?
     };
-}
-
-/// See the macro. Whether a statement that is given up was carried out is not known.
-pub(super) async fn in_time<T>(
-    limit: Duration,
-    work: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    match tokio::time::timeout(limit, work).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(StoreError::Unavailable(format!(
-            "the database did not answer within {} ms",
-            limit.as_millis()
-        ))),
-    }
 }
 
 /// One list for both dialects, so that their numbers cannot drift. Append only: a released file never changes.
@@ -190,12 +183,15 @@ fn migrator(files: &[(i64, &'static str, &'static str)]) -> Migrator {
 
 impl Pool {
     /// Connects and brings the tables up to date.
-    pub(super) async fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
+    pub(super) async fn connect(
+        config: &DatabaseConfig,
+        patience: &Arc<Patience>,
+    ) -> Result<Self, StoreError> {
         let url = config.url.as_str();
         if let Some(path) = url.strip_prefix("sqlite:") {
             Self::connect_sqlite(path.strip_prefix("//").unwrap_or(path), config).await
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            Self::connect_postgres(url, config).await
+            Self::connect_postgres(url, config, patience).await
         } else {
             Err(StoreError::Refused(
                 "database.url must be sqlite:PATH or postgres://USER@HOST/DATABASE".to_owned(),
@@ -239,7 +235,11 @@ impl Pool {
         Ok(Self::Sqlite { writer, readers })
     }
 
-    async fn connect_postgres(url: &str, config: &DatabaseConfig) -> Result<Self, StoreError> {
+    async fn connect_postgres(
+        url: &str,
+        config: &DatabaseConfig,
+        patience: &Arc<Patience>,
+    ) -> Result<Self, StoreError> {
         let options = PgConnectOptions::from_str(url)
             .map_err(|_| {
                 StoreError::Refused(
@@ -282,6 +282,7 @@ impl Pool {
         }
         drop(tokio::time::timeout(RELEASE_TIMEOUT, first.close()).await);
         let statement_timeout_ms = config.statement_timeout.ms();
+        let given_up = Arc::clone(patience);
         let pool = PgPoolOptions::new()
             .max_connections(config.connections_max.max(2))
             .acquire_timeout(config.acquire_timeout.std())
@@ -290,15 +291,17 @@ impl Pool {
                 let sql = format!("SET statement_timeout = {statement_timeout_ms}");
                 Box::pin(async move { connection.execute(AssertSqlSafe(sql)).await.map(drop) })
             })
-            .after_release(|connection, _| {
+            // Each of these costs a round trip while others wait for the connection: only where there is a doubt.
+            .test_before_acquire(false)
+            .before_acquire(|connection, rested| {
+                let doubtful = rested.idle_for > TRUSTED_REST;
+                Box::pin(async move { Ok(!doubtful || answers(connection).await) })
+            })
+            .after_release(move |connection, _| {
                 // sqlx asks a returned connection for an answer without a limit: on a silent network each would
                 // hold its place in the pool until the kernel gives it up.
-                Box::pin(async move {
-                    match tokio::time::timeout(RELEASE_TIMEOUT, connection.ping()).await {
-                        Ok(answered) => answered.map(|()| true),
-                        Err(_) => Err(sqlx::Error::PoolTimedOut),
-                    }
-                })
+                let doubtful = given_up.recently_given_up();
+                Box::pin(async move { Ok(!doubtful || answers(connection).await) })
             })
             .connect_lazy_with(options);
         Ok(Self::Postgres(pool))

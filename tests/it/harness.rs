@@ -117,17 +117,6 @@ impl Server {
         server
     }
 
-    /// For tests that load this machine more than its two databases and dozens of Node and Python servers at their
-    /// start leave room for: what waits for a connection does so for longer than a person would.
-    pub async fn start_patient(database: Database) -> Self {
-        Self::start_with(database, |config| {
-            let patience = minimcp::domain::duration::HumanDuration::from_secs;
-            config.database.acquire_timeout = patience(40);
-            config.database.statement_timeout = patience(50);
-        })
-        .await
-    }
-
     /// The same, without waiting until it is ready.
     pub async fn begin_with(database: Database, change: impl FnOnce(&mut Config)) -> Self {
         Self::begin_as(database, None, change).await

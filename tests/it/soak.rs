@@ -196,7 +196,7 @@ async fn round(server: &Server, seed: u64) -> [Held; 2] {
 }
 
 async fn twenty_instances_in_random_order_leave_nothing_and_grow_nothing(database: Database) {
-    let server = Server::start_patient(database).await;
+    let server = Server::start(database).await;
     let seed = std::env::var("MINIMCP_SOAK_SEED")
         .ok()
         .and_then(|text| text.parse().ok())

@@ -158,7 +158,7 @@ async fn fifty_mixed_instances_live_die_come_back_and_go(database: Database) {
     } else {
         &["demo", "legacy-echo"]
     };
-    let mut server = Server::start_patient(database).await;
+    let mut server = Server::start(database).await;
     let instances = create_many(&server, templates, 50).await;
     all_running(&server, &instances).await;
     let before = pids(&server).await;
