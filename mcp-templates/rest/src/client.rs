@@ -11,12 +11,11 @@ use reqwest::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
     redirect,
 };
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::{
-    BaseUrl, Error, Failure, Secret, Trouble,
-    refusal::{said, tells_rate_limit, wait_told},
+    Answer, BaseUrl, Body, Call, Error, Failure, Trouble,
+    refusal::{reason, said, tells_rate_limit, wait_told},
 };
 
 /// How a [`Client`] behaves.
@@ -36,6 +35,8 @@ pub struct ClientSpec {
     pub backoff: Duration,
     /// The longest wait that `Retry-After` may ask for and still be waited for here.
     pub patience: Duration,
+    /// No attempt begins later than this after the first one: a client waits a minute for a tool, seldom longer.
+    pub budget: Duration,
     /// The largest answer in bytes.
     pub body_bytes_max: usize,
     /// Headers of a refusal that [`ClientSpec::advise`] wants to see, lower case; they come in [`Failure::headers`].
@@ -45,7 +46,7 @@ pub struct ClientSpec {
 }
 
 impl ClientSpec {
-    /// The usual behaviour: 30 s, 3 attempts, 250 ms, 5 s, 8 MiB, no advice of its own.
+    /// The usual behaviour: 30 s, 3 attempts, 250 ms, 5 s, no attempt after 45 s, 8 MiB, no advice of its own.
     #[must_use]
     pub fn new(service: &'static str, base: BaseUrl) -> Self {
         Self {
@@ -56,6 +57,7 @@ impl ClientSpec {
             attempts: 3,
             backoff: Duration::from_millis(250),
             patience: Duration::from_secs(5),
+            budget: Duration::from_secs(45),
             body_bytes_max: 8 << 20,
             telling_headers: &[],
             advise: |_| None,
@@ -63,166 +65,38 @@ impl ClientSpec {
     }
 }
 
-/// What a call sends.
-#[derive(Clone, Default)]
-pub enum Body {
-    /// Nothing.
-    #[default]
-    None,
-    /// JSON.
-    Json(Value),
-    /// `application/x-www-form-urlencoded`.
-    Form(Vec<(&'static str, String)>),
+/// The attempts of one call.
+pub(crate) struct Attempts {
+    started: Instant,
+    number: u32,
 }
 
-/// One call.
-#[derive(Clone)]
-pub struct Call {
-    method: Method,
-    path: String,
-    query: Vec<(&'static str, String)>,
-    auth: Option<(HeaderName, &'static str, Secret)>,
-    hidden: Vec<Secret>,
-    accept: Option<HeaderValue>,
-    if_none_match: Option<HeaderValue>,
-    redirect_is_answer: bool,
-    body: Body,
-}
-
-impl Call {
-    /// A call of `path`, which starts with a slash; see [`crate::path_segment`] for what comes from outside.
-    #[must_use]
-    pub fn new(method: Method, path: impl Into<String>) -> Self {
+impl Default for Attempts {
+    fn default() -> Self {
         Self {
-            method,
-            path: path.into(),
-            query: Vec::new(),
-            auth: None,
-            hidden: Vec::new(),
-            accept: None,
-            if_none_match: None,
-            redirect_is_answer: false,
-            body: Body::None,
+            started: Instant::now(),
+            number: 1,
         }
-    }
-
-    /// A GET.
-    #[must_use]
-    pub fn get(path: impl Into<String>) -> Self {
-        Self::new(Method::GET, path)
-    }
-
-    /// Adds a query parameter.
-    #[must_use]
-    pub fn query(mut self, name: &'static str, value: impl ToString) -> Self {
-        self.query.push((name, value.to_string()));
-        self
-    }
-
-    /// Adds a query parameter if there is a value.
-    #[must_use]
-    pub fn query_opt(self, name: &'static str, value: Option<impl ToString>) -> Self {
-        match value {
-            Some(value) => self.query(name, value),
-            None => self,
-        }
-    }
-
-    /// Sends `prefix` and the secret in the header `name`.
-    #[must_use]
-    pub fn auth(mut self, name: HeaderName, prefix: &'static str, secret: Secret) -> Self {
-        self.auth = Some((name, prefix, secret));
-        self
-    }
-
-    /// A secret in the body, kept out of messages.
-    #[must_use]
-    pub fn hide(mut self, secret: Secret) -> Self {
-        self.hidden.push(secret);
-        self
-    }
-
-    /// The media type asked for, instead of JSON.
-    #[must_use]
-    pub fn accept(mut self, media_type: &'static str) -> Self {
-        self.accept = Some(HeaderValue::from_static(media_type));
-        self
-    }
-
-    /// Asks for what has changed since the answer with this entity tag; where nothing has, the [`Answer`] has the status
-    /// 304 and no body (RFC 9110 section 13.1.2). A tag that no header may hold is left out.
-    #[must_use]
-    pub fn if_none_match(mut self, entity_tag: &str) -> Self {
-        self.if_none_match = HeaderValue::from_str(entity_tag).ok();
-        self
-    }
-
-    /// Takes a redirect as the [`Answer`], its `location` among the headers, instead of following it.
-    #[must_use]
-    pub fn redirect_is_answer(mut self) -> Self {
-        self.redirect_is_answer = true;
-        self
-    }
-
-    /// Sends JSON.
-    ///
-    /// # Panics
-    /// Never for types whose keys are texts.
-    #[must_use]
-    pub fn json(mut self, body: &impl Serialize) -> Self {
-        self.body = Body::Json(serde_json::to_value(body).expect("keys are texts"));
-        self
-    }
-
-    /// Sends a form.
-    #[must_use]
-    pub fn form(mut self, fields: Vec<(&'static str, String)>) -> Self {
-        self.body = Body::Form(fields);
-        self
-    }
-
-    /// RFC 9110 section 9.2.2: sent twice, it has the effect of once.
-    fn is_idempotent(&self) -> bool {
-        self.method.is_idempotent()
-    }
-
-    fn secrets(&self) -> impl Iterator<Item = &Secret> {
-        self.auth
-            .iter()
-            .map(|(_, _, secret)| secret)
-            .chain(&self.hidden)
     }
 }
 
-/// A good answer: a status of the 200s, or what the call took for good.
-#[derive(Debug)]
-pub struct Answer {
-    /// The status.
-    pub status: u16,
-    /// The headers.
-    pub headers: HeaderMap,
-    /// The body, within the cap.
-    pub body: Vec<u8>,
-    service: &'static str,
-}
-
-impl Answer {
-    /// The body as JSON.
-    ///
-    /// # Errors
-    /// [`Trouble::Malformed`] when it is not the JSON expected; the body is not repeated.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_slice(&self.body).map_err(|_| {
-            let mut error = Error::new(self.service, Trouble::Malformed);
-            error.failure.status = Some(self.status);
-            error
-        })
-    }
-
-    /// A header as text.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
+impl Attempts {
+    /// Waits until the next attempt after one that failed with `error`; gives the error back when there is to be none.
+    pub(crate) async fn wait(
+        &mut self,
+        client: &Client,
+        call: &Call,
+        error: Error,
+    ) -> Result<(), Error> {
+        let spec = &client.spec;
+        let wait = client
+            .wait_before_next(&error, self.number)
+            .filter(|wait| self.started.elapsed() + *wait <= spec.budget)
+            .filter(|_| call.is_idempotent() && self.number < spec.attempts);
+        let Some(wait) = wait else { return Err(error) };
+        tokio::time::sleep(wait).await;
+        self.number += 1;
+        Ok(())
     }
 }
 
@@ -275,27 +149,33 @@ impl Client {
     /// # Errors
     /// [`Error`], fit to be shown to a language model.
     pub async fn send(&self, call: Call) -> Result<Answer, Error> {
-        let mut attempt = 1;
+        let mut attempts = Attempts::default();
         loop {
-            let error = match self.attempt(&call).await {
+            let outcome = match self.attempt(&call).await {
+                Ok(response) => self.read(&call, response).await,
+                Err(error) => Err(error),
+            };
+            match outcome {
                 Ok(answer) => return Ok(answer),
-                Err(error) => error,
-            };
-            let wait = match error.failure.trouble {
-                Trouble::RateLimited(Some(wait)) => {
-                    Some(wait).filter(|wait| *wait <= self.spec.patience)
-                }
-                Trouble::Timeout | Trouble::Network => Some(self.jittered_backoff(attempt)),
-                Trouble::Status if matches!(error.failure.status, Some(500 | 502 | 503 | 504)) => {
-                    Some(self.jittered_backoff(attempt))
-                }
-                _ => None,
-            };
-            match wait.filter(|_| call.is_idempotent() && attempt < self.spec.attempts) {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => return Err(error),
+                Err(error) => attempts.wait(self, &call, error).await?,
             }
-            attempt += 1;
+        }
+    }
+
+    /// How long to wait before the attempt after `attempt`; `None` when the failure will not pass by itself soon.
+    fn wait_before_next(&self, error: &Error, attempt: u32) -> Option<Duration> {
+        match (&error.failure.trouble, error.failure.status) {
+            (Trouble::RateLimited(told), _) => told.filter(|wait| *wait <= self.spec.patience),
+            (Trouble::Timeout | Trouble::Network, _) => Some(self.jittered_backoff(attempt)),
+            (Trouble::Status, Some(500 | 502 | 503 | 504)) => match error.failure.retry_after {
+                // The jitter comes on top: all who were told the same would come back together.
+                Some(wait) if wait <= self.spec.patience => {
+                    Some(wait + self.jittered_backoff(attempt))
+                }
+                Some(_) => None,
+                None => Some(self.jittered_backoff(attempt)),
+            },
+            _ => None,
         }
     }
 
@@ -309,7 +189,8 @@ impl Client {
         whole.mul_f64(0.5 + 0.5 * (random as f64 / f64::from(u32::MAX)))
     }
 
-    async fn attempt(&self, call: &Call) -> Result<Answer, Error> {
+    /// Sends `call` once and follows where it may; the answer's head, whatever its status.
+    pub(crate) async fn attempt(&self, call: &Call) -> Result<Response, Error> {
         let bad_path =
             || Error::argument(self.spec.service, "These arguments make no valid address");
         let mut url = self.spec.base.at(&call.path).ok_or_else(bad_path)?;
@@ -318,7 +199,7 @@ impl Client {
             let response = response.map_err(|error| self.broken(call, &error))?;
             match self.redirect_target(call, &url, &response)? {
                 Some(target) => url = target,
-                None => return self.read(call, response).await,
+                None => return Ok(response),
             }
         }
         Err(Error::new(self.spec.service, Trouble::Redirected))
@@ -359,6 +240,9 @@ impl Client {
             Body::None => request,
             Body::Json(json) => request.json(json),
             Body::Form(fields) => request.form(fields),
+            Body::Bytes(content_type, bytes) => request
+                .header(header::CONTENT_TYPE, content_type)
+                .body(bytes.clone()),
         })
     }
 
@@ -394,12 +278,7 @@ impl Client {
     pub(crate) async fn read(&self, call: &Call, mut response: Response) -> Result<Answer, Error> {
         let status = response.status();
         let max = self.spec.body_bytes_max;
-        let too_large = || {
-            let mut error = Error::new(self.spec.service, Trouble::TooLarge(max));
-            error.failure.status = Some(status.as_u16());
-            error.failure.maybe_done = status.is_success() && !call.method.is_safe();
-            self.advised(error)
-        };
+        let too_large = || self.too_large(call, status, max);
         if response
             .content_length()
             .is_some_and(|length| length > max as u64)
@@ -431,6 +310,13 @@ impl Client {
         })
     }
 
+    pub(crate) fn too_large(&self, call: &Call, status: StatusCode, max: usize) -> Error {
+        let mut error = Error::new(self.spec.service, Trouble::TooLarge(max));
+        error.failure.status = Some(status.as_u16());
+        error.failure.maybe_done = status.is_success() && !call.is_safe();
+        self.advised(error)
+    }
+
     /// The error's own text is left out: it may hold an address with a credential.
     pub(crate) fn broken(&self, call: &Call, error: &reqwest::Error) -> Error {
         let trouble = if error.is_timeout() {
@@ -439,7 +325,7 @@ impl Client {
             Trouble::Network
         };
         let mut shown = Error::new(self.spec.service, trouble);
-        shown.failure.maybe_done = !call.method.is_safe() && !error.is_connect();
+        shown.failure.maybe_done = !call.is_safe() && !error.is_connect();
         self.advised(shown)
     }
 
@@ -464,7 +350,9 @@ impl Client {
         let mut error = Error::new(self.spec.service, trouble);
         error.failure.status = Some(status.as_u16());
         error.failure.said = said(body, call.secrets());
-        error.failure.maybe_done = status.is_server_error() && !call.method.is_safe();
+        error.failure.reason = reason(body);
+        error.failure.retry_after = wait;
+        error.failure.maybe_done = status.is_server_error() && !call.is_safe();
         for name in self.spec.telling_headers {
             if let Some(Ok(value)) = headers.get(*name).map(HeaderValue::to_str) {
                 error.failure.headers.push((name, value.to_owned()));

@@ -44,6 +44,10 @@ pub struct Failure {
     pub status: Option<u16>,
     /// What upstream said, cut short, without control characters and secrets.
     pub said: Option<String>,
+    /// Upstream's word for programs, such as `invalid_grant` or `insufficientPermissions`.
+    pub reason: Option<String>,
+    /// How long upstream asks to wait.
+    pub retry_after: Option<Duration>,
     /// Whether the call may have taken effect nevertheless.
     pub maybe_done: bool,
     /// What the headers asked for by [`crate::ClientSpec::telling_headers`] say.
@@ -80,6 +84,8 @@ impl Error {
                 trouble,
                 status: None,
                 said: None,
+                reason: None,
+                retry_after: None,
                 maybe_done: false,
                 headers: Vec::new(),
             }),
@@ -163,7 +169,14 @@ impl fmt::Display for Error {
             ),
             Trouble::RateLimited(None) => f.write_str(" Wait a minute before you try again."),
             Trouble::Status if failure.status.is_some_and(|status| status >= 500) => {
-                f.write_str(" The fault is on its side; try again in a minute.")
+                match failure.retry_after {
+                    Some(wait) => write!(
+                        f,
+                        " The fault is on its side; try again in {} seconds.",
+                        wait.as_secs().max(1)
+                    ),
+                    None => f.write_str(" The fault is on its side; try again in a minute."),
+                }
             }
             Trouble::Timeout | Trouble::Network if !failure.maybe_done => {
                 f.write_str(" Try again in a minute; if it goes on, tell the user that the network is at fault.")

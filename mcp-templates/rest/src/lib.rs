@@ -1,6 +1,7 @@
 //! What the built-in MCP servers share: serving over stdio, schemas without Rust in them, and an HTTP client that is careful with secrets, sizes,
 //! redirects and retries and whose errors tell a language model what to do next.
 
+mod call;
 mod client;
 mod download;
 mod error;
@@ -8,8 +9,10 @@ mod refusal;
 mod schemas;
 mod settings;
 mod stdio;
+mod tool_call;
 
-pub use client::{Answer, Body, Call, Client, ClientSpec};
+pub use call::{Answer, Body, Call};
+pub use client::{Client, ClientSpec};
 pub use download::Tail;
 pub use error::{Error, Failure, Trouble};
 pub use reqwest::{
@@ -19,3 +22,4 @@ pub use reqwest::{
 pub use schemas::without_number_formats;
 pub use settings::{BaseUrl, InvalidBaseUrl, Secret, path_segment, variable};
 pub use stdio::serve;
+pub use tool_call::{call_tool, step};

@@ -7,12 +7,19 @@ use serde_json::Value;
 
 use crate::Secret;
 
-/// How long upstream asks to wait: `Retry-After` in seconds, else the reset time of GitHub's limit if that is used up;
-/// GitHub tells the reset time with every answer, also of its secondary limits, which have nothing to do with it.
+/// How long upstream asks to wait: `Retry-After` in seconds or as a date (RFC 9110 section 10.2.3), else the reset time
+/// of GitHub's limit if that is used up; GitHub tells the reset time with every answer, also of its secondary limits,
+/// which have nothing to do with it.
 pub(crate) fn wait_told(headers: &HeaderMap) -> Option<Duration> {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
     if let Some(secs) = number("retry-after") {
         return Some(Duration::from_secs(secs));
+    }
+    let date = headers
+        .get("retry-after")
+        .and_then(|value| value.to_str().ok());
+    if let Some(at) = date.and_then(|text| httpdate::parse_http_date(text.trim()).ok()) {
+        return Some(at.duration_since(SystemTime::now()).unwrap_or_default());
     }
     if number("x-ratelimit-remaining") != Some(0) {
         return None;
@@ -37,6 +44,26 @@ pub(crate) fn tells_rate_limit(body: &[u8]) -> bool {
         .as_str()
         .is_some_and(|message| message.contains("secondary rate limit"));
     google || github
+}
+
+/// The word for programs in an error body: Google's detailed reason, else that of its first fault; OAuth's `error`
+/// (RFC 6749 section 5.2). At most 100 characters, and only those that such words are made of.
+pub(crate) fn reason(body: &[u8]) -> Option<String> {
+    let json: Value = serde_json::from_slice(body).ok()?;
+    let detailed = json
+        .pointer("/error/details")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .find_map(|detail| detail["reason"].as_str());
+    let word = detailed
+        .or_else(|| json.pointer("/error/errors/0/reason")?.as_str())
+        .or_else(|| json["error"].as_str())?;
+    let good = (1..=100).contains(&word.len())
+        && word
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+    good.then(|| word.to_owned())
 }
 
 /// What an error body says, in the shapes of the APIs in use, at most 500 characters.
@@ -79,4 +106,54 @@ pub(crate) fn said<'a>(body: &[u8], secrets: impl Iterator<Item = &'a Secret>) -
             .take(500)
             .collect(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::header::HeaderValue;
+
+    use super::*;
+
+    fn told(name: &'static str, value: &str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().expect("a header value"));
+        wait_told(&headers)
+    }
+
+    #[test]
+    fn a_wait_is_told_in_seconds_as_a_date_or_as_a_reset_time() {
+        assert_eq!(told("retry-after", " 7 "), Some(Duration::from_secs(7)));
+        let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(1_000));
+        let wait = told("retry-after", &soon).expect("a date");
+        assert!((900..=1_000).contains(&wait.as_secs()), "{wait:?}");
+        let past = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(told("retry-after", past), Some(Duration::ZERO));
+        assert_eq!(told("retry-after", "soon"), None);
+        assert_eq!(told("x-ratelimit-reset", "1"), None, "nothing is used up");
+        let mut headers = HeaderMap::new();
+        headers.insert("x-ratelimit-reset", HeaderValue::from_static("1"));
+        headers.insert("x-ratelimit-remaining", HeaderValue::from_static("0"));
+        assert_eq!(wait_told(&headers), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn the_word_for_programs_is_found_where_google_and_oauth_write_it() {
+        for (body, expected) in [
+            (r#"{"error": "invalid_grant"}"#, Some("invalid_grant")),
+            (
+                r#"{"error": {"errors": [{"reason": "notFound"}]}}"#,
+                Some("notFound"),
+            ),
+            (
+                r#"{"error": {"errors": [{"reason": "forbidden"}],
+                    "details": [{"x": 1}, {"reason": "ACCESS_TOKEN_SCOPE_INSUFFICIENT"}]}}"#,
+                Some("ACCESS_TOKEN_SCOPE_INSUFFICIENT"),
+            ),
+            (r#"{"error": "two words"}"#, None),
+            (r#"{"message": "Not Found"}"#, None),
+            ("<html>", None),
+        ] {
+            assert_eq!(reason(body.as_bytes()).as_deref(), expected, "{body}");
+        }
+    }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use axum::{Router, routing::get};
-use minimcp_rest::{BaseUrl, Call, Client, ClientSpec, Error, Method, Secret, Trouble, header};
+use minimcp_rest::{
+    BaseUrl, Call, Client, ClientSpec, Error, HeaderValue, Method, Secret, Trouble, header,
+};
 
 #[path = "support/fake.rs"]
 mod fake;
@@ -81,6 +83,42 @@ async fn a_change_is_never_sent_twice() {
         );
         assert_eq!(request.headers["authorization"], "Bearer tok-SECRET-123");
     }
+}
+
+#[tokio::test]
+async fn a_change_that_may_be_repeated_is_sent_again() {
+    let (fake, client) = setup().await;
+    fake.fail(503, &[("retry-after", "0")], "");
+    let bytes = HeaderValue::from_static("message/rfc822");
+    let call = call(Method::POST).bytes(bytes, b"a\r\n".to_vec());
+    client
+        .send(call.repeatable())
+        .await
+        .expect("the second attempt");
+    let seen = fake.take_seen();
+    assert_eq!(seen.len(), 2);
+    for request in seen {
+        assert_eq!(request.body, "a\r\n");
+        assert_eq!(request.headers["content-type"], "message/rfc822");
+    }
+}
+
+#[tokio::test]
+async fn a_wait_beyond_patience_or_budget_is_told_instead_of_waited_for() {
+    let (fake, client) = setup().await;
+    fake.fail(503, &[("retry-after", "120")], "");
+    let error = client.send(call(Method::GET)).await.expect_err("503");
+    assert!(shown(&error).contains("try again in 120 seconds"));
+    assert_eq!(fake.take_seen().len(), 1);
+    let mut spec = ClientSpec::new("Test", BaseUrl::new(&fake.url).expect("loopback"));
+    spec.budget = Duration::from_millis(1);
+    fake.fail(429, &[("retry-after", "3")], "");
+    let error = Client::new(spec)
+        .send(call(Method::GET))
+        .await
+        .expect_err("429");
+    assert!(shown(&error).contains("Try again in 3 seconds"));
+    assert_eq!(fake.take_seen().len(), 1);
 }
 
 #[tokio::test]
