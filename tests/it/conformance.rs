@@ -1,16 +1,23 @@
-//! The official conformance suite's frozen sets at the access URLs of stdio servers: one that speaks only the session
-//! era, and one of both, spoken with in either.
+//! The official conformance suite's frozen sets at the access URLs of servers: one that speaks only the session era,
+//! and one of both, spoken with in either; over stdio, and over HTTP.
 //!
 //! What a set finds is exactly what `conformance/FIXTURE.REVISION.txt` says. The suite speaks HTTP, so it cannot reach
 //! a stdio server without a gateway; the same server behind an official SDK's Streamable HTTP transport stands for
 //! that: what passes there passes here. What does not pass anywhere is of scenarios that the sets run and do not
-//! score: the tasks extension, which the fixtures do not offer, and parameters mirrored in headers.
+//! score: the tasks extension, which the fixtures do not offer.
 
 mod suite;
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use crate::{
     fixtures,
@@ -45,6 +52,40 @@ const STATELESS: Fixture = Fixture {
     template: "conformance-stateless",
     ..DUAL_ERA
 };
+
+/// The same programs as servers that speak HTTP themselves.
+const SESSION_ERA_HTTP: Fixture = Fixture {
+    template: "conformance-http",
+    ..SESSION_ERA
+};
+const DUAL_ERA_HTTP: Fixture = Fixture {
+    template: "conformance-http-dual",
+    ..DUAL_ERA
+};
+
+#[tokio::test]
+async fn the_session_era_set_in_front_of_a_session_era_http_server() {
+    loses_nothing(&SESSION_ERA_HTTP, "2025-11-25", Database::Sqlite).await;
+}
+
+#[tokio::test]
+async fn the_stateless_set_in_front_of_a_session_era_http_server() {
+    let fixture = Fixture {
+        direct: None,
+        ..SESSION_ERA_HTTP
+    };
+    loses_nothing(&fixture, "2026-07-28", Database::Sqlite).await;
+}
+
+#[tokio::test]
+async fn the_session_era_set_in_front_of_a_dual_era_http_server() {
+    loses_nothing(&DUAL_ERA_HTTP, "2025-11-25", Database::Sqlite).await;
+}
+
+#[tokio::test]
+async fn the_stateless_set_in_front_of_a_dual_era_http_server() {
+    loses_nothing(&DUAL_ERA_HTTP, "2026-07-28", Database::Sqlite).await;
+}
 
 #[tokio::test]
 async fn the_session_era_set_in_front_of_a_stateless_server() {
@@ -89,13 +130,17 @@ async fn loses_nothing(fixture: &Fixture, revision: &str, database: Database) {
         return;
     };
     let direct = match fixture.direct {
-        Some((python, program)) => {
-            let direct = Direct::start(python, program).await;
-            Some(suite.run(&direct.url, revision).await)
-        }
+        Some((python, program)) => Some(without_a_gateway(&suite, python, program, revision).await),
         None => None,
     };
-    let server = Server::start(database).await;
+    let server = Server::start_with(database, |config| {
+        // Only the newer SDK is on the search path.
+        config.sandbox.read = fixtures::deps()
+            .into_iter()
+            .map(|deps| deps.join("python-sdk1"))
+            .collect();
+    })
+    .await;
     let url = endpoint(&server, fixture).await;
     let found = suite.run(&url, revision).await;
 
@@ -123,7 +168,27 @@ async fn loses_nothing(fixture: &Fixture, revision: &str, database: Database) {
         }
     }
     let name = format!("tests/it/conformance/{}.{revision}.txt", fixture.template);
-    is_expected(&source::root().join(name), &found, direct.as_ref());
+    is_expected(&source::root().join(name), &found, direct.as_deref());
+}
+
+/// What the suite finds at a program that it reaches directly: one run for all tests that compare with it.
+async fn without_a_gateway(
+    suite: &Suite,
+    python: &'static str,
+    program: &'static str,
+    revision: &str,
+) -> Arc<Findings> {
+    type Runs = BTreeMap<(&'static str, String), Arc<OnceCell<Arc<Findings>>>>;
+    static RUNS: Mutex<Runs> = Mutex::new(BTreeMap::new());
+    let run = {
+        let mut runs = RUNS.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(runs.entry((program, revision.to_owned())).or_default())
+    };
+    let found = run.get_or_init(|| async {
+        let direct = Direct::start(python, program).await;
+        Arc::new(suite.run(&direct.url, revision).await)
+    });
+    Arc::clone(found.await)
 }
 
 /// The URL of a new instance that answers: without a server behind it, the suite still counts dozens of checks as

@@ -9,12 +9,15 @@ use crate::source;
 
 /// Stands for the folder of the fixture programs in their manifests.
 const SERVERS: &str = "@SERVERS@";
+/// Stands for the folder of the installed SDKs: a Node program finds its packages from where it lies.
+const CLIENTS: &str = "@CLIENTS@";
 
 /// Writes the fixtures' manifests, with absolute paths, to a folder for `runtime.template_dirs`.
 pub fn write_templates(folder: &Path) -> PathBuf {
     let fixtures = source::root().join("tests/fixtures");
     let servers = fixtures.join("servers");
     let servers = servers.to_str().expect("the checkout has a plain path");
+    let clients = std::env::var("MINIMCP_TEST_DEPS").unwrap_or_else(|_| "/absent".to_owned());
     let target = folder.join("templates");
     for entry in fs::read_dir(fixtures.join("templates")).expect("fixtures are in the tree") {
         let entry = entry.expect("fixtures are readable");
@@ -22,8 +25,8 @@ pub fn write_templates(folder: &Path) -> PathBuf {
             .expect("every fixture has a manifest");
         let folder = target.join(entry.file_name());
         fs::create_dir_all(&folder).expect("the folder is ours");
-        fs::write(folder.join("template.toml"), text.replace(SERVERS, servers))
-            .expect("the folder is ours");
+        let text = text.replace(SERVERS, servers).replace(CLIENTS, &clients);
+        fs::write(folder.join("template.toml"), text).expect("the folder is ours");
     }
     target
 }

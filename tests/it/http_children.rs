@@ -276,6 +276,8 @@ async fn every_sdk_meets_http_servers_of_each_kind() {
         json!({"template": "http-stateless"}),
         json!({"template": "http-sdk", "settings": {"major": 1}}),
         json!({"template": "http-sdk", "settings": {"major": 2}}),
+        json!({"template": "http-sdk-node"}),
+        json!({"template": "http-sdk-node", "settings": {"stateless_only": true}}),
     ] {
         let instance = server.create(body.clone()).await;
         assert_eq!(instance["status"], "running", "{instance:#}");
