@@ -16,7 +16,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("logs", &["store", "secrets", "domain", "config"]),
     ("calls", &["store", "domain", "config"]),
     ("runtime", &["domain", "config"]),
-    ("templates", &["domain", "config", "mcp_servers"]),
+    ("packages", &["runtime", "domain", "config"]),
+    (
+        "templates",
+        &["packages", "domain", "config", "mcp_servers"],
+    ),
     ("upstream", &["runtime", "domain", "config"]),
     (
         "supervisor",
@@ -27,6 +31,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "secrets",
             "logs",
             "templates",
+            "packages",
             "wire",
             "config",
             "domain",
@@ -60,7 +65,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("client", &["wire", "domain"]),
-    ("cli", &["daemon", "client", "config", "wire", "domain"]),
+    (
+        "cli",
+        &["daemon", "client", "templates", "config", "wire", "domain"],
+    ),
     ("mcp_servers", &[]),
     ("clock", &["domain"]),
 ];

@@ -86,6 +86,7 @@ impl DataFolder {
         base.secrets.key_file = within("master-key");
         base.logs.spool_dir = within("spool");
         base.runtime.instance_dir = within("instances");
+        base.packages.dir = within("packages");
         // Whatever ends this command ends its instances.
         base.runtime.keeper_linger = false;
         base.runtime.keeper_socket = self
