@@ -16,14 +16,18 @@ use tokio::{
 use super::{
     Context,
     actor::Actor,
+    boot::end,
     command::Command,
     member::{Gate, Member, MemberReply, Signals},
     route::{MemberDesk, MemberRefused},
 };
-use crate::domain::{
-    id::Generation,
-    member::{Admission, admit},
-    state::{InstanceState, StopReason},
+use crate::{
+    domain::{
+        id::{Generation, InstanceId},
+        member::{Admission, admit},
+        state::{InstanceState, StopReason},
+    },
+    runtime::{RuntimeError, WorkloadId},
 };
 
 /// Wishes that wait for the task; further ones are refused.
@@ -72,6 +76,7 @@ pub(super) struct Members {
 impl Members {
     fn begin(
         context: Arc<Context>,
+        instance: InstanceId,
         first_number: u32,
         census: watch::Sender<Census>,
         notes: mpsc::WeakSender<Command>,
@@ -80,6 +85,7 @@ impl Members {
         let (wishes, inbox) = mpsc::channel(WISHES_MAX);
         let set = Set {
             context,
+            instance,
             gate: watched,
             inbox,
             census,
@@ -135,6 +141,7 @@ impl Actor {
             let members = self.members.get_or_insert_with(|| {
                 Members::begin(
                     Arc::clone(&self.context),
+                    self.record.id,
                     self.first_member,
                     self.census.clone(),
                     self.own_mailbox.clone(),
@@ -171,14 +178,33 @@ pub(super) async fn all_gone(census: &watch::Sender<Census>) {
     }
 }
 
+/// Ends the children that the keeper holds and that are so.
+///
+/// # Errors
+/// The keeper cannot be asked.
+pub(super) async fn end_held(
+    context: &Context,
+    is_so: impl Fn(WorkloadId) -> bool,
+) -> Result<(), RuntimeError> {
+    for workload in context.runtime.adoptable().await? {
+        if is_so(workload.id()) {
+            end(&workload).await;
+        }
+    }
+    Ok(())
+}
+
 struct Present {
     generation: Generation,
     signals: Signals,
     task: TaskId,
+    /// Its own task panicked; the present one ends what it left.
+    orphaned: bool,
 }
 
 struct Set {
     context: Arc<Context>,
+    instance: InstanceId,
     gate: watch::Receiver<Gate>,
     inbox: mpsc::Receiver<MemberReply>,
     census: watch::Sender<Census>,
@@ -265,6 +291,7 @@ impl Set {
             generation,
             signals,
             task,
+            orphaned: false,
         };
         self.present.insert(number, present);
         self.publish();
@@ -274,17 +301,49 @@ impl Set {
         let number = match done {
             Ok((_, number)) => Some(number),
             Err(error) => {
-                tracing::error!(%error, "the task of a session child ended badly");
                 let mut present = self.present.iter();
-                present
-                    .find(|(_, member)| member.task == error.id())
-                    .map(|(number, _)| *number)
+                let found = present.find(|(_, member)| member.task == error.id());
+                let found = found.map(|(number, member)| (*number, member.orphaned));
+                tracing::error!(instance = %self.instance, %error, "the task of a session child ended badly");
+                match found {
+                    Some((number, false)) => return self.end_orphan(number),
+                    other => other.map(|(number, _)| number),
+                }
             }
         };
         if let Some(member) = number.and_then(|number| self.present.remove(&number)) {
             member.signals.over.cancel();
         }
         self.publish();
+    }
+
+    /// The task of a member panicked: its session ends, and its child, which the keeper may still hold, is ended before
+    /// its place is free.
+    fn end_orphan(&mut self, number: u32) {
+        let Some(member) = self.present.get_mut(&number) else {
+            return;
+        };
+        member.signals.unwanted.cancel();
+        member.signals.over.cancel();
+        let id = WorkloadId {
+            member: number,
+            ..WorkloadId::main(self.instance, member.generation)
+        };
+        let (context, notes) = (Arc::clone(&self.context), self.notes.clone());
+        let task = self.tasks.spawn(async move {
+            if let Err(error) = end_held(&context, |held| held == id).await {
+                tracing::error!(%id, %error, "a session child that nobody looks after could not be ended");
+            }
+            if let Some(actor) = notes.upgrade() {
+                let message = format!("session child {number}: its task panicked, and it was ended");
+                let told = Command::Note("session-child-exited", message);
+                // An event less is better than a place that stays taken.
+                drop(actor.try_send(told));
+            }
+            number
+        });
+        member.task = task.id();
+        member.orphaned = true;
     }
 
     fn publish(&self) {

@@ -14,6 +14,7 @@ use super::{
     actor::Actor,
     boot::{end, without_child},
     command::Command,
+    members::{end_held, listed},
     route::{AccessEvent, RouteState},
     timers::Timers,
 };
@@ -27,7 +28,7 @@ use crate::{
         probe::ProbeTracker,
         state::{DesiredState, InstanceState, StopReason},
     },
-    runtime::Workload,
+    runtime::{RuntimeError, Workload, WorkloadId},
     store::TokenRow,
     upstream::Failure,
 };
@@ -186,6 +187,14 @@ impl Actor {
             Some(_) => None,
             None => held_child(&context, id).await?,
         };
+        // Members have an owner of their own, which no panic of the actor touches; one without it is nobody's.
+        let owned = listed(&self.census.borrow());
+        let orphaned = |held: WorkloadId| {
+            let is_owned = owned.iter().any(|(number, _)| *number == held.member);
+            held.instance == id && held.member > 0 && !is_owned
+        };
+        let internal = |error: RuntimeError| SupervisorError::Internal(error.to_string());
+        end_held(&context, orphaned).await.map_err(internal)?;
         let stored = record.state.clone();
         let handshake = record.handshake.take();
         self.template = context

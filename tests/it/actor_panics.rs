@@ -1,10 +1,11 @@
 //! An actor that panics: its instance comes back under control, with one child, the same port and the same listener.
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use minimcp::{
     domain::{
         duration::HumanDuration,
+        exit::ExitStatus,
         id::{Generation, InstanceId},
         state::StatusWord,
     },
@@ -12,7 +13,10 @@ use minimcp::{
         Verb, WorkloadId,
         fake::{FakeChild, Script},
     },
-    supervisor::{InstanceStatus, SupervisorError, route::AccessEvent},
+    supervisor::{
+        InstanceStatus, SupervisorError,
+        route::{AccessEvent, MemberDesk, MemberRefused},
+    },
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -32,10 +36,16 @@ on_both_databases! {
     a_second_panic_leaves_it_failed_until_a_start_by_hand,
     a_verb_whose_actor_panics_is_refused_and_done_to_its_end,
     a_deletion_whose_actor_panics_ends,
+    a_session_child_whose_task_panicked_is_ended_and_its_place_is_free,
+    a_session_child_that_nobody_owns_is_ended_as_an_actor_begins_again,
 }
 
 /// A house whose children answer, with one instance that runs.
 async fn house_with_instance(database: Database) -> (House, InstanceId) {
+    house_with(database, "demo").await
+}
+
+async fn house_with(database: Database, template: &str) -> (House, InstanceId) {
     let mut house = House::new(database, |_| {}).await;
     let (_, nobody) = mpsc::channel(1);
     let mut children = std::mem::replace(&mut house.children, nobody);
@@ -44,7 +54,7 @@ async fn house_with_instance(database: Database) -> (House, InstanceId) {
             tokio::spawn(serve(child));
         }
     });
-    let id = house.create("demo", None).await;
+    let id = house.create(template, None).await;
     running(&house, id, 1).await;
     (house, id)
 }
@@ -113,17 +123,21 @@ async fn relaunch(house: &House, id: InstanceId, script: Script) {
 
 /// Waits until the store has so many events of failed actors: a status is shown before it is written.
 async fn failures_told(house: &House, id: InstanceId, count: usize) {
+    told(house, id, "actor-failed", count).await;
+}
+
+async fn told(house: &House, id: InstanceId, wanted: &str, count: usize) {
     let mut kinds = Vec::new();
     for _ in 0..500 {
         let page = house.store.events_page(Some(id), 0, 200).await;
         let page = page.expect("the store is there");
         kinds = page.into_iter().map(|event| event.kind).collect();
-        if kinds.iter().filter(|kind| *kind == "actor-failed").count() == count {
+        if kinds.iter().filter(|kind| *kind == wanted).count() == count {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await; // poll
     }
-    panic!("not {count} failures: {kinds:?}");
+    panic!("not {count} {wanted}: {kinds:?}");
 }
 
 /// One listener was opened and none closed, one port is leased, and no view differs from another.
@@ -236,4 +250,75 @@ async fn a_deletion_whose_actor_panics_ends(database: Database) {
     assert_eq!(house.runtime.alive(), []);
     let given_back = until(|| house.supervisor.ports().leased().is_empty()).await;
     assert!(given_back, "{:?}", house.supervisor.ports());
+}
+
+/// Where sessions of the only instance get their children.
+fn desk(house: &mut House) -> Arc<MemberDesk> {
+    let Ok(AccessEvent::Open { route, .. }) = house.access.try_recv() else {
+        panic!("it was opened");
+    };
+    route.members.load_full().expect("a child for each session")
+}
+
+fn member(id: InstanceId, generation: u64, number: u32) -> WorkloadId {
+    WorkloadId {
+        member: number,
+        ..WorkloadId::main(id, Generation(generation))
+    }
+}
+
+async fn a_session_child_whose_task_panicked_is_ended_and_its_place_is_free(database: Database) {
+    let (mut house, id) = house_with(database, "members").await;
+    let desk = desk(&mut house);
+    house.runtime.script(id, panics_with_child());
+    let refused = desk.open(SOON).await;
+    assert_eq!(refused.expect_err("it panicked"), MemberRefused::Down);
+    let main = WorkloadId::main(id, Generation(1));
+    assert!(house.runtime.launched().contains(&member(id, 1, 1)));
+    let ended = until(|| house.runtime.alive() == [main]).await;
+    assert!(ended, "{:?}", house.runtime.alive());
+    told(&house, id, "session-child-exited", 1).await;
+    let found = house.supervisor.reconcile().await.expect("all can be read");
+    assert_eq!(found, json!({"differences": 0}));
+    let second = desk.open(SOON).await.expect("its place is free");
+    assert_eq!(second.number, 2);
+    // One that panics on its way out is no obstacle to the stop of the instance.
+    house.runtime.script(id, panics_as_it_is_stopped());
+    let third = desk.open(SOON).await.expect("there is room");
+    assert_eq!(third.number, 3);
+    house.supervisor.stop(&who(), id).await.expect("it obeys");
+    let down = until(|| status(&house, id).word == StatusWord::Stopped).await;
+    assert!(down, "{:?}", status(&house, id));
+    assert_eq!(house.runtime.alive(), []);
+}
+
+async fn a_session_child_that_nobody_owns_is_ended_as_an_actor_begins_again(database: Database) {
+    let (mut house, id) = house_with(database, "members").await;
+    let desk = desk(&mut house);
+    let kept = desk.open(SOON).await.expect("there is room");
+    house.launch(member(id, 1, 9)).await;
+    // As if its pipes had closed: the actor panics as it ends the child that is broken.
+    house.runtime.script(id, panics_as_it_is_stopped());
+    let main = WorkloadId::main(id, Generation(1));
+    let code = ExitStatus::Exited { code: 1 };
+    assert!(house.runtime.end(main, code));
+    let second = WorkloadId::main(id, Generation(2));
+    house.launched(id, 2).await;
+    let again = house.supervisor.restart(&who(), id).await;
+    assert!(
+        matches!(again, Err(SupervisorError::ActorFailed)),
+        "{again:?}"
+    );
+    failures_told(&house, id, 1).await;
+    let third = WorkloadId::main(id, Generation(3));
+    let gone = until(|| !house.runtime.alive().contains(&member(id, 1, 9))).await;
+    assert!(gone, "{:?}", house.runtime.alive());
+    let alive = until(|| house.runtime.alive() == [third]).await;
+    assert!(
+        alive,
+        "a restart ends every session: {:?}",
+        house.runtime.alive()
+    );
+    assert!(!house.runtime.alive().contains(&second));
+    drop(kept);
 }

@@ -99,6 +99,20 @@ impl House {
         granted.expect("an instance").status.record.id
     }
 
+    /// Launches a child that nobody of the supervisor knows.
+    pub async fn launch(&self, id: WorkloadId) {
+        let plan = LaunchPlan {
+            id,
+            argv: vec!["cat".to_owned()],
+            env: Vec::new(),
+            cwd: "/".into(),
+            limits: Limits::default(),
+            sandbox: Sandbox::default(),
+            passed: Vec::new(),
+        };
+        self.runtime.launch(plan).await.expect("a child");
+    }
+
     pub async fn launched(&self, instance: InstanceId, generation: u64) {
         let wanted = WorkloadId::main(instance, Generation(generation));
         let seen = until(|| self.runtime.alive().contains(&wanted)).await;
@@ -133,7 +147,8 @@ async fn supervise(
     (supervisor, logs, inbox)
 }
 
-/// A template whose expired instances cannot be restored for long, and whose server takes its time to stop.
+/// A template whose expired instances cannot be restored for long, and whose server takes its time to stop; and one of
+/// servers with a child for every session.
 fn templates(folder: PathBuf) -> PathBuf {
     let own = folder.join("brief");
     fs::create_dir_all(&own).expect("the folder is ours");
@@ -150,6 +165,19 @@ fn templates(folder: PathBuf) -> PathBuf {
         term_grace = "500ms"
         [lease]
         restore_window = "0s"
+    "#;
+    fs::write(own.join("template.toml"), text).expect("the folder is ours");
+    let own = folder.join("members");
+    fs::create_dir_all(&own).expect("the folder is ours");
+    let text = r#"
+        schema = 1
+        name = "members"
+        title = "Members"
+        description = "A child for every session."
+        [server]
+        transport = "stdio"
+        command = ["/bin/cat"]
+        sessions = "per-session"
     "#;
     fs::write(own.join("template.toml"), text).expect("the folder is ours");
     folder
@@ -216,16 +244,7 @@ async fn a_child_that_the_record_does_not_know_is_replaced(database: Database) {
     house.supervisor.shut_down(true, SOON).await;
     let old = house.runtime.alive()[0];
     assert!(house.runtime.end(old, ExitStatus::Exited { code: 1 }));
-    let plan = LaunchPlan {
-        id: newer,
-        argv: vec!["cat".to_owned()],
-        env: Vec::new(),
-        cwd: "/".into(),
-        limits: Limits::default(),
-        sandbox: Sandbox::default(),
-        passed: Vec::new(),
-    };
-    house.runtime.launch(plan).await.expect("a child");
+    house.launch(newer).await;
     house.next_daemon().await;
     house.launched(id, 3).await;
     assert_eq!(house.runtime.alive().len(), 1, "one child of one instance");
