@@ -134,7 +134,10 @@ impl Gateway {
                 failed = Some((generation, failure));
                 continue;
             }
-            let counted = answers.is_some().then(|| link.begin_relayed());
+            let counted = match answers.as_ref().map(|_| link.begin_relayed()).transpose() {
+                Ok(counted) => counted,
+                Err(full) => return reply::json(failure_status(&answers), full.answer(id)),
+            };
             let headers = relayed(&parts.headers);
             let sent = link.exchange(parts.method.clone(), headers, body.clone());
             // A response head may take as long as a call: a child that answers JSON sends nothing before.

@@ -18,6 +18,7 @@ use super::{
     create, keeper_watch,
     members::listed,
     registry::ActorHandle,
+    route::RouteState,
 };
 use crate::{
     domain::{
@@ -27,10 +28,8 @@ use crate::{
         state::StatusWord,
         violation::Violation,
     },
-    packages::{Package, PackageState},
     runtime::{self, KeeperState},
     store::StoreError,
-    templates::Entry,
     wire,
 };
 
@@ -65,26 +64,6 @@ impl Supervisor {
     /// Every fault of the request at once; a taken name; no port; the store away.
     pub async fn create(&self, who: &Principal, request: CreateRequest) -> Outcome<Granted> {
         create::create(&self.context, who, request).await
-    }
-
-    /// Where the package of a template stands; `None`: it names none, or its program is there without it.
-    #[must_use]
-    pub fn package_state(&self, entry: &Entry) -> Option<PackageState> {
-        let server = &entry.template.server;
-        let package = Package {
-            source: server.package.clone()?,
-            scripts: server.package_scripts,
-        };
-        let state = self.context.packages.state(&package);
-        let without = entry.program.is_ok() && state != PackageState::Installed;
-        (!without).then_some(state)
-    }
-
-    /// Begins to install the package that a template misses; nothing happens when it misses none.
-    pub fn install_package(&self, entry: &Entry) {
-        if let Some(package) = &entry.missing_package {
-            self.context.packages.start(package);
-        }
     }
 
     /// One instance, from memory.
@@ -290,12 +269,18 @@ impl Supervisor {
         let usage: runtime::TreeUsage = tokio::task::spawn_blocking(measure)
             .await
             .map_err(|error| SupervisorError::Internal(error.to_string()))?;
+        let (in_flight, overdue) = match &*handle.route.state.borrow() {
+            RouteState::Ready { upstream, .. } => (upstream.calls(), upstream.overdue()),
+            _ => (0, 0),
+        };
         Ok(wire::Stats {
             rss_kib: usage.rss_kib,
             cpu_ms: usage.cpu_ms,
             processes: usage.processes,
             sessions: handle.route.sessions.load(Ordering::Relaxed),
             session_children: members.len() as u64,
+            calls_in_flight: in_flight as u64,
+            calls_overdue: overdue,
             requests: handle.route.requests.load(Ordering::Relaxed),
             log_lines: self.context.logs.lines_of(key),
             calls: wire::CallStats::default(),

@@ -289,7 +289,8 @@ impl Upstream {
         Ok(true)
     }
 
-    /// A session ended: what the child asked it is answered with an error.
+    /// A session ended: what the child asked it is answered with an error, and its calls are cancelled, because nobody
+    /// can fetch their answers any more.
     pub fn forget_session(&self, session: SessionKey) {
         let wire = &self.wire;
         let asked = wire.table().forget_session(session);
@@ -308,6 +309,10 @@ impl Upstream {
                 None,
             );
             let _ = wire.send(answer.into());
+        }
+        let calls = wire.table().end_calls_of(session);
+        for id in calls {
+            wire.cancel(id, "the client left");
         }
     }
 

@@ -24,6 +24,7 @@ use tokio::{sync::watch, time::timeout};
 use super::{
     Envelope, Failure, Kind, UpstreamError,
     http_headers::{self, Standing, ToolHeaders},
+    in_flight::CALLS_MAX,
     sse::{Decoder, Event},
 };
 
@@ -154,10 +155,16 @@ impl HttpLink {
     }
 
     /// Counts a call that the gateway relays.
-    #[must_use]
-    pub fn begin_relayed(&self) -> RelayedCall {
-        self.relayed.fetch_add(1, Ordering::Relaxed);
-        RelayedCall(self.relayed.clone())
+    ///
+    /// # Errors
+    /// [`UpstreamError::Full`]: as many are under way as one child may have.
+    pub fn begin_relayed(&self) -> Result<RelayedCall, UpstreamError> {
+        let before = self.relayed.fetch_add(1, Ordering::Relaxed);
+        let counted = RelayedCall(self.relayed.clone());
+        if before >= CALLS_MAX {
+            return Err(UpstreamError::Full(CALLS_MAX));
+        }
+        Ok(counted)
     }
 
     /// How many calls are relayed now.
@@ -319,4 +326,33 @@ fn is_response(message: &[u8]) -> bool {
         Envelope::parse(message).and_then(|envelope| envelope.kind()),
         Ok(Kind::Response)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn relayed_calls_are_counted_and_bounded() {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+        let link = HttpLink::new(addr, "/mcp".to_owned(), 1);
+        let mut calls: Vec<_> = (0..CALLS_MAX)
+            .map(|_| link.begin_relayed().expect("there is room"))
+            .collect();
+        let full = link.begin_relayed();
+        assert!(
+            matches!(full, Err(UpstreamError::Full(CALLS_MAX))),
+            "{full:?}"
+        );
+        assert_eq!(
+            link.relayed(),
+            CALLS_MAX,
+            "a refused one counts for nothing"
+        );
+        calls.pop();
+        assert_eq!(link.relayed(), CALLS_MAX - 1);
+        calls.push(link.begin_relayed().expect("one went"));
+        drop(calls);
+        assert_eq!(link.relayed(), 0);
+    }
 }

@@ -413,6 +413,22 @@ impl Table {
             .collect()
     }
 
+    /// Ends the calls of a session that ended; answers the ids that the child is still at work for.
+    pub fn end_calls_of(&mut self, session: SessionKey) -> Vec<u64> {
+        let of_session = |call: &InFlight| call.caller.session == session;
+        let own = self.calls.iter().filter(|(_, call)| of_session(call));
+        let own: Vec<u64> = own.map(|(id, _)| *id).collect();
+        own.into_iter()
+            .filter(|id| {
+                let Some(call) = self.end(*id) else {
+                    return false;
+                };
+                call.mailbox.close();
+                !self.forget_round(&call)
+            })
+            .collect()
+    }
+
     /// Answers everything with `failure`, and everything later too. The first failure stays.
     pub fn fail_all(&mut self, failure: Arc<Failure>) {
         for (_, call) in self.calls.drain() {

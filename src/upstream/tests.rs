@@ -287,6 +287,21 @@ async fn a_silent_call_times_out_and_is_cancelled_at_the_child() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_session_cancels_its_calls_and_no_others() {
+    let (upstream, mut child, _noise) = connect(UpstreamOptions::default());
+    let mut gone = call(&upstream, 1, &request(json!(1), json!({}))).expect("sent");
+    let cancelled = child.next().await.expect("a request")["id"].clone();
+    let mut kept = call(&upstream, 2, &request(json!(1), json!({}))).expect("sent");
+    let asked = child.next().await.expect("a request");
+    upstream.forget_session(SessionKey(1));
+    let told = child.expect("notifications/cancelled").await;
+    assert_eq!(told["params"]["requestId"], cancelled);
+    assert_eq!((gone.next().await, upstream.calls()), (None, 1));
+    child.answer(&asked, json!({})).await;
+    assert_eq!(item(&mut kept).await.1["id"], 1);
+}
+
+#[tokio::test]
 async fn a_request_of_the_child_reaches_the_only_session_that_calls() {
     let (upstream, mut child, _noise) = connect(UpstreamOptions::default());
     let ask = |id: &str| json!({"jsonrpc": "2.0", "id": id, "method": "sampling/createMessage", "params": {"q": 1}});

@@ -194,6 +194,12 @@ pub struct Stats {
     /// Children that serve one client session each; memory and CPU time count them.
     #[serde(default)]
     pub session_children: u64,
+    /// Requests under way at the main child now, over pipes and HTTP alike.
+    #[serde(default)]
+    pub calls_in_flight: u64,
+    /// Requests that the main child did not answer in time, since it was launched.
+    #[serde(default)]
+    pub calls_overdue: u64,
     /// MCP requests relayed since the daemon started.
     pub requests: u64,
     /// Log lines stored since the daemon started.

@@ -56,7 +56,7 @@ impl Old {
     }
 
     /// The next event, its kind and its data; `None` when the stream has ended.
-    async fn event(&mut self) -> Option<(String, String)> {
+    pub async fn event(&mut self) -> Option<(String, String)> {
         loop {
             if let Some((event, rest)) = self.buffer.split_once("\n\n") {
                 let field = |name: &str| {
@@ -106,7 +106,8 @@ impl Old {
             .await
     }
 
-    async fn greet(&mut self) -> Value {
+    /// Makes the handshake, with sampling.
+    pub async fn greet(&mut self) -> Value {
         let hello = json!({"protocolVersion": "2024-11-05", "capabilities": {"sampling": {}}, "clientInfo": {
             "name": "it", "version": "1"}});
         let answer = self.request(1, "initialize", hello).await;

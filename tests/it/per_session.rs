@@ -19,13 +19,13 @@ on_both_databases! {
     a_new_daemon_ends_the_children_of_sessions_that_the_old_one_left,
 }
 
-const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(60);
 
-fn id_of(instance: &Value) -> String {
+pub fn id_of(instance: &Value) -> String {
     instance["id"].as_str().expect("it has an id").to_owned()
 }
 
-async fn status(server: &Server, instance: &Value) -> Value {
+pub async fn status(server: &Server, instance: &Value) -> Value {
     server.get(&format!("/mcps/{}", id_of(instance))).await
 }
 
@@ -38,7 +38,7 @@ fn pids(status: &Value) -> Vec<u32> {
 }
 
 /// Polls until the API shows so many children of sessions; gives their pids.
-async fn until_children(server: &Server, instance: &Value, wanted: usize) -> Vec<u32> {
+pub async fn until_children(server: &Server, instance: &Value, wanted: usize) -> Vec<u32> {
     let deadline = Instant::now() + SOON;
     loop {
         let status = status(server, instance).await;
@@ -57,19 +57,19 @@ async fn until_children(server: &Server, instance: &Value, wanted: usize) -> Vec
     }
 }
 
-fn is_alive(server: &Server, pid: u32) -> bool {
+pub fn is_alive(server: &Server, pid: u32) -> bool {
     let all = server.processes();
     all.iter().any(|process| process.pid == pid)
 }
 
-fn assert_gone(server: &Server, pids: &[u32]) {
+pub fn assert_gone(server: &Server, pids: &[u32]) {
     let gone = wait_until(SOON, || {
         (!pids.iter().any(|pid| is_alive(server, *pid))).then_some(())
     });
     assert!(gone.is_some(), "{pids:?}: {:?}", server.processes());
 }
 
-async fn add(client: &mut Mcp, number: u32) -> Result<String, Value> {
+pub async fn add(client: &mut Mcp, number: u32) -> Result<String, Value> {
     client.tool("add", json!({"number": number})).await
 }
 
