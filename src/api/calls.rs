@@ -41,7 +41,8 @@ pub struct CallsQuery {
     tool: Option<String>,
     /// Only calls with this access token.
     token: Option<String>,
-    /// Only calls that ended so: ok, tool-error, rpc-error, input-required, cancelled, disconnected, failed, refused.
+    /// Only calls that ended so: ok, tool-error, rpc-error, input-required, cancelled, disconnected, failed, refused; and
+    /// `lost`, which tells how many calls from then on have no record.
     outcome: Option<String>,
     /// Only calls of this time or later: RFC 3339, or how long ago, such as `10m`.
     #[param(example = "10m")]
@@ -132,8 +133,12 @@ pub(super) async fn stats(
 }
 
 fn counted(samples: &[CallSample], window: HumanDuration) -> CallStats {
+    let calls: Vec<&CallSample> = samples
+        .iter()
+        .filter(|sample| sample.outcome != CallOutcome::Lost(0).word())
+        .collect();
     let mut by_tool: HashMap<&str, Vec<&CallSample>> = HashMap::new();
-    for sample in samples {
+    for sample in &calls {
         by_tool.entry(&sample.tool).or_default().push(sample);
     }
     let mut tools: Vec<ToolStats> = by_tool
@@ -150,8 +155,9 @@ fn counted(samples: &[CallSample], window: HumanDuration) -> CallStats {
     tools.truncate(TOOLS_MAX);
     CallStats {
         window: window.to_string(),
-        complete: u32::try_from(samples.len()).is_ok_and(|count| count < SAMPLES_MAX),
-        total: numbers(samples.iter()),
+        complete: calls.len() == samples.len()
+            && u32::try_from(samples.len()).is_ok_and(|count| count < SAMPLES_MAX),
+        total: numbers(calls.into_iter()),
         tools,
     }
 }
@@ -211,5 +217,7 @@ mod tests {
             counted(&[], HumanDuration::from_secs(60)).total,
             CallNumbers::default()
         );
+        let gap = counted(&[sample("", "lost", 0)], HumanDuration::from_secs(60));
+        assert_eq!((gap.total, gap.complete), (CallNumbers::default(), false));
     }
 }

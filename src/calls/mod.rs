@@ -1,54 +1,103 @@
-//! Call records on their way to the store: a bounded queue that never blocks a request, and one task that writes batches.
+//! Call records on their way to the store: a bounded queue that never blocks a request, one task that writes batches,
+//! and a bounded spool on disk for the time in which the store is away or slow.
 //!
-//! While the database is away the newest records wait in the queue; past its bound they are dropped and counted.
+//! Promises: records keep their order; a record is stored once, whatever was not known of an earlier try; it is lost
+//! only when the queue or the spool is full, or the store refuses it, and then a record `lost` of its instance tells
+//! how many. What waits in the spool survives a restart. A crash of the daemon takes what came in since the last batch.
+
+mod gap;
+mod spooled;
+mod writer;
+
+#[cfg(test)]
+mod fake_store;
+#[cfg(test)]
+mod writer_tests;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::CallsConfig,
-    domain::call::CallRecord,
+    domain::call::{CallRecord, NumberedCall},
+    spool::{Spool, SpoolError},
     store::{Store, StoreError},
 };
+use gap::Gaps;
+use writer::Writer;
 
-/// Records of one transaction at most.
-const BATCH_MAX: usize = 1_000;
-/// Between two tries to write a batch: from, to.
-const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+/// What this room needs of a store.
+pub trait CallStore: Clone + Send + Sync + 'static {
+    /// Writes calls; see [`Store::insert_calls`].
+    fn insert_calls(
+        &self,
+        calls: &[NumberedCall],
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+impl CallStore for Store {
+    async fn insert_calls(&self, calls: &[NumberedCall]) -> Result<(), StoreError> {
+        Self::insert_calls(self, calls).await
+    }
+}
 
 /// What happened to records since the daemon started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CallCounters {
-    /// Calls that were recorded.
+    /// Calls that were to be recorded.
     pub recorded: u64,
-    /// Of those, written to the store.
+    /// Records written to the store, those of an earlier daemon that lay in the spool included.
     pub stored: u64,
-    /// Of those, lost: the queue was full, or the database refused them.
+    /// Records that went through the spool.
+    pub spooled: u64,
+    /// Calls whose record is lost: the queue or the spool was full, or the database refused it.
     pub dropped: u64,
+    /// Bytes waiting on disk now.
+    pub spool_bytes: u64,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     recorded: AtomicU64,
     stored: AtomicU64,
+    spooled: AtomicU64,
     dropped: AtomicU64,
+    spool_bytes: AtomicU64,
 }
 
-impl Counts {
-    fn drop_some(&self, count: usize, why: &str) {
-        let count = u64::try_from(count).unwrap_or(u64::MAX);
+/// What the way in shares with the writer.
+#[derive(Debug, Default)]
+struct Shared {
+    counts: Counts,
+    /// Losses that no record tells of yet, by instance.
+    gaps: Mutex<Gaps>,
+    /// Until when the closing may take.
+    deadline: Mutex<Option<Instant>>,
+}
+
+impl Shared {
+    /// Counts records that found no place.
+    fn lose<'r>(&self, records: impl Iterator<Item = &'r CallRecord>, why: &str) {
+        let mut gaps = self.gaps.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost: u64 = records
+            .map(|record| gap::count_lost(&mut gaps, record))
+            .sum();
+        drop(gaps);
+        if lost == 0 {
+            return;
+        }
         // Told when it begins and then now and then: one line for each lost record would be a flood of its own.
-        let before = self.dropped.fetch_add(count, Ordering::Relaxed);
-        if before.is_multiple_of(1_000) {
-            tracing::warn!(count, why, "call records are lost");
+        let before = self.counts.dropped.fetch_add(lost, Ordering::Relaxed);
+        if before / 1_000 != (before + lost) / 1_000 || before == 0 {
+            tracing::warn!(lost, why, "call records are lost");
         }
     }
 }
@@ -57,25 +106,31 @@ impl Counts {
 #[derive(Debug, Clone)]
 pub struct Calls {
     queue: mpsc::Sender<CallRecord>,
-    counts: Arc<Counts>,
+    shared: Arc<Shared>,
 }
 
 impl Calls {
     /// Queues a record, or drops and counts it.
     pub fn record(&self, record: CallRecord) {
-        self.counts.recorded.fetch_add(1, Ordering::Relaxed);
-        if self.queue.try_send(record).is_err() {
-            self.counts.drop_some(1, "the queue is full");
+        self.shared.counts.recorded.fetch_add(1, Ordering::Relaxed);
+        if let Err(refused) = self.queue.try_send(record) {
+            let record = refused.into_inner();
+            self.shared
+                .lose(std::iter::once(&record), "the queue is full");
         }
     }
 
     /// The counters.
     #[must_use]
     pub fn counters(&self) -> CallCounters {
+        let counts = &self.shared.counts;
+        let read = |one: &AtomicU64| one.load(Ordering::Relaxed);
         CallCounters {
-            recorded: self.counts.recorded.load(Ordering::Relaxed),
-            stored: self.counts.stored.load(Ordering::Relaxed),
-            dropped: self.counts.dropped.load(Ordering::Relaxed),
+            recorded: read(&counts.recorded),
+            stored: read(&counts.stored),
+            spooled: read(&counts.spooled),
+            dropped: read(&counts.dropped),
+            spool_bytes: read(&counts.spool_bytes),
         }
     }
 }
@@ -88,23 +143,28 @@ pub struct CallPipeline {
 }
 
 impl CallPipeline {
-    /// Starts the writer.
-    #[must_use]
-    pub fn start(config: &CallsConfig, store: Store) -> Self {
+    /// Opens the spool (what an earlier daemon left in it is written first) and starts the writer.
+    ///
+    /// # Errors
+    /// The spool folder cannot be made, read or written.
+    pub async fn start(config: &CallsConfig, store: impl CallStore) -> Result<Self, SpoolError> {
+        let spool = Spool::open(&config.spool_dir, config.spool_bytes).await?;
         let (queue, records) = mpsc::channel(config.queue_rows);
-        let calls = Calls {
-            queue,
-            counts: Arc::default(),
-        };
-        let delay = config.batch_delay.std();
+        let shared = Arc::<Shared>::default();
         let stop = CancellationToken::new();
-        let counts = calls.counts.clone();
-        let writer = tokio::spawn(write(records, store, delay, counts, stop.clone()));
-        Self {
-            calls,
+        let writer = Writer::new(
+            records,
+            store,
+            spool,
+            config.batch_delay.std(),
+            Arc::clone(&shared),
+            stop.clone(),
+        );
+        Ok(Self {
+            calls: Calls { queue, shared },
             stop,
-            writer,
-        }
+            writer: tokio::spawn(writer.run()),
+        })
     }
 
     /// The way in.
@@ -113,72 +173,19 @@ impl CallPipeline {
         self.calls.clone()
     }
 
-    /// Takes no more in and writes what waits, for as long as `patience`; answers how many records are lost.
-    pub async fn close(self, patience: Duration) -> u64 {
-        let Self {
-            calls,
-            stop,
-            mut writer,
-        } = self;
-        let counts = calls.counts.clone();
-        stop.cancel();
-        if tokio::time::timeout(patience, &mut writer).await.is_err() {
-            writer.abort();
+    /// Takes no more in, and brings what waits to the store or, when that does not succeed within `patience`, to the
+    /// spool.
+    pub async fn close(self, patience: Duration) -> CallCounters {
+        let deadline = Instant::now() + patience;
+        let shared = &self.calls.shared;
+        *shared
+            .deadline
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(deadline);
+        self.stop.cancel();
+        if let Err(error) = self.writer.await {
+            tracing::error!(%error, "the writer of call records ended badly");
         }
-        let count = |one: &AtomicU64| one.load(Ordering::Relaxed);
-        count(&counts.recorded).saturating_sub(count(&counts.stored))
-    }
-}
-
-/// Ends when the queue is empty after `stop`.
-async fn write(
-    mut records: mpsc::Receiver<CallRecord>,
-    store: Store,
-    delay: Duration,
-    counts: Arc<Counts>,
-    stop: CancellationToken,
-) {
-    let mut batch = Vec::new();
-    loop {
-        let received = tokio::select! {
-            biased;
-            () = stop.cancelled(), if !records.is_closed() => {
-                records.close();
-                continue;
-            }
-            received = records.recv_many(&mut batch, BATCH_MAX) => received,
-        };
-        if received == 0 {
-            return;
-        }
-        if batch.len() < BATCH_MAX && !records.is_closed() {
-            // Others that come meanwhile go along.
-            sleep(delay).await;
-            while batch.len() < BATCH_MAX
-                && let Ok(record) = records.try_recv()
-            {
-                batch.push(record);
-            }
-        }
-        let mut pause = RETRY.0;
-        loop {
-            match store.insert_calls(&batch).await {
-                Ok(()) => {
-                    let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
-                    counts.stored.fetch_add(count, Ordering::Relaxed);
-                    break;
-                }
-                Err(StoreError::Unavailable(reason)) => {
-                    tracing::debug!(reason, "call records wait for the database");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(RETRY.1);
-                }
-                Err(error) => {
-                    counts.drop_some(batch.len(), &error.to_string());
-                    break;
-                }
-            }
-        }
-        batch.clear();
+        self.calls.counters()
     }
 }

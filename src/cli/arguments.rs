@@ -4,7 +4,6 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::templates::TemplateCommand;
 use crate::domain::{access::RateLimit, duration::HumanDuration};
 
 const AFTER_HELP: &str = "\
@@ -98,9 +97,6 @@ pub(crate) enum Command {
         /// Show this one.
         name: Option<String>,
     },
-    /// Make, check and install templates.
-    #[command(subcommand)]
-    Template(TemplateCommand),
     /// Secrets that instances are given.
     #[command(subcommand, visible_alias = "secret")]
     Credential(CredentialCommand),

@@ -98,7 +98,7 @@ impl Config {
     }
 
     fn check_numbers(&self, refuse: &mut impl FnMut(&str, String)) {
-        let at_least: [(&str, u64, u64); 17] = [
+        let at_least: [(&str, u64, u64); 19] = [
             (
                 "api.body_limit_bytes",
                 self.api.body_limit_bytes as u64,
@@ -145,6 +145,12 @@ impl Config {
                 1,
             ),
             ("calls.queue_rows", self.calls.queue_rows as u64, 1),
+            ("calls.spool_bytes", self.calls.spool_bytes, 64 << 10),
+            (
+                "calls.spool_bytes",
+                self.calls.spool_bytes,
+                (self.calls.arguments_bytes as u64).saturating_mul(2),
+            ),
             (
                 "calls.retention_rows_per_instance",
                 self.calls.retention_rows_per_instance,
@@ -192,11 +198,12 @@ impl Config {
     }
 
     fn check_paths(&self, refuse: &mut impl FnMut(&str, String)) {
-        let needed: [(&str, &Path); 5] = [
+        let needed: [(&str, &Path); 6] = [
             ("api.admin_token_file", &self.api.admin_token_file),
             ("runtime.instance_dir", &self.runtime.instance_dir),
             ("runtime.keeper_socket", &self.runtime.keeper_socket),
             ("logs.spool_dir", &self.logs.spool_dir),
+            ("calls.spool_dir", &self.calls.spool_dir),
             ("secrets.key_file", &self.secrets.key_file),
         ];
         for (place, path) in needed {

@@ -3,7 +3,6 @@
 mod check;
 mod load;
 mod overlay;
-mod packages;
 mod public;
 mod redact;
 mod sandbox;
@@ -18,7 +17,6 @@ use crate::domain::{access::RateLimit, duration::HumanDuration};
 
 pub use check::ConfigFault;
 pub use load::{ConfigError, ConfigSource, DEFAULT_FILE};
-pub use packages::PackagesConfig;
 pub use public::{PublicUrl, TrustedProxy};
 pub use sandbox::SandboxConfig;
 
@@ -37,8 +35,6 @@ pub struct Config {
     pub runtime: RuntimeConfig,
     /// The most that instances may reach.
     pub sandbox: SandboxConfig,
-    /// Packages that templates name as their source.
-    pub packages: PackagesConfig,
     /// Log capture and retention.
     pub logs: LogsConfig,
     /// Call records and their retention.
@@ -58,7 +54,6 @@ impl Default for Config {
             database: DatabaseConfig::default(),
             runtime: RuntimeConfig::default(),
             sandbox: SandboxConfig::default(),
-            packages: PackagesConfig::default(),
             logs: LogsConfig::default(),
             calls: CallsConfig::default(),
             secrets: SecretsConfig::default(),
@@ -306,10 +301,14 @@ impl Default for LogsConfig {
 pub struct CallsConfig {
     /// Whether calls of tools are recorded.
     pub enabled: bool,
-    /// Records that wait for the database at most; past that the newest are dropped and counted.
+    /// Records that wait in memory at most, for the database or the spool; past that the newest are dropped and counted.
     pub queue_rows: usize,
     /// A record waits at most so long for others to be written along.
     pub batch_delay: HumanDuration,
+    /// Folder of the spool used while the database is away.
+    pub spool_dir: PathBuf,
+    /// Size of the spool in bytes; past it the newest records are dropped and counted.
+    pub spool_bytes: u64,
     /// Most bytes of a call's arguments that are kept, for templates that ask for them.
     pub arguments_bytes: usize,
     /// Records older than this are deleted.
@@ -324,6 +323,8 @@ impl Default for CallsConfig {
             enabled: true,
             queue_rows: 20_000,
             batch_delay: HumanDuration::from_ms(200),
+            spool_dir: "data/call-spool".into(),
+            spool_bytes: 64 << 20,
             arguments_bytes: 4 << 10,
             retention: HumanDuration::from_secs(30 * 24 * 3_600),
             retention_rows_per_instance: 100_000,

@@ -34,6 +34,7 @@ impl Config {
             Some(&self.runtime.instance_dir),
             Some(&self.runtime.keeper_socket),
             Some(&self.logs.spool_dir),
+            Some(&self.calls.spool_dir),
             Some(&self.secrets.key_file),
         ];
         let mut hidden: Vec<PathBuf> = own.into_iter().flatten().cloned().collect();

@@ -143,7 +143,18 @@ impl MetricsSource for CallRecords {
                 "Call records written to the store",
                 counters.stored,
             ),
+            counter(
+                "calls_spooled",
+                "Call records that went through the spool",
+                counters.spooled,
+            ),
             counter("calls_dropped", "Call records lost", counters.dropped),
+            sample(
+                "call_spool_bytes",
+                "Bytes of call records waiting on disk",
+                SampleKind::Gauge,
+                counters.spool_bytes,
+            ),
         ]
     }
 }

@@ -100,13 +100,9 @@ impl Daemon {
         });
         let runtime = Arc::new(LocalRuntime::connect(&config.runtime.keeper_socket, spawn).await?);
         let log_store: Arc<dyn LogStore> = Arc::new(store.clone());
-        let pipeline = LogPipeline::start(&config.logs, Arc::clone(&log_store)).await?;
+        let pipeline = LogPipeline::start(&config.logs, log_store).await?;
         let whole = config.clone();
-        let load = move || {
-            Catalogue::load(&whole.runtime, exe)
-                .with_packages(&whole.packages.dir)
-                .under(whole.ceiling())
-        };
+        let load = move || Catalogue::load(&whole.runtime, exe).under(whole.ceiling());
         let catalogue = tokio::task::spawn_blocking(load).await?;
         let catalogue = Arc::new(catalogue);
         for fault in catalogue.faults() {
@@ -115,7 +111,7 @@ impl Daemon {
         let (access, access_inbox) = mpsc::channel(ACCESS_QUEUE);
         let gateway_stop = CancellationToken::new();
         let gateway = Gateway::new(config.gateway.clone());
-        let call_pipeline = CallPipeline::start(&config.calls, store.clone());
+        let call_pipeline = CallPipeline::start(&config.calls, store.clone()).await?;
         if config.calls.enabled {
             gateway.record_calls(call_sink(&config, call_pipeline.calls()));
         }
@@ -132,11 +128,10 @@ impl Daemon {
             clock,
             access,
             &api_url,
-        )
-        .with_environment(environment());
+        );
         let (supervisor, restored, alive) = Supervisor::start_up(context).await?;
         tracing::info!(restored, alive, "instances restored");
-        let list = tasks::all(&config, &store, &supervisor, &keys, log_store, clock);
+        let list = tasks::all(&config, &store, &supervisor, &keys, clock);
         let driver = Arc::new(TaskDriver::start(list, &config.tasks).await?);
         let api_stop = CancellationToken::new();
         let mutations = TaskTracker::new();
@@ -254,9 +249,9 @@ impl Daemon {
         if closed.spool_bytes > 0 || closed.dropped > 0 {
             tracing::warn!(?closed, "log lines wait in the spool, or were lost");
         }
-        let lost = self.call_pipeline.close(PART_PATIENCE).await;
-        if lost > 0 {
-            tracing::warn!(lost, "call records were lost");
+        let closed = self.call_pipeline.close(PART_PATIENCE).await;
+        if closed.spool_bytes > 0 || closed.dropped > 0 {
+            tracing::warn!(?closed, "call records wait in the spool, or were lost");
         }
         // A keeper with a unit of its own is its service manager's to end.
         self.runtime
@@ -364,10 +359,4 @@ fn shown(address: std::net::SocketAddr) -> std::net::SocketAddr {
     } else {
         address
     }
-}
-
-/// The variables of this process that are text.
-fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }

@@ -8,11 +8,10 @@ use crate::{
     clock::Clock,
     config::Config,
     domain::UnixMs,
-    logs::LogStore,
     secrets::{self, KeyRing},
-    store::{Store, StoreError},
+    store::{History, Store},
     supervisor::Supervisor,
-    tasks::{BackgroundTask, FnTask, LogRetention},
+    tasks::{BackgroundTask, FnTask, Retention},
 };
 
 /// How long events are kept, those of deleted instances included.
@@ -30,17 +29,32 @@ pub(super) fn all(
     store: &Store,
     supervisor: &Supervisor,
     keys: &Arc<KeyRing>,
-    log_store: Arc<dyn LogStore>,
     clock: Clock,
 ) -> Vec<Box<dyn BackgroundTask>> {
     vec![
-        Box::new(LogRetention::new(log_store, &config.logs)),
+        Box::new(Retention {
+            name: "log-retention",
+            description: "Deletes log lines that are too old, too many for one instance, or of an instance that is gone",
+            history: History::Logs,
+            store: store.clone(),
+            clock,
+            keep: config.logs.retention.std(),
+            rows_per_instance: config.logs.retention_rows_per_instance,
+        }),
         port_quarantine_sweep(store.clone(), supervisor.clone(), clock),
         reconcile(supervisor.clone()),
         reseal_credentials(Arc::clone(keys), store.clone(), clock),
         access_times(supervisor.clone()),
         history_retention(store.clone(), clock),
-        call_retention(config, store.clone(), clock),
+        Box::new(Retention {
+            name: "call-retention",
+            description: "Deletes call records that are too old, too many for one instance, or of an instance that is gone",
+            history: History::Calls,
+            store: store.clone(),
+            clock,
+            keep: config.calls.retention.std(),
+            rows_per_instance: config.calls.retention_rows_per_instance,
+        }),
     ]
 }
 
@@ -131,7 +145,7 @@ async fn forget_history(store: &Store, now: UnixMs) -> Result<serde_json::Value,
     let mut events = 0;
     loop {
         let step = store
-            .delete_events_before(now - EVENTS_KEPT_MS, DELETE_STEP)
+            .delete_before(History::Events, now - EVENTS_KEPT_MS, DELETE_STEP)
             .await
             .map_err(|error| error.to_string())?;
         events += step;
@@ -144,53 +158,4 @@ async fn forget_history(store: &Store, now: UnixMs) -> Result<serde_json::Value,
         .await
         .map_err(|error| error.to_string())?;
     Ok(json!({"events": events, "idempotency_keys": keys}))
-}
-
-fn call_retention(config: &Config, store: Store, clock: Clock) -> Box<dyn BackgroundTask> {
-    let keep_ms = i64::try_from(config.calls.retention.ms()).unwrap_or(i64::MAX);
-    let keep_rows = config.calls.retention_rows_per_instance;
-    Box::new(FnTask::new(
-        "call-retention",
-        "Deletes call records that are too old, too many for one instance, or of an instance that is gone",
-        move || {
-            let store = store.clone();
-            async move {
-                let before = clock.now().saturating_sub(keep_ms);
-                forget_calls(&store, before, keep_rows)
-                    .await
-                    .map_err(|error| error.to_string())
-            }
-        },
-    ))
-}
-
-async fn forget_calls(
-    store: &Store,
-    before: UnixMs,
-    keep_rows: u64,
-) -> Result<serde_json::Value, StoreError> {
-    let full = u64::from(DELETE_STEP);
-    let (mut expired, mut orphaned, mut trimmed) = (0, 0, 0);
-    loop {
-        let step = store.delete_calls_before(before, DELETE_STEP).await?;
-        expired += step;
-        if step < full {
-            break;
-        }
-    }
-    for (key, there) in store.call_keys().await? {
-        let (keep, count) = if there {
-            (keep_rows, &mut trimmed)
-        } else {
-            (0, &mut orphaned)
-        };
-        loop {
-            let step = store.trim_calls(key, keep, DELETE_STEP).await?;
-            *count += step;
-            if step < full {
-                break;
-            }
-        }
-    }
-    Ok(json!({"expired_rows": expired, "orphaned_rows": orphaned, "trimmed_rows": trimmed}))
 }

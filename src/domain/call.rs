@@ -1,12 +1,14 @@
 //! What is kept of a call of a tool, and what is made of many.
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     UnixMs,
     id::{Generation, TokenName},
 };
 
 /// How a call ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CallOutcome {
     /// With a result.
     Ok,
@@ -24,11 +26,13 @@ pub enum CallOutcome {
     Failed,
     /// It did not reach the server: the scope or a limit of the access token.
     Refused,
+    /// No call: so many calls from this time on have no record, since neither the database nor the spool could take it.
+    Lost(i64),
 }
 
 impl CallOutcome {
     /// The words of all of them.
-    pub const WORDS: [&'static str; 8] = [
+    pub const WORDS: [&'static str; 9] = [
         "ok",
         "tool-error",
         "rpc-error",
@@ -37,6 +41,7 @@ impl CallOutcome {
         "disconnected",
         "failed",
         "refused",
+        "lost",
     ];
 
     /// A stable word.
@@ -51,21 +56,22 @@ impl CallOutcome {
             Self::Disconnected => "disconnected",
             Self::Failed => "failed",
             Self::Refused => "refused",
+            Self::Lost(_) => "lost",
         }
     }
 
-    /// The JSON-RPC code, if there is one.
+    /// The JSON-RPC code, if there is one; of lost records, their number.
     #[must_use]
     pub fn code(self) -> Option<i64> {
         match self {
-            Self::RpcError(code) => Some(code),
+            Self::RpcError(code) | Self::Lost(code) => Some(code),
             _ => None,
         }
     }
 }
 
 /// One call of a tool.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallRecord {
     /// The instance's row.
     pub instance_key: i64,
@@ -89,6 +95,17 @@ pub struct CallRecord {
     pub answer_bytes: i64,
     /// Its arguments as JSON, redacted and cut, when the template asks for them.
     pub arguments: Option<String>,
+}
+
+/// A call on its way to the store, which takes each number of a writer once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NumberedCall {
+    /// Who gave the number; each start of the daemon has a writer of its own.
+    pub writer: i64,
+    /// Rises with every call of the writer, from 1.
+    pub number: i64,
+    /// The call.
+    pub record: CallRecord,
 }
 
 /// The value below which this share of `sorted` lies (nearest rank); 0 when there is none.
@@ -126,6 +143,7 @@ mod tests {
             O::Disconnected,
             O::Failed,
             O::Refused,
+            O::Lost(1),
         ];
         assert_eq!(all.map(O::word), O::WORDS);
     }

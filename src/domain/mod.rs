@@ -14,7 +14,6 @@ pub mod instance;
 pub mod lease;
 pub mod lifecycle;
 pub mod member;
-pub mod package;
 pub mod policy;
 pub mod port;
 pub mod principal;

@@ -14,7 +14,6 @@ use super::record::{
 use crate::{
     config::LogsConfig,
     domain::{
-        UnixMs,
         duration::HumanDuration,
         id::{Generation, InstanceId},
     },
@@ -154,59 +153,6 @@ impl LogStore for FakeStore {
                 stored.iter().filter(wanted).take(limit).cloned().collect()
             })
         })
-    }
-
-    fn delete_before(&self, at: UnixMs, rows_max: u32) -> StoreFuture<'_, u64> {
-        Box::pin(async move { Ok(self.delete(rows_max, |row| row.record.at < at)) })
-    }
-
-    fn trim(&self, instance_key: i64, keep: u64, rows_max: u32) -> StoreFuture<'_, u64> {
-        Box::pin(async move {
-            let mut left = {
-                let stored = self.stored();
-                let of_key = stored
-                    .iter()
-                    .filter(|row| row.record.instance_key == instance_key);
-                (of_key.count() as u64).saturating_sub(keep)
-            };
-            Ok(self.delete(rows_max, |row| {
-                let goes = row.record.instance_key == instance_key && left > 0;
-                left -= u64::from(goes);
-                goes
-            }))
-        })
-    }
-
-    fn delete_of(&self, instance_key: i64, rows_max: u32) -> StoreFuture<'_, u64> {
-        Box::pin(
-            async move { Ok(self.delete(rows_max, |row| row.record.instance_key == instance_key)) },
-        )
-    }
-
-    fn keys(&self) -> StoreFuture<'_, Vec<i64>> {
-        Box::pin(async { Ok(vec![source().key]) })
-    }
-
-    fn orphan_keys(&self) -> StoreFuture<'_, Vec<i64>> {
-        Box::pin(async move {
-            let stored = self.stored();
-            let keys = stored.iter().map(|row| row.record.instance_key);
-            let orphans: std::collections::BTreeSet<i64> =
-                keys.filter(|key| *key != source().key).collect();
-            Ok(orphans.into_iter().collect())
-        })
-    }
-}
-
-impl FakeStore {
-    fn delete(&self, rows_max: u32, mut goes: impl FnMut(&StoredLog) -> bool) -> u64 {
-        let mut gone = 0;
-        self.stored().retain(|row| {
-            let leaves = gone < u64::from(rows_max) && goes(row);
-            gone += u64::from(leaves);
-            !leaves
-        });
-        gone
     }
 }
 

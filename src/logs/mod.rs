@@ -11,7 +11,7 @@ mod gap;
 mod insert;
 mod queue;
 mod record;
-mod spool;
+mod spooled;
 mod stored;
 mod tail;
 mod writer;
@@ -44,10 +44,13 @@ pub use record::{
     LogPageQuery, LogRecord, LogSource, LogStore, LogStoreError, LogStream, StoreFuture, StoredLog,
     UnknownStream,
 };
-pub use spool::SpoolError;
 pub use tail::{Tail, TailFilter, TailStart};
 
-use crate::{config::LogsConfig, secrets::redaction::Redactions};
+use crate::{
+    config::LogsConfig,
+    secrets::redaction::Redactions,
+    spool::{Spool, SpoolError},
+};
 use queue::Queue;
 use tail::Followers;
 use writer::{Shared, Writer};
@@ -106,7 +109,7 @@ impl LogPipeline {
     /// # Errors
     /// The spool folder cannot be made, read or written.
     pub async fn start(config: &LogsConfig, store: Arc<dyn LogStore>) -> Result<Self, SpoolError> {
-        let spool = spool::Spool::open(&config.spool_dir, config.spool_bytes).await?;
+        let spool = Spool::open(&config.spool_dir, config.spool_bytes).await?;
         let queue = Arc::new(Queue::new(config.queue_bytes));
         let followers = Arc::<Followers>::default();
         let shared = Arc::new(Shared::default());

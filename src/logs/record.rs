@@ -148,14 +148,4 @@ pub trait LogStore: Send + Sync + 'static {
     fn insert(&self, rows: Arc<Vec<LogRecord>>) -> StoreFuture<'_, Vec<i64>>;
     /// Reads lines of one instance.
     fn page(&self, instance_key: i64, query: LogPageQuery) -> StoreFuture<'_, Vec<StoredLog>>;
-    /// Deletes at most `rows_max` rows older than `at`; how many it were.
-    fn delete_before(&self, at: UnixMs, rows_max: u32) -> StoreFuture<'_, u64>;
-    /// Deletes at most `rows_max` of an instance's oldest rows beyond the newest `keep`; how many it were.
-    fn trim(&self, instance_key: i64, keep: u64, rows_max: u32) -> StoreFuture<'_, u64>;
-    /// Deletes at most `rows_max` rows of an instance; how many it were.
-    fn delete_of(&self, instance_key: i64, rows_max: u32) -> StoreFuture<'_, u64>;
-    /// The keys of the instances there are, for trimming.
-    fn keys(&self) -> StoreFuture<'_, Vec<i64>>;
-    /// The keys that have rows but no instance any more.
-    fn orphan_keys(&self) -> StoreFuture<'_, Vec<i64>>;
 }

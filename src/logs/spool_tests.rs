@@ -2,7 +2,9 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use super::{fake_store::record, record::LogRecord, spool::Spool};
+use super::{fake_store::record, record::LogRecord};
+
+type Spool = crate::spool::Spool<LogRecord>;
 
 fn append_all(spool: &mut Spool, lines: std::ops::Range<usize>) {
     for line in lines {

@@ -5,10 +5,7 @@ use std::sync::Arc;
 use super::record::{
     LogPageQuery, LogRecord, LogStore, LogStoreError, LogStream, StoreFuture, StoredLog,
 };
-use crate::{
-    domain::UnixMs,
-    store::{LogQuery, LogRow, Store, StoreError},
-};
+use crate::store::{LogQuery, LogRow, Store, StoreError};
 
 impl From<StoreError> for LogStoreError {
     fn from(error: StoreError) -> Self {
@@ -63,28 +60,5 @@ impl LogStore for Store {
             });
             Ok(rows.collect())
         })
-    }
-
-    fn delete_before(&self, at: UnixMs, rows_max: u32) -> StoreFuture<'_, u64> {
-        Box::pin(async move { Ok(self.delete_logs_before(at, rows_max).await?) })
-    }
-
-    fn trim(&self, instance_key: i64, keep: u64, rows_max: u32) -> StoreFuture<'_, u64> {
-        Box::pin(async move { Ok(self.trim_logs(instance_key, keep, rows_max).await?) })
-    }
-
-    fn delete_of(&self, instance_key: i64, rows_max: u32) -> StoreFuture<'_, u64> {
-        Box::pin(async move { Ok(self.delete_logs_of(instance_key, rows_max).await?) })
-    }
-
-    fn keys(&self) -> StoreFuture<'_, Vec<i64>> {
-        Box::pin(async move {
-            let (instances, _damaged) = self.instances().await?;
-            Ok(instances.into_iter().map(|instance| instance.key).collect())
-        })
-    }
-
-    fn orphan_keys(&self) -> StoreFuture<'_, Vec<i64>> {
-        Box::pin(async move { Ok(self.orphan_log_keys().await?) })
     }
 }

@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -18,10 +17,12 @@ use super::{
     insert::{Insert, Inserted},
     queue::Queue,
     record::{LogRecord, LogStore, LogStoreError},
-    spool::{Place, Spool},
     tail::Followers,
 };
-use crate::config::LogsConfig;
+use crate::{
+    config::LogsConfig,
+    spool::{Offloaded, Place, Spool},
+};
 
 /// A batch holds about so many bytes at most.
 const BATCH_BYTES_MAX: usize = 4 << 20;
@@ -87,8 +88,7 @@ pub(super) struct Writer {
     queue: Arc<Queue>,
     followers: Arc<Followers>,
     shared: Arc<Shared>,
-    /// Absent only while a blocking call has it, or after one panicked.
-    spool: Option<Spool>,
+    spool: Offloaded<LogRecord>,
     batch_rows: usize,
     batch_delay: Duration,
     gaps: Gaps,
@@ -112,14 +112,14 @@ impl Writer {
         queue: Arc<Queue>,
         followers: Arc<Followers>,
         shared: Arc<Shared>,
-        spool: Spool,
+        spool: Spool<LogRecord>,
     ) -> Self {
         let writer = Self {
             store,
             queue,
             followers,
             shared,
-            spool: Some(spool),
+            spool: Offloaded::new(spool),
             batch_rows: config.batch_rows.max(1),
             batch_delay: config.batch_delay.std(),
             gaps: BTreeMap::new(),
@@ -180,7 +180,7 @@ impl Writer {
             || due <= now
             || fill.rows >= self.batch_rows
             || fill.bytes >= BATCH_BYTES_MAX;
-        let spooling = !self.spool_is_empty();
+        let spooling = !self.spool.is_empty();
         let resting = self.retry_at.is_some_and(|at| at > now);
         let late_at = self.in_flight.as_ref().map(|batch| batch.since + PATIENCE);
         let late = late_at.is_some_and(|at| at <= now);
@@ -193,7 +193,7 @@ impl Writer {
             self.spool_batch().await;
             return Step::Again;
         }
-        if spooling && !self.gaps.is_empty() && self.spool_accepts() {
+        if spooling && !self.gaps.is_empty() && self.spool.accepts() {
             self.spool_gaps().await;
             return Step::Again;
         }
@@ -215,7 +215,7 @@ impl Writer {
 
     /// On the way out, whether the store is no hope any more.
     fn must_stop(&self, now: Instant) -> bool {
-        !self.spool_is_empty()
+        !self.spool.is_empty()
             || self.retry_at.is_some()
             || self.stop_at().is_none_or(|stop_at| stop_at <= now)
     }
@@ -256,7 +256,8 @@ impl Writer {
     async fn send_from_spool(&mut self) {
         let batch_rows = self.batch_rows;
         let read = self
-            .with_spool(move |spool| spool.read(batch_rows, BATCH_BYTES_MAX))
+            .spool
+            .call(move |spool| spool.read(batch_rows, BATCH_BYTES_MAX))
             .await;
         match read {
             Ok(Some(batch)) => {
@@ -319,7 +320,8 @@ impl Writer {
         let rows = Arc::clone(batch.insert.rows());
         let told = batch.gaps.len();
         let spooled = self
-            .with_spool(move |spool| {
+            .spool
+            .call(move |spool| {
                 let (gap_rows, lines) = rows.split_at(told);
                 let (mut taken, mut fault) = spool.append(gap_rows, true);
                 if fault.is_ok() {
@@ -362,14 +364,15 @@ impl Writer {
             }
             self.in_flight = Some(batch);
         }
-        if !self.gaps.is_empty() && self.spool_accepts() {
+        if !self.gaps.is_empty() && self.spool.accepts() {
             self.spool_gaps().await;
         }
         let rows = self.queue.take(self.batch_rows, BATCH_BYTES_MAX);
         self.batch_due = None;
         let count = rows.len();
         let (rows, taken) = self
-            .with_spool(move |spool| {
+            .spool
+            .call(move |spool| {
                 let (taken, fault) = spool.append(&rows, false);
                 if let Err(error) = fault {
                     tracing::error!(%error, "cannot write the log spool");
@@ -389,7 +392,8 @@ impl Writer {
         let rows = gap_rows(&gaps);
         let count = rows.len();
         let told = self
-            .with_spool(move |spool| {
+            .spool
+            .call(move |spool| {
                 let (told, fault) = spool.append(&rows, true);
                 fault.map(|()| told)
             })
@@ -402,7 +406,7 @@ impl Writer {
     }
 
     async fn advance(&mut self, place: Place) {
-        let moved = self.with_spool(move |spool| spool.advance(place)).await;
+        let moved = self.spool.call(move |spool| spool.advance(place)).await;
         if let Err(error) = moved {
             tracing::error!(%error, "cannot move the place in the log spool");
         }
@@ -421,39 +425,14 @@ impl Writer {
         if !self.gaps.is_empty() {
             self.spool_gaps().await;
         }
-        if let Err(error) = self.with_spool(|spool| spool.sync()).await {
+        if let Err(error) = self.spool.call(|spool| spool.sync()).await {
             tracing::error!(%error, "cannot bring the log spool to the disk");
         }
         self.show_spool();
     }
 
-    /// Runs a call that blocks on the file system where it may.
-    async fn with_spool<T: Send + 'static>(
-        &mut self,
-        call: impl FnOnce(&mut Spool) -> io::Result<T> + Send + 'static,
-    ) -> io::Result<T> {
-        let Some(mut spool) = self.spool.take() else {
-            return Err(io::Error::other("the log spool is broken"));
-        };
-        let called = tokio::task::spawn_blocking(move || {
-            let answer = call(&mut spool);
-            (spool, answer)
-        });
-        let (spool, answer) = called.await.map_err(io::Error::other)?;
-        self.spool = Some(spool);
-        answer
-    }
-
-    fn spool_is_empty(&self) -> bool {
-        self.spool.as_ref().is_none_or(Spool::is_empty)
-    }
-
-    fn spool_accepts(&mut self) -> bool {
-        self.spool.as_mut().is_some_and(Spool::accepts)
-    }
-
     fn show_spool(&self) {
-        self.shared.written().spool_bytes = self.spool.as_ref().map_or(0, Spool::bytes);
+        self.shared.written().spool_bytes = self.spool.bytes();
     }
 
     fn show_availability(&self, fault: Option<&LogStoreError>) {

@@ -1,13 +1,13 @@
-//! Call records: written in batches, read in pages, deleted in bounded steps.
+//! Call records: written in batches, each once; read in pages.
 
-use sqlx::{query, query_as, query_scalar};
+use sqlx::{PgPool, SqlitePool, query, query_as, query_scalar};
 
 use super::{
     Store, StoreError,
     pool::Pool,
     row::{to_column, without_nul},
 };
-use crate::domain::{UnixMs, call::CallRecord, id::Generation};
+use crate::domain::{UnixMs, call::NumberedCall, id::Generation};
 
 /// A stored call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct CallEntry {
     pub duration_us: i64,
     /// How it ended, as the word of a `CallOutcome`.
     pub outcome: String,
-    /// The JSON-RPC code of an error.
+    /// The JSON-RPC code of an error; of lost records, their number.
     pub code: Option<i64>,
     /// Size of its message.
     pub request_bytes: i64,
@@ -104,64 +104,21 @@ row! {
 }
 
 impl Store {
-    /// Writes calls in one transaction.
+    /// Writes calls, those of one writer in one transaction; a number of a writer that it wrote before, or one below,
+    /// counts as written. So a batch of which the fate is not known may be written again.
     ///
     /// # Errors
-    /// Those of the database; nothing is written then.
-    pub async fn insert_calls(&self, records: &[CallRecord]) -> Result<(), StoreError> {
-        match &self.pool {
-            Pool::Sqlite { writer, .. } => in_time!(self, {
-                let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
-                for record in records {
-                    query(insert_calls!(
-                        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
-                    ))
-                    .bind(record.instance_key)
-                    .bind(to_column(record.generation.0))
-                    .bind(record.token.as_str())
-                    .bind(without_nul(&record.tool).into_owned())
-                    .bind(record.stateless)
-                    .bind(record.started_at)
-                    .bind(record.duration_us)
-                    .bind(record.outcome.word())
-                    .bind(record.outcome.code())
-                    .bind(record.request_bytes)
-                    .bind(record.answer_bytes)
-                    .bind(
-                        record
-                            .arguments
-                            .as_deref()
-                            .map(|text| without_nul(text).into_owned()),
-                    )
-                    .execute(&mut *tx)
-                    .await?;
+    /// Those of the database; of the last writer among the calls nothing is written then.
+    pub async fn insert_calls(&self, calls: &[NumberedCall]) -> Result<(), StoreError> {
+        for calls in calls.chunk_by(|a, b| a.writer == b.writer) {
+            match &self.pool {
+                Pool::Sqlite { writer, .. } => {
+                    in_time!(self, insert_sqlite(writer, calls).await?);
                 }
-                tx.commit().await?;
-            }),
-            Pool::Postgres(pool) => in_time!(self, {
-                macro_rules! column {
-                    ($record:ident => $value:expr) => {
-                        records.iter().map(|$record| $value).collect::<Vec<_>>()
-                    };
+                Pool::Postgres(pool) => {
+                    in_time!(self, insert_postgres(pool, calls).await?);
                 }
-                query(insert_calls!(
-                    "SELECT * FROM UNNEST($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
-                ))
-                .bind(column!(record => record.instance_key))
-                .bind(column!(record => to_column(record.generation.0)))
-                .bind(column!(record => record.token.as_str()))
-                .bind(column!(record => without_nul(&record.tool).into_owned()))
-                .bind(column!(record => record.stateless))
-                .bind(column!(record => record.started_at))
-                .bind(column!(record => record.duration_us))
-                .bind(column!(record => record.outcome.word()))
-                .bind(column!(record => record.outcome.code()))
-                .bind(column!(record => record.request_bytes))
-                .bind(column!(record => record.answer_bytes))
-                .bind(column!(record => record.arguments.as_deref().map(|text| without_nul(text).into_owned())))
-                .execute(pool)
-                .await?;
-            }),
+            }
         }
         Ok(())
     }
@@ -241,74 +198,125 @@ impl Store {
         Ok(rows.into_iter().map(read).collect())
     }
 
-    /// Deletes calls from before `at`, looking at no more than the `max_rows` oldest by id; answers how many went. Call
-    /// again while it answers `max_rows`.
+    /// Forgets how far writers came that wrote nothing since `at`; answers how many.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn delete_calls_before(&self, at: UnixMs, max_rows: u32) -> Result<u64, StoreError> {
+    pub async fn delete_call_writers_before(&self, at: UnixMs) -> Result<u64, StoreError> {
         Ok(writing!(self, |db| {
-            query(
-                "DELETE FROM calls WHERE id IN (SELECT id FROM \
-                 (SELECT id, started_at FROM calls ORDER BY id LIMIT $2) AS oldest WHERE started_at < $1)",
-            )
-            .bind(at)
-            .bind(i64::from(max_rows))
-            .execute(db)
-            .await?
-            .rows_affected()
-        }))
-    }
-
-    /// Deletes the oldest calls of an instance beyond the newest `keep_rows`, at most `max_rows`; answers how many.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn trim_calls(
-        &self,
-        instance_key: i64,
-        keep_rows: u64,
-        max_rows: u32,
-    ) -> Result<u64, StoreError> {
-        Ok(writing!(self, |db| {
-            query(
-                "DELETE FROM calls WHERE id IN (SELECT id FROM calls WHERE instance_key = $1 AND id <= \
-                 (SELECT id FROM calls WHERE instance_key = $1 ORDER BY id DESC LIMIT 1 OFFSET $2) \
-                 ORDER BY id LIMIT $3)",
-            )
-            .bind(instance_key)
-            .bind(to_column(keep_rows))
-            .bind(i64::from(max_rows))
-            .execute(db)
-            .await?
-            .rows_affected()
-        }))
-    }
-
-    /// The keys of instances that have calls, and whether the instance is still there. Walks from key to key along the
-    /// index, not over the calls.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn call_keys(&self) -> Result<Vec<(i64, bool)>, StoreError> {
-        let keys: Vec<i64> = reading!(self, |db| {
-            query_scalar(
-                "WITH RECURSIVE found (k) AS ( \
-                   SELECT MIN(instance_key) FROM calls \
-                   UNION ALL \
-                   SELECT (SELECT MIN(c.instance_key) FROM calls c WHERE c.instance_key > found.k) \
-                   FROM found WHERE found.k IS NOT NULL) \
-                 SELECT k FROM found WHERE k IS NOT NULL ORDER BY k",
-            )
-            .fetch_all(db)
-            .await?
-        });
-        let there: Vec<i64> = reading!(self, |db| {
-            query_scalar("SELECT instance_key FROM instances")
-                .fetch_all(db)
+            query("DELETE FROM call_writers WHERE written_at < $1")
+                .bind(at)
+                .execute(db)
                 .await?
-        });
-        let is_there = |key: i64| (key, there.contains(&key));
-        Ok(keys.into_iter().map(is_there).collect())
+                .rows_affected()
+        }))
     }
+}
+
+const BEGIN_WRITER: &str = "INSERT INTO call_writers (writer, last_number, written_at) VALUES ($1, 0, $2) ON CONFLICT (writer) DO NOTHING";
+const MOVE_WRITER: &str =
+    "UPDATE call_writers SET last_number = $2, written_at = $3 WHERE writer = $1";
+
+/// The calls behind a number.
+fn behind(calls: &[NumberedCall], last: i64) -> &[NumberedCall] {
+    &calls[calls.partition_point(|call| call.number <= last)..]
+}
+
+async fn insert_sqlite(pool: &SqlitePool, calls: &[NumberedCall]) -> Result<(), StoreError> {
+    let (Some(first), Some(newest)) = (calls.first(), calls.last()) else {
+        return Ok(());
+    };
+    let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
+    query(BEGIN_WRITER)
+        .bind(first.writer)
+        .bind(newest.record.started_at)
+        .execute(&mut *tx)
+        .await?;
+    let last = query_scalar("SELECT last_number FROM call_writers WHERE writer = $1")
+        .bind(first.writer)
+        .fetch_one(&mut *tx)
+        .await?;
+    for NumberedCall { record, .. } in behind(calls, last) {
+        let arguments = record.arguments.as_deref();
+        query(insert_calls!(
+            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+        ))
+        .bind(record.instance_key)
+        .bind(to_column(record.generation.0))
+        .bind(record.token.as_str())
+        .bind(without_nul(&record.tool).into_owned())
+        .bind(record.stateless)
+        .bind(record.started_at)
+        .bind(record.duration_us)
+        .bind(record.outcome.word())
+        .bind(record.outcome.code())
+        .bind(record.request_bytes)
+        .bind(record.answer_bytes)
+        .bind(arguments.map(|text| without_nul(text).into_owned()))
+        .execute(&mut *tx)
+        .await?;
+    }
+    query(MOVE_WRITER)
+        .bind(first.writer)
+        .bind(newest.number.max(last))
+        .bind(newest.record.started_at)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn insert_postgres(pool: &PgPool, calls: &[NumberedCall]) -> Result<(), StoreError> {
+    let (Some(first), Some(newest)) = (calls.first(), calls.last()) else {
+        return Ok(());
+    };
+    let mut tx = pool.begin().await?;
+    query(BEGIN_WRITER)
+        .bind(first.writer)
+        .bind(newest.record.started_at)
+        .execute(&mut *tx)
+        .await?;
+    // Locked: an earlier try of these calls may still be about to commit.
+    let last = query_scalar("SELECT last_number FROM call_writers WHERE writer = $1 FOR UPDATE")
+        .bind(first.writer)
+        .fetch_one(&mut *tx)
+        .await?;
+    let calls = behind(calls, last);
+    macro_rules! column {
+        ($record:ident => $value:expr) => {
+            calls
+                .iter()
+                .map(
+                    |NumberedCall {
+                         record: $record, ..
+                     }| $value,
+                )
+                .collect::<Vec<_>>()
+        };
+    }
+    query(insert_calls!(
+        "SELECT * FROM UNNEST($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+    ))
+    .bind(column!(record => record.instance_key))
+    .bind(column!(record => to_column(record.generation.0)))
+    .bind(column!(record => record.token.as_str()))
+    .bind(column!(record => without_nul(&record.tool).into_owned()))
+    .bind(column!(record => record.stateless))
+    .bind(column!(record => record.started_at))
+    .bind(column!(record => record.duration_us))
+    .bind(column!(record => record.outcome.word()))
+    .bind(column!(record => record.outcome.code()))
+    .bind(column!(record => record.request_bytes))
+    .bind(column!(record => record.answer_bytes))
+    .bind(column!(record => record.arguments.as_deref().map(|text| without_nul(text).into_owned())))
+    .execute(&mut *tx)
+    .await?;
+    query(MOVE_WRITER)
+        .bind(first.writer)
+        .bind(newest.number.max(last))
+        .bind(newest.record.started_at)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(())
 }

@@ -172,12 +172,4 @@ impl Store {
         };
         Ok(rows.into_iter().filter_map(read).collect())
     }
-
-    /// Deletes events older than `at`, looking at no more than the `max_rows` oldest; answers how many went.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn delete_events_before(&self, at: UnixMs, max_rows: u32) -> Result<u64, StoreError> {
-        Ok(delete_oldest!(self, "events", at, max_rows))
-    }
 }

@@ -192,7 +192,7 @@ impl Store {
     }
 
     /// Removes an instance and its tokens; its port rests until `quarantine_until`. Its log rows become orphans, to be
-    /// removed in steps by [`Store::delete_logs_of`]; its events stay until [`Store::delete_events_before`] reaches
+    /// removed in steps by [`Store::trim`]; its events stay until [`Store::delete_before`] reaches
     /// them, so that a frontend that was away still learns of the end.
     ///
     /// # Errors

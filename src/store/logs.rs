@@ -1,4 +1,4 @@
-//! Log lines: bulk in, pages out, deleted in bounded steps.
+//! Log lines: bulk in, pages out.
 
 use std::sync::LazyLock;
 
@@ -188,82 +188,6 @@ impl Store {
             })
         };
         Ok(rows.into_iter().filter_map(read).collect())
-    }
-
-    /// Deletes lines read before `at`, looking at no more than the `max_rows` oldest by id; answers how many went.
-    /// Call again while it answers `max_rows`. Lines that came late out of a spool go when the oldest reach them.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn delete_logs_before(&self, at: UnixMs, max_rows: u32) -> Result<u64, StoreError> {
-        Ok(delete_oldest!(self, "logs", at, max_rows))
-    }
-
-    /// Deletes the oldest lines of an instance beyond the newest `keep_rows`, at most `max_rows`; answers how many.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn trim_logs(
-        &self,
-        instance_key: i64,
-        keep_rows: u64,
-        max_rows: u32,
-    ) -> Result<u64, StoreError> {
-        Ok(writing!(self, |db| {
-            query(
-                "DELETE FROM logs WHERE id IN (SELECT id FROM logs WHERE instance_key = $1 AND id <= \
-                 (SELECT id FROM logs WHERE instance_key = $1 ORDER BY id DESC LIMIT 1 OFFSET $2) \
-                 ORDER BY id LIMIT $3)",
-            )
-            .bind(instance_key)
-            .bind(to_column(keep_rows))
-            .bind(i64::from(max_rows))
-            .execute(db)
-            .await?
-            .rows_affected()
-        }))
-    }
-
-    /// Deletes up to `max_rows` lines of an instance, oldest first; answers how many.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn delete_logs_of(
-        &self,
-        instance_key: i64,
-        max_rows: u32,
-    ) -> Result<u64, StoreError> {
-        Ok(writing!(self, |db| {
-            query(
-                "DELETE FROM logs WHERE id IN \
-                 (SELECT id FROM logs WHERE instance_key = $1 ORDER BY id LIMIT $2)",
-            )
-            .bind(instance_key)
-            .bind(i64::from(max_rows))
-            .execute(db)
-            .await?
-            .rows_affected()
-        }))
-    }
-
-    /// The keys of deleted instances that still have lines. Walks from key to key along the index, not over the lines.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn orphan_log_keys(&self) -> Result<Vec<i64>, StoreError> {
-        Ok(reading!(self, |db| {
-            query_scalar(
-                "WITH RECURSIVE found (k) AS ( \
-                   SELECT MIN(instance_key) FROM logs \
-                   UNION ALL \
-                   SELECT (SELECT MIN(l.instance_key) FROM logs l WHERE l.instance_key > found.k) \
-                   FROM found WHERE found.k IS NOT NULL) \
-                 SELECT k FROM found WHERE k IS NOT NULL \
-                 AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.instance_key = found.k) ORDER BY k",
-            )
-            .fetch_all(db)
-            .await?
-        }))
     }
 }
 

@@ -20,6 +20,7 @@ mod logs;
 mod patience;
 mod ports;
 mod records;
+mod retention;
 mod tokens;
 
 pub use calls::{CallEntry, CallQuery, CallSample};
@@ -31,6 +32,7 @@ pub use instance_writes::{NewInstance, StateWrite};
 pub use logs::{LogEntry, LogQuery, LogRow};
 pub use ports::PortLeaseRow;
 pub use records::CorruptRow;
+pub use retention::History;
 pub use tokens::{NewToken, SECRETS_MAX, SecretRow, TokenRow};
 
 use crate::config::DatabaseConfig;

@@ -93,26 +93,6 @@ macro_rules! in_transaction {
     };
 }
 
-/// Deletes what is older than `$at` among the `$max_rows` oldest rows of a table with `id` and `at`; gives their number.
-macro_rules! delete_oldest {
-    ($store:expr, $table:literal, $at:expr, $max_rows:expr) => {
-        writing!($store, |db| {
-            sqlx::query(concat!(
-                "DELETE FROM ",
-                $table,
-                " WHERE id IN (SELECT id FROM (SELECT id, at FROM ",
-                $table,
-                " ORDER BY id LIMIT $2) AS oldest WHERE at < $1)"
-            ))
-            .bind($at)
-            .bind(i64::from($max_rows))
-            .execute(db)
-            .await?
-            .rows_affected()
-        })
-    };
-}
-
 /// Runs a body, a wait for a connection included, for as long as `database.statement_timeout` allows. A network that
 /// swallows packets gives no error for a quarter of an hour; nobody waits that long.
 macro_rules! in_time {
@@ -162,6 +142,15 @@ macro_rules! migrations {
                     "../../migrations/",
                     $dialect,
                     "/0004_log_member.sql"
+                )),
+            ),
+            (
+                5,
+                "call writers",
+                include_str!(concat!(
+                    "../../migrations/",
+                    $dialect,
+                    "/0005_call_writers.sql"
                 )),
             ),
         ])

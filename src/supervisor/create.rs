@@ -113,9 +113,7 @@ async fn check(
         violations.sort_by(|a, b| a.pointer.cmp(&b.pointer));
         return Err(SupervisorError::Invalid(violations));
     }
-    if let Err(reason) = entry.program
-        && entry.missing_package.is_none()
-    {
+    if let Err(reason) = entry.program {
         return Err(SupervisorError::TemplateUnavailable {
             name: template_name.to_string(),
             reason,

@@ -100,13 +100,7 @@ impl Actor {
             Effect::Persist => {}
             Effect::Publish => self.publish(),
             Effect::Launch(_) => {
-                let entry = self.context.catalogue.refresh(&self.record.template);
-                let package = entry.and_then(|entry| entry.missing_package);
-                if let Some(package) = &package {
-                    let message = format!("the package {} is installed first", package.source);
-                    self.note("installing", message);
-                }
-                let waiting = launch::await_turn(Arc::clone(&self.context), package);
+                let waiting = launch::await_turn(Arc::clone(&self.context));
                 self.launching = Some(Launching::Waiting(waiting));
             }
             Effect::CloseStdin(generation) => {
@@ -135,11 +129,7 @@ impl Actor {
 
     pub(super) async fn spawn_in_turn(&mut self, turn: Option<Turn>) {
         self.launching = None;
-        let Some(mut turn) = turn else { return };
-        if let Some(obstacle) = turn.obstacle.take() {
-            self.on_launched(Err(launch::not_started(obstacle))).await;
-            return;
-        }
+        let Some(turn) = turn else { return };
         self.turn = Some(turn);
         let known = self.sealed.clone();
         let spawning = launch::launch(

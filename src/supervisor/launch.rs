@@ -21,7 +21,6 @@ use crate::{
         template::{Template, Transport},
     },
     logs::{Capture, LogSource, LogStream},
-    packages::Package,
     runtime::{KeeperState, LaunchError, LaunchPlan, RuntimeError, Workload, WorkloadId},
     secrets::redaction::Redactions,
     store::StoreError,
@@ -30,11 +29,7 @@ use crate::{
 };
 
 /// A turn to launch, given back when the child is ready or takes long.
-pub(super) struct Turn {
-    _permit: OwnedSemaphorePermit,
-    /// Why nothing can be launched in it.
-    pub(super) obstacle: Option<String>,
-}
+pub(super) type Turn = OwnedSemaphorePermit;
 
 /// Sealed credentials as last read, so that a restart needs no database.
 pub(super) type SealedByVariable = BTreeMap<EnvName, SealedSecret>;
@@ -94,18 +89,10 @@ pub(super) struct Launched {
     pub(super) recipe: Option<Arc<Recipe>>,
 }
 
-/// Waits for the package that is missing, for a turn and for a keeper; `None` when the daemon goes down.
-pub(super) fn await_turn(
-    context: Arc<Context>,
-    package: Option<Package>,
-) -> BoxFuture<'static, Option<Turn>> {
+/// Waits for a turn and for a keeper; `None` when the daemon goes down.
+pub(super) fn await_turn(context: Arc<Context>) -> BoxFuture<'static, Option<Turn>> {
     Box::pin(async move {
-        // Not in the turn: an installation takes long, and others need not wait for it.
-        let obstacle = match &package {
-            Some(package) => context.packages.ensure(package).await.err(),
-            None => None,
-        };
-        let permit = Arc::clone(&context.launch_turns)
+        let turn = Arc::clone(&context.launch_turns)
             .acquire_owned()
             .await
             .ok()?;
@@ -114,10 +101,7 @@ pub(super) fn await_turn(
             .wait_for(|state| matches!(state, KeeperState::Connected { .. }))
             .await
             .ok()?;
-        Some(Turn {
-            _permit: permit,
-            obstacle,
-        })
+        Some(turn)
     })
 }
 
@@ -427,7 +411,7 @@ pub(super) fn instance_dir(context: &Context, id: InstanceId) -> PathBuf {
     context.config.runtime.instance_dir.join(id.to_string())
 }
 
-pub(super) fn not_started(reason: impl Into<String>) -> ExitStatus {
+fn not_started(reason: impl Into<String>) -> ExitStatus {
     ExitStatus::NotStarted {
         reason: reason.into(),
     }

@@ -29,7 +29,6 @@ mod timers;
 mod tokens;
 mod wishes;
 
-pub use crate::packages::PackageState;
 pub use context::Context;
 pub use error::SupervisorError;
 pub use handle::Supervisor;

@@ -14,7 +14,7 @@ use std::{future::Future, pin::Pin};
 use serde_json::Value;
 
 pub use driver::{TaskDriver, TaskError, check_schedule};
-pub use retention::LogRetention;
+pub use retention::Retention;
 
 /// What a run gives: a report for people, or an error in one sentence without secrets.
 pub type TaskRun<'a> = Pin<Box<dyn Future<Output = Result<Value, String>> + Send + 'a>>;

@@ -1,81 +1,78 @@
-//! Deletes log rows that nobody keeps: too old, too many, or of an instance that is gone.
+//! Deletes rows that nobody keeps: too old, too many, or of an instance that is gone.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::{BackgroundTask, TaskRun};
 use crate::{
-    config::LogsConfig,
-    domain::UnixMs,
-    logs::{LogStore, LogStoreError},
+    clock::Clock,
+    store::{History, Store, StoreError},
 };
 
-/// Rows deleted in one transaction, so that the writer never waits long.
+/// Rows deleted in one transaction, so that a writer never waits long.
 const STEP_ROWS: u32 = 5_000;
 
-/// The task `log-retention`.
-pub struct LogRetention {
-    store: Arc<dyn LogStore>,
-    retention_ms: i64,
-    rows_per_instance: u64,
-    now: fn() -> UnixMs,
+/// How long and how many rows of a history are kept.
+pub struct Retention {
+    /// The name of the task.
+    pub name: &'static str,
+    /// What it does, in one sentence.
+    pub description: &'static str,
+    /// Which rows.
+    pub history: History,
+    /// Where they are.
+    pub store: Store,
+    /// What time it is.
+    pub clock: Clock,
+    /// Older rows are deleted.
+    pub keep: Duration,
+    /// Most rows of one instance.
+    pub rows_per_instance: u64,
 }
 
-impl LogRetention {
-    /// Retention as the configuration says.
-    #[must_use]
-    pub fn new(store: Arc<dyn LogStore>, config: &LogsConfig) -> Self {
-        Self {
-            store,
-            retention_ms: i64::try_from(config.retention.ms()).unwrap_or(i64::MAX),
-            rows_per_instance: config.retention_rows_per_instance,
-            now: || jiff::Timestamp::now().as_millisecond(),
-        }
-    }
-
-    async fn delete(&self) -> Result<serde_json::Value, LogStoreError> {
-        let before = (self.now)().saturating_sub(self.retention_ms);
+impl Retention {
+    async fn delete(&self) -> Result<serde_json::Value, StoreError> {
+        let keep_ms = i64::try_from(self.keep.as_millis()).unwrap_or(i64::MAX);
+        let before = self.clock.now().saturating_sub(keep_ms);
         let mut expired = 0;
         loop {
-            let count = self.store.delete_before(before, STEP_ROWS).await?;
+            let step = self.store.delete_before(self.history, before, STEP_ROWS);
+            let count = step.await?;
             expired += count;
             if count < u64::from(STEP_ROWS) {
                 break;
             }
         }
-        let mut orphaned = 0;
-        for key in self.store.orphan_keys().await? {
+        let (mut orphaned, mut trimmed) = (0, 0);
+        for (key, there) in self.store.history_keys(self.history).await? {
+            let (keep_rows, gone) = match there {
+                true => (self.rows_per_instance, &mut trimmed),
+                false => (0, &mut orphaned),
+            };
             loop {
-                let count = self.store.delete_of(key, STEP_ROWS).await?;
-                orphaned += count;
+                let step = self.store.trim(self.history, key, keep_rows, STEP_ROWS);
+                let count = step.await?;
+                *gone += count;
                 if count < u64::from(STEP_ROWS) {
                     break;
                 }
             }
         }
-        let mut trimmed = 0;
-        for key in self.store.keys().await? {
-            loop {
-                let step = self.store.trim(key, self.rows_per_instance, STEP_ROWS);
-                let count = step.await?;
-                trimmed += count;
-                if count < u64::from(STEP_ROWS) {
-                    break;
-                }
-            }
+        if self.history == History::Calls {
+            self.store.delete_call_writers_before(before).await?;
         }
         Ok(json!({ "expired_rows": expired, "orphaned_rows": orphaned, "trimmed_rows": trimmed }))
     }
 }
 
-impl BackgroundTask for LogRetention {
+impl BackgroundTask for Retention {
     fn name(&self) -> &str {
-        "log-retention"
+        self.name
     }
 
     fn description(&self) -> &str {
-        "Deletes log lines that are too old, too many for one instance, or of an instance that is gone"
+        self.description
     }
 
     fn run(&self) -> TaskRun<'_> {
@@ -87,44 +84,51 @@ impl BackgroundTask for LogRetention {
 mod tests {
     use super::*;
     use crate::{
-        domain::duration::HumanDuration,
-        logs::{
-            LogRecord,
-            fake_store::{FakeStore, record, source},
-        },
+        config::DatabaseConfig,
+        domain::id::Generation,
+        store::{LogQuery, LogRow},
     };
 
     #[tokio::test]
-    async fn deletes_the_old_the_orphaned_and_the_many_in_steps() {
-        let store = FakeStore::new();
-        let row = |key, at, line: &str| LogRecord {
-            instance_key: key,
+    async fn deletes_the_old_and_the_orphaned_in_steps() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = DatabaseConfig {
+            url: format!("sqlite:{}", folder.path().join("test.db").display()),
+            ..DatabaseConfig::default()
+        };
+        let store = Store::connect(&database).await.expect("SQLite opens");
+        let clock = Clock::System;
+        let row = |at| LogRow {
+            instance_key: 99,
+            generation: Generation(1),
+            member: 0,
+            stream: 1,
             at,
-            ..record(line)
+            line: "of nobody".to_owned(),
+            continued: false,
         };
-        let mut rows: Vec<LogRecord> = (0..12_000).map(|_| row(source().key, 10, "old")).collect();
-        rows.extend((0..6_000).map(|_| row(99, 2_000, "of nobody")));
-        rows.extend((0..7_000).map(|_| row(source().key, 2_000, "many")));
-        rows.extend((0..3).map(|number| row(source().key, 2_000, &format!("kept {number}"))));
-        store
-            .insert(Arc::new(rows))
-            .await
-            .expect("the fake takes all");
-        let config = LogsConfig {
-            retention: HumanDuration::from_secs(1),
-            retention_rows_per_instance: 3,
-            ..LogsConfig::default()
+        let mut rows = vec![row(10); 12_000];
+        rows.extend(vec![row(clock.now()); 6_000]);
+        store.insert_logs(&rows).await.expect("written");
+        let task = Retention {
+            name: "log-retention",
+            description: "",
+            history: History::Logs,
+            store: store.clone(),
+            clock,
+            keep: Duration::from_secs(3_600),
+            rows_per_instance: 3,
         };
-        let task = LogRetention {
-            now: || 2_500,
-            ..LogRetention::new(Arc::<FakeStore>::clone(&store), &config)
-        };
-        let report = task.run().await.expect("the fake deletes");
-        let expected =
-            json!({ "expired_rows": 12_000, "orphaned_rows": 6_000, "trimmed_rows": 7_000 });
+        let report = task.run().await.expect("SQLite deletes");
+        let expected = json!({ "expired_rows": 12_000, "orphaned_rows": 6_000, "trimmed_rows": 0 });
         assert_eq!(report, expected);
-        assert_eq!(store.lines(), ["kept 0", "kept 1", "kept 2"]);
+        let page = LogQuery {
+            limit: 1,
+            ..LogQuery::default()
+        };
+        assert_eq!(store.logs_page(99, page).await, Ok(Vec::new()));
         let again = task.run().await.expect("deleting again is harmless");
         assert_eq!(again["expired_rows"], 0);
+        store.close().await;
     }
 }

@@ -20,9 +20,10 @@ pub struct CallEntry {
     pub era: String,
     /// How long until its end, in microseconds.
     pub duration_us: i64,
-    /// ok, tool-error, rpc-error, input-required, cancelled, disconnected, failed or refused.
+    /// ok, tool-error, rpc-error, input-required, cancelled, disconnected, failed or refused; or `lost`: no call, but
+    /// so many calls from this time on that have no record.
     pub outcome: String,
-    /// The JSON-RPC code of an rpc-error.
+    /// The JSON-RPC code of an rpc-error; how many are lost.
     pub code: Option<i64>,
     /// Size of its message.
     pub request_bytes: i64,
@@ -37,7 +38,7 @@ pub struct CallEntry {
 pub struct CallStats {
     /// How long the while is, such as `1h`.
     pub window: String,
-    /// Whether these are all calls of the while; `false`: only the newest 10000 were looked at.
+    /// Whether these are all calls of the while; `false`: only the newest 10000 were looked at, or records were lost.
     pub complete: bool,
     /// All tools together.
     #[serde(flatten)]

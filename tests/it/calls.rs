@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{self, Database, Server, on_both_databases},
+    http_sse::Old,
     mcp::Mcp,
+    path_gateway::text,
 };
 
 on_both_databases! {
@@ -265,4 +267,36 @@ async fn records_tell_how_a_call_went_wherever_it_went() {
     assert_eq!(outcome_of(&found, "echo"), "ok");
     assert_ne!(outcome_of(&found, "nosuch"), "ok");
     assert_eq!(found[0]["era"], "session");
+}
+
+/// On a stream of 2024: with their answers, and when the stream goes before them.
+#[tokio::test]
+async fn calls_over_http_sse_leave_records_too() {
+    let server = Server::start(Database::Sqlite).await;
+    let instance = server
+        .create(json!({"template": "demo", "name": "old"}))
+        .await;
+    let base = text(&instance, "access_url").replace("/mcp", "");
+    let token = text(&instance, "access_token");
+    let mut old = Old::open(&base, "/sse", Some(token), "/messages?sessionId=").await;
+    old.greet().await;
+    let echo = json!({"name": "echo", "arguments": {"text": "hi"}});
+    old.request(2, "tools/call", echo).await;
+    let nosuch = json!({"name": "nosuch", "arguments": {}});
+    old.request(3, "tools/call", nosuch).await;
+    let sleep = json!({"jsonrpc": "2.0", "id": 4, "method": "tools/call", "params": {"name": "sleep",
+        "arguments": {"seconds": 60, "steps": 600}, "_meta": {"progressToken": 7}}});
+    old.send(&sleep).await;
+    old.message(|message| message["method"] == "notifications/progress")
+        .await;
+    drop(old);
+    let found = records(&server, "old", 3).await;
+    assert_eq!(outcome_of(&found, "echo"), "ok");
+    assert_eq!(outcome_of(&found, "nosuch"), "rpc-error");
+    assert_eq!(outcome_of(&found, "sleep"), "disconnected");
+    for record in &found {
+        assert_eq!(record["era"], "session", "{record}");
+        assert_eq!(record["token"], "default", "{record}");
+        assert!(record["request_bytes"].as_u64() > Some(0), "{record}");
+    }
 }

@@ -139,7 +139,6 @@ impl Server {
         config.database.url = database.create(&data).await;
         config.runtime.template_dirs = vec![fixtures::write_templates(folder.path())];
         config.runtime.instance_dir = data.join("instances");
-        config.packages.dir = data.join("packages");
         config.runtime.keeper_socket = data.join("keeper.sock");
         config.runtime.search_path = fixtures::search_path();
         config.runtime.port_quarantine = minimcp::domain::duration::HumanDuration::from_ms(200);
@@ -148,6 +147,7 @@ impl Server {
         // What tests let servers write beside their own folders.
         config.sandbox.allow_write = vec![std::env::temp_dir()];
         config.logs.spool_dir = data.join("spool");
+        config.calls.spool_dir = data.join("call-spool");
         config.secrets.key_file = data.join("master-key");
         change(&mut config);
         let mut server = Self {

@@ -13,14 +13,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("wire", &["domain"]),
     ("store", &["domain", "config"]),
     ("secrets", &["store", "domain", "config"]),
-    ("logs", &["store", "secrets", "domain", "config"]),
-    ("calls", &["store", "domain", "config"]),
+    ("spool", &[]),
+    ("logs", &["spool", "store", "secrets", "domain", "config"]),
+    ("calls", &["spool", "store", "domain", "config"]),
     ("runtime", &["domain", "config"]),
-    ("packages", &["runtime", "domain", "config"]),
-    (
-        "templates",
-        &["packages", "domain", "config", "mcp_servers"],
-    ),
+    ("templates", &["domain", "config", "mcp_servers"]),
     ("upstream", &["runtime", "domain", "config"]),
     (
         "supervisor",
@@ -31,7 +28,6 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "secrets",
             "logs",
             "templates",
-            "packages",
             "wire",
             "config",
             "domain",
@@ -65,10 +61,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("client", &["wire", "domain"]),
-    (
-        "cli",
-        &["daemon", "client", "templates", "config", "wire", "domain"],
-    ),
+    ("cli", &["daemon", "client", "config", "wire", "domain"]),
     ("mcp_servers", &[]),
     ("clock", &["domain"]),
 ];

@@ -97,20 +97,15 @@ pub(crate) fn said<'a>(body: &[u8], secrets: impl Iterator<Item = &'a Secret>) -
             said.push_str(&detail);
         }
     }
-    Some(safe_text(&said, secrets))
-}
-
-/// A text of upstream's, fit to be shown: at most 500 characters, without control characters and these secrets.
-#[must_use]
-pub fn safe_text<'a>(text: &str, secrets: impl Iterator<Item = &'a Secret>) -> String {
-    let mut text = text.to_owned();
     for secret in secrets.filter(|secret| !secret.expose().is_empty()) {
-        text = text.replace(secret.expose(), "[redacted]");
+        said = said.replace(secret.expose(), "[redacted]");
     }
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(500)
-        .collect()
+    Some(
+        said.chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(500)
+            .collect(),
+    )
 }
 
 #[cfg(test)]

@@ -85,8 +85,8 @@ impl DataFolder {
         base.api.admin_token_file = within("admin-token");
         base.secrets.key_file = within("master-key");
         base.logs.spool_dir = within("spool");
+        base.calls.spool_dir = within("call-spool");
         base.runtime.instance_dir = within("instances");
-        base.packages.dir = within("packages");
         // Whatever ends this command ends its instances.
         base.runtime.keeper_linger = false;
         base.runtime.keeper_socket = self
@@ -251,6 +251,7 @@ mod tests {
             &config.api.admin_token_file,
             &config.secrets.key_file,
             &config.logs.spool_dir,
+            &config.calls.spool_dir,
             &config.runtime.instance_dir,
             &config.runtime.keeper_socket,
         ] {

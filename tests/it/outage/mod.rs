@@ -1,6 +1,7 @@
 //! A database that goes away, comes back, says nothing, is locked or damaged: instances go on, callers are told,
 //! nothing is lost.
 
+mod calls;
 mod network;
 mod proxy;
 mod sqlite;

@@ -21,7 +21,7 @@ use crate::{
 const REFUSAL_LIMIT: Duration = Duration::from_secs(5);
 
 /// The relay, and a daemon behind it that was started but not waited for. `None` where there is no PostgreSQL.
-async fn behind(mode: Mode) -> Option<(Proxy, Server)> {
+pub(super) async fn behind(mode: Mode) -> Option<(Proxy, Server)> {
     if !Database::available().contains(&Database::Postgres) {
         return None;
     }

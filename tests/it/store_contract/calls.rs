@@ -2,10 +2,10 @@
 
 use minimcp::{
     domain::{
-        call::{CallOutcome, CallRecord},
+        call::{CallOutcome, CallRecord, NumberedCall},
         id::TokenName,
     },
-    store::CallQuery,
+    store::{CallQuery, History},
 };
 
 use super::{contract, generation, new_instance};
@@ -26,7 +26,45 @@ fn call(instance_key: i64, tool: &str, started_at: i64, outcome: CallOutcome) ->
     }
 }
 
+/// As a writer gives them: numbered from `first`.
+fn numbered(writer: i64, first: i64, records: &[CallRecord]) -> Vec<NumberedCall> {
+    let numbers = first..;
+    let numbered = records
+        .iter()
+        .zip(numbers)
+        .map(|(record, number)| NumberedCall {
+            writer,
+            number,
+            record: record.clone(),
+        });
+    numbered.collect()
+}
+
 contract! {
+    async fn a_number_of_a_writer_is_taken_once(db: &Database) {
+        let all: Vec<_> = (0..6).map(|at| call(1, "a", at, CallOutcome::Ok)).collect();
+        let read = async || -> Vec<i64> {
+            let page = db.store.calls_page(1, CallQuery { limit: 100, ..CallQuery::default() }).await.expect("read");
+            page.iter().rev().map(|call| call.started_at).collect()
+        };
+        db.store.insert_calls(&numbered(7, 1, &all[..3])).await.expect("written");
+        // Once more, with more behind; then all of it, beside what another writer numbered alike.
+        db.store.insert_calls(&numbered(7, 1, &all[..4])).await.expect("written");
+        let mut mixed = numbered(7, 1, &all[..5]);
+        mixed.extend(numbered(8, 1, &all[5..]));
+        db.store.insert_calls(&mixed).await.expect("written");
+        assert_eq!(read().await, [0, 1, 2, 3, 4, 5]);
+        // Two tries of the same calls at the same time.
+        let again: Vec<_> = (6..500).map(|at| call(1, "a", at, CallOutcome::Lost(2))).collect();
+        let again = numbered(9, 1, &again);
+        let (one, two) = tokio::join!(db.store.insert_calls(&again), db.store.insert_calls(&again));
+        assert_eq!((one, two), (Ok(()), Ok(())));
+        let page = db.store.calls_page(1, CallQuery { limit: 1_000, ..CallQuery::default() }).await.expect("read");
+        assert_eq!(page.len(), 500);
+        assert_eq!((page[0].outcome.as_str(), page[0].code), ("lost", Some(2)));
+        assert_eq!(db.store.delete_call_writers_before(6).await, Ok(2));
+    }
+
     async fn calls_are_read_back_filtered_and_paged(db: &Database) {
         let all = [
             call(1, "a", 10, CallOutcome::Ok),
@@ -34,7 +72,7 @@ contract! {
             call(1, "b", 12, CallOutcome::RpcError(-32_602)),
             call(1, "a", 13, CallOutcome::Disconnected),
         ];
-        db.store.insert_calls(&all).await.expect("written");
+        db.store.insert_calls(&numbered(7, 1, &all)).await.expect("written");
         db.store.insert_calls(&[]).await.expect("nothing to do");
         let read = async |query: CallQuery<'_>| -> Vec<i64> {
             let page = db.store.calls_page(1, query).await.expect("read");
@@ -61,14 +99,14 @@ contract! {
         let record = db.store.create_instance(new_instance("ada", "first", 3001)).await.expect("created");
         let (own, gone) = (record.key, record.key + 50);
         let rows: Vec<_> = (0..10).map(|at| call(if at < 7 { own } else { gone }, "a", at, CallOutcome::Ok)).collect();
-        db.store.insert_calls(&rows).await.expect("written");
-        assert_eq!(db.store.delete_calls_before(3, 2).await, Ok(2));
-        assert_eq!(db.store.delete_calls_before(3, 2).await, Ok(1));
-        assert_eq!(db.store.call_keys().await, Ok(vec![(own, true), (gone, false)]));
-        assert_eq!(db.store.trim_calls(own, 1, 2).await, Ok(2));
-        assert_eq!(db.store.trim_calls(own, 1, 9).await, Ok(1));
-        assert_eq!(db.store.trim_calls(own, 1, 9).await, Ok(0));
-        assert_eq!(db.store.trim_calls(gone, 0, 9).await, Ok(3));
-        assert_eq!(db.store.call_keys().await, Ok(vec![(own, true)]));
+        db.store.insert_calls(&numbered(7, 1, &rows)).await.expect("written");
+        assert_eq!(db.store.delete_before(History::Calls, 3, 2).await, Ok(2));
+        assert_eq!(db.store.delete_before(History::Calls, 3, 2).await, Ok(1));
+        assert_eq!(db.store.history_keys(History::Calls).await, Ok(vec![(own, true), (gone, false)]));
+        assert_eq!(db.store.trim(History::Calls, own, 1, 2).await, Ok(2));
+        assert_eq!(db.store.trim(History::Calls, own, 1, 9).await, Ok(1));
+        assert_eq!(db.store.trim(History::Calls, own, 1, 9).await, Ok(0));
+        assert_eq!(db.store.trim(History::Calls, gone, 0, 9).await, Ok(3));
+        assert_eq!(db.store.history_keys(History::Calls).await, Ok(vec![(own, true)]));
     }
 }

@@ -11,7 +11,7 @@ use minimcp::{
         restart::RestartRow,
         state::{DesiredState, InstanceState, StopReason},
     },
-    store::{LogRow, NewEvent, SecretRow, StoreError, TokenRow},
+    store::{History, LogRow, NewEvent, SecretRow, StoreError, TokenRow},
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -296,10 +296,11 @@ contract! {
         assert_eq!(db.store.events_page(Some(record.id), 0, 9).await.expect("read").len(), 1);
         let leases = db.store.port_leases().await.expect("read");
         assert_eq!((leases[0].port, leases[0].instance, leases[0].quarantine_until), (3001, None, Some(9_000)));
-        assert_eq!(db.store.orphan_log_keys().await, Ok(vec![record.key]));
-        assert_eq!(db.store.delete_logs_of(record.key, 1).await, Ok(1));
-        assert_eq!(db.store.delete_logs_of(record.key, 9).await, Ok(1));
-        assert_eq!(db.store.orphan_log_keys().await, Ok(vec![]));
+        let live = (other.key, true);
+        assert_eq!(db.store.history_keys(History::Logs).await, Ok(vec![(record.key, false), live]));
+        assert_eq!(db.store.trim(History::Logs, record.key, 0, 1).await, Ok(1));
+        assert_eq!(db.store.trim(History::Logs, record.key, 0, 9).await, Ok(1));
+        assert_eq!(db.store.history_keys(History::Logs).await, Ok(vec![live]));
 
         // The name is free at once, the port only after its rest, and no key comes back.
         let mut again = new_instance("ada", "first", 3001);

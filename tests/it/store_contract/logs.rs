@@ -1,6 +1,6 @@
 //! Log lines.
 
-use minimcp::store::{LogEntry, LogQuery, LogRow};
+use minimcp::store::{History, LogEntry, LogQuery, LogRow};
 
 use super::{contract, generation, new_instance};
 
@@ -147,17 +147,17 @@ contract! {
     async fn retention_deletes_in_bounded_steps_and_gives_no_id_twice(db: &Database) {
         let rows: Vec<LogRow> = (0..100).map(|number| line(1 + number % 2, number, "x")).collect();
         let ids = db.store.insert_logs(&rows).await.expect("inserted");
-        assert_eq!(db.store.delete_logs_before(50, 30).await, Ok(30));
-        assert_eq!(db.store.delete_logs_before(50, 30).await, Ok(20));
-        assert_eq!(db.store.delete_logs_before(50, 30).await, Ok(0));
-        assert_eq!(db.store.trim_logs(1, 10, 7).await, Ok(7), "25 rows are left, 15 are too many");
-        assert_eq!(db.store.trim_logs(1, 10, 100).await, Ok(8));
-        assert_eq!(db.store.trim_logs(1, 10, 100).await, Ok(0));
+        assert_eq!(db.store.delete_before(History::Logs, 50, 30).await, Ok(30));
+        assert_eq!(db.store.delete_before(History::Logs, 50, 30).await, Ok(20));
+        assert_eq!(db.store.delete_before(History::Logs, 50, 30).await, Ok(0));
+        assert_eq!(db.store.trim(History::Logs, 1, 10, 7).await, Ok(7), "25 rows are left, 15 are too many");
+        assert_eq!(db.store.trim(History::Logs, 1, 10, 100).await, Ok(8));
+        assert_eq!(db.store.trim(History::Logs, 1, 10, 100).await, Ok(0));
         let kept = db.store.logs_page(1, ALL).await.expect("read");
         assert_eq!(kept.iter().map(|entry| entry.at).collect::<Vec<_>>(), (80..100).step_by(2).collect::<Vec<_>>());
         assert_eq!(db.store.logs_page(2, ALL).await.expect("read").len(), 25, "the neighbour keeps its lines");
-        assert_eq!(db.store.trim_logs(2, 0, 100).await, Ok(25));
-        assert_eq!(db.store.delete_logs_of(1, 100).await, Ok(10));
+        assert_eq!(db.store.trim(History::Logs, 2, 0, 100).await, Ok(25));
+        assert_eq!(db.store.trim(History::Logs, 1, 0, 100).await, Ok(10));
         assert_eq!(db.count("logs").await, 0);
         let next = db.store.insert_logs(&[line(1, 0, "new")]).await.expect("inserted");
         assert!(next[0] > ids[99], "cursors of before stay behind");
@@ -167,6 +167,7 @@ contract! {
         let live = db.store.create_instance(new_instance("ada", "first", 3001)).await.expect("created");
         let rows: Vec<LogRow> = (0..40).map(|number| line(live.key + number % 4, number, "x")).collect();
         db.store.insert_logs(&rows).await.expect("inserted");
-        assert_eq!(db.store.orphan_log_keys().await, Ok(vec![live.key + 1, live.key + 2, live.key + 3]));
+        let keys = (0..4).map(|number| (live.key + number, number == 0)).collect();
+        assert_eq!(db.store.history_keys(History::Logs).await, Ok(keys));
     }
 }

@@ -178,6 +178,7 @@ contract! {
             "INSERT INTO old_tokens SELECT hash, instance_key, created_at, expires_at FROM access_token_secrets",
             "ALTER TABLE logs DROP COLUMN member",
             "DROP TABLE calls",
+            "DROP TABLE call_writers",
             "DROP TABLE access_token_secrets",
             "DROP TABLE access_tokens",
             "ALTER TABLE old_tokens RENAME TO access_tokens",

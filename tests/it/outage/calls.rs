@@ -1,0 +1,138 @@
+//! Call records in an outage, with a restart in the middle of it: each is there once, in order.
+
+use std::time::{Duration, Instant};
+
+use minimcp::domain::duration::HumanDuration;
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::Connection;
+
+use super::{
+    SOON, id_of,
+    network::behind,
+    proxy::Mode,
+    sqlite::{open, run},
+    until_ready,
+};
+use crate::{
+    harness::{Database, Server},
+    mcp::Mcp,
+};
+
+async fn create(server: &Server) -> Value {
+    let credential = json!({"name": "example", "value": "s3cret-value-42"});
+    server.post("/credentials", credential).await;
+    let body = json!({"template": "legacy-echo", "credentials": {"EXAMPLE_KEY": "example"}});
+    server.create(body).await
+}
+
+async fn call(client: &mut Mcp, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        let text = number.to_string();
+        let said = client.tool("echo", json!({"text": text})).await;
+        assert!(said.is_ok(), "{said:?}");
+    }
+}
+
+/// A counter of `/metrics`.
+async fn metric(server: &Server, name: &str) -> u64 {
+    let answer = server.send(Method::GET, "/metrics", None).await;
+    let text = answer.text().await.expect("text");
+    let name = format!("{name}_total ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&name));
+    // Counters are written as 60.0.
+    let value = value.and_then(|value| value.split('.').next()?.parse().ok());
+    value.unwrap_or_else(|| panic!("no {name}: {text}"))
+}
+
+/// Waits until as many records went to the disk since the start of the daemon.
+async fn until_spooled(server: &Server, count: u64) {
+    let deadline = Instant::now() + SOON * 2;
+    while metric(server, "minimcp_calls_spooled").await < count {
+        assert!(Instant::now() < deadline, "{}", server.log());
+        tokio::time::sleep(Duration::from_millis(20)).await; // poll
+    }
+}
+
+/// Waits until there are as many records; they are these calls, in order, and nothing else.
+async fn are_recorded(server: &Server, id: &str, count: u64) {
+    let deadline = Instant::now() + SOON * 2;
+    loop {
+        let page = server.get(&format!("/mcps/{id}/calls?limit=1000")).await;
+        let items = page["items"].as_array().expect("a list");
+        let known = items.len() as u64;
+        if known < count {
+            let log = server.log();
+            assert!(Instant::now() < deadline, "{known} of {count}: {log}");
+            tokio::time::sleep(Duration::from_millis(50)).await; // poll
+            continue;
+        }
+        let texts = items.iter().rev().map(|item| {
+            let arguments = item["arguments"].as_str().expect("they are kept");
+            let arguments: Value = serde_json::from_str(arguments).expect("JSON");
+            arguments["text"].as_str().expect("a text").to_owned()
+        });
+        let expected: Vec<_> = (0..count).map(|number| number.to_string()).collect();
+        assert_eq!(texts.collect::<Vec<_>>(), expected);
+        return;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_outlive_a_server_that_is_away_and_a_daemon_that_is_killed() {
+    let Some((proxy, mut server)) = behind(Mode::Open).await else {
+        return;
+    };
+    server.until_ready().await;
+    let instance = create(&server).await;
+    let id = id_of(&instance);
+    let mut client = Mcp::connect(&instance).await;
+    call(&mut client, 0..20).await;
+    are_recorded(&server, &id, 20).await;
+    // What is on its way when the network stalls may be committed or not.
+    call(&mut client, 20..30).await;
+    proxy.set(Mode::Stall).await;
+    call(&mut client, 30..60).await;
+    until_spooled(&server, 30).await;
+    proxy.set(Mode::Refuse).await;
+    call(&mut client, 60..100).await;
+    until_spooled(&server, 70).await;
+    assert_eq!(metric(&server, "minimcp_calls_dropped").await, 0);
+    server.kill();
+
+    proxy.set(Mode::Open).await;
+    server.launch().await;
+    server.wait_status(&id, &["running"], SOON).await;
+    let mut client = Mcp::connect(&instance).await;
+    call(&mut client, 100..120).await;
+    are_recorded(&server, &id, 120).await;
+}
+
+#[tokio::test]
+async fn records_outlive_a_locked_file_and_a_daemon_that_is_stopped() {
+    let mut server = Server::start_with(Database::Sqlite, |config| {
+        config.database.acquire_timeout = HumanDuration::from_secs(1);
+        config.database.statement_timeout = HumanDuration::from_secs(2);
+    })
+    .await;
+    let instance = create(&server).await;
+    let id = id_of(&instance);
+    let mut client = Mcp::connect(&instance).await;
+    call(&mut client, 0..20).await;
+    are_recorded(&server, &id, 20).await;
+    let mut other = open(&server).await;
+    run(&mut other, "BEGIN IMMEDIATE").await;
+    call(&mut client, 20..60).await;
+    until_spooled(&server, 40).await;
+    call(&mut client, 60..70).await;
+    server.stop();
+
+    run(&mut other, "ROLLBACK").await;
+    other.close().await.expect("closed");
+    server.launch().await;
+    until_ready(&server, true).await;
+    server.wait_status(&id, &["running"], SOON).await;
+    let mut client = Mcp::connect(&instance).await;
+    call(&mut client, 70..80).await;
+    are_recorded(&server, &id, 80).await;
+}
