@@ -11,6 +11,7 @@ pub mod domain;
 pub mod gateway;
 pub mod logs;
 pub mod mcp_servers;
+pub mod packages;
 pub mod runtime;
 pub mod secrets;
 pub mod spool;

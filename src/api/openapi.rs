@@ -141,6 +141,7 @@ fn api_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(access_tokens::rotate))
         .routes(routes!(templates::list))
         .routes(routes!(templates::get))
+        .routes(routes!(templates::install))
         .routes(routes!(credentials::create, credentials::list))
         .routes(routes!(credentials::replace, credentials::delete))
         .routes(routes!(ports::list))

@@ -1,6 +1,7 @@
 //! `/templates`: what can be run here.
 
 use axum::extract::State;
+use http::StatusCode;
 
 use super::{
     AppState,
@@ -13,14 +14,31 @@ use crate::{
         principal::Principal,
         template::{Template, Transport},
     },
+    supervisor::{PackageState, Supervisor},
     templates::{Entry, settings_schema},
-    wire::{Page, Problem, TemplateCredential, TemplateSummary},
+    wire::{Page, Problem, TemplateCredential, TemplatePackage, TemplateSummary},
 };
 
 /// The answer for the list of templates; always one page.
 pub type TemplatePage = Page<TemplateSummary>;
 
-fn summary(entry: &Entry) -> TemplateSummary {
+fn package(entry: &Entry, supervisor: &Supervisor) -> Option<TemplatePackage> {
+    let source = entry.template.server.package.as_ref()?.to_string();
+    let (state, error) = match supervisor.package_state(entry) {
+        None => ("not-needed", None),
+        Some(PackageState::Missing) => ("missing", None),
+        Some(PackageState::Installing) => ("installing", None),
+        Some(PackageState::Installed) => ("installed", None),
+        Some(PackageState::Failed(why)) => ("failed", Some(why)),
+    };
+    Some(TemplatePackage {
+        source,
+        state: state.to_owned(),
+        error,
+    })
+}
+
+fn summary(entry: &Entry, supervisor: &Supervisor) -> TemplateSummary {
     let template: &Template = &entry.template;
     let transport = match template.server.transport {
         Transport::Stdio => "stdio",
@@ -31,8 +49,12 @@ fn summary(entry: &Entry) -> TemplateSummary {
         title: template.title.clone(),
         description: template.description.clone(),
         transport: transport.to_owned(),
-        available: entry.program.is_ok(),
-        unavailable_reason: entry.program.as_ref().err().cloned(),
+        available: entry.program.is_ok() || entry.missing_package.is_some(),
+        unavailable_reason: match entry.missing_package {
+            Some(_) => None,
+            None => entry.program.as_ref().err().cloned(),
+        },
+        package: package(entry, supervisor),
         credentials: template
             .credentials
             .iter()
@@ -55,7 +77,9 @@ fn summary(entry: &Entry) -> TemplateSummary {
     responses((status = 200, description = "All templates, by name", body = TemplatePage))
 )]
 pub async fn list(_who: Principal, State(state): State<AppState>) -> axum::Json<TemplatePage> {
-    let items = state.templates.list().iter().map(summary).collect();
+    let list = state.templates.list();
+    let items = list.iter().map(|entry| summary(entry, &state.supervisor));
+    let items = items.collect();
     axum::Json(Page {
         items,
         next_cursor: None,
@@ -75,11 +99,36 @@ pub async fn get(
     State(state): State<AppState>,
     PathParam(name): PathParam,
 ) -> Result<axum::Json<TemplateSummary>, ApiError> {
+    let entry = find(&state, &name)?;
+    Ok(axum::Json(summary(&entry, &state.supervisor)))
+}
+
+/// Installs the package of a template ahead of its first start.
+///
+/// The answer does not wait for it: see `package` of the template. Nothing happens when there is nothing to install.
+#[utoipa::path(
+    post, path = "/templates/{name}/install", tag = "templates", params(("name" = String, Path, description = "Its name")),
+    responses(
+        (status = 202, description = "It is being installed, or was so before", body = TemplateSummary),
+        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn install(
+    _who: Principal,
+    State(state): State<AppState>,
+    PathParam(name): PathParam,
+) -> Result<(StatusCode, axum::Json<TemplateSummary>), ApiError> {
+    let entry = find(&state, &name)?;
+    state.supervisor.install_package(&entry);
+    let summary = summary(&entry, &state.supervisor);
+    Ok((StatusCode::ACCEPTED, axum::Json(summary)))
+}
+
+fn find(state: &AppState, name: &str) -> Result<Entry, ApiError> {
     // A name that is not well formed belongs to no template either.
-    TemplateName::new(name.as_str())
+    TemplateName::new(name)
         .ok()
         .and_then(|name| state.templates.refresh(&name))
-        .map(|entry| axum::Json(summary(&entry)))
         .ok_or_else(|| {
             let shown: String = name.chars().take(80).collect();
             ApiError::new(Code::NotFound, format!("there is no template {shown:?}"))

@@ -4,6 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::templates::TemplateCommand;
 use crate::domain::{access::RateLimit, duration::HumanDuration};
 
 const AFTER_HELP: &str = "\
@@ -97,6 +98,9 @@ pub(crate) enum Command {
         /// Show this one.
         name: Option<String>,
     },
+    /// Make, check and install templates.
+    #[command(subcommand)]
+    Template(TemplateCommand),
     /// Secrets that instances are given.
     #[command(subcommand, visible_alias = "secret")]
     Credential(CredentialCommand),

@@ -15,6 +15,7 @@ mod serve;
 mod settings;
 mod snippets;
 mod system;
+mod templates;
 mod tokens;
 
 use std::{future::Future, process::ExitCode};
@@ -24,6 +25,7 @@ use clap::{CommandFactory as _, Parser as _};
 use arguments::{Arguments, Command, CredentialCommand, KeyCommand, TasksCommand};
 use failure::Failure;
 use output::Output;
+use templates::TemplateCommand;
 
 use crate::client::Client;
 
@@ -67,6 +69,12 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
             out.line(String::from_utf8_lossy(&script).trim_end())?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Template(TemplateCommand::Check { folders }) => templates::check(&folders, out),
+        Command::Template(TemplateCommand::New {
+            folder,
+            package,
+            command,
+        }) => templates::new(&folder, package.as_ref(), &command, out),
         Command::Doctor => block_on(doctor::run(&arguments.global, out)),
         command => {
             let client = connection::connect(&arguments.global, &connection::environment)?;
@@ -106,6 +114,9 @@ async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode,
         Command::Events { after } => logs::events(client, after, out).await?,
         Command::Templates { name: None } => system::templates(client, out).await?,
         Command::Templates { name: Some(name) } => system::template(client, &name, out).await?,
+        Command::Template(TemplateCommand::Install { name }) => {
+            return templates::install(client, &name, out).await;
+        }
         Command::Credential(CredentialCommand::Put { name, file }) => {
             credentials::put(client, name, file.as_deref(), out).await?;
         }
@@ -124,6 +135,7 @@ async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode,
         | Command::Serve(_)
         | Command::Keeper(_)
         | Command::Mcp { .. }
+        | Command::Template(_)
         | Command::Doctor
         | Command::Config(_)
         | Command::Completions { .. } => unreachable!("dispatched before a client is made"),

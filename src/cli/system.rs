@@ -236,6 +236,7 @@ mod tests {
             description: "Does things.".to_owned(),
             transport: "stdio".to_owned(),
             available: reason.is_none(),
+            package: None,
             unavailable_reason: reason.map(str::to_owned),
             credentials: vec![crate::wire::TemplateCredential {
                 name: "TOKEN".to_owned(),

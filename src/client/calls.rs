@@ -224,6 +224,12 @@ impl Client {
         self.send(Call::new(Method::GET, path)).await
     }
 
+    /// `POST /templates/{name}/install`: begun, not awaited.
+    pub async fn install_template(&self, name: &str) -> Answer<wire::TemplateSummary> {
+        let path = format!("/api/v1/templates/{}/install", segment(name));
+        self.send(Call::new(Method::POST, path)).await
+    }
+
     /// `PUT /credentials/{name}`: stored, or replaced.
     pub async fn put_credential(&self, request: &wire::PutCredential) -> Answer<wire::Credential> {
         let path = format!("/api/v1/credentials/{}", segment(&request.name));

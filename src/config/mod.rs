@@ -3,6 +3,7 @@
 mod check;
 mod load;
 mod overlay;
+mod packages;
 mod public;
 mod redact;
 mod sandbox;
@@ -17,6 +18,7 @@ use crate::domain::{access::RateLimit, duration::HumanDuration};
 
 pub use check::ConfigFault;
 pub use load::{ConfigError, ConfigSource, DEFAULT_FILE};
+pub use packages::PackagesConfig;
 pub use public::{PublicUrl, TrustedProxy};
 pub use sandbox::SandboxConfig;
 
@@ -35,6 +37,8 @@ pub struct Config {
     pub runtime: RuntimeConfig,
     /// The most that instances may reach.
     pub sandbox: SandboxConfig,
+    /// Packages that templates name as their source.
+    pub packages: PackagesConfig,
     /// Log capture and retention.
     pub logs: LogsConfig,
     /// Call records and their retention.
@@ -54,6 +58,7 @@ impl Default for Config {
             database: DatabaseConfig::default(),
             runtime: RuntimeConfig::default(),
             sandbox: SandboxConfig::default(),
+            packages: PackagesConfig::default(),
             logs: LogsConfig::default(),
             calls: CallsConfig::default(),
             secrets: SecretsConfig::default(),

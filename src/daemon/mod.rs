@@ -102,7 +102,11 @@ impl Daemon {
         let log_store: Arc<dyn LogStore> = Arc::new(store.clone());
         let pipeline = LogPipeline::start(&config.logs, log_store).await?;
         let whole = config.clone();
-        let load = move || Catalogue::load(&whole.runtime, exe).under(whole.ceiling());
+        let load = move || {
+            Catalogue::load(&whole.runtime, exe)
+                .with_packages(&whole.packages.dir)
+                .under(whole.ceiling())
+        };
         let catalogue = tokio::task::spawn_blocking(load).await?;
         let catalogue = Arc::new(catalogue);
         for fault in catalogue.faults() {
@@ -128,7 +132,8 @@ impl Daemon {
             clock,
             access,
             &api_url,
-        );
+        )
+        .with_environment(environment());
         let (supervisor, restored, alive) = Supervisor::start_up(context).await?;
         tracing::info!(restored, alive, "instances restored");
         let list = tasks::all(&config, &store, &supervisor, &keys, clock);
@@ -359,4 +364,10 @@ fn shown(address: std::net::SocketAddr) -> std::net::SocketAddr {
     } else {
         address
     }
+}
+
+/// The variables of this process that are text.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }

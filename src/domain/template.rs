@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     duration::HumanDuration,
     id::{EnvName, TemplateName},
+    package::PackageSource,
     restart::RestartSpec,
     sandbox::{Access, SandboxSpec},
 };
@@ -87,6 +88,12 @@ pub struct ServerSpec {
     /// `{data}` stands for the instance's own folder, `{port}` for the private port of an HTTP server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
+    /// The package that brings the program, where it is not on `runtime.search_path` by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<PackageSource>,
+    /// Whether the install scripts of the package are run.
+    #[serde(default)]
+    pub package_scripts: bool,
     /// How to install the program, shown when it is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub install: Option<String>,

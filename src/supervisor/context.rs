@@ -22,6 +22,7 @@ use crate::{
         port::PortPool,
     },
     logs::Logs,
+    packages::Installer,
     runtime::{self, Runtime},
     secrets::KeyRing,
     store::{CorruptRow, Store},
@@ -45,6 +46,8 @@ pub struct Context {
     pub logs: Logs,
     /// What may be run.
     pub catalogue: Arc<Catalogue>,
+    /// Installs the packages that templates name.
+    pub packages: Arc<Installer>,
     /// Wall time.
     pub clock: Clock,
     pub(super) access: mpsc::Sender<AccessEvent>,
@@ -84,6 +87,12 @@ impl Context {
         let public = config.gateway.public_url.as_ref();
         let path_base = public.map_or(api_url, PublicUrl::as_str).to_owned();
         let ports = PortPool::new(config.runtime.port_min, config.runtime.port_max);
+        let packages = Installer::new(
+            Arc::clone(&runtime),
+            config.packages.clone(),
+            config.runtime.search_path.clone(),
+            config.ceiling().hidden,
+        );
         let launch_turns = Arc::new(Semaphore::new(config.runtime.launches_max.max(1)));
         Self {
             config,
@@ -92,6 +101,7 @@ impl Context {
             runtime,
             logs,
             catalogue,
+            packages: Arc::new(packages),
             clock,
             access,
             path_base,
@@ -104,6 +114,18 @@ impl Context {
             damaged: Mutex::default(),
             launches: AtomicU64::new(0),
         }
+    }
+
+    /// Gives installers what `packages.environment` names of the daemon's environment.
+    #[must_use]
+    pub fn with_environment(
+        mut self,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Self {
+        if let Some(packages) = Arc::get_mut(&mut self.packages) {
+            packages.take_environment(variables);
+        }
+        self
     }
 
     /// Remembers which rows cannot be read, and tells of those that were not known before.

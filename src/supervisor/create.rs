@@ -113,7 +113,9 @@ async fn check(
         violations.sort_by(|a, b| a.pointer.cmp(&b.pointer));
         return Err(SupervisorError::Invalid(violations));
     }
-    if let Err(reason) = entry.program {
+    if let Err(reason) = entry.program
+        && entry.missing_package.is_none()
+    {
         return Err(SupervisorError::TemplateUnavailable {
             name: template_name.to_string(),
             reason,

@@ -100,7 +100,13 @@ impl Actor {
             Effect::Persist => {}
             Effect::Publish => self.publish(),
             Effect::Launch(_) => {
-                let waiting = launch::await_turn(Arc::clone(&self.context));
+                let entry = self.context.catalogue.refresh(&self.record.template);
+                let package = entry.and_then(|entry| entry.missing_package);
+                if let Some(package) = &package {
+                    let message = format!("the package {} is installed first", package.source);
+                    self.note("installing", message);
+                }
+                let waiting = launch::await_turn(Arc::clone(&self.context), package);
                 self.launching = Some(Launching::Waiting(waiting));
             }
             Effect::CloseStdin(generation) => {
@@ -129,7 +135,11 @@ impl Actor {
 
     pub(super) async fn spawn_in_turn(&mut self, turn: Option<Turn>) {
         self.launching = None;
-        let Some(turn) = turn else { return };
+        let Some(mut turn) = turn else { return };
+        if let Some(obstacle) = turn.obstacle.take() {
+            self.on_launched(Err(launch::not_started(obstacle))).await;
+            return;
+        }
         self.turn = Some(turn);
         let known = self.sealed.clone();
         let spawning = launch::launch(

@@ -21,6 +21,7 @@ use crate::{
         template::{Template, Transport},
     },
     logs::{Capture, LogSource, LogStream},
+    packages::Package,
     runtime::{KeeperState, LaunchError, LaunchPlan, RuntimeError, Workload, WorkloadId},
     secrets::redaction::Redactions,
     store::StoreError,
@@ -29,7 +30,11 @@ use crate::{
 };
 
 /// A turn to launch, given back when the child is ready or takes long.
-pub(super) type Turn = OwnedSemaphorePermit;
+pub(super) struct Turn {
+    _permit: OwnedSemaphorePermit,
+    /// Why nothing can be launched in it.
+    pub(super) obstacle: Option<String>,
+}
 
 /// Sealed credentials as last read, so that a restart needs no database.
 pub(super) type SealedByVariable = BTreeMap<EnvName, SealedSecret>;
@@ -89,10 +94,18 @@ pub(super) struct Launched {
     pub(super) recipe: Option<Arc<Recipe>>,
 }
 
-/// Waits for a turn and for a keeper; `None` when the daemon goes down.
-pub(super) fn await_turn(context: Arc<Context>) -> BoxFuture<'static, Option<Turn>> {
+/// Waits for the package that is missing, for a turn and for a keeper; `None` when the daemon goes down.
+pub(super) fn await_turn(
+    context: Arc<Context>,
+    package: Option<Package>,
+) -> BoxFuture<'static, Option<Turn>> {
     Box::pin(async move {
-        let turn = Arc::clone(&context.launch_turns)
+        // Not in the turn: an installation takes long, and others need not wait for it.
+        let obstacle = match &package {
+            Some(package) => context.packages.ensure(package).await.err(),
+            None => None,
+        };
+        let permit = Arc::clone(&context.launch_turns)
             .acquire_owned()
             .await
             .ok()?;
@@ -101,7 +114,10 @@ pub(super) fn await_turn(context: Arc<Context>) -> BoxFuture<'static, Option<Tur
             .wait_for(|state| matches!(state, KeeperState::Connected { .. }))
             .await
             .ok()?;
-        Some(turn)
+        Some(Turn {
+            _permit: permit,
+            obstacle,
+        })
     })
 }
 
@@ -411,7 +427,7 @@ pub(super) fn instance_dir(context: &Context, id: InstanceId) -> PathBuf {
     context.config.runtime.instance_dir.join(id.to_string())
 }
 
-fn not_started(reason: impl Into<String>) -> ExitStatus {
+pub(super) fn not_started(reason: impl Into<String>) -> ExitStatus {
     ExitStatus::NotStarted {
         reason: reason.into(),
     }

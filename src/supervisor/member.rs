@@ -104,7 +104,7 @@ impl Member {
     ) -> Self {
         let life = MemberLife::new(MemberPolicy::from(&*recipe.template));
         Self {
-            waiting: Some(launch::await_turn(Arc::clone(&context))),
+            waiting: Some(launch::await_turn(Arc::clone(&context), None)),
             context,
             recipe,
             number,

@@ -29,6 +29,7 @@ mod timers;
 mod tokens;
 mod wishes;
 
+pub use crate::packages::PackageState;
 pub use context::Context;
 pub use error::SupervisorError;
 pub use handle::Supervisor;

@@ -94,7 +94,7 @@ impl Supervisor {
             live: live
                 .iter()
                 .map(Workload::id)
-                .filter(|id| !unreadable(id.instance))
+                .filter(|id| !unreadable(id.instance) && !context.packages.owns(id.instance))
                 .map(|id| LiveChild {
                     instance: id.instance,
                     generation: id.generation,

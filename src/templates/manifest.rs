@@ -179,6 +179,27 @@ impl Check<'_> {
                 }
             }
         }
+        if server.package.is_some() && server.builtin.is_some() {
+            self.report(
+                &["server.package", "server.builtin"],
+                "is for a command: a built-in server is in this binary",
+            );
+        }
+        if server.package.is_none() && server.package_scripts {
+            self.report(
+                &["server.package_scripts", "server.package"],
+                "goes with package",
+            );
+        }
+        if server.package.is_some()
+            && let Some(program) = server.command.first()
+            && program.starts_with('/')
+        {
+            self.report(
+                &["server.command", "server.package"],
+                "must start with the plain name of a program of the package",
+            );
+        }
         if server.command.iter().any(|arg| arg.contains("{value}")) {
             self.report(
                 &["server.command"],

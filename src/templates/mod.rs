@@ -20,6 +20,7 @@ use crate::{
         template::Template,
         violation::Violation,
     },
+    packages::{self, Package},
 };
 
 #[cfg(any(test, fuzzing))]
@@ -67,6 +68,8 @@ pub struct Entry {
     pub file: Option<PathBuf>,
     /// The absolute path of its program, or why there is none, with the install hint.
     pub program: Result<PathBuf, String>,
+    /// The package that would bring the missing program, and whose installer is here.
+    pub missing_package: Option<Package>,
 }
 
 /// All templates. Reading takes no lock; cheap to share.
@@ -75,6 +78,7 @@ pub struct Catalogue {
     search_path: Vec<PathBuf>,
     exe: PathBuf,
     ceiling: Ceiling,
+    packages: PathBuf,
     loaded: ArcSwap<Loaded>,
 }
 
@@ -94,10 +98,19 @@ impl Catalogue {
             search_path: config.search_path.clone(),
             exe,
             ceiling: Ceiling::default(),
+            packages: PathBuf::new(),
             loaded: ArcSwap::default(),
         };
         catalogue.reload();
         catalogue
+    }
+
+    /// Finds the programs of packages in this folder as well.
+    #[must_use]
+    pub fn with_packages(mut self, folder: &Path) -> Self {
+        self.packages = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+        self.reload();
+        self
     }
 
     /// Bounds what templates and settings may ask for.
@@ -167,16 +180,18 @@ impl Catalogue {
     #[must_use]
     pub fn refresh(&self, name: &TemplateName) -> Option<Entry> {
         let mut entry = self.get(name)?;
-        let program = self.find_program(&entry.template);
-        if program != entry.program {
+        let (program, missing_package) = self.find_program(&entry.template);
+        if program != entry.program || missing_package != entry.missing_package {
+            entry.program = program;
+            entry.missing_package = missing_package;
             self.loaded.rcu(|loaded| {
                 let mut loaded = Loaded::clone(loaded);
-                if let Some(entry) = loaded.entries.get_mut(name) {
-                    entry.program.clone_from(&program);
+                if let Some(known) = loaded.entries.get_mut(name) {
+                    known.program.clone_from(&entry.program);
+                    known.missing_package.clone_from(&entry.missing_package);
                 }
                 loaded
             });
-            entry.program = program;
         }
         Some(entry)
     }
@@ -231,7 +246,7 @@ impl Catalogue {
     }
 
     fn add(&self, loaded: &mut Loaded, template: Template, file: Option<PathBuf>) {
-        let program = self.find_program(&template);
+        let (program, missing_package) = self.find_program(&template);
         let name = template.name.clone();
         let template = Arc::new(template);
         loaded.entries.insert(
@@ -240,6 +255,7 @@ impl Catalogue {
                 template,
                 file,
                 program,
+                missing_package,
             },
         );
     }
@@ -266,7 +282,7 @@ impl Catalogue {
             if name.starts_with('.') || !file.exists() {
                 continue;
             }
-            let read = read_text(&file)
+            let read = read_file(&file)
                 .map_err(|message| {
                     vec![Fault {
                         file: file.clone(),
@@ -291,26 +307,55 @@ impl Catalogue {
         }
     }
 
-    /// Where the program of `template` lies, or why it cannot run here.
-    fn find_program(&self, template: &Template) -> Result<PathBuf, String> {
+    /// Where the program of `template` lies, or why it cannot run here; and the package that would bring it.
+    fn find_program(&self, template: &Template) -> (Result<PathBuf, String>, Option<Package>) {
         let server = &template.server;
         let Some(program) = server.command.first() else {
-            return Ok(self.exe.clone());
+            return (Ok(self.exe.clone()), None);
         };
         let found = if program.starts_with('/') {
             Some(PathBuf::from(program)).filter(|path| is_program(path))
         } else {
-            self.search_path
-                .iter()
-                .filter_map(|folder| std::path::absolute(folder.join(program)).ok())
-                .find(|path| is_program(path))
+            // What the operator installed goes before a package of ours.
+            self.on_search_path(program)
         };
-        found.ok_or_else(|| {
-            let hint = server.install.as_ref().map_or_else(String::new, |install| {
-                format!("; install it with: {install}")
-            });
-            format!("the program {program} was not found in runtime.search_path{hint}")
-        })
+        if let Some(found) = found {
+            return (Ok(found), None);
+        }
+        let hint = server.install.as_ref().map_or_else(String::new, |install| {
+            format!("; install it with: {install}")
+        });
+        let missing = format!("the program {program} was not found in runtime.search_path{hint}");
+        let Some(source) = &server.package else {
+            return (Err(missing), None);
+        };
+        let folder = source.folder(&self.packages, server.package_scripts);
+        if packages::is_whole(&folder) {
+            let file = source.programs(&folder).join(program);
+            if is_program(&file) {
+                return (Ok(file), None);
+            }
+            let reason = format!("the package {source} has no program {program}");
+            return (Err(reason), None);
+        }
+        let installer = packages::installer(source.registry());
+        if self.packages.as_os_str().is_empty() || self.on_search_path(installer).is_none() {
+            let reason = format!("{missing}; nor is {installer} there, to install {source}");
+            return (Err(reason), None);
+        }
+        let package = Package {
+            source: source.clone(),
+            scripts: server.package_scripts,
+        };
+        let reason = format!("the package {source} is installed at the first start");
+        (Err(reason), Some(package))
+    }
+
+    fn on_search_path(&self, program: &str) -> Option<PathBuf> {
+        self.search_path
+            .iter()
+            .filter_map(|folder| std::path::absolute(folder.join(program)).ok())
+            .find(|path| is_program(path))
     }
 }
 
@@ -318,8 +363,11 @@ fn is_program(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// The text of a manifest; the error says what is wrong.
-fn read_text(file: &Path) -> Result<String, String> {
+/// The text of a manifest.
+///
+/// # Errors
+/// What is wrong: it cannot be read, is no text, or is larger than [`MANIFEST_BYTES_MAX`].
+pub fn read_file(file: &Path) -> Result<String, String> {
     let mut text = String::new();
     fs::File::open(file)
         .and_then(|open| open.take(MANIFEST_BYTES_MAX + 1).read_to_string(&mut text))

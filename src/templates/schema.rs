@@ -6,6 +6,7 @@ use toml::{Table, Value};
 use crate::domain::{
     duration::HumanDuration,
     id::{EnvName, TemplateName},
+    package::PackageSource,
     sandbox::Layer,
 };
 
@@ -95,6 +96,8 @@ const SERVER: &[Key] = &[
     required("transport", Shape::Word(&["stdio", "http"]), "'stdio'"),
     key("builtin", Shape::Text(40)),
     key("command", Shape::Texts),
+    key("package", Shape::Name(package_source)),
+    key("package_scripts", Shape::Flag),
     key("install", Shape::Text(500)),
     key("port_env", Shape::Name(env_name)),
     key("path", Shape::Name(http_path)),
@@ -192,6 +195,11 @@ fn template_name(text: &str) -> Result<(), String> {
 
 fn env_name(text: &str) -> Result<(), String> {
     EnvName::new(text).map(drop).map_err(|e| e.to_string())
+}
+
+fn package_source(text: &str) -> Result<(), String> {
+    let read = text.parse::<PackageSource>();
+    read.map(drop).map_err(|error| error.to_string())
 }
 
 fn setting_name(text: &str) -> Result<(), String> {

@@ -18,6 +18,9 @@ pub struct TemplateSummary {
     pub available: bool,
     /// Why not, with the install hint.
     pub unavailable_reason: Option<String>,
+    /// The package that brings its program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<TemplatePackage>,
     /// The secrets it takes.
     pub credentials: Vec<TemplateCredential>,
     /// JSON Schema of `settings`.
@@ -27,6 +30,19 @@ pub struct TemplateSummary {
     pub ttl_default: Option<String>,
     /// Longest TTL.
     pub ttl_max: String,
+}
+
+/// The package that brings a template's program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TemplatePackage {
+    /// `npm:NAME@VERSION` or `pypi:NAME==VERSION`.
+    pub source: String,
+    /// `missing` (installed at the first start), `installing`, `installed`, `failed`, or `not-needed`: the program is
+    /// on the search path by itself.
+    pub state: String,
+    /// Why the last installation failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// A secret that a template takes.

@@ -139,6 +139,7 @@ impl Server {
         config.database.url = database.create(&data).await;
         config.runtime.template_dirs = vec![fixtures::write_templates(folder.path())];
         config.runtime.instance_dir = data.join("instances");
+        config.packages.dir = data.join("packages");
         config.runtime.keeper_socket = data.join("keeper.sock");
         config.runtime.search_path = fixtures::search_path();
         config.runtime.port_quarantine = minimcp::domain::duration::HumanDuration::from_ms(200);

@@ -25,6 +25,7 @@ mod memory;
 mod nginx;
 mod odd_servers;
 mod outage;
+mod packages;
 mod path_gateway;
 mod per_session;
 mod processes;

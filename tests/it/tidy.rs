@@ -17,7 +17,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("logs", &["spool", "store", "secrets", "domain", "config"]),
     ("calls", &["spool", "store", "domain", "config"]),
     ("runtime", &["domain", "config"]),
-    ("templates", &["domain", "config", "mcp_servers"]),
+    ("packages", &["runtime", "domain", "config"]),
+    (
+        "templates",
+        &["packages", "domain", "config", "mcp_servers"],
+    ),
     ("upstream", &["runtime", "domain", "config"]),
     (
         "supervisor",
@@ -28,6 +32,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "secrets",
             "logs",
             "templates",
+            "packages",
             "wire",
             "config",
             "domain",
@@ -61,7 +66,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("client", &["wire", "domain"]),
-    ("cli", &["daemon", "client", "config", "wire", "domain"]),
+    (
+        "cli",
+        &["daemon", "client", "templates", "config", "wire", "domain"],
+    ),
     ("mcp_servers", &[]),
     ("clock", &["domain"]),
 ];

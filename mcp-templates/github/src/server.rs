@@ -1,134 +1,126 @@
-//! The server: its settings, and how it speaks with GitHub.
+//! The server: how it speaks with GitHub, and with the client.
+
+use std::time::Instant;
 
 use minimcp_rest::{
-    Answer, BaseUrl, Call, Client, ClientSpec, Error, Failure, HeaderName, HeaderValue, Secret,
-    Trouble, header, path_segment, variable, without_number_formats,
+    Answer, BaseUrl, Call, Client, ClientSpec, Error, HeaderName, HeaderValue, Secret, Trouble,
+    call_tool, header, safe_text,
 };
 use rmcp::{
-    Json, ServerHandler,
+    ErrorData, Json, RoleServer, ServerHandler,
     handler::server::router::tool::ToolRouter,
-    model::{Implementation, ServerCapabilities, ServerConfig},
+    model::{
+        CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation,
+        ServerCapabilities, ServerConfig,
+    },
+    service::RequestContext,
     tool_handler,
 };
 use serde::de::DeserializeOwned;
 
-use crate::model::{Found, Listed};
+use crate::{
+    Settings,
+    advice::{TELLING_HEADERS, advise},
+    answer::fitted,
+    arguments::Page,
+    catalogue::{Toolset, offered},
+    etags::{Etags, Known},
+    fields,
+    limits::{Limits, Resource},
+    model::{Found, Listed},
+    settings::{TOKEN, toolsets},
+};
 
 pub(crate) const SERVICE: &str = "GitHub";
-const TOKEN: &str = "GITHUB_PERSONAL_ACCESS_TOKEN";
 const API_VERSION: &str = "2022-11-28";
-
-/// What the server is told.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The personal access token; without it every tool says what to do.
-    pub token: Option<Secret>,
-    /// The address of the REST API, or what is wrong with it.
-    pub api: Result<BaseUrl, String>,
-    /// Offers only the tools that change nothing.
-    pub read_only: bool,
-}
-
-impl Settings {
-    /// Reads `GITHUB_PERSONAL_ACCESS_TOKEN`, `GITHUB_API_URL`, `GITHUB_HOST` and `GITHUB_READ_ONLY`.
-    #[must_use]
-    pub fn from_environment() -> Self {
-        Self {
-            token: variable(TOKEN).map(|text| Secret::new(&text)),
-            api: api_address(
-                variable("GITHUB_API_URL").as_deref(),
-                variable("GITHUB_HOST").as_deref(),
-            ),
-            read_only: variable("GITHUB_READ_ONLY")
-                .is_some_and(|text| text == "true" || text == "1"),
-        }
-    }
-}
-
-/// Where the REST API lies: as told, else `/api/v3` of an Enterprise host, else `api.` of github.com or of a
-/// subdomain of ghe.com.
-fn api_address(api_url: Option<&str>, host: Option<&str>) -> Result<BaseUrl, String> {
-    let parse =
-        |name: &str, text: &str| BaseUrl::new(text).map_err(|error| format!("{name} {error}"));
-    if let Some(url) = api_url {
-        return parse("GITHUB_API_URL", url);
-    }
-    let host = match host {
-        None => return parse("GITHUB_HOST", "https://api.github.com"),
-        Some(host) if host.contains("://") => host.trim_end_matches('/').to_owned(),
-        Some(host) => format!("https://{}", host.trim_end_matches('/')),
-    };
-    let base = parse("GITHUB_HOST", &host)?;
-    match base.host() {
-        "github.com" | "www.github.com" | "api.github.com" => {
-            parse("GITHUB_HOST", "https://api.github.com")
-        }
-        name if name.ends_with(".ghe.com") && !name.starts_with("api.") => {
-            parse("GITHUB_HOST", &format!("https://api.{name}"))
-        }
-        name if name.ends_with(".ghe.com") => Ok(base),
-        _ => parse("GITHUB_HOST", &format!("{}/api/v3", base.as_str())),
-    }
-}
 
 /// The server.
 pub struct GitHub {
     tools: ToolRouter<Self>,
     token: Option<Secret>,
     client: Result<Client, String>,
+    /// What goes before the path of a REST call: the API of an Enterprise host lies below `/api/v3`, its GraphQL
+    /// beside that.
+    rest_prefix: &'static str,
+    limits: Limits,
+    etags: Etags,
 }
 
 impl GitHub {
     /// A server with these settings; it connects at the first call.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let tools = Self::repo_tools() + Self::issue_tools() + Self::pull_tools();
-        let mut tools = without_number_formats(tools);
-        if settings.read_only {
-            for tool in tools.list_all() {
-                let reads = tool.annotations.as_ref().and_then(|a| a.read_only_hint);
-                if reads != Some(true) {
-                    tools.remove_route(&tool.name);
-                }
-            }
-        }
-        let client = settings.api.map(|base| {
-            let mut spec = ClientSpec::new(SERVICE, base);
-            spec.headers = vec![
-                (
-                    header::ACCEPT,
-                    HeaderValue::from_static("application/vnd.github+json"),
-                ),
-                (
-                    HeaderName::from_static("x-github-api-version"),
-                    HeaderValue::from_static(API_VERSION),
-                ),
-            ];
-            spec.advise = advise;
-            Client::new(spec)
-        });
+        let chosen = toolsets(settings.toolsets.as_deref());
+        let chosen_or_default = chosen.as_deref().unwrap_or(&Toolset::DEFAULT);
+        let tools = offered(chosen_or_default, settings.read_only);
+        let api = chosen.and(settings.api).and_then(|api| split(&api));
+        let (client, rest_prefix) = match api {
+            Ok((base, prefix)) => (Ok(Client::new(client_spec(base))), prefix),
+            Err(message) => (Err(message), ""),
+        };
         Self {
             tools,
             token: settings.token,
             client,
+            rest_prefix,
+            limits: Limits::default(),
+            etags: Etags::default(),
         }
     }
 
-    /// Sends `call` with the token.
+    pub(crate) fn client(&self) -> Result<&Client, Error> {
+        let client = self.client.as_ref();
+        client.map_err(|message| not_configured(format!("{message}. Ask the user to correct it")))
+    }
+
+    /// Sends `call` with the token; a GET only in full if its answer has changed.
     pub(crate) async fn send(&self, call: Call) -> Result<Answer, Error> {
-        let client = self
-            .client
-            .as_ref()
-            .map_err(|message| not_configured(format!("{message}. Ask the user to correct it")))?;
+        let client = self.client()?;
         let token = self.token.clone().ok_or_else(|| {
             not_configured(format!(
                 "No GitHub token is configured: ask the user to store a personal access token as a credential, bind \
                  it to {TOKEN} of this server, and restart it"
             ))
         })?;
-        client
-            .send(call.auth(header::AUTHORIZATION, "Bearer ", token))
-            .await
+        let resource = Resource::of(call.path());
+        if let Some(refusal) = self.limits.refusal(resource, Instant::now()) {
+            return Err(refusal);
+        }
+        let key = call.cache_key();
+        let known = key.as_ref().and_then(|key| self.etags.get(key));
+        let call = match &known {
+            Some(known) => call.if_none_match(&known.tag),
+            None => call,
+        };
+        let call = match resource {
+            Resource::GraphQl => call,
+            _ => call.below(self.rest_prefix),
+        };
+        let sent = client.send(call.auth(header::AUTHORIZATION, "Bearer ", token));
+        let mut answer = sent.await.inspect_err(|error| {
+            self.limits.note(resource, &error.failure, Instant::now());
+        })?;
+        match (known, key) {
+            (Some(known), _) if answer.status == 304 => {
+                answer.status = 200;
+                answer.body = known.body;
+                if let Some(Ok(link)) = known.link.map(|link| HeaderValue::from_str(&link)) {
+                    answer.headers.entry(header::LINK).or_insert(link);
+                }
+            }
+            (_, Some(key)) => {
+                if let Some(tag) = answer.header("etag") {
+                    let known = Known {
+                        tag: tag.to_owned(),
+                        body: answer.body.clone(),
+                        link: answer.header("link").map(str::to_owned),
+                    };
+                    self.etags.put(key, known);
+                }
+            }
+            _ => {}
+        }
+        Ok(answer)
     }
 
     /// Sends `call` and reads its JSON.
@@ -136,12 +128,13 @@ impl GitHub {
         self.send(call).await?.json()
     }
 
-    /// Sends `call` and reads a list, and the number of the next page by the Link header.
+    /// Sends `call` for a page and reads a list, and the number of the next page by the Link header.
     pub(crate) async fn fetch_page<T: DeserializeOwned>(
         &self,
         call: Call,
+        page: Page,
     ) -> Result<(T, Option<u32>), Error> {
-        let answer = self.send(call).await?;
+        let answer = self.send(page.of(call)?).await?;
         let next = answer.header("link").and_then(next_page);
         Ok((answer.json()?, next))
     }
@@ -150,10 +143,9 @@ impl GitHub {
     pub(crate) async fn list<T: DeserializeOwned>(
         &self,
         call: Call,
-        page: Option<u32>,
-        per_page: Option<u32>,
+        page: Page,
     ) -> Result<Json<Listed<T>>, String> {
-        let (items, next_page) = self.fetch_page(paged(call, page, per_page)?).await?;
+        let (items, next_page) = self.fetch_page(call, page).await?;
         Ok(Json(Listed { items, next_page }))
     }
 
@@ -161,38 +153,57 @@ impl GitHub {
     pub(crate) async fn search<T: DeserializeOwned>(
         &self,
         call: Call,
-        page: Option<u32>,
-        per_page: Option<u32>,
+        page: Page,
     ) -> Result<Json<Found<T>>, String> {
-        let call = paged(call, page, per_page)?;
-        let (mut found, next_page) = self.fetch_page::<Found<T>>(call).await?;
+        let (mut found, next_page) = self.fetch_page::<Found<T>>(call, page).await?;
         found.next_page = next_page;
         Ok(Json(found))
     }
+
+    /// A text from GitHub, fit to be shown: never with the token in it.
+    pub(crate) fn shown(&self, text: &str) -> String {
+        safe_text(text, self.token.iter())
+    }
+}
+
+/// The address that REST and GraphQL share, and what goes before REST paths.
+fn split(api: &BaseUrl) -> Result<(BaseUrl, &'static str), String> {
+    match api.as_str().strip_suffix("/api/v3") {
+        Some(host) => {
+            let base = BaseUrl::new(&format!("{host}/api")).map_err(|error| error.to_string())?;
+            Ok((base, "/v3"))
+        }
+        None => Ok((api.clone(), "")),
+    }
+}
+
+fn client_spec(base: BaseUrl) -> ClientSpec {
+    let mut spec = ClientSpec::new(SERVICE, base);
+    spec.headers = vec![
+        (
+            header::ACCEPT,
+            HeaderValue::from_static("application/vnd.github+json"),
+        ),
+        (
+            HeaderName::from_static("x-github-api-version"),
+            HeaderValue::from_static(API_VERSION),
+        ),
+    ];
+    spec.telling_headers = TELLING_HEADERS;
+    spec.advise = advise;
+    spec
 }
 
 fn not_configured(message: String) -> Error {
     Error::new(SERVICE, Trouble::NotConfigured(message))
 }
 
-fn advise(failure: &Failure) -> Option<String> {
-    let advice = match failure.trouble {
-        Trouble::Unauthorized => {
-            "The token is wrong, expired or revoked. Do not try again: ask the user to store a new one for \
-             GITHUB_PERSONAL_ACCESS_TOKEN and restart this server."
-        }
-        Trouble::Forbidden => {
-            "The token lacks a permission for this. Do not try again: ask the user to give the token the permission \
-             (Contents, Issues or Pull requests; write for changes), or to authorize it for the organization's \
-             single sign-on."
-        }
-        Trouble::NotFound => {
-            "Check owner, repository, path and number. GitHub also says so of private repositories that the token \
-             may not see: then ask the user to give the token access."
-        }
-        _ => return None,
-    };
-    Some(advice.to_owned())
+/// A failure that GitHub told with a good status.
+pub(crate) fn failed(trouble: Trouble, said: String) -> Error {
+    let mut error = Error::new(SERVICE, trouble);
+    error.failure.said = Some(said);
+    error.advice = advise(&error.failure);
+    error
 }
 
 /// The page that `rel="next"` of a Link header names (RFC 8288).
@@ -200,53 +211,39 @@ fn next_page(link: &str) -> Option<u32> {
     let next = link.split(',').find(|part| part.contains("rel=\"next\""))?;
     let url = next.split(['<', '>']).nth(1)?;
     let query = url.split_once('?')?.1;
-    query
+    let page = query
         .split('&')
-        .find_map(|pair| pair.strip_prefix("page="))?
-        .parse()
-        .ok()
-}
-
-/// `/repos/OWNER/REPO` and then `rest`.
-pub(crate) fn repo_path(owner: &str, repo: &str, rest: &str) -> Result<String, Error> {
-    let good = |text: &str| {
-        (1..=100).contains(&text.len())
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-            && !matches!(text, "." | "..")
-    };
-    if !good(owner) || !good(repo) {
-        let message = "owner and repo must be the two names apart, such as owner octocat and repo hello-world";
-        return Err(Error::argument(SERVICE, message));
-    }
-    Ok(format!(
-        "/repos/{}/{}{rest}",
-        path_segment(owner),
-        path_segment(repo)
-    ))
-}
-
-/// `call` for one page of a list: the first when `page` is absent, with 30 entries when `per_page` is.
-pub(crate) fn paged(call: Call, page: Option<u32>, per_page: Option<u32>) -> Result<Call, Error> {
-    let (page, per_page) = (page.unwrap_or(1), per_page.unwrap_or(30));
-    if page == 0 || !(1..=100).contains(&per_page) {
-        return Err(Error::argument(
-            SERVICE,
-            "page must be at least 1, and perPage 1 to 100",
-        ));
-    }
-    Ok(call.query("page", page).query("per_page", per_page))
+        .find_map(|pair| pair.strip_prefix("page="))?;
+    page.parse().ok()
 }
 
 #[tool_handler(router = self.tools)]
 impl ServerHandler for GitHub {
+    async fn call_tool(
+        &self,
+        mut request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let wanted = match fields::take(self.tools.get(&request.name), &mut request) {
+            Ok(wanted) => wanted,
+            Err(message) => {
+                return Ok(CallToolResult::error(vec![ContentBlock::text(message)]).into());
+            }
+        };
+        let mut response = call_tool(&self.tools, self, request, context).await?;
+        if let Some(wanted) = wanted {
+            wanted.keep(&mut response);
+        }
+        Ok(fitted(response))
+    }
+
     fn get_info(&self) -> ServerConfig {
         ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
             .with_server_info(Implementation::new("minimcp-github", env!("CARGO_PKG_VERSION")))
             .with_instructions(
-                "GitHub. Use search tools to find things and list tools to go through them page by page. get_me tells \
-                 whose token it is.",
+                "GitHub. get_me tells whose token it is. Use search tools to find things and list tools to go through \
+                 them: next_page of an answer, given as page, brings the next one. Answers leave out what is empty, \
+                 and mark texts that were cut.",
             )
     }
 }
@@ -256,46 +253,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_api_address_follows_the_host() {
-        for (url, host, expected) in [
-            (None, None, "https://api.github.com"),
-            (None, Some("github.com"), "https://api.github.com"),
-            (
-                None,
-                Some("https://ghe.example.com"),
-                "https://ghe.example.com/api/v3",
-            ),
-            (
-                None,
-                Some("ghe.example.com:8443"),
-                "https://ghe.example.com:8443/api/v3",
-            ),
-            (
-                None,
-                Some("https://octo.ghe.com/"),
-                "https://api.octo.ghe.com",
-            ),
-            (
-                None,
-                Some("http://127.0.0.1:99"),
-                "http://127.0.0.1:99/api/v3",
-            ),
-            (
-                Some("https://proxy.example.com/gh/"),
-                Some("x"),
-                "https://proxy.example.com/gh",
-            ),
-        ] {
-            let address = api_address(url, host).map(|base| base.as_str().to_owned());
-            assert_eq!(address, Ok(expected.to_owned()), "{url:?} {host:?}");
-        }
-        assert!(api_address(None, Some("http://ghe.example.com")).is_err());
-    }
-
-    #[test]
     fn the_next_page_comes_from_the_link_header() {
         let link = r#"<https://a/x?per_page=5&page=1>; rel="prev", <https://a/x?per_page=5&page=3>; rel="next""#;
         assert_eq!(next_page(link), Some(3));
         assert_eq!(next_page(r#"<https://a/x?page=1>; rel="last""#), None);
+    }
+
+    #[test]
+    fn graphql_lies_beside_the_rest_api() {
+        for (api, base, prefix) in [
+            ("https://api.github.com", "https://api.github.com", ""),
+            (
+                "https://ghe.example.com/api/v3",
+                "https://ghe.example.com/api",
+                "/v3",
+            ),
+        ] {
+            let api = BaseUrl::new(api).expect("a good address");
+            let (shared, rest) = split(&api).expect("a good address");
+            assert_eq!((shared.as_str(), rest), (base, prefix));
+        }
     }
 }

@@ -1,15 +1,26 @@
 //! The Gmail MCP server, over the Gmail API.
 
+mod attachment;
 mod compose;
+mod credentials;
+mod drafts;
+mod filters;
+mod labels;
 mod message;
+mod mime;
+mod modify;
 mod read;
+mod reply;
+mod scopes;
+mod send;
 mod server;
+mod threads;
 mod token;
-mod write;
 
 use std::process::ExitCode;
 
-pub use server::{Credentials, Gmail, Settings};
+pub use credentials::{Credentials, Settings};
+pub use server::Gmail;
 
 /// Serves MCP on stdin and stdout until stdin ends; told by the environment, see [`Settings::from_environment`].
 #[must_use]

@@ -1,49 +1,41 @@
-//! A message as the Gmail API gives it (`format=full`), read into what a model needs. Pure.
+//! A message as the Gmail API gives it, read into what a model needs. Pure.
 
-use base64::{
-    Engine,
-    alphabet::URL_SAFE,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
-use mail_parser::{
-    MessageParser, decoders::charsets::map::charset_decoder, decoders::html::html_to_text,
-};
 use rmcp::schemars::{self, JsonSchema};
 use serde::{Deserialize, Serialize};
 
-/// Gmail writes base64url, mostly without padding.
-pub(crate) const BASE64_URL: GeneralPurpose = GeneralPurpose::new(
-    &URL_SAFE,
-    GeneralPurposeConfig::new()
-        .with_encode_padding(false)
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+use crate::{
+    attachment::{Attachment, uri},
+    mime::{body_bytes, decoded_text, decoded_words, file_name, html_as_text},
+};
 
-/// Longest text shown, in bytes.
+/// Longest text shown of one message, in bytes.
 pub(crate) const TEXT_BYTES_MAX: usize = 256 * 1024;
 /// Nested parts are followed to this depth.
-const DEPTH_MAX: usize = 16;
+const DEPTH_MAX: usize = 32;
 
 /// A message of the API.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ApiMessage {
-    id: String,
-    thread_id: String,
+    pub(crate) id: String,
+    pub(crate) thread_id: String,
     #[serde(default)]
     label_ids: Vec<String>,
     snippet: Option<String>,
-    payload: Option<Part>,
+    pub(crate) payload: Option<Part>,
 }
 
+/// A part of a message (MIME), or the whole of it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Part {
+pub(crate) struct Part {
+    #[serde(default)]
+    pub(crate) part_id: String,
     mime_type: Option<String>,
     filename: Option<String>,
     #[serde(default)]
     headers: Vec<Header>,
-    body: Option<PartBody>,
+    pub(crate) body: Option<PartBody>,
     #[serde(default)]
     parts: Vec<Part>,
 }
@@ -54,13 +46,14 @@ struct Header {
     value: String,
 }
 
+/// The content of a part, or where it lies.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct PartBody {
-    attachment_id: Option<String>,
+pub(crate) struct PartBody {
+    pub(crate) attachment_id: Option<String>,
     #[serde(default)]
-    size: u64,
-    data: Option<String>,
+    pub(crate) size: u64,
+    pub(crate) data: Option<String>,
 }
 
 /// The head of a message.
@@ -83,59 +76,120 @@ pub(crate) struct Summary {
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Email {
-    id: String,
-    thread_id: String,
-    from: Option<String>,
-    to: Option<String>,
-    cc: Option<String>,
-    reply_to: Option<String>,
-    subject: Option<String>,
-    date: Option<String>,
+    pub(crate) id: String,
+    pub(crate) thread_id: String,
+    pub(crate) from: Option<String>,
+    pub(crate) to: Option<String>,
+    pub(crate) cc: Option<String>,
+    pub(crate) reply_to: Option<String>,
+    pub(crate) subject: Option<String>,
+    pub(crate) date: Option<String>,
     /// The Message-ID header, for inReplyTo of a reply.
-    message_id_header: Option<String>,
+    pub(crate) message_id_header: Option<String>,
     /// Ids of its labels.
     label_ids: Vec<String>,
     /// The text; made from the HTML when there is only that.
-    text: String,
+    pub(crate) text: String,
     /// Whether the text was cut because it is too long.
     truncated: bool,
-    attachments: Vec<Attachment>,
-}
-
-/// An attachment, without its content.
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Attachment {
-    /// Its name; empty where the sender gave none.
-    filename: String,
-    mime_type: String,
-    /// Size in bytes.
-    size: u64,
+    pub(crate) attachments: Vec<Attachment>,
 }
 
 impl Part {
-    fn header(&self, name: &str) -> Option<String> {
+    /// The value of a header as it came; names do not tell case apart.
+    pub(crate) fn raw_header(&self, name: &str) -> Option<&str> {
         let header = self
             .headers
             .iter()
             .find(|header| header.name.eq_ignore_ascii_case(name))?;
-        Some(decoded_words(&header.value))
+        Some(&header.value)
     }
-}
 
-/// A header value, its encoded words (RFC 2047) decoded.
-fn decoded_words(value: &str) -> String {
-    if !value.contains("=?") {
-        return value.to_owned();
+    /// The value of a header on one line, decoded.
+    fn header(&self, name: &str) -> Option<String> {
+        self.raw_header(name).map(decoded_words)
     }
-    let line: String = value
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    MessageParser::new()
-        .parse(format!("Subject: {line}\r\n\r\n").as_bytes())
-        .and_then(|message| message.subject().map(str::to_owned))
-        .unwrap_or_else(|| value.to_owned())
+
+    /// The media type, lower case, without parameters.
+    pub(crate) fn media_type(&self) -> String {
+        let declared = self.mime_type.as_deref().unwrap_or("text/plain");
+        let bare = declared.split(';').next().unwrap_or_default().trim();
+        bare.to_ascii_lowercase()
+    }
+
+    /// The name of the file that the part holds; empty where the sender gave none.
+    pub(crate) fn file_name(&self) -> String {
+        file_name(
+            self.filename.as_deref(),
+            self.raw_header("Content-Disposition"),
+            self.raw_header("Content-Type"),
+        )
+    }
+
+    /// Whether the part is a file beside the text, rather than the text itself.
+    fn is_attachment(&self) -> bool {
+        let declared = self.raw_header("Content-Disposition").is_some_and(|value| {
+            value
+                .trim_start()
+                .to_ascii_lowercase()
+                .starts_with("attachment")
+        });
+        let body = self.body.as_ref();
+        let apart = body.is_some_and(|body| body.attachment_id.is_some());
+        let has_data = body.is_some_and(|body| body.data.is_some() || body.size > 0);
+        // A long text is kept apart as well, but has no name.
+        let text = matches!(self.media_type().as_str(), "text/plain" | "text/html");
+        declared || (apart && !text) || ((apart || has_data) && !self.file_name().is_empty())
+    }
+
+    /// The part with this id, within this one.
+    pub(crate) fn find(&self, part_id: &str, depth: usize) -> Option<&Self> {
+        if self.part_id == part_id {
+            return Some(self);
+        }
+        if depth > DEPTH_MAX {
+            return None;
+        }
+        self.parts
+            .iter()
+            .find_map(|part| part.find(part_id, depth + 1))
+    }
+
+    /// The ids of the attachments under which long texts lie, that are the message's text and not files.
+    pub(crate) fn texts_kept_apart(&self) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        self.collect_texts_kept_apart(&mut found, 0);
+        found
+    }
+
+    fn collect_texts_kept_apart(&self, found: &mut Vec<(String, String)>, depth: usize) {
+        if depth > DEPTH_MAX || self.is_attachment() {
+            return;
+        }
+        let body = self.body.as_ref();
+        if let Some(id) = body
+            .filter(|body| body.data.is_none())
+            .and_then(|body| body.attachment_id.clone())
+        {
+            found.push((self.part_id.clone(), id));
+        }
+        for part in &self.parts {
+            part.collect_texts_kept_apart(found, depth + 1);
+        }
+    }
+
+    /// Puts the data of a text that was fetched apart where it belongs.
+    pub(crate) fn put_data(&mut self, part_id: &str, data: &str) {
+        if self.part_id == part_id {
+            if let Some(body) = &mut self.body {
+                body.data = Some(data.to_owned());
+            }
+            return;
+        }
+        for part in &mut self.parts {
+            part.put_data(part_id, data);
+        }
+    }
 }
 
 impl ApiMessage {
@@ -158,15 +212,14 @@ impl ApiMessage {
     pub(crate) fn email(self) -> Email {
         let mut texts = Texts::default();
         if let Some(part) = &self.payload {
-            texts.collect(part, 0);
+            texts.collect(part, &self.id, 0);
         }
         let mut text = if texts.plain.trim().is_empty() {
-            html_to_text(&texts.html)
+            html_as_text(&texts.html)
         } else {
-            texts.plain
+            // Mail ends its lines with CRLF, which says nothing to a model.
+            texts.plain.replace("\r\n", "\n")
         };
-        // Mail ends its lines with CRLF, which says nothing to a model.
-        text = text.replace("\r\n", "\n");
         let truncated = text.len() > TEXT_BYTES_MAX;
         if truncated {
             text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
@@ -198,31 +251,25 @@ struct Texts {
 }
 
 impl Texts {
-    fn collect(&mut self, part: &Part, depth: usize) {
+    fn collect(&mut self, part: &Part, message_id: &str, depth: usize) {
         if depth > DEPTH_MAX {
             return;
         }
-        let mime_type = part
-            .mime_type
-            .as_deref()
-            .unwrap_or("text/plain")
-            .to_ascii_lowercase();
-        let filename = part.filename.as_deref().filter(|name| !name.is_empty());
-        // What Gmail keeps apart from the message is told as well where it has no name, such as a forwarded mail.
-        if let Some(body) = &part.body
-            && (filename.is_some() || body.attachment_id.is_some())
-        {
+        let media_type = part.media_type();
+        if part.is_attachment() {
             self.attachments.push(Attachment {
-                filename: filename.unwrap_or_default().to_owned(),
-                mime_type,
-                size: body.size,
+                filename: part.file_name(),
+                size: part.body.as_ref().map_or(0, |body| body.size),
+                uri: uri(message_id, &part.part_id),
+                part_id: part.part_id.clone(),
+                mime_type: media_type,
             });
+            // A mail within the mail: its own files are reached by reading the attachment.
             return;
         }
         let data = part.body.as_ref().and_then(|body| body.data.as_deref());
-        if let Some(bytes) = data.and_then(|data| BASE64_URL.decode(data.trim()).ok()) {
-            let text = decoded_text(&bytes, part.header("Content-Type").as_deref());
-            let target = match mime_type.as_str() {
+        if let Some(bytes) = data.and_then(body_bytes) {
+            let target = match media_type.as_str() {
                 "text/plain" => Some(&mut self.plain),
                 "text/html" => Some(&mut self.html),
                 _ => None,
@@ -231,41 +278,45 @@ impl Texts {
                 if !target.is_empty() {
                     target.push('\n');
                 }
-                target.push_str(&text);
+                target.push_str(&decoded_text(&bytes, part.raw_header("Content-Type")));
             }
         }
-        for part in &part.parts {
-            self.collect(part, depth + 1);
+        if media_type == "multipart/alternative" {
+            self.collect_alternatives(&part.parts, message_id, depth);
+        } else {
+            for part in &part.parts {
+                self.collect(part, message_id, depth + 1);
+            }
         }
     }
-}
 
-/// The text of a part: UTF-8 where it is that, else by the charset of its Content-Type.
-fn decoded_text(bytes: &[u8], content_type: Option<&str>) -> String {
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        return text.to_owned();
-    }
-    let decoder = content_type
-        .and_then(|text| {
-            text.split(';').skip(1).find_map(|parameter| {
-                let (name, value) = parameter.split_once('=')?;
-                name.trim()
-                    .eq_ignore_ascii_case("charset")
-                    .then(|| value.trim().trim_matches('"').to_owned())
-            })
-        })
-        .and_then(|charset| charset_decoder(charset.as_bytes()));
-    match decoder {
-        Some(decode) => decode(bytes),
-        None => String::from_utf8_lossy(bytes).into_owned(),
+    /// Of alternatives (RFC 2046 section 5.1.4) only one is read: HTML must not stand below its own plain text.
+    fn collect_alternatives(&mut self, parts: &[Part], message_id: &str, depth: usize) {
+        let mut both = Self::default();
+        for part in parts {
+            both.collect(part, message_id, depth + 1);
+        }
+        self.attachments.append(&mut both.attachments);
+        let (plain, html) = (both.plain, both.html);
+        let chosen = if plain.trim().is_empty() && !html.is_empty() {
+            html_as_text(&html)
+        } else {
+            plain
+        };
+        if !self.plain.is_empty() && !chosen.is_empty() {
+            self.plain.push('\n');
+        }
+        self.plain.push_str(&chosen);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::mime::BASE64_URL;
 
     fn read(payload: Value) -> Email {
         let message = json!({"id": "1", "threadId": "t", "payload": payload});
@@ -273,51 +324,143 @@ mod tests {
         message.email()
     }
 
+    fn text_part(content_type: &str, bytes: &[u8]) -> Value {
+        let bare = content_type.split(';').next();
+        json!({"partId": "0", "mimeType": bare, "filename": "",
+               "headers": [{"name": "Content-Type", "value": content_type}],
+               "body": {"size": bytes.len(), "data": BASE64_URL.encode(bytes)}})
+    }
+
     #[test]
-    fn the_plain_text_goes_before_html() {
-        let email = read(json!({
-            "mimeType": "multipart/mixed",
-            "headers": [{"name": "subject", "value": "=?UTF-8?Q?Gr=C3=BC=C3=9Fe?="}],
-            "parts": [
-                {"mimeType": "multipart/alternative", "parts": [
-                    {"mimeType": "text/plain", "body": {"size": 2, "data": "aGk"}},
-                    {"mimeType": "text/html", "body": {"size": 9, "data": "PGI-aGk8L2I-"}},
-                ]},
-                {"mimeType": "application/pdf", "filename": "a.pdf", "body": {"attachmentId": "A", "size": 7}},
-            ],
-        }));
-        assert_eq!(
-            (email.text.as_str(), email.subject.as_deref()),
-            ("hi", Some("Grüße"))
-        );
-        assert_eq!(email.attachments.len(), 1);
-        assert_eq!(
+    fn charsets_are_honoured() {
+        for (content_type, bytes, expected) in [
             (
-                email.attachments[0].filename.as_str(),
-                email.attachments[0].size
+                "text/plain; charset=\"ISO-8859-1\"",
+                &b"gr\xfc\xdfe"[..],
+                "grüße",
             ),
-            ("a.pdf", 7)
+            (
+                "text/plain; charset=windows-1252",
+                b"\x93q\x94 \x80",
+                "“q” €",
+            ),
+            (
+                "text/plain; charset=windows-1251",
+                b"\xcf\xf0\xe8\xe2\xe5\xf2",
+                "Привет",
+            ),
+            ("text/plain; charset=windows-1250", b"\x9e\xe1ba", "žába"),
+            (
+                "text/plain; charset=koi8-r",
+                b"\xf0\xd2\xc9\xd7\xc5\xd4",
+                "Привет",
+            ),
+            (
+                "text/plain; format=flowed; charset=ISO-2022-JP",
+                b"\x1b$B$3$s$K$A$O\x1b(B!",
+                "こんにちは!",
+            ),
+            (
+                "text/plain; charset=Shift_JIS",
+                b"\x83e\x83X\x83g",
+                "テスト",
+            ),
+            ("text/plain; charset=EUC-KR", b"\xc7\xd1\xb1\xdb", "한글"),
+            ("text/plain; charset=gb2312", b"\xc4\xe3\xba\xc3", "你好"),
+            ("text/plain; charset=big5", b"\xa7A\xa6n", "你好"),
+            // Gmail has made it UTF-8 already, and left the head as it was.
+            (
+                "text/plain; charset=ISO-2022-JP",
+                "こんにちは".as_bytes(),
+                "こんにちは",
+            ),
+            ("text/plain; charset=unheard-of", b"a\xff", "a\u{fffd}"),
+            ("text/plain", "\u{feff}bom".as_bytes(), "bom"),
+        ] {
+            assert_eq!(
+                read(text_part(content_type, bytes)).text,
+                expected,
+                "{content_type}"
+            );
+        }
+    }
+
+    #[test]
+    fn of_alternatives_one_is_read_and_mixed_parts_all() {
+        let alternative = |plain: &str, html: &str| {
+            json!({"partId": "0", "mimeType": "multipart/alternative", "body": {"size": 0}, "parts": [
+                text_part("text/plain", plain.as_bytes()), text_part("text/html", html.as_bytes())]})
+        };
+        let email = read(
+            json!({"mimeType": "multipart/mixed", "body": {"size": 0}, "parts": [
+                {"mimeType": "multipart/related", "body": {"size": 0}, "parts": [
+                    alternative("plain", "<b>rich</b>"),
+                    {"partId": "0.1", "mimeType": "image/png", "filename": "logo.png",
+                     "body": {"attachmentId": "A", "size": 7}},
+                ]},
+                text_part("text/plain", b"footer of the list"),
+            ]}),
+        );
+        assert_eq!(email.text, "plain\nfooter of the list");
+        assert_eq!(email.attachments.len(), 1);
+        let email = read(alternative(
+            " \r\n",
+            "<p>only &amp; rich</p><ul><li>one</li></ul>",
+        ));
+        assert!(
+            email.text.starts_with("only & rich") && email.text.contains("one"),
+            "{}",
+            email.text
         );
     }
 
     #[test]
-    fn html_becomes_text_and_charsets_are_honoured() {
-        let html = BASE64_URL.encode("<p>a &amp; b</p>");
-        let email = read(json!({"mimeType": "text/html", "body": {"size": 1, "data": html}}));
-        assert_eq!(email.text.trim(), "a & b");
-        let latin = BASE64_URL.encode(b"gr\xfc\xdfe");
-        let email = read(json!({
-            "mimeType": "text/plain",
-            "headers": [{"name": "Content-Type", "value": "text/plain; charset=\"ISO-8859-1\""}],
-            "body": {"size": 5, "data": latin},
-        }));
-        assert_eq!(email.text, "grüße");
+    fn names_of_files_are_read_in_every_spelling() {
+        for (filename, headers, expected) in [
+            ("plan.pdf", json!([]), "plan.pdf"),
+            ("=?UTF-8?Q?Gr=C3=BC=C3=9Fe.pdf?=", json!([]), "Grüße.pdf"),
+            (
+                "",
+                json!([{"name": "Content-Disposition",
+                        "value": "attachment; filename*=UTF-8''%e2%82%ac%20rates.pdf"}]),
+                "€ rates.pdf",
+            ),
+            (
+                "",
+                json!([{"name": "Content-Disposition", "value":
+                    "attachment;\r\n filename*0*=iso-8859-1''Gr%FC;\r\n filename*1*=%DFe;\r\n filename*2=.txt"}]),
+                "Grüße.txt",
+            ),
+            (
+                "",
+                json!([{"name": "Content-Type", "value": "application/pdf; name=\"=?ISO-8859-1?Q?Gr=FC=DFe.pdf?=\""}]),
+                "Grüße.pdf",
+            ),
+            ("a\r\nb.txt", json!([]), "a b.txt"),
+        ] {
+            let email = read(
+                json!({"partId": "", "mimeType": "application/pdf", "filename": filename,
+                "headers": headers, "body": {"attachmentId": "A", "size": 7}}),
+            );
+            assert_eq!(email.attachments[0].filename, expected);
+        }
     }
 
     #[test]
     fn a_long_text_is_cut_at_a_character() {
-        let data = BASE64_URL.encode("ü".repeat(TEXT_BYTES_MAX));
-        let email = read(json!({"mimeType": "text/plain", "body": {"size": 1, "data": data}}));
+        let email = read(text_part(
+            "text/plain",
+            "ü".repeat(TEXT_BYTES_MAX).as_bytes(),
+        ));
         assert_eq!((email.text.len(), email.truncated), (TEXT_BYTES_MAX, true));
+    }
+
+    #[test]
+    fn nesting_without_end_ends() {
+        let mut part = text_part("text/plain", b"deep");
+        for _ in 0..60 {
+            part = json!({"mimeType": "multipart/mixed", "parts": [part]});
+        }
+        assert_eq!(read(part).text, "");
     }
 }

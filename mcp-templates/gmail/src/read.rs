@@ -1,7 +1,7 @@
-//! Tools that read.
+//! Tools that find and read single emails.
 
 use futures_util::{StreamExt, TryStreamExt, future, stream};
-use minimcp_rest::{Call, Error, Trouble};
+use minimcp_rest::{Call, Error, Trouble, step};
 use rmcp::{
     Json,
     handler::server::wrapper::Parameters,
@@ -13,21 +13,28 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Gmail,
     message::{ApiMessage, Email, Summary},
+    mime::BASE64_URL,
+    scopes::Need,
     server::{SERVICE, mailbox_path, message_path},
 };
 
 /// Heads are fetched so many at a time, well below Gmail's limit for one user.
-const FETCHES_AT_ONCE: usize = 5;
+pub(crate) const FETCHES_AT_ONCE: usize = 5;
+/// The headers of a head.
+pub(crate) const HEAD: [&str; 4] = ["From", "To", "Subject", "Date"];
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Search {
+pub(crate) struct Search {
     /// The query in Gmail's search syntax, such as `from:ann is:unread newer_than:7d`.
-    query: String,
+    pub(crate) query: String,
     /// How many, 1 to 50; 10 when absent.
-    max_results: Option<u32>,
+    pub(crate) max_results: Option<u32>,
     /// The nextPageToken of the page before.
-    page_token: Option<String>,
+    pub(crate) page_token: Option<String>,
+    /// Whether spam and trash are searched as well.
+    #[serde(default)]
+    pub(crate) include_spam_trash: bool,
 }
 
 /// A page of messages.
@@ -62,26 +69,44 @@ struct Read {
     message_id: String,
 }
 
-/// All labels.
+/// The account.
 #[derive(Deserialize, Serialize, JsonSchema)]
-struct Labels {
-    #[serde(default)]
-    labels: Vec<Label>,
+#[serde(rename_all = "camelCase")]
+struct Profile {
+    /// Its address.
+    email_address: String,
+    /// How many messages it holds.
+    messages_total: Option<u64>,
+    /// How many threads it holds.
+    threads_total: Option<u64>,
 }
 
-/// A label.
-#[derive(Deserialize, Serialize, JsonSchema)]
-struct Label {
-    /// What modify_email takes.
-    id: String,
-    name: String,
-    /// system or user.
-    #[serde(rename = "type")]
-    kind: Option<String>,
+/// The size of a page.
+pub(crate) fn page_size(asked: Option<u32>) -> Result<u32, Error> {
+    let size = asked.unwrap_or(10);
+    if (1..=50).contains(&size) {
+        Ok(size)
+    } else {
+        Err(Error::argument(SERVICE, "maxResults must be 1 to 50"))
+    }
 }
 
 #[tool_router(router = read_tools, vis = "pub(crate)")]
 impl Gmail {
+    #[tool(
+        description = "The address of the account, and how much mail it holds.",
+        annotations(
+            title = "Get profile",
+            read_only_hint = true,
+            destructive_hint = false,
+            idempotent_hint = true,
+            open_world_hint = true
+        )
+    )]
+    async fn get_profile(&self) -> Result<Json<Profile>, String> {
+        Ok(Json(self.profile().await?))
+    }
+
     #[tool(
         description = "Finds emails with Gmail's search syntax, newest first, and gives their heads.",
         annotations(
@@ -96,18 +121,18 @@ impl Gmail {
         &self,
         Parameters(args): Parameters<Search>,
     ) -> Result<Json<Found>, String> {
-        let max_results = args.max_results.unwrap_or(10);
-        if !(1..=50).contains(&max_results) {
-            return Err(Error::argument(SERVICE, "maxResults must be 1 to 50").into());
-        }
-        let call = Call::get(mailbox_path("/messages"))
-            .query("q", args.query)
-            .query("maxResults", max_results)
-            .query_opt("pageToken", args.page_token);
-        let list: ListAnswer = self.fetch(call).await?;
+        let call = args.call("/messages")?;
+        let list: ListAnswer = self.fetch(Need::Read, call).await?;
+        let total = u32::try_from(list.messages.len()).unwrap_or(u32::MAX);
         let emails = stream::iter(list.messages)
             .map(|message| self.head(message.id))
             .buffered(FETCHES_AT_ONCE)
+            .enumerate()
+            .map(|(index, head)| {
+                let done = u32::try_from(index + 1).unwrap_or(u32::MAX);
+                step(done, total, "fetching the heads");
+                head
+            })
             .try_filter_map(future::ok)
             .try_collect()
             .await?;
@@ -119,7 +144,7 @@ impl Gmail {
     }
 
     #[tool(
-        description = "Reads an email: its head, its text and the names of its attachments.",
+        description = "Reads an email: its head, its text and what is attached to it.",
         annotations(
             title = "Read email",
             read_only_hint = true,
@@ -130,22 +155,19 @@ impl Gmail {
     )]
     async fn read_email(&self, Parameters(args): Parameters<Read>) -> Result<Json<Email>, String> {
         let call = Call::get(message_path(&args.message_id, "")?).query("format", "full");
-        let message: ApiMessage = self.fetch(call).await?;
-        Ok(Json(message.email()))
+        Ok(Json(self.message(call).await?.email()))
     }
+}
 
-    #[tool(
-        description = "Lists the labels of the account, system labels such as INBOX and UNREAD included.",
-        annotations(
-            title = "List labels",
-            read_only_hint = true,
-            destructive_hint = false,
-            idempotent_hint = true,
-            open_world_hint = true
-        )
-    )]
-    async fn list_email_labels(&self) -> Result<Json<Labels>, String> {
-        Ok(Json(self.fetch(Call::get(mailbox_path("/labels"))).await?))
+impl Search {
+    /// The call that lists `collection`.
+    pub(crate) fn call(self, collection: &str) -> Result<Call, Error> {
+        let all = self.include_spam_trash.then_some(true);
+        Ok(Call::get(mailbox_path(collection))
+            .query("q", self.query)
+            .query("maxResults", page_size(self.max_results)?)
+            .query_opt("includeSpamTrash", all)
+            .query_opt("pageToken", self.page_token))
     }
 }
 
@@ -153,13 +175,38 @@ impl Gmail {
     /// The head of a message; `None` when it was deleted after it was found.
     async fn head(&self, id: String) -> Result<Option<Summary>, Error> {
         let mut call = Call::get(message_path(&id, "")?).query("format", "metadata");
-        for header in ["From", "To", "Subject", "Date"] {
+        for header in HEAD {
             call = call.query("metadataHeaders", header);
         }
-        match self.fetch::<ApiMessage>(call).await {
+        match self.fetch::<ApiMessage>(Need::Read, call).await {
             Ok(message) => Ok(Some(message.summary())),
             Err(error) if error.failure.trouble == Trouble::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// A whole message, with the texts that Gmail keeps apart because they are long.
+    pub(crate) async fn message(&self, call: Call) -> Result<ApiMessage, Error> {
+        use base64::Engine;
+
+        let mut message: ApiMessage = self.fetch(Need::Read, call).await?;
+        let id = message.id.clone();
+        if let Some(payload) = &mut message.payload {
+            for (part_id, attachment_id) in payload.texts_kept_apart() {
+                let bytes = self.attachment_bytes(&id, &attachment_id).await?;
+                payload.put_data(&part_id, &BASE64_URL.encode(bytes));
+            }
+        }
+        Ok(message)
+    }
+
+    /// The address of the account.
+    pub(crate) async fn own_address(&self) -> Result<String, Error> {
+        Ok(self.profile().await?.email_address)
+    }
+
+    async fn profile(&self) -> Result<Profile, Error> {
+        self.fetch(Need::Profile, Call::get(mailbox_path("/profile")))
+            .await
     }
 }

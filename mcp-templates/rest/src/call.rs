@@ -63,6 +63,26 @@ impl Call {
         Self::new(Method::GET, path)
     }
 
+    /// Puts `prefix` before the path, such as `/v3`.
+    #[must_use]
+    pub fn below(mut self, prefix: &str) -> Self {
+        self.path.insert_str(0, prefix);
+        self
+    }
+
+    /// The path, without the query.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// What tells a GET from every other one of the same client, to keep answers by; `None` for other calls.
+    #[must_use]
+    pub fn cache_key(&self) -> Option<String> {
+        let plain = self.method == Method::GET && !self.redirect_is_answer;
+        plain.then(|| format!("{} {:?} {:?}", self.path, self.query, self.accept))
+    }
+
     /// Adds a query parameter.
     #[must_use]
     pub fn query(mut self, name: &'static str, value: impl ToString) -> Self {

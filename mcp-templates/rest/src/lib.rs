@@ -15,6 +15,7 @@ pub use call::{Answer, Body, Call};
 pub use client::{Client, ClientSpec};
 pub use download::Tail;
 pub use error::{Error, Failure, Trouble};
+pub use refusal::safe_text;
 pub use reqwest::{
     Method,
     header::{self, HeaderName, HeaderValue},

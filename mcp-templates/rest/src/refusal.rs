@@ -97,15 +97,20 @@ pub(crate) fn said<'a>(body: &[u8], secrets: impl Iterator<Item = &'a Secret>) -
             said.push_str(&detail);
         }
     }
+    Some(safe_text(&said, secrets))
+}
+
+/// A text of upstream's, fit to be shown: at most 500 characters, without control characters and these secrets.
+#[must_use]
+pub fn safe_text<'a>(text: &str, secrets: impl Iterator<Item = &'a Secret>) -> String {
+    let mut text = text.to_owned();
     for secret in secrets.filter(|secret| !secret.expose().is_empty()) {
-        said = said.replace(secret.expose(), "[redacted]");
+        text = text.replace(secret.expose(), "[redacted]");
     }
-    Some(
-        said.chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .take(500)
-            .collect(),
-    )
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(500)
+        .collect()
 }
 
 #[cfg(test)]

@@ -87,6 +87,7 @@ impl DataFolder {
         base.logs.spool_dir = within("spool");
         base.calls.spool_dir = within("call-spool");
         base.runtime.instance_dir = within("instances");
+        base.packages.dir = within("packages");
         // Whatever ends this command ends its instances.
         base.runtime.keeper_linger = false;
         base.runtime.keeper_socket = self

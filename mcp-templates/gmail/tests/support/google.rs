@@ -1,284 +1,449 @@
-//! A stateful fake of the Gmail API and of Google's token endpoint, both of which refuse what Google's own description
-//! does not know.
+//! A stateful fake of the Gmail API, judged by Google's own description.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU32, Ordering},
-};
-
-use axum::{
-    Form, Json, Router,
-    extract::{Path, Query, State},
-    http::{HeaderMap, StatusCode},
-    response::{IntoResponse, Response},
-    routing::{get, post},
-};
+use axum::http::HeaderMap;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use mail_parser::MessageParser;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// What Google holds: the mailbox, and how many access tokens it gave; only the newest is good.
-#[derive(Default)]
+use crate::{
+    contract::Asked,
+    mailbox::{Mail, Mailbox},
+    token_endpoint::SharedSignIn,
+    upstream::{Answer, Api},
+};
+
+/// The description of the Gmail API, cut down.
+pub const FIXTURE: &str = include_str!("../fixtures/api.json");
+
+/// The account.
 pub struct Google {
-    /// Oldest first.
-    pub messages: Mutex<Vec<Value>>,
-    /// How many access tokens it gave.
-    pub tokens: AtomicU32,
+    pub sign_in: SharedSignIn,
+    pub mailbox: Mailbox,
+    pub labels: Vec<Value>,
+    pub filters: Vec<Value>,
 }
 
-type Shared = State<Arc<Google>>;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TokenForm {
-    grant_type: String,
-    client_id: String,
-    client_secret: String,
-    refresh_token: String,
+fn refused(status: u16, message: &str, reason: &str) -> Answer {
+    (status, Some(refusal(status, message, reason)))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct ListQuery {
-    q: String,
-    max_results: usize,
-    page_token: Option<usize>,
+/// An error as Google writes it.
+pub fn refusal(status: u16, message: &str, reason: &str) -> Value {
+    json!({"error": {"code": status, "message": message, "status": "X",
+        "errors": [{"message": message, "domain": "global", "reason": reason}]}})
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NewMessage {
-    raw: String,
-    #[serde(rename = "threadId")]
-    thread_id: Option<String>,
+fn not_found() -> Answer {
+    refused(404, "Requested entity was not found.", "notFound")
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NewDraft {
-    message: NewMessage,
+fn invalid(message: &str) -> Answer {
+    refused(400, message, "invalidArgument")
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Modify {
-    add_label_ids: Vec<String>,
-    remove_label_ids: Vec<String>,
+fn ids(value: &Value) -> Vec<String> {
+    serde_json::from_value(value.clone()).unwrap_or_default()
 }
 
-type Refusal = (StatusCode, Json<Value>);
-
-fn refused(status: StatusCode, message: &str, reason: &str) -> Refusal {
-    let body = json!({"error": {"code": status.as_u16(), "message": message, "status": "X",
-        "errors": [{"message": message, "domain": "global", "reason": reason}]}});
-    (status, Json(body))
-}
-
-async fn token(State(google): Shared, Form(form): Form<TokenForm>) -> Response {
-    let good = form.grant_type == "refresh_token"
-        && form.client_id == "client-1"
-        && form.client_secret == "client-SECRET"
-        && form.refresh_token == "1//refresh-SECRET";
-    if !good {
-        let body = json!({"error": "invalid_grant", "error_description": "Bad Request"});
-        return (StatusCode::BAD_REQUEST, Json(body)).into_response();
+impl Google {
+    pub fn new(sign_in: SharedSignIn) -> Self {
+        Self {
+            sign_in,
+            mailbox: Mailbox::default(),
+            labels: vec![
+                json!({"id": "INBOX", "name": "INBOX", "messageListVisibility": "hide", "type": "system"}),
+                json!({"id": "Label_7", "name": "Travel", "type": "user", "color": {"textColor": "#000000"}}),
+            ],
+            filters: Vec::new(),
+        }
     }
-    let number = google.tokens.fetch_add(1, Ordering::SeqCst) + 1;
-    Json(json!({
-        "access_token": format!("ya29.SECRET-{number}"), "expires_in": 3599, "token_type": "Bearer",
-        "scope": "https://www.googleapis.com/auth/gmail.modify",
-    }))
-    .into_response()
-}
 
-/// Answers 401 as Gmail does to every access token but the newest.
-fn signed_in(google: &Google, headers: &HeaderMap) -> Result<(), Refusal> {
-    let number = google.tokens.load(Ordering::SeqCst);
-    let wanted = format!("Bearer ya29.SECRET-{number}");
-    if number > 0
-        && headers
-            .get("authorization")
-            .is_some_and(|given| *given == wanted)
-    {
-        return Ok(());
+    fn page<T>(asked: &Asked, all: Vec<T>) -> (Vec<T>, usize, Option<String>) {
+        let size: usize = asked
+            .one("maxResults")
+            .map_or(100, |text| text.parse().expect("it is judged"));
+        let from: usize = asked
+            .one("pageToken")
+            .map_or(0, |token| token.parse().unwrap_or(0));
+        let total = all.len();
+        let next = (total > from + size).then(|| (from + size).to_string());
+        (all.into_iter().skip(from).take(size).collect(), total, next)
     }
-    let message = "Request had invalid authentication credentials.";
-    Err(refused(StatusCode::UNAUTHORIZED, message, "authError"))
-}
 
-async fn list(
-    State(google): Shared,
-    headers: HeaderMap,
-    Query(query): Query<ListQuery>,
-) -> Result<Response, Refusal> {
-    signed_in(&google, &headers)?;
-    let messages = google.messages.lock().expect("whole");
-    let label = query.q.strip_prefix("in:").unwrap_or("inbox");
-    let is_label = |id: &Value| id.as_str().is_some_and(|id| id.eq_ignore_ascii_case(label));
-    let hits: Vec<&Value> = messages
-        .iter()
-        .rev()
-        .filter(|message| {
-            message["labelIds"]
-                .as_array()
-                .is_some_and(|ids| ids.iter().any(is_label))
-        })
-        .collect();
-    if hits.is_empty() {
-        return Ok(Json(json!({"resultSizeEstimate": 0})).into_response());
+    fn found(&self, asked: &Asked) -> Vec<Mail> {
+        let with_trash = asked.one("includeSpamTrash") == Some("true");
+        self.mailbox
+            .search(asked.one("q").unwrap_or_default(), with_trash)
     }
-    let from = query.page_token.unwrap_or(0);
-    let page: Vec<Value> = hits
-        .iter()
-        .skip(from)
-        .take(query.max_results)
-        .map(|message| json!({"id": message["id"], "threadId": message["threadId"]}))
-        .collect();
-    let mut answer = json!({"messages": page, "resultSizeEstimate": hits.len()});
-    if hits.len() > from + query.max_results {
-        answer["nextPageToken"] = json!((from + query.max_results).to_string());
+
+    fn list(&self, asked: &Asked, name: &str, all: Vec<Value>) -> Answer {
+        let (page, total, next) = Self::page(asked, all);
+        let mut answer = json!({"resultSizeEstimate": total});
+        // Google leaves empty lists out.
+        if !page.is_empty() {
+            answer[name] = json!(page);
+        }
+        if let Some(next) = next {
+            answer["nextPageToken"] = json!(next);
+        }
+        (200, Some(answer))
     }
-    Ok(Json(answer).into_response())
-}
 
-async fn read(
-    State(google): Shared,
-    headers: HeaderMap,
-    Path(id): Path<String>,
-    Query(query): Query<Vec<(String, String)>>,
-) -> Result<Response, Refusal> {
-    signed_in(&google, &headers)?;
-    let wanted: Vec<(&str, &str)> = query
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
-    let metadata = [
-        ("format", "metadata"),
-        ("metadataHeaders", "From"),
-        ("metadataHeaders", "To"),
-        ("metadataHeaders", "Subject"),
-        ("metadataHeaders", "Date"),
-    ];
-    if wanted != [("format", "full")] && wanted != metadata {
-        return Err(refused(
-            StatusCode::BAD_REQUEST,
-            "Invalid query",
-            "invalidArgument",
-        ));
+    fn only(asked: &Asked) -> Vec<String> {
+        let wanted = asked
+            .query
+            .iter()
+            .filter(|(name, _)| name == "metadataHeaders");
+        wanted.map(|(_, value)| value.clone()).collect()
     }
-    let messages = google.messages.lock().expect("whole");
-    match messages
-        .iter()
-        .find(|message| message["id"] == id && message["gone"].is_null())
-    {
-        Some(message) => Ok(Json(message.clone()).into_response()),
-        None => Err(refused(
-            StatusCode::NOT_FOUND,
-            "Requested entity was not found.",
-            "notFound",
-        )),
+
+    fn change(&mut self, mails: &[String], add: &[&str], remove: &[&str]) {
+        for mail in self
+            .mailbox
+            .mails
+            .iter_mut()
+            .filter(|mail| mails.contains(&mail.id))
+        {
+            mail.labels
+                .retain(|label| !remove.contains(&label.as_str()));
+            for label in add {
+                if !mail.labels.iter().any(|known| known == label) {
+                    mail.labels.push((*label).to_owned());
+                }
+            }
+        }
+    }
+
+    /// Changes labels as the body says, or as the way to the trash and back does.
+    fn changed(&mut self, asked: &Asked, mails: &[String]) -> Result<(), Answer> {
+        let (add, remove) = (
+            ids(&asked.body["addLabelIds"]),
+            ids(&asked.body["removeLabelIds"]),
+        );
+        let known = |label: &String| {
+            label.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+                || self.labels.iter().any(|known| known["id"] == **label)
+        };
+        if let Some(label) = add.iter().chain(&remove).find(|label| !known(label)) {
+            return Err(invalid(&format!("Invalid label: {label}")));
+        }
+        let add: Vec<&str> = add.iter().map(String::as_str).collect();
+        let remove: Vec<&str> = remove.iter().map(String::as_str).collect();
+        match asked.operation.rsplit('.').next() {
+            Some("trash") => self.change(mails, &["TRASH"], &["INBOX"]),
+            Some("untrash") => self.change(mails, &[], &["TRASH"]),
+            _ => self.change(mails, &add, &remove),
+        }
+        Ok(())
+    }
+
+    /// The mail in the body of a request, stored.
+    fn stored(&mut self, asked: &Asked, message: &Value, label: &str) -> Result<Mail, Answer> {
+        let raw = match &asked.upload {
+            Some(bytes) => bytes.clone(),
+            None => URL_SAFE_NO_PAD
+                .decode(message["raw"].as_str().unwrap_or_default())
+                .map_err(|_| invalid("Invalid value for ByteString"))?,
+        };
+        self.mailbox
+            .store(&raw, message["threadId"].as_str(), &[label])
+            .map_err(|message| invalid(&message))
+    }
+
+    fn drafts(&mut self, asked: &Asked) -> Answer {
+        let id = asked.path.get("id").cloned().unwrap_or_default();
+        let place = self
+            .mailbox
+            .drafts
+            .iter()
+            .position(|(draft, _)| *draft == id);
+        match (asked.operation.rsplit('.').next(), place) {
+            (Some("create"), _) => match self.stored(asked, &asked.body["message"], "DRAFT") {
+                Ok(mail) => {
+                    let draft = self.mailbox.new_draft_id();
+                    self.mailbox.drafts.push((draft.clone(), mail.id.clone()));
+                    (200, Some(json!({"id": draft, "message": short(&mail)})))
+                }
+                Err(refused) => refused,
+            },
+            (Some("list"), _) => {
+                let hits = self.mailbox.search("in:DRAFT", false);
+                let drafts = self.mailbox.drafts.iter().rev();
+                let all = drafts
+                    .filter_map(|(draft, id)| {
+                        let mail = hits.iter().find(|mail| mail.id == *id)?;
+                        Some(json!({"id": draft, "message": {"id": id, "threadId": mail.thread}}))
+                    })
+                    .collect();
+                self.list(asked, "drafts", all)
+            }
+            (Some("send"), _) => {
+                let wanted = asked.body["id"].as_str().unwrap_or_default();
+                let Some(place) = self
+                    .mailbox
+                    .drafts
+                    .iter()
+                    .position(|(draft, _)| draft == wanted)
+                else {
+                    return not_found();
+                };
+                let (_, id) = self.mailbox.drafts.remove(place);
+                self.change(std::slice::from_ref(&id), &["SENT"], &["DRAFT"]);
+                self.mailbox
+                    .mail(&id)
+                    .map_or_else(not_found, |mail| (200, Some(short(mail))))
+            }
+            (_, None) => not_found(),
+            (Some("get"), Some(place)) => {
+                let id = self.mailbox.drafts[place].1.clone();
+                let Some(mail) = self.mailbox.mail(&id).cloned() else {
+                    return not_found();
+                };
+                let shown = self
+                    .mailbox
+                    .shown(&mail, asked.one("format").unwrap_or("full"), &[]);
+                (
+                    200,
+                    Some(json!({"id": self.mailbox.drafts[place].0, "message": shown})),
+                )
+            }
+            (Some("update"), Some(place)) => {
+                match self.stored(asked, &asked.body["message"], "DRAFT") {
+                    Ok(mail) => {
+                        let old =
+                            std::mem::replace(&mut self.mailbox.drafts[place].1, mail.id.clone());
+                        self.mailbox.mails.retain(|mail| mail.id != old);
+                        (200, Some(json!({"id": id, "message": short(&mail)})))
+                    }
+                    Err(refused) => refused,
+                }
+            }
+            (_, Some(place)) => {
+                let (_, message) = self.mailbox.drafts.remove(place);
+                self.mailbox.mails.retain(|mail| mail.id != message);
+                (204, None)
+            }
+        }
+    }
+
+    fn labels(&mut self, asked: &Asked) -> Answer {
+        let place = |labels: &[Value]| {
+            labels
+                .iter()
+                .position(|label| label["id"] == asked.path["id"])
+        };
+        match asked.operation.rsplit('.').next() {
+            Some("list") => (200, Some(json!({"labels": self.labels}))),
+            Some("create") => {
+                if self
+                    .labels
+                    .iter()
+                    .any(|label| label["name"] == asked.body["name"])
+                {
+                    return refused(409, "Label name exists or conflicts", "aborted");
+                }
+                let mut label = asked.body.clone();
+                label["id"] = json!(format!("Label_{}", self.labels.len() + 10));
+                label["type"] = json!("user");
+                self.labels.push(label.clone());
+                (200, Some(label))
+            }
+            Some("patch") => {
+                let Some(place) = place(&self.labels) else {
+                    return not_found();
+                };
+                if self.labels[place]["type"] == "system" {
+                    return invalid("Cannot change a system label");
+                }
+                for (name, value) in asked.body.as_object().expect("an object") {
+                    self.labels[place][name] = value.clone();
+                }
+                (200, Some(self.labels[place].clone()))
+            }
+            _ => {
+                let Some(place) = place(&self.labels) else {
+                    return not_found();
+                };
+                self.labels.remove(place);
+                (204, None)
+            }
+        }
+    }
+
+    fn filters(&mut self, asked: &Asked) -> Answer {
+        match asked.operation.rsplit('.').next() {
+            Some("list") if self.filters.is_empty() => (200, Some(json!({}))),
+            Some("list") => (200, Some(json!({"filter": self.filters}))),
+            Some("create") => {
+                let mut filter = asked.body.clone();
+                filter["id"] = json!(format!("ANe1Bm{}", self.filters.len()));
+                self.filters.push(filter.clone());
+                (200, Some(filter))
+            }
+            _ => {
+                let before = self.filters.len();
+                self.filters
+                    .retain(|filter| filter["id"] != asked.path["id"]);
+                if self.filters.len() == before {
+                    not_found()
+                } else {
+                    (204, None)
+                }
+            }
+        }
+    }
+
+    fn messages(&mut self, asked: &Asked) -> Answer {
+        let id = asked.path.get("id").cloned().unwrap_or_default();
+        match asked.operation.rsplit('.').next() {
+            Some("list") => {
+                let all = self
+                    .found(asked)
+                    .iter()
+                    .map(|mail| json!({"id": mail.id, "threadId": mail.thread}))
+                    .collect();
+                self.list(asked, "messages", all)
+            }
+            Some("send") => match self.stored(asked, &asked.body, "SENT") {
+                Ok(mail) => (200, Some(short(&mail))),
+                Err(refused) => refused,
+            },
+            Some("batchModify") => match self.changed(asked, &ids(&asked.body["ids"])) {
+                Ok(()) => (204, None),
+                Err(refused) => refused,
+            },
+            Some("get") => {
+                let Some(mail) = self.mailbox.mail(&id).cloned() else {
+                    return not_found();
+                };
+                let format = asked.one("format").unwrap_or("full");
+                (
+                    200,
+                    Some(self.mailbox.shown(&mail, format, &Self::only(asked))),
+                )
+            }
+            _ => {
+                if self.mailbox.mail(&id).is_none() {
+                    return not_found();
+                }
+                if let Err(refused) = self.changed(asked, std::slice::from_ref(&id)) {
+                    return refused;
+                }
+                self.mailbox
+                    .mail(&id)
+                    .map_or_else(not_found, |mail| (200, Some(short(mail))))
+            }
+        }
+    }
+
+    fn threads(&mut self, asked: &Asked) -> Answer {
+        let id = asked.path.get("id").cloned().unwrap_or_default();
+        if asked.operation.ends_with("list") {
+            let mut seen: Vec<String> = Vec::new();
+            for mail in self.found(asked) {
+                if !seen.contains(&mail.thread) {
+                    seen.push(mail.thread);
+                }
+            }
+            let all = seen
+                .iter()
+                .map(|id| json!({"id": id, "snippet": "…", "historyId": "9"}))
+                .collect();
+            return self.list(asked, "threads", all);
+        }
+        let mails = self.mailbox.thread(&id);
+        if mails.is_empty() {
+            return not_found();
+        }
+        if asked.operation.ends_with("get") {
+            let format = asked.one("format").unwrap_or("full");
+            let only = Self::only(asked);
+            let shown: Vec<Value> = mails
+                .iter()
+                .map(|mail| self.mailbox.shown(mail, format, &only))
+                .collect();
+            return (
+                200,
+                Some(json!({"id": id, "historyId": "9", "messages": shown})),
+            );
+        }
+        let of_thread: Vec<String> = mails.into_iter().map(|mail| mail.id).collect();
+        if let Err(refused) = self.changed(asked, &of_thread) {
+            return refused;
+        }
+        let messages: Vec<Value> = self.mailbox.thread(&id).iter().map(short).collect();
+        (200, Some(json!({"id": id, "messages": messages})))
     }
 }
 
-/// What Gmail makes of a message in base64url: the parsed head and text.
-fn stored(google: &Google, new: &NewMessage, label: &str) -> Result<Value, Refusal> {
-    let invalid = || {
-        refused(
-            StatusCode::BAD_REQUEST,
-            "Invalid value for ByteString",
-            "invalidArgument",
-        )
-    };
-    let mime = URL_SAFE_NO_PAD.decode(&new.raw).map_err(|_| invalid())?;
-    let mail = MessageParser::new().parse(&mime).ok_or_else(invalid)?;
-    let address = |list: Option<&mail_parser::Address>| {
-        let first = list.and_then(|list| list.first());
-        first
-            .and_then(|one| one.address())
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let text = mail.body_text(0).unwrap_or_default();
-    let mut messages = google.messages.lock().expect("whole");
-    let id = format!("18f{:x}", messages.len() + 1);
-    let thread = new.thread_id.clone().unwrap_or_else(|| id.clone());
-    messages.push(json!({
-        "id": id, "threadId": thread, "labelIds": [label], "snippet": text.trim(), "historyId": "9",
-        "internalDate": "1767225600000", "sizeEstimate": mime.len(),
-        "payload": {"partId": "", "mimeType": "text/plain", "filename": "", "headers": [
-            {"name": "From", "value": "me@example.com"}, {"name": "To", "value": address(mail.to())},
-            {"name": "Subject", "value": mail.subject()}, {"name": "Message-ID", "value": format!("<{id}@mail>")},
-        ], "body": {"size": text.len(), "data": URL_SAFE_NO_PAD.encode(text.as_bytes())}},
-    }));
-    Ok(json!({"id": id, "threadId": thread, "labelIds": [label]}))
+/// What Gmail answers to a change of a message.
+fn short(mail: &Mail) -> Value {
+    json!({"id": mail.id, "threadId": mail.thread, "labelIds": mail.labels})
 }
 
-async fn send(
-    State(google): Shared,
-    headers: HeaderMap,
-    Json(new): Json<NewMessage>,
-) -> Result<Response, Refusal> {
-    signed_in(&google, &headers)?;
-    Ok(Json(stored(&google, &new, "SENT")?).into_response())
-}
+impl Api for Google {
+    fn admit(&mut self, asked: &Asked, headers: &HeaderMap) -> Result<(), Answer> {
+        let sign_in = self.sign_in.lock().expect("whole");
+        let wanted = format!("Bearer ya29.SECRET-{}", sign_in.tokens);
+        if sign_in.tokens == 0
+            || headers
+                .get("authorization")
+                .is_none_or(|given| *given != wanted)
+        {
+            let message = "Request had invalid authentication credentials.";
+            return Err(refused(401, message, "authError"));
+        }
+        let granted: Vec<&str> = sign_in.scope.split(' ').collect();
+        if !asked
+            .scopes
+            .iter()
+            .any(|scope| granted.contains(&scope.as_str()))
+        {
+            let mut error = refusal(
+                403,
+                "Request had insufficient authentication scopes.",
+                "insufficientPermissions",
+            );
+            error["error"]["details"] = json!([{"@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                "reason": "ACCESS_TOKEN_SCOPE_INSUFFICIENT", "domain": "googleapis.com"}]);
+            return Err((403, Some(error)));
+        }
+        Ok(())
+    }
 
-async fn draft(
-    State(google): Shared,
-    headers: HeaderMap,
-    Json(new): Json<NewDraft>,
-) -> Result<Response, Refusal> {
-    signed_in(&google, &headers)?;
-    let message = stored(&google, &new.message, "DRAFT")?;
-    Ok(Json(json!({"id": "r-77", "message": message})).into_response())
-}
+    fn answer(&mut self, asked: &Asked) -> Answer {
+        if asked.path["userId"] != "me" {
+            return refused(403, "Delegation denied", "forbidden");
+        }
+        let collection = asked.operation.trim_start_matches("gmail.users.");
+        match collection.split('.').next() {
+            Some("getProfile") => {
+                let count = self.mailbox.mails.len();
+                (
+                    200,
+                    Some(
+                        json!({"emailAddress": "me@example.com", "messagesTotal": count, "threadsTotal": count,
+                    "historyId": "9"}),
+                    ),
+                )
+            }
+            Some("messages") if collection.contains("attachments") => {
+                match self.mailbox.attachment(&asked.path["id"]) {
+                    Some(bytes) => {
+                        let data = URL_SAFE_NO_PAD.encode(bytes);
+                        (200, Some(json!({"size": bytes.len(), "data": data})))
+                    }
+                    None => invalid("Invalid attachment token"),
+                }
+            }
+            Some("messages") => self.messages(asked),
+            Some("threads") => self.threads(asked),
+            Some("drafts") => self.drafts(asked),
+            Some("labels") => self.labels(asked),
+            _ => self.filters(asked),
+        }
+    }
 
-async fn modify(
-    State(google): Shared,
-    headers: HeaderMap,
-    Path(id): Path<String>,
-    Json(change): Json<Modify>,
-) -> Result<Response, Refusal> {
-    signed_in(&google, &headers)?;
-    let mut messages = google.messages.lock().expect("whole");
-    let Some(message) = messages.iter_mut().find(|message| message["id"] == id) else {
-        return Err(refused(
-            StatusCode::NOT_FOUND,
-            "Requested entity was not found.",
-            "notFound",
-        ));
-    };
-    let mut ids: Vec<String> = serde_json::from_value(message["labelIds"].clone()).expect("texts");
-    ids.retain(|id| !change.remove_label_ids.contains(id));
-    ids.extend(change.add_label_ids);
-    message["labelIds"] = json!(ids);
-    Ok(Json(json!({"id": id, "threadId": message["threadId"], "labelIds": ids})).into_response())
-}
-
-async fn labels(State(google): Shared, headers: HeaderMap) -> Result<Response, Refusal> {
-    signed_in(&google, &headers)?;
-    Ok(Json(json!({"labels": [
-        {"id": "INBOX", "name": "INBOX", "messageListVisibility": "hide", "type": "system"},
-        {"id": "Label_7", "name": "Travel", "type": "user", "color": {"textColor": "#000000"}},
-    ]}))
-    .into_response())
-}
-
-/// The routes of the Gmail API that the tools use.
-pub fn api(google: Arc<Google>) -> Router {
-    Router::new()
-        .route("/gmail/v1/users/me/messages", get(list))
-        .route("/gmail/v1/users/me/messages/send", post(send))
-        .route("/gmail/v1/users/me/messages/{id}", get(read))
-        .route("/gmail/v1/users/me/messages/{id}/modify", post(modify))
-        .route("/gmail/v1/users/me/drafts", post(draft))
-        .route("/gmail/v1/users/me/labels", get(labels))
-        .with_state(google)
-}
-
-/// The token endpoint, at `/token`.
-pub fn sign_in(google: Arc<Google>) -> Router {
-    Router::new()
-        .route("/token", post(token))
-        .with_state(google)
+    fn refusal(&self, status: u16, message: &str) -> Value {
+        refusal(status, message, "badRequest")
+    }
 }

@@ -1,0 +1,177 @@
+//! Packages of npm and PyPI as the source of templates: installed once, for real, and used without the network.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Database, Server},
+    mcp::Mcp,
+};
+
+/// An installation over a slow line on a busy machine.
+const INSTALLED: Duration = Duration::from_secs(300);
+
+const MEMORY: &str = "npm:@modelcontextprotocol/server-memory@2026.8.31";
+const TIME: &str = "pypi:mcp-server-time==2026.10.19";
+
+/// Writes a template whose program only its package brings, and whose server has no network.
+fn template(folder: &Path, name: &str, program: &str, package: &str) {
+    let folder = folder.join(name);
+    fs::create_dir_all(&folder).expect("the folder is ours");
+    let text = format!(
+        "schema = 1\nname = \"{name}\"\ntitle = \"{name}\"\ndescription = \"A server of a package.\"\n\
+         [server]\ntransport = \"stdio\"\ncommand = [\"{program}\"]\npackage = \"{package}\"\n\
+         [sandbox]\nnetwork = \"none\"\n[health]\nstart_timeout = \"60s\"\n"
+    );
+    fs::write(folder.join("template.toml"), text).expect("the folder is ours");
+}
+
+/// A daemon that finds no server by itself, only what installs them.
+async fn start() -> (Server, PathBuf) {
+    let mut packages = PathBuf::new();
+    let server = Server::start_with(Database::Sqlite, |config| {
+        let templates = config.runtime.template_dirs[0].clone();
+        template(&templates, "memory-package", "mcp-server-memory", MEMORY);
+        template(&templates, "time-package", "mcp-server-time", TIME);
+        let missing = "npm:@modelcontextprotocol/no-such-server@1.0.0";
+        template(&templates, "missing-package", "no-such-server", missing);
+        template(&templates, "misnamed-package", "not-its-program", MEMORY);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        config.runtime.search_path = std::env::split_paths(&path)
+            .filter(|folder| folder.is_absolute())
+            .collect();
+        packages.clone_from(&config.packages.dir);
+    })
+    .await;
+    (server, packages)
+}
+
+async fn template_of(server: &Server, name: &str) -> Value {
+    server.get(&format!("/templates/{name}")).await
+}
+
+fn marks(packages: &Path) -> Vec<PathBuf> {
+    let all = fs::read_dir(packages).into_iter().flatten().flatten();
+    let mut marks: Vec<PathBuf> = all
+        .map(|entry| entry.path().join("installed.json"))
+        .filter(|mark| mark.is_file())
+        .collect();
+    marks.sort();
+    marks
+}
+
+#[tokio::test]
+async fn a_package_of_npm_is_installed_once_and_used_without_the_network() {
+    let (server, packages) = start().await;
+    let before = template_of(&server, "memory-package").await;
+    assert_eq!(before["available"], true, "{before:#}");
+    assert_eq!(before["package"]["state"], "missing");
+    assert_eq!(before["package"]["source"], MEMORY);
+
+    let body = || json!({"template": "memory-package"});
+    let (one, other) = tokio::join!(server.create(body()), server.create(body()));
+    for instance in [&one, &other] {
+        let id = instance["id"].as_str().expect("it has an id");
+        server.wait_status(id, &["running"], INSTALLED).await;
+        let events = server.get(&format!("/mcps/{id}/events")).await;
+        let told = events["items"].as_array().expect("a list").iter();
+        let told: Vec<&Value> = told.filter(|event| event["kind"] == "installing").collect();
+        assert_eq!(told.len(), 1, "{events:#}");
+        let mut client = Mcp::connect(instance).await;
+        assert!(client.tools().await.contains(&"create_entities".to_owned()));
+    }
+    assert_eq!(marks(&packages).len(), 1);
+    let installations = server.log().matches(": installed package=").count();
+    assert_eq!(installations, 1, "{}", server.log());
+    let after = template_of(&server, "memory-package").await;
+    assert_eq!(after["package"]["state"], "installed");
+
+    // What has no mark was cut off: it is made again, and used again.
+    fs::remove_file(&marks(&packages)[0]).expect("ours");
+    let id = one["id"].as_str().expect("it has an id");
+    server.post(&format!("/mcps/{id}/restart"), json!({})).await;
+    crate::harness::wait_until(INSTALLED, || (marks(&packages).len() == 1).then_some(()))
+        .expect("it was installed again");
+    server.wait_status(id, &["running"], INSTALLED).await;
+    let mut client = Mcp::connect(&one).await;
+    assert!(client.tools().await.contains(&"create_entities".to_owned()));
+
+    // The same package under another template is there already, and has no such program.
+    let answer = server
+        .call(
+            reqwest::Method::POST,
+            "/mcps",
+            Some(json!({"template": "misnamed-package"})),
+        )
+        .await;
+    assert_eq!(answer.0, 409, "{answer:?}");
+    let text = answer.1.to_string();
+    assert!(text.contains("has no program not-its-program"), "{text}");
+}
+
+#[tokio::test]
+async fn a_package_of_pypi_is_installed_ahead_and_started_without_the_network() {
+    let (server, packages) = start().await;
+    let begun = server
+        .post("/templates/time-package/install", json!({}))
+        .await;
+    assert_eq!(begun["package"]["state"], "installing", "{begun:#}");
+    crate::harness::wait_until(INSTALLED, || (marks(&packages).len() == 1).then_some(()))
+        .expect("it was installed");
+    let mark = fs::read_to_string(&marks(&packages)[0]).expect("readable");
+    let mark: Value = serde_json::from_str(&mark).expect("JSON");
+    assert_eq!(mark["source"], TIME);
+    assert_eq!(mark["lock_sha256"].as_str().map(str::len), Some(64));
+
+    let instance = server.create(json!({"template": "time-package"})).await;
+    let id = instance["id"].as_str().expect("it has an id");
+    server.wait_status(id, &["running"], INSTALLED).await;
+    let mut client = Mcp::connect(&instance).await;
+    assert!(
+        client
+            .tools()
+            .await
+            .contains(&"get_current_time".to_owned())
+    );
+    // A second time nothing happens.
+    let again = server
+        .post("/templates/time-package/install", json!({}))
+        .await;
+    assert_eq!(again["package"]["state"], "installed");
+}
+
+#[tokio::test]
+async fn a_package_that_is_not_there_fails_its_instance_with_the_installers_words() {
+    let (server, packages) = start().await;
+    let instance = server
+        .call(
+            reqwest::Method::POST,
+            "/mcps",
+            Some(json!({"template": "missing-package"})),
+        )
+        .await;
+    assert_eq!(instance.0, 201, "{instance:?}");
+    let id = instance.1["id"].as_str().expect("it has an id").to_owned();
+    let failed = server.wait_status(&id, &["failed"], INSTALLED).await;
+    let text = failed.to_string();
+    assert!(text.contains("could not be installed"), "{failed:#}");
+    assert!(text.contains("no-such-server"), "{failed:#}");
+    let template = template_of(&server, "missing-package").await;
+    assert_eq!(template["package"]["state"], "failed", "{template:#}");
+    assert_eq!(marks(&packages).len(), 0);
+    let left = fs::read_dir(&packages).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "nothing half made is left");
+    assert_eq!(
+        server
+            .processes()
+            .iter()
+            .filter(|process| process.command.contains("npm"))
+            .count(),
+        0
+    );
+}
