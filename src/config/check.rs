@@ -245,6 +245,9 @@ impl Config {
                 );
             }
         }
+        if let Some(fault) = sandbox.uid_fault() {
+            refuse("sandbox.uid_min", fault.to_owned());
+        }
         for path in &self.runtime.search_path {
             if !path.is_absolute() {
                 refuse(

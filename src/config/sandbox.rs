@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Config;
-use crate::domain::sandbox::{Ceiling, Profile};
+use crate::domain::{
+    own_user::UserIds,
+    sandbox::{Ceiling, Profile},
+};
 
 /// The most that instances may reach, whatever their templates and settings ask for.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SandboxConfig {
     /// The weakest profile that a template may choose.
@@ -21,7 +24,52 @@ pub struct SandboxConfig {
     pub read: Vec<PathBuf>,
     /// Shown to no instance, whatever is granted; the daemon's own files are so without being named.
     pub hide: Vec<PathBuf>,
+    /// First of the user ids, and group ids of the same numbers, that instances get one each where the keeper is root;
+    /// 0: none has a user of its own.
+    pub uid_min: u32,
+    /// The last of them.
+    pub uid_max: u32,
 }
+
+impl Default for SandboxConfig {
+    fn default() -> Self {
+        Self {
+            weakest_profile: Profile::default(),
+            allow_read: Vec::new(),
+            allow_write: Vec::new(),
+            read: Vec::new(),
+            hide: Vec::new(),
+            // Above what systemd gives to services, below what distributions give to containers (subuid(5)).
+            uid_min: 70_000,
+            uid_max: 79_999,
+        }
+    }
+}
+
+impl SandboxConfig {
+    /// What is wrong with the range of user ids, in one sentence.
+    pub(super) fn uid_fault(&self) -> Option<&'static str> {
+        let Self {
+            uid_min, uid_max, ..
+        } = self;
+        match uid_min {
+            0 => None,
+            1..UID_LOWEST => Some("is below 1000: users of the host's own services are there"),
+            _ if uid_min > uid_max => Some("is above sandbox.uid_max"),
+            // The kernel's and NFS's nobody, and the two numbers that mean "no change".
+            _ if (*uid_min..=*uid_max).contains(&65_534)
+                || (*uid_min..=*uid_max).contains(&65_535)
+                || *uid_max == u32::MAX =>
+            {
+                Some("and sandbox.uid_max hold 65534, 65535 or 4294967295, which are nobody's")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Below it are the users of the host's own services.
+const UID_LOWEST: u32 = 1_000;
 
 impl Config {
     /// The ceiling, with the daemon's own files hidden under the names given here and under their real ones. Looks at
@@ -62,6 +110,10 @@ impl Config {
             allow_write: self.sandbox.allow_write.clone(),
             read: self.sandbox.read.clone(),
             hidden,
+            user_ids: (self.sandbox.uid_min > 0).then_some(UserIds {
+                min: self.sandbox.uid_min,
+                max: self.sandbox.uid_max,
+            }),
         }
     }
 }

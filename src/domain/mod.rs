@@ -14,6 +14,7 @@ pub mod instance;
 pub mod lease;
 pub mod lifecycle;
 pub mod member;
+pub mod own_user;
 pub mod package;
 pub mod policy;
 pub mod port;

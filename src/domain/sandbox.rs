@@ -6,6 +6,8 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::own_user::UserIds;
+
 /// How much of the sandbox is built; the strictest is the smallest.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
@@ -54,6 +56,8 @@ pub enum Layer {
     PidNamespace,
     /// Its own user namespace of one id.
     UserNamespace,
+    /// A user and a group of this instance alone.
+    OwnUser,
     /// Its own minimal root, read-only but for its folder.
     PrivateRoot,
     /// Its own System V IPC, message queues, host name and cgroup root.
@@ -68,9 +72,10 @@ pub enum Layer {
 
 impl Layer {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::PidNamespace,
         Self::UserNamespace,
+        Self::OwnUser,
         Self::PrivateRoot,
         Self::IpcNamespace,
         Self::NoCapabilities,
@@ -84,6 +89,7 @@ impl Layer {
         match self {
             Self::PidNamespace => "pid-namespace",
             Self::UserNamespace => "user-namespace",
+            Self::OwnUser => "own-user",
             Self::PrivateRoot => "private-root",
             Self::IpcNamespace => "ipc-namespace",
             Self::NoCapabilities => "no-capabilities",
@@ -100,6 +106,10 @@ impl Layer {
                 "allow user namespaces (sysctl user.max_user_namespaces above 0, \
                  kernel.apparmor_restrict_unprivileged_userns=0, RestrictNamespaces of the keeper's unit), or run \
                  the keeper as root; Linux 5.12 or later"
+            }
+            Self::OwnUser => {
+                "run serve and keeper as root with a range of user ids (sandbox.uid_min and uid_max in config.toml) and \
+                 the profile strict; the program must be readable for every user, and no path of the host granted"
             }
             Self::NoCapabilities | Self::SystemCalls => {
                 "use the profile strict or relaxed, on a kernel with seccomp filters"
@@ -165,6 +175,8 @@ pub struct Ceiling {
     pub read: Vec<PathBuf>,
     /// Never shown to any server, whatever is granted: the daemon's own files.
     pub hidden: Vec<PathBuf>,
+    /// Users that instances may have for themselves, where the keeper is root; `None`: none.
+    pub user_ids: Option<UserIds>,
 }
 
 /// What one launch gets.
@@ -187,6 +199,8 @@ pub struct Sandbox {
     pub require: Vec<Layer>,
     /// Size of its private `/tmp`, and again of `/dev/shm`, in bytes; 0 means the default.
     pub tmp_size_bytes: u64,
+    /// From where its own user comes, where the keeper is root; `None`: it has none.
+    pub user_ids: Option<UserIds>,
 }
 
 /// One thing that was asked for and not given.
@@ -331,6 +345,7 @@ impl Ceiling {
             network: spec.network,
             require: spec.require.clone(),
             tmp_size_bytes: spec.tmp_size_bytes,
+            user_ids: self.user_ids,
         })
     }
 }
@@ -369,7 +384,7 @@ mod tests {
             allow_write in paths(),
             hidden in paths(),
         ) -> Ceiling {
-            Ceiling { weakest_profile, allow_read, allow_write, hidden, read: Vec::new() }
+            Ceiling { weakest_profile, allow_read, allow_write, hidden, read: Vec::new(), user_ids: None }
         }
     }
 

@@ -110,9 +110,13 @@ impl Server {
         server
     }
 
-    /// The same, run by another user, which only root can do.
-    pub async fn start_as(database: Database, uid: Option<u32>) -> Self {
-        let mut server = Self::begin_as(database, uid, |_| {}).await;
+    /// The same, run by another user (which only root can do), with changes to its configuration.
+    pub async fn start_as(
+        database: Database,
+        uid: Option<u32>,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let mut server = Self::begin_as(database, uid, change).await;
         server.until_ready().await;
         server
     }

@@ -134,8 +134,9 @@ const STOPPED: &[(&str, &str)] = &[
     ("inherited-descriptors", "EBADF"),
 ];
 
-/// What differs when the daemon, and so its servers, are root: without capabilities, but owner of much. The kernel does
-/// not count the processes of root, which `isolation` says; the limit holds for every other user.
+/// What differs when the daemon is root and its servers are too, since they get no users of their own: without
+/// capabilities, but owner of much. The kernel does not count the processes of root, which `isolation` says; the limit
+/// holds for every other user.
 const AS_ROOT: &[(&str, &str)] = &[
     ("write-init-badness", "EROFS"),
     ("write-core-pattern", "EROFS"),
@@ -152,6 +153,17 @@ const STOPPED_OFFLINE: &[(&str, &str)] = &[
     ("connect-abstract-socket", "ECONNREFUSED"),
 ];
 
+/// As whom the daemon and its servers run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seat {
+    /// As whom the tests run; where that is root, each server is a user of its own.
+    Tests,
+    /// Both as root.
+    SharedRoot,
+    /// Both as a user without any right.
+    PlainUser,
+}
+
 /// A daemon, a neighbour with a secret, and what an insider would know of both.
 struct Street {
     server: Server,
@@ -163,8 +175,14 @@ struct Street {
 }
 
 impl Street {
-    async fn of(uid: Option<u32>) -> Self {
-        let server = Server::start_as(Database::Sqlite, uid).await;
+    async fn of(seat: Seat) -> Self {
+        let uid = (seat == Seat::PlainUser).then_some(NOBODY_UID);
+        let server = Server::start_as(Database::Sqlite, uid, |config| {
+            if seat == Seat::SharedRoot {
+                config.sandbox.uid_min = 0;
+            }
+        })
+        .await;
         let secret = format!("secret-{}", uuid::Uuid::now_v7().simple());
         let body = json!({"name": "neighbours-key", "value": secret});
         server.post("/credentials", body).await;
@@ -246,6 +264,17 @@ impl Street {
         outcomes
     }
 
+    /// To whom the folder of an instance belongs.
+    fn owner(&self, instance: &Value) -> u32 {
+        let folder = self
+            .server
+            .config()
+            .runtime
+            .instance_dir
+            .join(text(instance, "id"));
+        std::os::unix::fs::MetadataExt::uid(&fs::metadata(folder).expect("it is there"))
+    }
+
     /// The neighbour is the same process, has its secret, and nothing was planted on it.
     async fn assert_unharmed(&self) {
         let now = self
@@ -276,11 +305,12 @@ fn table(rows: &[&[(&str, &str)]]) -> BTreeMap<String, String> {
         .collect()
 }
 
-async fn no_attack_gets_through(uid: Option<u32>, as_root: bool) {
-    let street = Street::of(uid).await;
+async fn no_attack_gets_through(seat: Seat) {
+    let street = Street::of(seat).await;
     let (instance, mut client) = street.attacker("hostile").await;
     for layer in [
         "pid-namespace",
+        "user-namespace",
         "private-root",
         "ipc-namespace",
         "no-capabilities",
@@ -291,7 +321,20 @@ async fn no_attack_gets_through(uid: Option<u32>, as_root: bool) {
         assert!(state.starts_with("on"), "{layer}: {state}");
     }
     assert_eq!(instance["isolation"]["profile"], "strict");
-    let expected = table(if as_root {
+    let owners = seat == Seat::Tests && nix::unistd::geteuid().is_root();
+    let state = text(&instance["isolation"], "own-user");
+    assert_eq!(state == "on", owners, "{state}");
+    if owners {
+        let ids = [&instance, &street.neighbour].map(|instance| street.owner(instance));
+        assert!(
+            ids[0] != ids[1]
+                && ids
+                    .iter()
+                    .all(|id| *id >= street.server.config().sandbox.uid_min),
+            "{ids:?}"
+        );
+    }
+    let expected = table(if seat == Seat::SharedRoot {
         &[STOPPED, AS_ROOT]
     } else {
         &[STOPPED]
@@ -322,7 +365,16 @@ async fn no_attack_gets_through(uid: Option<u32>, as_root: bool) {
 
 #[tokio::test]
 async fn no_attack_gets_through_as_whom_the_tests_run() {
-    no_attack_gets_through(None, nix::unistd::geteuid().is_root()).await;
+    no_attack_gets_through(Seat::Tests).await;
+}
+
+#[tokio::test]
+async fn no_attack_gets_through_where_all_are_root() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: this is a plain user");
+        return;
+    }
+    no_attack_gets_through(Seat::SharedRoot).await;
 }
 
 #[tokio::test]
@@ -335,7 +387,7 @@ async fn no_attack_gets_through_as_a_plain_user() {
         eprintln!("SKIPPED as a plain user: the program lies where only root may look");
         return;
     }
-    no_attack_gets_through(Some(NOBODY_UID), false).await;
+    no_attack_gets_through(Seat::PlainUser).await;
 }
 
 fn reachable_by_all(path: &Path) -> bool {

@@ -14,6 +14,7 @@ use nix::{errno::Errno, sys::prctl};
 
 use super::{
     clone::{Forked, Namespaces, fork_into},
+    identity,
     layers::Layers,
     mounts,
     payload::{self, Payload},
@@ -23,6 +24,9 @@ use super::{
     secret_buffer::SecretBuffer,
 };
 use crate::domain::sandbox::{Profile, Sandbox};
+
+/// The user that a probe becomes; the kernel's own for files of nobody.
+const NOBODY: u32 = 65_534;
 
 /// Everything that an init and its server get.
 pub(super) struct InitPlan<'a> {
@@ -62,16 +66,32 @@ pub(super) fn run(plan: InitPlan<'_>, progress: OwnedFd) -> ! {
     }
 }
 
+/// What a probe tries, beside the namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Probe {
+    /// The namespaces alone.
+    Namespaces,
+    /// A root of its own in them.
+    Root,
+    /// The same as another user, with a user namespace of its own or without one.
+    OwnUser { own_namespace: bool },
+}
+
 /// Tries the namespaces in a fork made for it; the exit code tells.
-pub(super) fn probe(namespaces: Namespaces, uid: u32, gid: u32, private_root: bool) -> ! {
+pub(super) fn probe(namespaces: Namespaces, uid: u32, gid: u32, probe: Probe) -> ! {
+    let private_root = probe != Probe::Namespaces;
+    let (owner, group) = match probe {
+        Probe::OwnUser { .. } => (NOBODY, NOBODY),
+        _ => (uid, gid),
+    };
     let maps = !namespaces.user || write_maps(uid, gid).is_ok();
     let root = || {
         let plan = RootPlan {
             sandbox: &Sandbox::default(),
             // Any folder that is there will do.
             folder: std::path::Path::new("/usr"),
-            uid,
-            gid,
+            uid: owner,
+            gid: group,
         };
         root::enter(&plan).is_ok()
     };
@@ -81,6 +101,13 @@ pub(super) fn probe(namespaces: Namespaces, uid: u32, gid: u32, private_root: bo
             (false, true) => mounts::proc_of_its_own().is_ok(),
             (false, false) => true,
         } && (!namespaces.net || privileges::loopback_up().is_ok());
+    let works = works
+        && match probe {
+            Probe::OwnUser { own_namespace } => {
+                identity::become_user(NOBODY, own_namespace).is_ok()
+            }
+            _ => true,
+        };
     // A namespace whose init cannot fork is of no use.
     let works = works && matches!(fork_into(Namespaces::NONE), Ok(forked) if !is_child(&forked));
     exit(i32::from(!works))
@@ -129,7 +156,17 @@ fn start(plan: InitPlan<'_>, progress: &OwnedFd) -> Result<Started, Failed> {
     }
     let caps = privileges::namespace_caps();
     set_view(&plan, progress)?;
-    if namespaces.user && plan.layers.profile != Profile::Off {
+    if let Some(uid) = plan.layers.own_user() {
+        identity::become_user(uid, plan.layers.user_namespace_later)
+            .and_then(|()| prctl::set_pdeathsig(last_wish))
+            .map_err(|errno| (Stage::Identity, errno))?;
+        if reader_is_gone(plan.status) {
+            // Becoming another user had cleared our PDEATHSIG.
+            exit(1);
+        }
+    }
+    let owns_namespace = namespaces.user || plan.layers.user_namespace_later;
+    if owns_namespace && plan.layers.profile != Profile::Off {
         privileges::cap_namespace(caps.as_ref());
     }
     drop(caps);
@@ -373,7 +410,7 @@ fn reader_is_gone(pipe: RawFd) -> bool {
 }
 
 /// Maps our uid and gid to themselves in the new user namespace.
-fn write_maps(uid: u32, gid: u32) -> Result<(), Errno> {
+pub(super) fn write_maps(uid: u32, gid: u32) -> Result<(), Errno> {
     // The files of an undumpable process belong to root. For these few writes we become dumpable; the other
     // instances cannot see this process, and the user's own programs may read its memory anyway.
     prctl::set_dumpable(true)?;

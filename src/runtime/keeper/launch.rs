@@ -27,7 +27,8 @@ use nix::{
 
 use super::{
     clone::{Forked, Namespaces, fork_into},
-    init::{self, InitPlan},
+    identity::{self, Identity, Shared},
+    init::{self, InitPlan, Probe},
     layers::{Host, Layers},
     payload::Payload,
     progress::Stage,
@@ -94,22 +95,33 @@ impl Launcher {
             with(true, false),
             with(false, false),
         ];
-        let found = candidates
-            .into_iter()
-            .find(|candidate| allow_pid_namespace && works(*candidate, uid, gid, false));
+        let found = candidates.into_iter().find(|candidate| {
+            allow_pid_namespace && works(*candidate, uid, gid, Probe::Namespaces)
+        });
         let namespaces = found.unwrap_or(Namespaces::NONE);
         let net = Namespaces {
             net: true,
             ..namespaces
         };
         let filters = Filters::compile(namespaces.ipc).ok();
+        let plain = Namespaces {
+            user: false,
+            ..namespaces
+        };
+        let as_another = |own_namespace| {
+            let probe = Probe::OwnUser { own_namespace };
+            uid == 0 && namespaces.mount && works(plain, uid, gid, probe)
+        };
+        let own_user_namespace = as_another(true);
         let host = Host {
             namespaces,
-            net: namespaces.mount && works(net, uid, gid, false),
-            private_root: namespaces.mount && works(namespaces, uid, gid, true),
+            net: namespaces.mount && works(net, uid, gid, Probe::Namespaces),
+            private_root: namespaces.mount && works(namespaces, uid, gid, Probe::Root),
             filter: filters.is_some(),
             landlock: second_wall::abi(),
             as_root: uid == 0,
+            own_user: own_user_namespace || as_another(false),
+            own_user_namespace,
         };
         Self {
             namespaces,
@@ -130,10 +142,19 @@ impl Launcher {
                 profile,
                 ..Sandbox::default()
             };
-            self.host.layers(&sandbox).ok()
+            let identity = match self.host.own_user && profile == Profile::Strict {
+                true => Identity::Own(0),
+                false => Identity::Keepers(Shared::NotRoot),
+            };
+            self.host.layers(&sandbox, identity).ok()
         };
         let layers = with(Profile::Strict).or_else(|| with(Profile::Off));
-        layers.map(|layers| layers.report()).unwrap_or_default()
+        let mut words = layers.map(|layers| layers.report()).unwrap_or_default();
+        if self.host.own_user {
+            let each = "a user of each instance alone, from the range in the configuration";
+            words.insert("identity".to_owned(), each.to_owned());
+        }
+        words
     }
 
     /// Starts a child and waits until its program runs. The secrets are wiped here in any case.
@@ -147,8 +168,11 @@ impl Launcher {
     ) -> Result<Launched, String> {
         let values = secrets.bytes().get(secrets_at..).unwrap_or_default();
         check(launch, values, passed.len())?;
-        let layers = self.host.layers(&launch.sandbox)?;
+        let identity = identity::decide(&self.host, launch)?;
+        let layers = self.host.layers(&launch.sandbox, identity)?;
         make_folder(&launch.cwd)?;
+        identity::hand_over(&launch.cwd, identity, launch.sandbox.user_ids, self.uid)?;
+        let own = layers.own_user();
         let no_pipe = |cause: Errno| format!("no descriptors for its pipes: {}", cause.desc());
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(no_pipe);
         let (child_stdin, stdin) = pipe()?;
@@ -174,8 +198,8 @@ impl Launcher {
                     launch,
                     stdio: [&child_stdin, &child_stdout, &child_stderr].map(AsRawFd::as_raw_fd),
                     passed: &passed,
-                    uid: self.uid,
-                    gid: self.gid,
+                    uid: own.unwrap_or(self.uid),
+                    gid: own.unwrap_or(self.gid),
                     layers,
                     filters: self.filters.as_ref(),
                 },
@@ -238,9 +262,9 @@ pub(super) fn send_signal(pidfd: &OwnedFd, signal: libc::c_int) {
     };
 }
 
-fn works(namespaces: Namespaces, uid: u32, gid: u32, private_root: bool) -> bool {
+fn works(namespaces: Namespaces, uid: u32, gid: u32, probe: Probe) -> bool {
     match fork_into(namespaces) {
-        Ok(Forked::Child) => init::probe(namespaces, uid, gid, private_root),
+        Ok(Forked::Child) => init::probe(namespaces, uid, gid, probe),
         Ok(Forked::Parent { pid, .. }) => {
             matches!(waitpid(pid, None), Ok(WaitStatus::Exited(_, 0)))
         }
@@ -399,6 +423,7 @@ impl Failure {
                     None => format!("cannot make its root: {why}"),
                 }
             }
+            Stage::Identity => format!("cannot become its own user: {why}"),
             Stage::Landlock => format!("cannot restrict it by Landlock: {why}"),
             Stage::Filter => format!("cannot filter its system calls: {why}"),
             Stage::Ready

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{clone::Namespaces, second_wall};
+use super::{clone::Namespaces, identity::Identity, second_wall};
 use crate::domain::sandbox::{Layer, Network, Profile, Sandbox};
 
 /// What this host allows, found by trying.
@@ -20,6 +20,10 @@ pub(super) struct Host {
     pub(super) landlock: i32,
     /// Whether we, and so the servers, are the host's root.
     pub(super) as_root: bool,
+    /// Whether we can become any other user, and still give it all the rest.
+    pub(super) own_user: bool,
+    /// Whether that user can have a user namespace of its own.
+    pub(super) own_user_namespace: bool,
 }
 
 /// What one launch gets.
@@ -34,6 +38,10 @@ pub(super) struct Layers {
     pub(super) landlock: i32,
     /// Whether the server is the host's root, if without capabilities.
     pub(super) as_root: bool,
+    /// As whom it runs.
+    pub(super) identity: Identity,
+    /// Whether its user namespace is made once it has become its own user, and not with the others.
+    pub(super) user_namespace_later: bool,
 }
 
 impl Host {
@@ -41,10 +49,11 @@ impl Host {
     ///
     /// # Errors
     /// A sentence that names the missing layer and how to get it. Nothing is started then.
-    pub(super) fn layers(&self, sandbox: &Sandbox) -> Result<Layers, String> {
+    pub(super) fn layers(&self, sandbox: &Sandbox, identity: Identity) -> Result<Layers, String> {
         let profile = sandbox.profile;
         let on = profile != Profile::Off;
         let strict = profile == Profile::Strict;
+        let own = matches!(identity, Identity::Own(_));
         let no_network = sandbox.network == Network::None;
         if no_network && !self.net {
             let how = Layer::PidNamespace.remedy();
@@ -55,6 +64,7 @@ impl Host {
         let layers = Layers {
             profile,
             namespaces: Namespaces {
+                user: self.namespaces.user && !own,
                 ipc: on && self.namespaces.ipc,
                 net: no_network,
                 ..self.namespaces
@@ -63,7 +73,9 @@ impl Host {
             filter: on && self.filter,
             no_capabilities: on,
             landlock: if strict { self.landlock } else { 0 },
-            as_root: self.as_root,
+            as_root: self.as_root && !own,
+            identity,
+            user_namespace_later: own && self.own_user_namespace,
         };
         if on && !layers.filter {
             return Err(self.missing(Layer::SystemCalls, profile));
@@ -97,10 +109,19 @@ impl Host {
 }
 
 impl Layers {
+    /// The user that is the instance's alone, if it has one.
+    pub(super) fn own_user(&self) -> Option<u32> {
+        match self.identity {
+            Identity::Own(uid) => Some(uid),
+            Identity::Keepers(_) => None,
+        }
+    }
+
     fn has(&self, layer: Layer) -> bool {
         match layer {
             Layer::PidNamespace => self.namespaces.pid,
-            Layer::UserNamespace => self.namespaces.user,
+            Layer::UserNamespace => self.namespaces.user || self.user_namespace_later,
+            Layer::OwnUser => self.own_user().is_some(),
             Layer::PrivateRoot => self.private_root,
             Layer::IpcNamespace => self.namespaces.ipc,
             Layer::NoCapabilities => self.no_capabilities,
@@ -109,9 +130,14 @@ impl Layers {
         }
     }
 
+    /// Whether the kernel counts the processes of this instance alone.
+    pub(super) fn counts_processes(&self) -> bool {
+        self.namespaces.user || self.own_user().is_some()
+    }
+
     /// Layer to state, in words.
     pub(super) fn report(&self) -> BTreeMap<String, String> {
-        let Namespaces { user, mount, .. } = self.namespaces;
+        let Namespaces { mount, .. } = self.namespaces;
         let because = match self.profile {
             Profile::Strict => "off: this host does not allow it",
             Profile::Relaxed => "off: not part of the profile relaxed, or not allowed by this host",
@@ -129,6 +155,10 @@ impl Layers {
                         "off: the process tree is found and killed process by process".into()
                     }
                     Layer::UserNamespace => "off".into(),
+                    Layer::OwnUser => match self.identity {
+                        Identity::Keepers(why) => format!("off: {}", why.reason()),
+                        Identity::Own(_) => "on".into(),
+                    },
                     _ => because.into(),
                 };
                 (layer.word().to_owned(), state)
@@ -141,16 +171,17 @@ impl Layers {
         };
         let processes = if self.as_root {
             "off: the kernel does not count the processes of root; run the keeper as another user"
-        } else if user {
+        } else if self.counts_processes() {
             "on"
         } else {
             "off: without a user namespace of its own the limit would count every process of this user"
         };
-        let identity = if self.as_root {
-            "root, as which the keeper runs"
-        } else {
-            "the user as whom the keeper runs"
+        let identity = match self.identity {
+            Identity::Own(uid) => format!("user {uid}, of this instance alone"),
+            Identity::Keepers(_) if self.as_root => "root, as which the keeper runs".into(),
+            Identity::Keepers(_) => "the user as whom the keeper runs".into(),
         };
+        words.insert("identity".to_owned(), identity);
         let network = if self.namespaces.net {
             "none: nothing but a loopback of its own"
         } else {
@@ -163,7 +194,6 @@ impl Layers {
             ("limits", "on"),
             ("limit-processes", processes),
             ("network", network),
-            ("identity", identity),
         ] {
             words.insert(name.to_owned(), state.to_owned());
         }
@@ -171,24 +201,30 @@ impl Layers {
     }
 }
 
+/// A host of a plain user that allows everything.
+#[cfg(test)]
+pub(super) const ALL: Host = Host {
+    namespaces: Namespaces {
+        user: true,
+        pid: true,
+        mount: true,
+        ipc: true,
+        net: false,
+    },
+    net: true,
+    private_root: true,
+    filter: true,
+    landlock: 6,
+    as_root: false,
+    own_user: false,
+    own_user_namespace: false,
+};
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::identity::Shared, *};
 
-    const ALL: Host = Host {
-        namespaces: Namespaces {
-            user: true,
-            pid: true,
-            mount: true,
-            ipc: true,
-            net: false,
-        },
-        net: true,
-        private_root: true,
-        filter: true,
-        landlock: 6,
-        as_root: false,
-    };
+    const PLAIN: Identity = Identity::Keepers(Shared::NotRoot);
 
     fn strict() -> Sandbox {
         Sandbox::default()
@@ -203,15 +239,21 @@ mod tests {
             filter: true,
             landlock: 1,
             as_root: false,
+            own_user: false,
+            own_user_namespace: false,
         };
         for layer in Layer::ALL {
             let sandbox = Sandbox {
                 require: vec![layer],
                 ..strict()
             };
-            ALL.layers(&sandbox).expect("all layers hold");
+            let all = ALL.layers(&sandbox, Identity::Own(70_000));
+            // One with a user of its own has its namespace later, as the next test tells.
+            let all = all.or_else(|_| ALL.layers(&sandbox, PLAIN));
+            all.expect("all layers hold");
             let lacking = match layer {
                 Layer::NoCapabilities => continue,
+                Layer::OwnUser => ALL,
                 Layer::SystemCalls => Host {
                     filter: false,
                     ..none
@@ -219,10 +261,44 @@ mod tests {
                 Layer::Landlock => Host { landlock: 0, ..ALL },
                 _ => none,
             };
-            let sentence = lacking.layers(&sandbox).expect_err("one is missing");
+            let sentence = lacking.layers(&sandbox, PLAIN).expect_err("one is missing");
             assert!(sentence.contains(layer.word()), "{sentence}");
             assert!(sentence.contains(layer.remedy()), "{sentence}");
         }
+    }
+
+    #[test]
+    fn with_a_user_of_its_own_it_is_not_root_and_its_user_namespace_comes_later() {
+        let root = Host {
+            as_root: true,
+            own_user: true,
+            own_user_namespace: true,
+            ..ALL
+        };
+        let own = root
+            .layers(&strict(), Identity::Own(70_000))
+            .expect("it starts");
+        assert!(!own.namespaces.user && own.user_namespace_later);
+        let report = own.report();
+        assert_eq!(report["own-user"], "on");
+        assert_eq!(report["user-namespace"], "on");
+        assert_eq!(report["limit-processes"], "on");
+        assert!(report["identity"].contains("70000"), "{report:?}");
+        let shared = root
+            .layers(&strict(), Identity::Keepers(Shared::Grants))
+            .expect("it starts");
+        assert!(shared.namespaces.user && !shared.user_namespace_later);
+        let report = shared.report();
+        assert!(report["own-user"].contains("granted"), "{report:?}");
+        assert!(report["identity"].starts_with("root"), "{report:?}");
+        let none = Host {
+            own_user_namespace: false,
+            ..root
+        };
+        let none = none
+            .layers(&strict(), Identity::Own(70_000))
+            .expect("it starts");
+        assert_eq!(none.report()["user-namespace"], "off");
     }
 
     #[test]
@@ -232,20 +308,20 @@ mod tests {
             landlock: 0,
             ..ALL
         };
-        let sentence = bare.layers(&strict()).expect_err("no wall");
+        let sentence = bare.layers(&strict(), PLAIN).expect_err("no wall");
         assert!(sentence.contains("private-root"), "{sentence}");
         let either = Host {
             landlock: 1,
             ..bare
         };
-        let layers = either.layers(&strict()).expect("Landlock stands in");
+        let layers = either.layers(&strict(), PLAIN).expect("Landlock stands in");
         assert!(layers.report()["landlock"].starts_with("on: files only"));
         assert!(layers.report()["private-root"].starts_with("off"));
         let relaxed = Sandbox {
             profile: Profile::Relaxed,
             ..strict()
         };
-        bare.layers(&relaxed).expect("relaxed needs no wall");
+        bare.layers(&relaxed, PLAIN).expect("relaxed needs no wall");
     }
 
     #[test]
@@ -254,11 +330,11 @@ mod tests {
             network: Network::None,
             ..strict()
         };
-        assert!(ALL.layers(&closed).expect("allowed").namespaces.net);
+        assert!(ALL.layers(&closed, PLAIN).expect("allowed").namespaces.net);
         let without = Host { net: false, ..ALL };
         assert!(
             without
-                .layers(&closed)
+                .layers(&closed, PLAIN)
                 .expect_err("refused")
                 .contains("network")
         );
@@ -270,7 +346,7 @@ mod tests {
             profile: Profile::Off,
             ..strict()
         };
-        let report = ALL.layers(&off).expect("it starts").report();
+        let report = ALL.layers(&off, PLAIN).expect("it starts").report();
         assert_eq!(report["profile"], "off");
         for layer in [
             Layer::PrivateRoot,

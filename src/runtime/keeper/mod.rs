@@ -5,6 +5,7 @@
 //! kernel (PID namespaces and PDEATHSIG) when it is killed, by its own hand otherwise.
 
 pub(super) mod clone;
+mod identity;
 mod init;
 mod launch;
 mod layers;

@@ -167,8 +167,8 @@ fn set_limits(payload: &Payload<'_>) -> Result<(), Errno> {
         (Resource::RLIMIT_NOFILE, limits.max_open_files),
         (Resource::RLIMIT_FSIZE, limits.max_file_size_bytes),
     ];
-    // Without a user namespace of its own it would count every process of this user.
-    if payload.layers.namespaces.user {
+    // Without a user or a user namespace of its own it would count every process of this user.
+    if payload.layers.counts_processes() {
         wanted.push((Resource::RLIMIT_NPROC, limits.max_processes));
     }
     if let Some(bytes) = limits.max_address_space_bytes {

@@ -40,6 +40,8 @@ pub(super) enum Stage {
     Landlock,
     /// Installing the filter of system calls.
     Filter,
+    /// Becoming its own user.
+    Identity,
 }
 
 impl Stage {
@@ -62,6 +64,7 @@ impl Stage {
             Self::Network,
             Self::Landlock,
             Self::Filter,
+            Self::Identity,
         ]
         .into_iter()
         .find(|stage| *stage as u8 == byte)
@@ -168,9 +171,9 @@ mod tests {
 
     #[test]
     fn every_stage_has_a_number() {
-        for byte in 0..=15 {
+        for byte in 0..=16 {
             assert_eq!(Stage::from_byte(byte).map(|stage| stage as u8), Some(byte));
         }
-        assert_eq!(Stage::from_byte(16), None);
+        assert_eq!(Stage::from_byte(17), None);
     }
 }
