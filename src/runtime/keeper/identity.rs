@@ -234,7 +234,7 @@ mod tests {
     };
 
     /// What one case changes.
-    type Change = dyn Fn(&mut Host, &mut Launch);
+    type Change<'a> = dyn Fn(&mut Host, &mut Launch) + 'a;
 
     fn launch(folder: &Path) -> Launch {
         Launch {
@@ -254,7 +254,7 @@ mod tests {
     fn each_reason_against_a_user_of_its_own_is_told() {
         let folder = tempfile::tempdir().expect("a folder");
         let plain = launch(folder.path());
-        let of = |change: &Change| {
+        let of = |change: &Change<'_>| {
             let (mut host, mut launch) = (super::super::layers::ALL, plain.clone());
             host.own_user = true;
             change(&mut host, &mut launch);
@@ -265,7 +265,7 @@ mod tests {
         fs::write(&secret, "").expect("ours");
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o700)).expect("ours");
         let program = secret.to_str().expect("plain").to_owned();
-        let cases: [(&Change, Shared); 6] = [
+        let cases: [(&Change<'_>, Shared); 6] = [
             (&|host, _| host.own_user = false, Shared::NotRoot),
             (&|_, l| l.sandbox.user_ids = None, Shared::NoRange),
             (
