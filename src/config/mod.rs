@@ -68,9 +68,10 @@ impl Default for Config {
 }
 
 /// Every background task and its schedule.
-const DEFAULT_SCHEDULES: [(&str, &str); 7] = [
+const DEFAULT_SCHEDULES: [(&str, &str); 8] = [
     ("access-times", "*/30 * * * * *"),
     ("call-retention", "0 5/10 * * * *"),
+    ("disk-use", "*/30 * * * * *"),
     ("history-retention", "0 40 3 * * *"),
     ("log-retention", "0 */10 * * * *"),
     ("port-quarantine-sweep", "*/30 * * * * *"),

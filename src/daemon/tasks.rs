@@ -43,6 +43,7 @@ pub(super) fn all(
         }),
         port_quarantine_sweep(store.clone(), supervisor.clone(), clock),
         reconcile(supervisor.clone()),
+        disk_use(supervisor.clone()),
         reseal_credentials(Arc::clone(keys), store.clone(), clock),
         access_times(supervisor.clone()),
         history_retention(store.clone(), clock),
@@ -87,6 +88,17 @@ fn reconcile(supervisor: Supervisor) -> Box<dyn BackgroundTask> {
         move || {
             let supervisor = supervisor.clone();
             async move { supervisor.reconcile().await }
+        },
+    ))
+}
+
+fn disk_use(supervisor: Supervisor) -> Box<dyn BackgroundTask> {
+    Box::new(FnTask::new(
+        "disk-use",
+        "Measures the folders of instances and ends those over limits.max_disk_bytes",
+        move || {
+            let supervisor = supervisor.clone();
+            async move { supervisor.check_disk_use().await }
         },
     ))
 }

@@ -33,6 +33,8 @@ pub enum Event {
     /// Its connection is closed for good (it closed stdout): the cause. A child that ends does so a moment before its
     /// exit report comes, which tells more.
     Silent(Generation, String),
+    /// It went past a limit that only its end can hold: the cause. It is not launched again until somebody asks for it.
+    Breach(Generation, String),
     /// The main process ended and its tree is gone.
     Exited(Generation, ExitStatus),
     /// An armed timer fired.

@@ -57,6 +57,8 @@ pub struct Lifecycle {
     child: Child,
     /// Why we ended the present child ourselves; goes before the bare exit status in a cause.
     broken: Option<String>,
+    /// Whether what ended it would come again: then no policy launches it.
+    breached: bool,
     /// Why the present child can answer nothing any more, while its end is awaited.
     silent: Option<String>,
 }
@@ -82,6 +84,7 @@ impl Lifecycle {
             policy,
             child: Child::None,
             broken: None,
+            breached: false,
             silent: None,
         }
     }
@@ -126,7 +129,7 @@ impl Lifecycle {
     pub fn step(&mut self, event: Event, now: UnixMs, jitter: u16) -> Vec<Effect> {
         match event {
             Event::Start => self.start(false),
-            Event::Restore => self.restore(),
+            Event::Restore => self.start(true),
             Event::Restart => self.restart(now),
             Event::Stop(reason) => self.stop(reason, now),
             Event::Launched(generation) => self.launched(generation, now),
@@ -140,6 +143,7 @@ impl Lifecycle {
             Event::Ready(generation) => self.ready(generation, now),
             Event::Health(generation, health) => self.judged(generation, health),
             Event::Broken(generation, cause) => self.give_up_child(generation, cause),
+            Event::Breach(generation, cause) => self.breach(generation, cause),
             Event::Silent(generation, cause) => self.silenced(generation, cause, now),
             Event::Exited(generation, status) => {
                 if generation != self.generation || self.child == Child::None {
@@ -186,10 +190,6 @@ impl Lifecycle {
             }
             InstanceState::Starting | InstanceState::Running => Vec::new(),
         }
-    }
-
-    fn restore(&mut self) -> Vec<Effect> {
-        self.start(true)
     }
 
     fn restart(&mut self, now: UnixMs) -> Vec<Effect> {
@@ -357,6 +357,12 @@ impl Lifecycle {
         }
     }
 
+    fn breach(&mut self, generation: Generation, cause: String) -> Vec<Effect> {
+        let effects = self.give_up_child(generation, cause);
+        self.breached |= !effects.is_empty();
+        effects
+    }
+
     fn ended(&mut self, status: &ExitStatus, now: UnixMs, jitter: u16) -> Vec<Effect> {
         self.child = Child::None;
         self.health = Health::Unknown;
@@ -368,12 +374,18 @@ impl Lifecycle {
         ];
         self.silent = None;
         let broken = self.broken.take();
+        let breached = std::mem::take(&mut self.breached);
         match self.state {
             InstanceState::Stopping {
                 then_start: true, ..
             } => effects.extend(self.launch()),
             InstanceState::Stopping { reason, .. } => {
                 self.state = InstanceState::Stopped { reason };
+                effects.extend([Effect::Persist, Effect::Publish]);
+            }
+            _ if breached => {
+                let cause = broken.unwrap_or_else(|| format!("it {status}"));
+                self.state = InstanceState::Failed { cause };
                 effects.extend([Effect::Persist, Effect::Publish]);
             }
             _ => match self
@@ -444,6 +456,7 @@ impl Lifecycle {
         self.health = Health::Unknown;
         self.child = Child::Launching;
         self.broken = None;
+        self.breached = false;
         vec![
             Effect::Disarm(Deadline::Backoff),
             Effect::Persist,
@@ -472,10 +485,9 @@ impl Lifecycle {
 
 /// A lease ends when it was said to end, so its graces are short; it was announced long before.
 fn grace_ms(grace_ms: u64, reason: StopReason) -> u64 {
-    if reason == StopReason::Expired {
-        grace_ms.min(EXPIRY_GRACE_MS)
-    } else {
-        grace_ms
+    match reason {
+        StopReason::Expired => grace_ms.min(EXPIRY_GRACE_MS),
+        _ => grace_ms,
     }
 }
 

@@ -115,6 +115,31 @@ fn a_crash_loop_fails_with_its_cause() {
 }
 
 #[test]
+fn what_went_past_its_budget_is_not_launched_again_by_any_policy() {
+    let mut life = Lifecycle::new(Policy::default());
+    life.step(Event::Start, 0, 0);
+    life.step(Event::Launched(Generation(1)), 1, 0);
+    life.step(Event::Ready(Generation(1)), 2, 0);
+    let old = life.step(Event::Breach(Generation(0), "stale".into()), 3, 0);
+    assert!(old.is_empty());
+    let effects = life.step(Event::Breach(Generation(1), "too much".into()), 4, 0);
+    assert!(effects.contains(&Effect::KillTree(Generation(1))));
+    let killed = ExitStatus::Signaled { signal: 9 };
+    life.step(Event::Exited(Generation(1), killed), 5, 0);
+    let cause = "too much".to_owned();
+    assert_eq!(life.state, InstanceState::Failed { cause });
+    // By hand it begins anew, and an end of another kind is treated as before.
+    life.step(Event::Start, 6, 0);
+    life.step(Event::Launched(Generation(2)), 7, 0);
+    life.step(Event::Exited(Generation(2), CRASH), 8, 0);
+    assert!(
+        matches!(life.state, InstanceState::BackingOff { .. }),
+        "{:?}",
+        life.state
+    );
+}
+
+#[test]
 fn a_start_that_never_answers_says_so() {
     let never = RestartSpec {
         policy: RestartPolicy::Never,

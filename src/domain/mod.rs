@@ -13,6 +13,7 @@ pub mod id;
 pub mod instance;
 pub mod lease;
 pub mod lifecycle;
+pub mod limits;
 pub mod member;
 pub mod own_user;
 pub mod package;

@@ -68,11 +68,13 @@ pub enum Layer {
     SystemCalls,
     /// Landlock rules on files, signals and abstract sockets.
     Landlock,
+    /// A cgroup of its own in which memory, processes and CPU time are limited.
+    CgroupLimits,
 }
 
 impl Layer {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::PidNamespace,
         Self::UserNamespace,
         Self::OwnUser,
@@ -81,6 +83,7 @@ impl Layer {
         Self::NoCapabilities,
         Self::SystemCalls,
         Self::Landlock,
+        Self::CgroupLimits,
     ];
 
     /// The word that manifests and `isolation` use.
@@ -95,6 +98,7 @@ impl Layer {
             Self::NoCapabilities => "no-capabilities",
             Self::SystemCalls => "system-calls",
             Self::Landlock => "landlock",
+            Self::CgroupLimits => "cgroup-limits",
         }
     }
 
@@ -113,6 +117,10 @@ impl Layer {
             }
             Self::NoCapabilities | Self::SystemCalls => {
                 "use the profile strict or relaxed, on a kernel with seccomp filters"
+            }
+            Self::CgroupLimits => {
+                "run the keeper as a unit of its own with Delegate=yes, as systemd/minimcp-keeper.service does, on a host \
+                 with cgroup v2 and its controllers memory, pids and cpu"
             }
             Self::Landlock => {
                 "use Linux 5.13 or later with landlock among its security modules (lsm=)"

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     duration::HumanDuration,
     id::{EnvName, TemplateName},
+    limits::Limits,
     package::PackageSource,
     restart::RestartSpec,
     sandbox::{Access, SandboxSpec},
@@ -248,32 +249,6 @@ pub enum SettingType {
     Boolean,
     /// Up to 64 texts.
     StringList,
-}
-
-/// Limits of one instance; rlimits in this version (setrlimit(2)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Processes and threads (`RLIMIT_NPROC`).
-    pub max_processes: u64,
-    /// Open descriptors in each process (`RLIMIT_NOFILE`).
-    pub max_open_files: u64,
-    /// Size of a file it writes, in bytes (`RLIMIT_FSIZE`).
-    pub max_file_size_bytes: u64,
-    /// Address space of each process, in bytes (`RLIMIT_AS`); unfit for Node, which maps far more than it uses.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_address_space_bytes: Option<u64>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_processes: 256,
-            max_open_files: 1_024,
-            max_file_size_bytes: 1 << 30,
-            max_address_space_bytes: None,
-        }
-    }
 }
 
 /// Readiness and liveness.

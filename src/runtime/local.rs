@@ -315,7 +315,8 @@ impl LocalRuntime {
             argv: plan.argv,
             env: names,
             cwd: plan.cwd,
-            limits: plan.limits,
+            limits: plan.limits.into(),
+            resources: plan.limits.resources(),
             sandbox: plan.sandbox,
         }));
         let exit = self.shared.exits.subscribe(id);

@@ -7,8 +7,8 @@ use zeroize::Zeroizing;
 
 use crate::domain::{
     id::{Generation, InstanceId},
+    limits::Limits,
     sandbox::Sandbox,
-    template::Limits,
 };
 
 /// Most descriptors that a launch hands to the server beyond stdin, stdout and stderr.

@@ -199,6 +199,9 @@ impl Actor {
             }
             Command::Leave => self.leave(),
             Command::Note(kind, message) => self.note(kind, message),
+            Command::Breach(generation, cause) => {
+                self.apply(Event::Breach(generation, cause)).await
+            }
             Command::ChildLost(generation) => {
                 if self.child_of(generation).is_some() {
                     let usage = ResourceUsage::default();

@@ -78,4 +78,6 @@ pub(super) enum Command {
     Note(&'static str, String),
     /// The reconciler found the child of this launch gone without an exit report.
     ChildLost(Generation),
+    /// The child of this launch went past a limit that only its end can hold: the cause.
+    Breach(Generation, String),
 }

@@ -11,6 +11,7 @@ mod command;
 mod context;
 mod create;
 mod directory;
+mod disk;
 mod effects;
 mod error;
 mod handle;

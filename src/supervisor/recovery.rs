@@ -162,7 +162,9 @@ impl Actor {
                 Some(Command::Shutdown) => end = Some(Command::Shutdown),
                 Some(Command::Note(kind, message)) => self.note(kind, message),
                 // Asked for again with what follows a reading of the record, or by whoever needs it.
-                Some(Command::Boot | Command::Wake | Command::ChildLost(_)) => {}
+                Some(
+                    Command::Boot | Command::Wake | Command::ChildLost(_) | Command::Breach(..),
+                ) => {}
             }
         }
         end

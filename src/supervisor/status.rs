@@ -9,8 +9,8 @@ use crate::domain::{
     UnixMs,
     id::{Generation, InstanceId},
     instance::InstanceRecord,
+    limits::Limits,
     state::{Health, StatusWord, StopReason},
-    template::Limits,
 };
 
 /// A create request as it came in; nothing in it is checked yet.

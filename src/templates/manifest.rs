@@ -116,6 +116,7 @@ impl Check<'_> {
         self.server();
         self.variables();
         self.sandbox();
+        self.limits();
         let mut names = BTreeSet::new();
         for (index, setting) in template.settings.iter().enumerate() {
             if !names.insert(setting.name.as_str()) {
@@ -259,6 +260,16 @@ impl Check<'_> {
                     }
                 }
             }
+        }
+    }
+
+    fn limits(&mut self) {
+        let limits = &self.template.limits;
+        if limits.memory_high_bytes > limits.max_memory_bytes && limits.max_memory_bytes.is_some() {
+            self.report(
+                &["limits.memory_high_bytes", "limits.max_memory_bytes"],
+                "the first is above the second, which 2 GiB stand for where it is not given",
+            );
         }
     }
 

@@ -146,6 +146,11 @@ fn each_fault_names_its_key() {
         ),
         (
             "[[credential]]",
+            "[limits]\nmemory_high_bytes = 3221225472\n[[credential]]",
+            "limits.memory_high_bytes",
+        ),
+        (
+            "[[credential]]",
             "[limits]\nmax_processes = 0\n[[credential]]",
             "limits.max_processes",
         ),

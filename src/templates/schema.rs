@@ -140,6 +140,12 @@ const LIMITS: &[Key] = &[
     key("max_open_files", Shape::Whole(16, 1 << 20)),
     key("max_file_size_bytes", Shape::Whole(1, i64::MAX)),
     key("max_address_space_bytes", Shape::Whole(1 << 20, i64::MAX)),
+    key("max_memory_bytes", Shape::Whole(4 << 20, i64::MAX)),
+    key("memory_high_bytes", Shape::Whole(4 << 20, i64::MAX)),
+    key("max_cpu_percent", Shape::Whole(1, 100_000)),
+    key("cpu_weight", Shape::Whole(1, 10_000)),
+    key("io_weight", Shape::Whole(1, 10_000)),
+    key("max_disk_bytes", Shape::Whole(4_096, i64::MAX)),
 ];
 
 const SANDBOX: &[Key] = &[

@@ -13,8 +13,8 @@ use minimcp::{
     domain::{
         exit::ExitStatus,
         id::{Generation, InstanceId},
+        limits::Limits,
         sandbox::Sandbox,
-        template::Limits,
     },
     runtime::{
         LaunchError, LaunchPlan, Runtime, RuntimeError, Workload, WorkloadId, local::LocalRuntime,

@@ -4,9 +4,11 @@ mod access_tokens;
 mod actor_panics;
 mod api;
 mod calls;
+mod cgroups;
 mod cli;
 mod clients;
 mod conformance;
+mod disk;
 mod fixtures;
 mod harness;
 #[cfg(target_arch = "x86_64")]

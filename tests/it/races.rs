@@ -9,10 +9,10 @@ use minimcp::{
     domain::{
         exit::ExitStatus,
         id::{Generation, InstanceId},
+        limits::Limits,
         principal::Principal,
         sandbox::Sandbox,
         state::StatusWord,
-        template::Limits,
     },
     logs::LogPipeline,
     runtime::{

@@ -53,6 +53,9 @@ impl Namespaces {
     }
 }
 
+/// Of linux/sched.h.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// Which side of a fork this is.
 pub(super) enum Forked {
     /// The new process.
@@ -108,11 +111,23 @@ pub(in crate::runtime) fn pidfd_signal(
 /// To be called only by a process of a single thread: then the child may go on as if nothing had happened,
 /// memory allocation included.
 pub(super) fn fork_into(namespaces: Namespaces) -> io::Result<Forked> {
+    fork_into_cgroup(namespaces, None)
+}
+
+/// The same, and into the cgroup whose folder this is (Linux 5.7): nothing of the child is ever elsewhere.
+pub(super) fn fork_into_cgroup(
+    namespaces: Namespaces,
+    cgroup: Option<&OwnedFd>,
+) -> io::Result<Forked> {
     let mut pidfd: libc::c_int = -1;
     // SAFETY: clone_args is plain integers, for which zero means "not used".
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = (namespaces.flags() | libc::CLONE_PIDFD) as u64;
     arguments.pidfd = &raw mut pidfd as u64;
+    if let Some(cgroup) = cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = cgroup.as_raw_fd() as u64;
+    }
     arguments.exit_signal = libc::SIGCHLD as u64;
     // SAFETY: without CLONE_VM and without a new stack this is fork(2); the arguments live on our stack, and
     // the caller has one thread only, so no lock can be left held in the child.

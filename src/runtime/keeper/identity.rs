@@ -242,7 +242,8 @@ mod tests {
             argv: vec!["/bin/true".into()],
             env: Vec::new(),
             cwd: folder.join("one"),
-            limits: crate::domain::template::Limits::default(),
+            limits: crate::domain::limits::Limits::default().into(),
+            resources: crate::domain::limits::Resources::default(),
             sandbox: Sandbox {
                 user_ids: Some(IDS),
                 ..Sandbox::default()

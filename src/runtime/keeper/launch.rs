@@ -8,7 +8,7 @@ use std::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
         unix::fs::DirBuilderExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use nix::{
@@ -26,7 +26,9 @@ use nix::{
 };
 
 use super::{
-    clone::{Forked, Namespaces, fork_into},
+    cgroups::{Cgroups, Leaf},
+    clone::{Forked, Namespaces, fork_into, fork_into_cgroup},
+    failure::Failure,
     identity::{self, Identity, Shared},
     init::{self, InitPlan, Probe},
     layers::{Host, Layers},
@@ -43,7 +45,7 @@ use crate::{
 };
 
 /// Longest time from the fork to the execve, in milliseconds; only a hung file system takes that long.
-const LAUNCH_TIMEOUT_MS: u16 = 10_000;
+pub(super) const LAUNCH_TIMEOUT_MS: u16 = 10_000;
 
 /// A child that runs.
 pub(super) struct Launched {
@@ -59,8 +61,12 @@ pub(super) struct Launched {
     pub(super) stdout: OwnedFd,
     /// Our end of its stderr.
     pub(super) stderr: OwnedFd,
-    /// What holds for it.
-    pub(super) layers: Layers,
+    /// Its cgroup, where it has one.
+    pub(super) leaf: Option<Leaf>,
+    /// Where the kernel counts what it kills in there for want of memory.
+    pub(super) counter: Option<PathBuf>,
+    /// What holds for it, in words.
+    pub(super) isolation: BTreeMap<String, String>,
 }
 
 /// What every launch of this keeper shares.
@@ -69,6 +75,8 @@ pub(super) struct Launcher {
     pub(super) namespaces: Namespaces,
     host: Host,
     filters: Option<Filters>,
+    /// Our part of the cgroup tree, or why there is none.
+    cgroups: Result<Cgroups, String>,
     /// Write end of the status pipe.
     pub(super) status: OwnedFd,
     heap_start: Option<usize>,
@@ -113,6 +121,7 @@ impl Launcher {
             uid == 0 && namespaces.mount && works(plain, uid, gid, probe)
         };
         let own_user_namespace = as_another(true);
+        let cgroups = Cgroups::claim();
         let host = Host {
             namespaces,
             net: namespaces.mount && works(net, uid, gid, Probe::Namespaces),
@@ -120,6 +129,7 @@ impl Launcher {
             filter: filters.is_some(),
             landlock: second_wall::abi(),
             as_root: uid == 0,
+            cgroup_limits: cgroups.as_ref().is_ok_and(Cgroups::limits),
             own_user: own_user_namespace || as_another(false),
             own_user_namespace,
         };
@@ -127,6 +137,7 @@ impl Launcher {
             namespaces,
             host,
             filters,
+            cgroups,
             status,
             heap_start: heap_start(),
             uid,
@@ -154,12 +165,31 @@ impl Launcher {
             let each = "a user of each instance alone, from the range in the configuration";
             words.insert("identity".to_owned(), each.to_owned());
         }
+        let cgroup = match &self.cgroups {
+            Ok(cgroups) => cgroups.word(),
+            Err(reason) => format!("off: {reason}"),
+        };
+        words.insert("cgroup".to_owned(), cgroup);
         words
+    }
+
+    /// Removes the cgroup of a child whose tree is gone.
+    pub(super) fn remove(&mut self, leaf: Option<Leaf>) {
+        if let (Ok(cgroups), Some(leaf)) = (&mut self.cgroups, leaf) {
+            cgroups.remove(leaf);
+        }
+    }
+
+    /// Removes cgroups whose last processes took their time.
+    pub(super) fn sweep(&mut self) {
+        if let Ok(cgroups) = &mut self.cgroups {
+            cgroups.sweep();
+        }
     }
 
     /// Starts a child and waits until its program runs. The secrets are wiped here in any case.
     pub(super) fn launch(
-        &self,
+        &mut self,
         serial: u64,
         launch: &Launch,
         secrets: SecretBuffer,
@@ -187,8 +217,18 @@ impl Launcher {
         // Each message then carries the sender's pid as we see it, from whatever namespace it comes.
         setsockopt(&progress, sockopt::PassCred, &true).map_err(no_pipe)?;
         let passed: Vec<_> = passed.iter().map(AsRawFd::as_raw_fd).collect();
-        let forked =
-            fork_into(layers.namespaces).map_err(|cause| format!("cannot fork: {cause}"))?;
+        let leaf = match &mut self.cgroups {
+            Ok(cgroups) => Some(cgroups.leaf(launch.id, &launch.resources)?),
+            Err(_) => None,
+        };
+        let entrance = leaf.as_ref().map(|leaf| &leaf.entrance);
+        let forked = match fork_into_cgroup(layers.namespaces, entrance) {
+            Ok(forked) => forked,
+            Err(cause) => {
+                self.remove(leaf);
+                return Err(format!("cannot fork: {cause}"));
+            }
+        };
         let Forked::Parent { pid: init, pidfd } = forked else {
             let plan = InitPlan {
                 layers,
@@ -225,15 +265,50 @@ impl Launcher {
                 stdin,
                 stdout,
                 stderr,
-                layers,
+                counter: self.counter(leaf.as_ref()),
+                isolation: self.report(layers, leaf.as_ref()),
+                leaf,
             }),
             Err(failure) => {
                 kill_tree(&pidfd, self.namespaces);
                 // It ends now by SIGKILL or of its own; not reaping it would leave a zombie.
                 let _ = waitpid(init, None);
+                self.remove(leaf);
                 Err(failure.sentence(launch))
             }
         }
+    }
+
+    fn counter(&self, leaf: Option<&Leaf>) -> Option<PathBuf> {
+        self.cgroups.as_ref().ok()?.counter(leaf?)
+    }
+
+    fn report(&self, layers: Layers, leaf: Option<&Leaf>) -> BTreeMap<String, String> {
+        let mut words = layers.report();
+        match (leaf, &self.cgroups) {
+            (Some(leaf), _) => {
+                // Where both hold the number of processes, each is told.
+                let by_rlimit = words.get("limit-processes").cloned().unwrap_or_default();
+                words.extend(leaf.words.clone());
+                if let (Some(by_cgroup), true) = (
+                    words.get_mut("limit-processes"),
+                    by_rlimit.starts_with("on"),
+                ) {
+                    match by_cgroup.starts_with("on") {
+                        true => by_cgroup.push_str(" and RLIMIT_NPROC"),
+                        false => *by_cgroup = by_rlimit,
+                    }
+                }
+            }
+            (None, Err(reason)) => {
+                words.insert("cgroup".to_owned(), format!("off: {reason}"));
+                let off = "off: only a cgroup holds it";
+                words.insert("limit-memory".to_owned(), off.to_owned());
+                words.insert("limit-cpu".to_owned(), off.to_owned());
+            }
+            (None, Ok(_)) => {}
+        }
+        words
     }
 }
 
@@ -327,14 +402,6 @@ fn make_folder(folder: &Path) -> Result<(), String> {
     })
 }
 
-/// Why there is no running program.
-enum Failure {
-    /// The number is that of a path of the plan, where one is at fault.
-    At(Stage, Errno, Option<usize>),
-    DiedInSetup,
-    TimedOut,
-}
-
 fn await_exec(progress: &OwnedFd) -> Result<u32, Failure> {
     let (mut server, mut place) = (None, None);
     loop {
@@ -383,56 +450,4 @@ fn receive_stage(progress: &OwnedFd) -> nix::Result<Option<(Stage, i32, u32)>> {
     let stage = Stage::from_byte(bytes[0]).unwrap_or(Stage::Keeper);
     let errno = i32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
     Ok(Some((stage, errno, pid)))
-}
-
-impl Failure {
-    fn sentence(&self, launch: &Launch) -> String {
-        let program = launch.argv.first().map_or("", String::as_str);
-        let (stage, errno, place) = match self {
-            Self::At(stage, errno, place) => (*stage, *errno, *place),
-            Self::DiedInSetup => return "it was killed before its program ran".into(),
-            Self::TimedOut => {
-                return format!("{program} did not start within {LAUNCH_TIMEOUT_MS} ms");
-            }
-        };
-        let why = errno.desc();
-        match stage {
-            Stage::Exec => match errno {
-                Errno::ENOENT if program.contains('/') && Path::new(program).exists() => {
-                    format!("the interpreter that {program} asks for is not found")
-                }
-                Errno::ENOENT => format!("program {program} not found"),
-                Errno::EACCES => format!("{program} may not be executed: permission denied"),
-                Errno::ENOEXEC => format!("{program} is not a program that this host can run"),
-                Errno::E2BIG => "its arguments and environment are too long".into(),
-                _ => format!("cannot execute {program}: {why}"),
-            },
-            Stage::Folder => format!("cannot enter {}: {why}", launch.cwd.display()),
-            Stage::Limits => format!("cannot set its limits: {why}"),
-            Stage::Fork => format!("cannot fork: {why}"),
-            Stage::Maps | Stage::Proc | Stage::Network => {
-                format!("cannot set up its namespaces: {why}")
-            }
-            Stage::Root | Stage::Place => {
-                match place.and_then(|index| root::named(&launch.sandbox).nth(index)) {
-                    Some(path) if errno == Errno::ELOOP => format!(
-                        "{} passes through a symbolic link, which a grant must not: name the real path",
-                        path.display()
-                    ),
-                    Some(path) => format!("cannot show {} to it: {why}", path.display()),
-                    None => format!("cannot make its root: {why}"),
-                }
-            }
-            Stage::Identity => format!("cannot become its own user: {why}"),
-            Stage::Landlock => format!("cannot restrict it by Landlock: {why}"),
-            Stage::Filter => format!("cannot filter its system calls: {why}"),
-            Stage::Ready
-            | Stage::Keeper
-            | Stage::Session
-            | Stage::Descriptors
-            | Stage::Privileges => {
-                format!("set-up failed: {why}")
-            }
-        }
-    }
 }

@@ -30,6 +30,12 @@ pub(super) struct Count {
 }
 
 impl Count {
+    /// For a child with a cgroup of its own: by the file of that.
+    pub(super) fn in_cgroup(file: PathBuf) -> Self {
+        let at_launch = read(&file);
+        Self { file, at_launch }
+    }
+
     /// For a child that was just launched: by the first of its processes that still has a cgroup.
     pub(super) fn of(pids: &[u32]) -> Self {
         let mut files = pids.iter().filter_map(|pid| counter_of(*pid));
@@ -90,7 +96,7 @@ fn candidates(cgroups: &str, mounts: &str) -> Vec<PathBuf> {
 }
 
 /// The folder of the cgroup `path` below a mount, if that mount is of the kind and shows it.
-fn folder_in(mount: &str, kind: &str, path: &str) -> Option<PathBuf> {
+pub(super) fn folder_in(mount: &str, kind: &str, path: &str) -> Option<PathBuf> {
     let (place, filesystem) = mount.split_once(" - ")?;
     let mut filesystem = filesystem.split(' ');
     let is_kind = filesystem.next()? == kind;

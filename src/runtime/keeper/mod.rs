@@ -4,7 +4,9 @@
 //! One thread, no async runtime, no network, no database. Everything that it started ends with it: by the
 //! kernel (PID namespaces and PDEATHSIG) when it is killed, by its own hand otherwise.
 
+mod cgroups;
 pub(super) mod clone;
+mod failure;
 mod identity;
 mod init;
 mod launch;

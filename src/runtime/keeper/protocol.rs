@@ -9,7 +9,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    domain::{sandbox::Sandbox, template::Limits},
+    domain::{
+        limits::{Limits, Resources},
+        sandbox::Sandbox,
+    },
     runtime::{ExitReport, HostReport, Verb, WorkloadId},
 };
 
@@ -196,6 +199,31 @@ pub enum Request {
     },
 }
 
+/// The limits that setrlimit(2) holds. An older keeper refuses any further field in here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimits {
+    /// As in [`Limits`].
+    pub max_processes: u64,
+    /// As in [`Limits`].
+    pub max_open_files: u64,
+    /// As in [`Limits`].
+    pub max_file_size_bytes: u64,
+    /// As in [`Limits`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_address_space_bytes: Option<u64>,
+}
+
+impl From<Limits> for Rlimits {
+    fn from(limits: Limits) -> Self {
+        Self {
+            max_processes: limits.max_processes,
+            max_open_files: limits.max_open_files,
+            max_file_size_bytes: limits.max_file_size_bytes,
+            max_address_space_bytes: limits.max_address_space_bytes,
+        }
+    }
+}
+
 /// A launch without its secrets: the values of `env` follow each other in the packet's tail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
@@ -207,8 +235,11 @@ pub struct Launch {
     pub env: Vec<(String, usize)>,
     /// Working folder.
     pub cwd: PathBuf,
-    /// Limits.
-    pub limits: Limits,
+    /// Limits of each of its processes.
+    pub limits: Rlimits,
+    /// Limits of all of them together.
+    #[serde(default)]
+    pub resources: Resources,
     /// What it may reach.
     #[serde(default)]
     pub sandbox: Sandbox,

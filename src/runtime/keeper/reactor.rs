@@ -115,6 +115,7 @@ impl Reactor {
     /// Serves until told to end; then everything is killed.
     pub(super) fn run(mut self) -> nix::Result<()> {
         while !self.turn(EpollTimeout::NONE)?.is_over {
+            self.launcher.sweep();
             self.tell();
         }
         self.table.kill_all(self.launcher.namespaces);
@@ -147,7 +148,8 @@ impl Reactor {
                 serial => {
                     // What its init wrote came before its end.
                     self.read_statuses();
-                    if let Some(pidfd) = self.table.ended(serial) {
+                    if let Some((pidfd, leaf)) = self.table.ended(serial) {
+                        self.launcher.remove(leaf);
                         // Closing it is not enough: `serve` holds a duplicate, and with it our entry would live on.
                         let _ = self.epoll.delete(&pidfd);
                     }

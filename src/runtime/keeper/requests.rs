@@ -81,7 +81,7 @@ impl Reactor {
         ];
         let copies: io::Result<Vec<OwnedFd>> = pipes.into_iter().map(OwnedFd::try_clone).collect();
         let watched = self.watch(&launched.pidfd, serial);
-        let isolation = launched.layers.report();
+        let isolation = launched.isolation.clone();
         self.table.insert(launch.id, serial, launched);
         match (copies, watched) {
             (Ok(copies), Ok(())) => {
@@ -94,7 +94,8 @@ impl Reactor {
             }
             _ => {
                 // Out of descriptors or memory: a child that cannot be watched must not live.
-                self.table.abandon(launch.id, self.launcher.namespaces);
+                let leaf = self.table.abandon(launch.id, self.launcher.namespaces);
+                self.launcher.remove(leaf);
                 let reason = "the keeper has no descriptor left to hold it".into();
                 (Reply::NotStarted { reason }, Vec::new())
             }
@@ -122,7 +123,7 @@ impl Reactor {
         let reply = Reply::Workload {
             id: *id,
             pid: record.server,
-            isolation: record.layers.report(),
+            isolation: record.isolation.clone(),
             stdin: stdin.is_some(),
             exit: record.exit.clone(),
             pidfd: pidfd.is_some(),

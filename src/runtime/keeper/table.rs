@@ -8,9 +8,9 @@ use std::{
 use nix::unistd::Pid;
 
 use super::{
+    cgroups::Leaf,
     clone::Namespaces,
     launch::{Launched, kill_tree, send_signal},
-    layers::Layers,
     memory_kills::{self, MemoryKills},
     progress::StatusRecord,
 };
@@ -39,8 +39,10 @@ pub(super) struct Record {
     pub(super) exit: Option<ExitReport>,
     /// We sent SIGKILL.
     killed: bool,
-    /// What holds for it.
-    pub(super) layers: Layers,
+    /// What holds for it, in words.
+    pub(super) isolation: BTreeMap<String, String>,
+    /// Its cgroup, until its end.
+    leaf: Option<Leaf>,
     /// To be dropped when it ends.
     pub(super) forgotten: bool,
     /// Where the kernel counts its memory kills.
@@ -65,8 +67,10 @@ pub(super) struct Table {
 impl Table {
     /// Adds a child that was just launched.
     pub(super) fn insert(&mut self, id: WorkloadId, serial: u64, launched: Launched) {
-        let memory =
-            memory_kills::Count::of(&[launched.server, launched.init.as_raw().cast_unsigned()]);
+        let memory = launched.counter.map_or_else(
+            || memory_kills::Count::of(&[launched.server, launched.init.as_raw().cast_unsigned()]),
+            memory_kills::Count::in_cgroup,
+        );
         let record = Record {
             serial,
             server: launched.server,
@@ -77,7 +81,8 @@ impl Table {
             stderr: launched.stderr,
             exit: None,
             killed: false,
-            layers: launched.layers,
+            isolation: launched.isolation,
+            leaf: launched.leaf,
             forgotten: false,
             memory,
             status: None,
@@ -96,6 +101,9 @@ impl Table {
             (Verb::Terminate, Some(init)) => send_signal(init, libc::SIGTERM),
             (Verb::KillTree, Some(init)) => {
                 record.killed = true;
+                if let Some(leaf) = &record.leaf {
+                    leaf.kill();
+                }
                 kill_tree(init, namespaces);
             }
             (Verb::Forget, Some(_)) => {
@@ -112,13 +120,13 @@ impl Table {
     }
 
     /// Kills and drops a child that was launched in vain, waiting for its end.
-    pub(super) fn abandon(&mut self, id: WorkloadId, namespaces: Namespaces) {
+    pub(super) fn abandon(&mut self, id: WorkloadId, namespaces: Namespaces) -> Option<Leaf> {
         self.perform(id, Verb::KillTree, namespaces);
         self.perform(id, Verb::Forget, namespaces);
-        if let Some(record) = self.workloads.remove(&id) {
-            self.by_serial.remove(&record.serial);
-            let _ = nix::sys::wait::waitpid(record.init, None);
-        }
+        let record = self.workloads.remove(&id)?;
+        self.by_serial.remove(&record.serial);
+        let _ = nix::sys::wait::waitpid(record.init, None);
+        record.leaf
     }
 
     /// Kills everything; the ends come by their pidfds.
@@ -157,8 +165,9 @@ impl Table {
         }
     }
 
-    /// The init of `serial` has ended, and with it its tree. Reaps it, and hands back the pidfd that is watched.
-    pub(super) fn ended(&mut self, serial: u64) -> Option<OwnedFd> {
+    /// The init of `serial` has ended, and with it its tree. Reaps it, and hands back the pidfd that is watched and the
+    /// cgroup that is empty now.
+    pub(super) fn ended(&mut self, serial: u64) -> Option<(OwnedFd, Option<Leaf>)> {
         let id = self.by_serial.get(&serial).copied()?;
         let record = self.workloads.get_mut(&id)?;
         let mut wait_status = 0;
@@ -171,7 +180,7 @@ impl Table {
             }
             usage
         };
-        let pidfd = record.pidfd.take();
+        let (pidfd, leaf) = (record.pidfd.take(), record.leaf.take());
         record.stdin = None;
         // An init that was killed wrote nothing: then what the kernel says of the init stands for all.
         let by_init = StatusRecord::new(serial, wait_status, &usage);
@@ -193,7 +202,7 @@ impl Table {
         } else {
             self.untold.insert(id);
         }
-        pidfd
+        pidfd.map(|pidfd| (pidfd, leaf))
     }
 }
 
