@@ -132,11 +132,12 @@ fn what_went_past_its_budget_is_not_launched_again_by_any_policy() {
     life.step(Event::Start, 6, 0);
     life.step(Event::Launched(Generation(2)), 7, 0);
     life.step(Event::Exited(Generation(2), CRASH), 8, 0);
-    assert!(
-        matches!(life.state, InstanceState::BackingOff { .. }),
-        "{:?}",
-        life.state
+    assert_eq!(
+        life.state,
+        InstanceState::Starting,
+        "launched by policy again"
     );
+    assert_eq!(life.generation, Generation(3));
 }
 
 #[test]
