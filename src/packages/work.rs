@@ -23,9 +23,9 @@ use crate::{
     domain::{
         exit::ExitStatus,
         id::{Generation, InstanceId},
+        limits::Limits,
         package::Registry,
         sandbox::{Network, Profile, Sandbox},
-        template::Limits,
     },
     runtime::{LaunchPlan, Workload, WorkloadId},
 };
