@@ -35,6 +35,10 @@ paged_repo_arguments!(ActionsList {
 #[derive(Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq)]
 #[schemars(inline)]
 #[serde(rename_all = "snake_case")]
+#[expect(
+    clippy::enum_variant_names,
+    reason = "they are the words of GitHub's own server"
+)]
 enum ListMethod {
     ListWorkflows,
     ListWorkflowRuns,

@@ -231,7 +231,9 @@ impl GitHub {
         if let Some(sha) = args.sha {
             body["sha"] = json!(sha);
         }
-        let sent = self.fetch(Call::new(Method::PUT, path).json(&body)).await;
+        let sent = self
+            .fetch(Call::new(Method::PUT, path).once().json(&body))
+            .await;
         let written = sent.map_err(|mut error| {
             if matches!(error.failure.trouble, Trouble::Conflict | Trouble::Refused) {
                 error.advice = Some(
@@ -263,7 +265,7 @@ impl GitHub {
         };
         let body = json!({"message": message, "sha": file.sha, "branch": branch});
         Ok(Json(
-            self.fetch(Call::new(Method::DELETE, path).json(&body))
+            self.fetch(Call::new(Method::DELETE, path).once().json(&body))
                 .await?,
         ))
     }

@@ -115,6 +115,8 @@ struct OfOwner {
 struct FieldsOfOwner {
     /// The organization, by its login.
     owner: String,
+    /// A repository of it; its issues have the fields of the organization.
+    repo: Option<String>,
 }
 
 /// The types that issues can have.
@@ -231,6 +233,9 @@ impl GitHub {
         &self,
         Parameters(args): Parameters<FieldsOfOwner>,
     ) -> Result<Json<IssueFields>, String> {
+        if let Some(repo) = &args.repo {
+            repo_path(&args.owner, repo, "")?;
+        }
         let fields = self.issue_fields(&args.owner).await?;
         Ok(Json(IssueFields { fields }))
     }

@@ -167,10 +167,10 @@ fn check(args: &IssueWrite) -> Result<Map<String, Value>, String> {
     match (args.method, args.issue_number) {
         (IssueWriteMethod::Create, Some(_)) => refuse("issue_number is for the method update"),
         (IssueWriteMethod::Create, None)
-            if !args
+            if args
                 .title
                 .as_ref()
-                .is_some_and(|title| !title.trim().is_empty()) =>
+                .is_none_or(|title| title.trim().is_empty()) =>
         {
             refuse("title is needed to create an issue")
         }

@@ -144,6 +144,9 @@ impl GitHub {
             }
         };
         let path = args.path(&format!("/issues/{}/{rest}", args.issue_number))?;
-        Ok(Json(self.fetch(Call::new(method, path).json(&body)).await?))
+        Ok(Json(
+            self.fetch(Call::new(method, path).once().json(&body))
+                .await?,
+        ))
     }
 }

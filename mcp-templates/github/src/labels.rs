@@ -116,7 +116,7 @@ impl GitHub {
             LabelMethod::Update if body.is_empty() => return refuse("there is nothing to change"),
             LabelMethod::Update => Call::new(Method::PATCH, one).json(&body),
             LabelMethod::Delete => {
-                self.send(Call::new(Method::DELETE, one)).await?;
+                self.send(Call::new(Method::DELETE, one).once()).await?;
                 return Ok(Json(WrittenLabel {
                     label: None,
                     deleted: true,

@@ -201,7 +201,9 @@ impl GitHub {
         let path = args.path(&format!("/pulls/{}/update-branch", args.pull_number))?;
         let mut body = Map::new();
         put(&mut body, "expected_head_sha", args.expected_head_sha);
-        let told: Told = self.fetch(Call::new(Method::PUT, path).json(&body)).await?;
+        let told: Told = self
+            .fetch(Call::new(Method::PUT, path).once().json(&body))
+            .await?;
         let done = told
             .message
             .unwrap_or_else(|| "The branch is being updated".to_owned());
@@ -219,7 +221,9 @@ impl GitHub {
         put(&mut body, "commit_title", args.commit_title);
         put(&mut body, "commit_message", args.commit_message);
         put(&mut body, "sha", args.expected_head_sha);
-        let merged = self.fetch(Call::new(Method::PUT, path).json(&body)).await;
+        let merged = self
+            .fetch(Call::new(Method::PUT, path).once().json(&body))
+            .await;
         Ok(Json(merged.map_err(|mut error| {
             if error.failure.status == Some(405) {
                 error.advice = Some(

@@ -101,7 +101,8 @@ impl GitHub {
         &self,
         Parameters(args): Parameters<DeleteRepository>,
     ) -> Result<Json<Done>, String> {
-        self.send(Call::new(Method::DELETE, args.path("")?)).await?;
+        self.send(Call::new(Method::DELETE, args.path("")?).once())
+            .await?;
         let done = format!("{}/{} is deleted", args.owner, args.repo);
         Ok(Json(Done { done }))
     }

@@ -187,7 +187,7 @@ impl GitHub {
             }
             ReviewMethod::DeletePending => {
                 let pending = self.pending_review(&reviews).await?.id;
-                let call = Call::new(Method::DELETE, format!("{reviews}/{pending}"));
+                let call = Call::new(Method::DELETE, format!("{reviews}/{pending}")).once();
                 (call, "The pending review and its comments are deleted")
             }
             ReviewMethod::ResolveThread | ReviewMethod::UnresolveThread => {

@@ -36,7 +36,8 @@ pub struct Call {
     pub(crate) if_none_match: Option<HeaderValue>,
     pub(crate) redirect_is_answer: bool,
     pub(crate) body: Body,
-    pub(crate) repeatable: bool,
+    /// Whether it may be sent twice, where the method does not say it.
+    pub(crate) repeatable: Option<bool>,
 }
 
 impl Call {
@@ -53,7 +54,7 @@ impl Call {
             if_none_match: None,
             redirect_is_answer: false,
             body: Body::None,
-            repeatable: false,
+            repeatable: None,
         }
     }
 
@@ -163,13 +164,22 @@ impl Call {
     /// again after a failure that may pass.
     #[must_use]
     pub fn repeatable(mut self) -> Self {
-        self.repeatable = true;
+        self.repeatable = Some(true);
+        self
+    }
+
+    /// Tells that this call must not be sent again by itself, though its method says it could: the second time it would
+    /// be refused for what the first time did.
+    #[must_use]
+    pub fn once(mut self) -> Self {
+        self.repeatable = Some(false);
         self
     }
 
     /// RFC 9110 section 9.2.2: sent twice, it has the effect of once.
     pub(crate) fn is_idempotent(&self) -> bool {
-        self.repeatable || self.method.is_idempotent()
+        self.repeatable
+            .unwrap_or_else(|| self.method.is_idempotent())
     }
 
     pub(crate) fn is_safe(&self) -> bool {

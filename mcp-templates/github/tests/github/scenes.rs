@@ -169,7 +169,10 @@ pub async fn issues(walk: &mut Walk) {
     walk.good("list_issue_types", json!({"owner": "github"}))
         .await;
     let fields = walk
-        .good("list_issue_fields", json!({"owner": "github"}))
+        .good(
+            "list_issue_fields",
+            json!({"owner": "github", "repo": "docs"}),
+        )
         .await;
     assert_eq!(fields["fields"][0]["data_type"], "text");
 }
