@@ -51,6 +51,44 @@ fn parent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, 
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+struct ListReactions {
+    /// The key of the file: in figma.com/design/KEY/… the part KEY.
+    #[serde(rename = "fileKey")]
+    file_key: String,
+    /// The comment, as list_comments gives it.
+    #[serde(rename = "commentId")]
+    comment_id: String,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct React {
+    /// The key of the file: in figma.com/design/KEY/… the part KEY.
+    #[serde(rename = "fileKey")]
+    file_key: String,
+    /// The comment, as list_comments gives it.
+    #[serde(rename = "commentId")]
+    comment_id: String,
+    /// The emoji as Figma names it, such as :+1: or :heart:.
+    emoji: String,
+}
+
+/// Reactions to a comment.
+#[derive(Deserialize, Serialize, JsonSchema)]
+struct Reactions {
+    reactions: Vec<Reaction>,
+}
+
+/// A reaction to a comment.
+#[derive(Deserialize, Serialize, JsonSchema)]
+struct Reaction {
+    emoji: String,
+    user: Author,
+    created_at: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 struct PostComment {
     /// The key of the file: in figma.com/design/KEY/… the part KEY.
     #[serde(rename = "fileKey")]
@@ -148,6 +186,96 @@ impl Figma {
         self.send(Call::new(Method::DELETE, file_path(&args.file_key, &rest)?))
             .await?;
         Ok(format!("deleted the comment {}", args.comment_id))
+    }
+
+    #[tool(
+        description = "Lists the reactions to a comment of a Figma file.",
+        annotations(
+            title = "List reactions",
+            read_only_hint = true,
+            destructive_hint = false,
+            idempotent_hint = true,
+            open_world_hint = true
+        )
+    )]
+    async fn list_comment_reactions(
+        &self,
+        Parameters(args): Parameters<ListReactions>,
+    ) -> Result<Json<Reactions>, String> {
+        let call = Call::get(reactions_path(&args.file_key, &args.comment_id)?);
+        Ok(Json(self.fetch(call).await?))
+    }
+
+    #[tool(
+        description = "Reacts to a comment of a Figma file with an emoji.",
+        annotations(
+            title = "Add reaction",
+            read_only_hint = false,
+            destructive_hint = false,
+            idempotent_hint = true,
+            open_world_hint = true
+        )
+    )]
+    async fn add_comment_reaction(
+        &self,
+        Parameters(args): Parameters<React>,
+    ) -> Result<String, String> {
+        let call = Call::new(
+            Method::POST,
+            reactions_path(&args.file_key, &args.comment_id)?,
+        )
+        .json(&json!({"emoji": emoji(&args.emoji)?}));
+        self.send(call).await?;
+        Ok(format!("reacted with {}", args.emoji))
+    }
+
+    #[tool(
+        description = "Takes back a reaction of the token's user to a comment of a Figma file.",
+        annotations(
+            title = "Delete reaction",
+            read_only_hint = false,
+            destructive_hint = true,
+            idempotent_hint = true,
+            open_world_hint = true
+        )
+    )]
+    async fn delete_comment_reaction(
+        &self,
+        Parameters(args): Parameters<React>,
+    ) -> Result<String, String> {
+        let call = Call::new(
+            Method::DELETE,
+            reactions_path(&args.file_key, &args.comment_id)?,
+        )
+        .query("emoji", emoji(&args.emoji)?);
+        self.send(call).await?;
+        Ok(format!("took back {}", args.emoji))
+    }
+}
+
+/// The path of the reactions to a comment.
+fn reactions_path(file_key: &str, comment: &str) -> Result<String, Error> {
+    file_path(
+        file_key,
+        &format!("/comments/{}/reactions", comment_id(comment)?),
+    )
+}
+
+/// An emoji as Figma names it: `:name:`, with an optional tone of skin.
+fn emoji(text: &str) -> Result<&str, Error> {
+    let good = (3..=100).contains(&text.len())
+        && text.starts_with(':')
+        && text.ends_with(':')
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b":_+-".contains(&b));
+    if good {
+        Ok(text)
+    } else {
+        Err(Error::argument(
+            SERVICE,
+            "emoji must be a name such as :+1: or :heart:",
+        ))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tools that read designs.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use minimcp_rest::{Call, Error};
 use rmcp::{
     Json,
@@ -12,8 +14,9 @@ use serde_json::{Map, Value};
 
 use crate::{
     Figma,
+    file::{self, File},
     server::{SERVICE, file_path, node_id},
-    tree::Simplifier,
+    style_table,
 };
 
 /// The user of the token.
@@ -31,7 +34,7 @@ struct GetData {
     /// The key of the file: in figma.com/design/KEY/… the part KEY.
     #[serde(rename = "fileKey")]
     file_key: String,
-    /// The node to show, such as 1234:5678; absent: the whole file.
+    /// The node to show, such as 1234:5678; several with commas between them; absent: the whole file.
     #[serde(rename = "nodeId")]
     node_id: Option<String>,
     /// How many levels of children to show, 1 to 20; absent: all.
@@ -42,29 +45,71 @@ struct GetData {
 #[derive(Serialize, JsonSchema)]
 struct Design {
     /// The file's name.
-    name: String,
+    name: Option<String>,
     #[serde(rename = "lastModified")]
     last_modified: Option<String>,
     version: Option<String>,
-    /// The tree: id, name, type, text, box, layout, fills, strokes, effects and children of each visible node.
+    /// The tree: id, name, type, text, box, layout, fills, strokes, effects, component and children of each visible node.
     nodes: Vec<Map<String, Value>>,
-    /// Whether nodes were left out because there are too many: ask again with the nodeId of a part.
+    /// What many nodes share; they name it instead of repeating it.
+    shared: Map<String, Value>,
+    /// Names of the components in use, by componentId.
+    components: BTreeMap<String, String>,
+    /// Names of the styles in use, by their ids in styleIds.
+    styles: BTreeMap<String, String>,
+    /// Whether nodes were left out because there are too many.
     truncated: bool,
+    /// Nodes whose children were left out (childrenLeftOut): ask again with one of these as nodeId.
+    deeper: Vec<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct FileAnswer {
-    name: String,
-    last_modified: Option<String>,
-    version: Option<String>,
-    document: Option<Value>,
-    nodes: Option<std::collections::BTreeMap<String, Option<NodeAnswer>>>,
+impl Design {
+    fn new(mut file: File) -> Self {
+        let shared = style_table::share(&mut file.nodes);
+        let mut used = BTreeSet::new();
+        for node in &file.nodes {
+            names_in_use(node, &mut used);
+        }
+        let in_use = |names: BTreeMap<String, String>| {
+            let used = &used;
+            names
+                .into_iter()
+                .filter(|(id, _)| used.contains(id))
+                .collect()
+        };
+        Self {
+            name: file.name,
+            last_modified: file.last_modified,
+            version: file.version,
+            shared,
+            components: in_use(file.components),
+            styles: in_use(file.styles),
+            truncated: file.taken.truncated,
+            deeper: file.taken.deeper,
+            nodes: file.nodes,
+        }
+    }
 }
 
-#[derive(Deserialize)]
-struct NodeAnswer {
-    document: Value,
+/// The ids of components and styles that the tree names.
+fn names_in_use(node: &Map<String, Value>, used: &mut BTreeSet<String>) {
+    used.extend(
+        node.get("componentId")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
+    );
+    let styles = node.get("styleIds").and_then(Value::as_object);
+    for id in styles
+        .into_iter()
+        .flat_map(Map::values)
+        .filter_map(Value::as_str)
+    {
+        used.insert(id.to_owned());
+    }
+    let children = node.get("children").and_then(Value::as_array);
+    for child in children.into_iter().flatten().filter_map(Value::as_object) {
+        names_in_use(child, used);
+    }
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -122,7 +167,8 @@ impl Figma {
 
     #[tool(
         description = "Reads a Figma file, or one node of it, as a tree simplified for language models: texts, sizes, \
-                       layout, colours, fonts and components.",
+                       layout, colours, fonts and components. At most 2,000 nodes: of a large file read depth 1 or 2 \
+                       first, then the nodes of interest.",
         annotations(
             title = "Get design",
             read_only_hint = true,
@@ -140,40 +186,18 @@ impl Figma {
         }
         let call = match &args.node_id {
             None => Call::get(file_path(&args.file_key, "")?),
-            Some(id) => Call::get(file_path(&args.file_key, "/nodes")?).query("ids", node_id(id)?),
+            Some(id) => Call::get(file_path(&args.file_key, "/nodes")?).query("ids", node_ids(id)?),
         };
-        let file: FileAnswer = self.fetch(call.query_opt("depth", args.depth)).await?;
-        let documents: Vec<Value> = match (file.document, file.nodes) {
-            (Some(document), _) => vec![document],
-            (None, nodes) => nodes
-                .unwrap_or_default()
-                .into_values()
-                .flatten()
-                .map(|node| node.document)
-                .collect(),
-        };
-        if documents.is_empty() {
+        let file = self
+            .send_streamed(call.query_opt("depth", args.depth), file::read)
+            .await?;
+        if file.nodes.is_empty() {
             return Err(
-                "Figma found no such node. Check nodeId: it is the node-id of the address."
+                "Figma found no such node, or it is hidden. Check nodeId: it is the node-id of the address."
                     .to_owned(),
             );
         }
-        let mut simplifier = Simplifier::default();
-        let nodes = documents
-            .iter()
-            .filter_map(|document| simplifier.simplify(document))
-            .filter_map(|node| match node {
-                Value::Object(node) => Some(node),
-                _ => None,
-            })
-            .collect();
-        Ok(Json(Design {
-            name: file.name,
-            last_modified: file.last_modified,
-            version: file.version,
-            nodes,
-            truncated: simplifier.truncated,
-        }))
+        Ok(Json(Design::new(file)))
     }
 
     #[tool(
@@ -198,4 +222,13 @@ impl Figma {
             .query_opt("before", args.before);
         Ok(Json(self.fetch(call).await?))
     }
+}
+
+/// Several ids of nodes, as the API takes them.
+fn node_ids(text: &str) -> Result<String, Error> {
+    let ids: Vec<String> = text.split(',').map(node_id).collect::<Result<_, _>>()?;
+    if ids.len() > 50 {
+        return Err(Error::argument(SERVICE, "nodeId must hold at most 50 ids"));
+    }
+    Ok(ids.join(","))
 }

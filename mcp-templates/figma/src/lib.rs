@@ -2,9 +2,17 @@
 
 mod comments;
 mod design;
+mod dev_resources;
+mod file;
+mod folder;
 mod images;
+mod library;
+mod picture;
 mod server;
+mod style_table;
+mod teams;
 mod tree;
+mod variables;
 
 use std::process::ExitCode;
 

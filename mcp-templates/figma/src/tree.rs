@@ -1,78 +1,150 @@
-//! Figma's document tree, cut down to what a language model needs to understand or rebuild a design. Pure.
+//! Figma's nodes, cut down to what a language model needs to understand or rebuild a design. Pure.
 
 use serde_json::{Map, Value, json};
 
 /// Most nodes shown in one answer.
 pub(crate) const NODES_MAX: usize = 2_000;
+/// Most bytes of JSON that they may take together.
+const BYTES_MAX: usize = 400 * 1024;
+/// Most nodes named whose children were left out.
+const DEEPER_MAX: usize = 50;
 
-/// Cuts trees down, and counts what it leaves out.
+/// The members of a node that [`simplified`] looks at; nothing else is kept while a file is read.
+pub(crate) const READ: [&str; 29] = [
+    "absoluteBoundingBox",
+    "characters",
+    "componentId",
+    "componentProperties",
+    "cornerRadius",
+    "counterAxisAlignItems",
+    "effects",
+    "fills",
+    "id",
+    "itemSpacing",
+    "layoutMode",
+    "layoutSizingHorizontal",
+    "layoutSizingVertical",
+    "layoutWrap",
+    "name",
+    "opacity",
+    "paddingBottom",
+    "paddingLeft",
+    "paddingRight",
+    "paddingTop",
+    "primaryAxisAlignItems",
+    "rectangleCornerRadii",
+    "strokeWeight",
+    "strokes",
+    "style",
+    "styles",
+    "type",
+    "visible",
+    "boundVariables",
+];
+
+/// What was taken of a tree, and what was left out.
 #[derive(Default)]
-pub(crate) struct Simplifier {
-    shown: usize,
-    /// Whether nodes were left out because there are more than [`NODES_MAX`].
+pub(crate) struct Taken {
+    nodes: usize,
+    bytes: usize,
+    /// Ids of nodes whose children were left out, wholly or in part, because there are too many.
+    pub(crate) deeper: Vec<String>,
+    /// Whether anything was left out for that.
     pub(crate) truncated: bool,
 }
 
-impl Simplifier {
-    /// The node and its children; `None` for what cannot be seen, and past the cap.
-    pub(crate) fn simplify(&mut self, node: &Value) -> Option<Value> {
-        if node["visible"] == json!(false) {
-            return None;
+impl Taken {
+    /// Whether no further node has room.
+    pub(crate) fn is_full(&self) -> bool {
+        self.nodes >= NODES_MAX || self.bytes >= BYTES_MAX
+    }
+
+    /// Counts a node in that is about to be read.
+    pub(crate) fn count_in(&mut self) {
+        self.nodes += 1;
+    }
+
+    /// The node of these members with these children, ready to be shown; `left_out` children had no room.
+    pub(crate) fn take(
+        &mut self,
+        members: &Value,
+        children: Vec<Value>,
+        left_out: usize,
+    ) -> Map<String, Value> {
+        let mut out = simplified(members);
+        self.bytes += Value::Object(out.clone()).to_string().len();
+        if !children.is_empty() {
+            out.insert("children".to_owned(), Value::Array(children));
         }
-        if self.shown >= NODES_MAX {
+        if left_out > 0 {
             self.truncated = true;
-            return None;
-        }
-        self.shown += 1;
-        let mut out = Map::new();
-        for name in ["id", "name", "type"] {
-            out.insert(name.to_owned(), node[name].clone());
-        }
-        if let Some(text) = node["characters"].as_str() {
-            out.insert("text".to_owned(), json!(text));
-            put(&mut out, "textStyle", text_style(&node["style"]));
-        }
-        put(&mut out, "box", bounding_box(&node["absoluteBoundingBox"]));
-        put(&mut out, "layout", layout(node));
-        put(&mut out, "fills", paints(&node["fills"]));
-        put(&mut out, "strokes", paints(&node["strokes"]));
-        if out.contains_key("strokes") {
-            put(&mut out, "strokeWeight", number(&node["strokeWeight"]));
-        }
-        put(&mut out, "effects", effects(&node["effects"]));
-        put(&mut out, "cornerRadius", number(&node["cornerRadius"]));
-        put(
-            &mut out,
-            "cornerRadii",
-            some_array(&node["rectangleCornerRadii"]),
-        );
-        if node["opacity"]
-            .as_f64()
-            .is_some_and(|opacity| opacity < 1.0)
-        {
-            put(&mut out, "opacity", number(&node["opacity"]));
-        }
-        put(
-            &mut out,
-            "componentId",
-            node["componentId"].as_str().map(Value::from),
-        );
-        put(
-            &mut out,
-            "componentProperties",
-            component_properties(&node["componentProperties"]),
-        );
-        if let Some(children) = node["children"].as_array() {
-            let shown: Vec<Value> = children
-                .iter()
-                .filter_map(|child| self.simplify(child))
-                .collect();
-            if !shown.is_empty() {
-                out.insert("children".to_owned(), Value::Array(shown));
+            out.insert("childrenLeftOut".to_owned(), json!(left_out));
+            if let Some(id) = members["id"].as_str()
+                && self.deeper.len() < DEEPER_MAX
+            {
+                self.deeper.push(id.to_owned());
             }
         }
-        Some(Value::Object(out))
+        out
     }
+}
+
+/// What a model needs of a node, its children aside.
+fn simplified(node: &Value) -> Map<String, Value> {
+    let mut out = Map::new();
+    for name in ["id", "name", "type"] {
+        out.insert(name.to_owned(), node[name].clone());
+    }
+    if let Some(text) = node["characters"].as_str() {
+        out.insert("text".to_owned(), json!(text));
+        put(&mut out, "textStyle", text_style(&node["style"]));
+    }
+    put(&mut out, "box", bounding_box(&node["absoluteBoundingBox"]));
+    put(&mut out, "layout", layout(node));
+    put(&mut out, "fills", paints(&node["fills"]));
+    put(&mut out, "strokes", paints(&node["strokes"]));
+    if out.contains_key("strokes") {
+        put(&mut out, "strokeWeight", number(&node["strokeWeight"]));
+    }
+    put(&mut out, "effects", effects(&node["effects"]));
+    put(&mut out, "cornerRadius", number(&node["cornerRadius"]));
+    put(
+        &mut out,
+        "cornerRadii",
+        some_array(&node["rectangleCornerRadii"]),
+    );
+    if node["opacity"]
+        .as_f64()
+        .is_some_and(|opacity| opacity < 1.0)
+    {
+        put(&mut out, "opacity", number(&node["opacity"]));
+    }
+    let component = node["componentId"].as_str().map(Value::from);
+    put(&mut out, "componentId", component);
+    let properties = component_properties(&node["componentProperties"]);
+    put(&mut out, "componentProperties", properties);
+    let styles = node["styles"]
+        .as_object()
+        .filter(|styles| !styles.is_empty());
+    put(&mut out, "styleIds", styles.cloned().map(Value::Object));
+    put(
+        &mut out,
+        "variableIds",
+        variable_ids(&node["boundVariables"]),
+    );
+    out
+}
+
+/// Ids of the variables that members of the node are bound to.
+fn variable_ids(value: &Value) -> Option<Value> {
+    let mut found = Map::new();
+    for (member, bound) in value.as_object()? {
+        let alias = bound
+            .as_array()
+            .map_or(bound, |list| list.first().unwrap_or(bound));
+        put(&mut found, member, alias["id"].as_str().map(Value::from));
+    }
+    (!found.is_empty()).then_some(Value::Object(found))
 }
 
 fn put(out: &mut Map<String, Value>, name: &str, value: Option<Value>) {
@@ -203,7 +275,8 @@ fn paints(value: &Value) -> Option<Value> {
     (!shown.is_empty()).then_some(Value::Array(shown))
 }
 
-fn colour(value: &Value, opacity: f64) -> Option<String> {
+/// A colour as `#rrggbb`, or `#rrggbbaa` where it is not opaque.
+pub(crate) fn colour(value: &Value, opacity: f64) -> Option<String> {
     let channel = |name: &str| {
         value[name]
             .as_f64()
@@ -255,52 +328,4 @@ fn component_properties(value: &Value) -> Option<Value> {
         })
         .collect();
     (!properties.is_empty()).then_some(Value::Object(properties))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_keeps_what_a_model_needs() {
-        let node = json!({
-            "id": "1:2", "name": "Card", "type": "FRAME", "scrollBehavior": "SCROLLS",
-            "layoutMode": "VERTICAL", "itemSpacing": 8.0, "paddingTop": 0, "paddingLeft": 16,
-            "absoluteBoundingBox": {"x": 0.0, "y": 1.005_001, "width": 320, "height": 64.333},
-            "fills": [{"type": "SOLID", "color": {"r": 1, "g": 0.5, "b": 0, "a": 1}, "opacity": 0.5},
-                      {"type": "SOLID", "visible": false, "color": {"r": 0, "g": 0, "b": 0, "a": 1}}],
-            "children": [
-                {"id": "1:3", "name": "T", "type": "TEXT", "characters": "Hi",
-                 "style": {"fontFamily": "Inter", "fontWeight": 600, "fontSize": 14, "letterSpacing": 0}},
-                {"id": "1:4", "name": "hidden", "type": "FRAME", "visible": false},
-            ],
-        });
-        let mut simplifier = Simplifier::default();
-        assert_eq!(
-            simplifier.simplify(&node),
-            Some(json!({
-                "id": "1:2", "name": "Card", "type": "FRAME",
-                "box": {"x": 0, "y": 1.01, "width": 320, "height": 64.33},
-                "layout": {"mode": "vertical", "gap": 8, "paddingLeft": 16},
-                "fills": ["#ff800080"],
-                "children": [{"id": "1:3", "name": "T", "type": "TEXT", "text": "Hi",
-                              "textStyle": {"font": "Inter", "weight": 600, "size": 14}}],
-            }))
-        );
-        assert!(!simplifier.truncated);
-    }
-
-    #[test]
-    fn a_huge_tree_is_cut_and_told() {
-        let child = json!({"id": "2:1", "name": "n", "type": "FRAME"});
-        let node =
-            json!({"id": "1:1", "name": "n", "type": "FRAME", "children": vec![child; NODES_MAX]});
-        let mut simplifier = Simplifier::default();
-        let shown = simplifier.simplify(&node).expect("visible");
-        assert_eq!(
-            shown["children"].as_array().map(Vec::len),
-            Some(NODES_MAX - 1)
-        );
-        assert!(simplifier.truncated);
-    }
 }

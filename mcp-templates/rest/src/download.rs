@@ -23,6 +23,24 @@ impl Client {
     /// # Errors
     /// [`Error`], fit to be shown to a language model; the address, which may be signed, is not in it.
     pub async fn download_tail(&self, address: &str, keep_bytes: usize) -> Result<Tail, Error> {
+        self.tail(address, keep_bytes, READ_BYTES_MAX).await
+    }
+
+    /// Reads `address` as a whole; otherwise as [`Client::download_tail`].
+    ///
+    /// # Errors
+    /// [`Error`], fit to be shown to a language model; [`Trouble::TooLarge`] beyond `bytes_max`.
+    pub async fn download(&self, address: &str, bytes_max: usize) -> Result<Vec<u8>, Error> {
+        let tail = self.tail(address, bytes_max, bytes_max as u64).await?;
+        Ok(tail.bytes)
+    }
+
+    async fn tail(
+        &self,
+        address: &str,
+        keep_bytes: usize,
+        read_bytes_max: u64,
+    ) -> Result<Tail, Error> {
         let url =
             downloadable(address).ok_or_else(|| Error::new(self.service(), Trouble::Malformed))?;
         let call = Call::get("/");
@@ -40,11 +58,9 @@ impl Client {
         };
         while let Some(chunk) = response.chunk().await.map_err(broken)? {
             tail.total_bytes += chunk.len() as u64;
-            if tail.total_bytes > READ_BYTES_MAX {
-                return Err(self.advised(Error::new(
-                    self.service(),
-                    Trouble::TooLarge(READ_BYTES_MAX as usize),
-                )));
+            if tail.total_bytes > read_bytes_max {
+                let max = usize::try_from(read_bytes_max).unwrap_or(usize::MAX);
+                return Err(self.advised(Error::new(self.service(), Trouble::TooLarge(max))));
             }
             tail.bytes.extend_from_slice(&chunk);
             // Cut at twice the size, so that each byte is moved at most once.

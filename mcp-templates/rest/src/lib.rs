@@ -9,6 +9,7 @@ mod refusal;
 mod schemas;
 mod settings;
 mod stdio;
+mod stream;
 mod tool_call;
 
 pub use call::{Answer, Body, Call};
