@@ -408,18 +408,19 @@ async fn at(instant: Option<Instant>) {
 /// cannot take others with it.
 async fn insert(store: impl CallStore, rows: Arc<Vec<NumberedCall>>) -> Answer {
     let mut refused = Vec::new();
-    let mut parts = vec![0..rows.len()];
-    while let Some(part) = parts.pop() {
-        match store.insert_calls(&rows[part.clone()]).await {
+    // From here, to there.
+    let mut parts = vec![(0, rows.len())];
+    while let Some((from, to)) = parts.pop() {
+        match store.insert_calls(&rows[from..to]).await {
             Ok(()) => {}
             Err(error) if error.retryable() => return Err(error),
-            Err(error) if part.len() == 1 => {
+            Err(error) if to - from <= 1 => {
                 tracing::error!(%error, "the database refused a call record");
-                refused.push(part.start);
+                refused.push(from);
             }
             Err(_) => {
-                let middle = part.start + part.len() / 2;
-                parts.extend([middle..part.end, part.start..middle]);
+                let middle = from + (to - from) / 2;
+                parts.extend([(middle, to), (from, middle)]);
             }
         }
     }
