@@ -42,6 +42,7 @@ mod reply;
 mod scope;
 mod session;
 mod session_era;
+mod session_id;
 mod sse_inbox;
 mod stateless;
 mod stateless_era;

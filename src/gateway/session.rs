@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::{listen::Listeners, news::News, ready, replay::Tracks};
+use super::{listen::Listeners, news::News, ready, replay::Tracks, session_id};
 use crate::{
     domain::{
         UnixMs,
@@ -145,7 +145,7 @@ impl Session {
     /// The id as the client sends it.
     #[must_use]
     pub fn id(&self) -> String {
-        format!("{:032x}", self.id)
+        session_id::write(self.id)
     }
 
     /// How its calls are marked.
@@ -361,7 +361,7 @@ impl SessionTable {
     /// The session with this id, marked as used. One that another token opened is not found.
     #[must_use]
     pub fn find(&self, id: &str, token: &Arc<Token>, now: UnixMs) -> Option<Arc<Session>> {
-        let id = parse_id(id)?;
+        let id = session_id::read(id)?;
         let session = self.sessions().get(&id).cloned()?;
         if !Arc::ptr_eq(&session.token, token) {
             return None;
@@ -492,9 +492,4 @@ impl Downstream for Session {
             self.stream.push(message);
         }
     }
-}
-
-fn parse_id(text: &str) -> Option<u128> {
-    let hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    hex.then(|| u128::from_str_radix(text, 16).ok())?
 }
