@@ -1,9 +1,12 @@
 //! Call records: written in batches, each once; read in pages.
 
-use sqlx::{PgPool, SqlitePool, query, query_as, query_scalar};
+use std::sync::LazyLock;
+
+use sqlx::{AssertSqlSafe, PgPool, SqlitePool, query, query_as, query_scalar};
 
 use super::{
     Store, StoreError,
+    chunks::{chunk_inserts, cut},
     pool::Pool,
     row::{to_column, without_nul},
 };
@@ -77,6 +80,11 @@ macro_rules! insert_calls {
         )
     };
 }
+
+/// Columns of one inserted row.
+const INSERT_COLUMNS: usize = 12;
+static CHUNK_INSERTS: LazyLock<[String; 4]> =
+    LazyLock::new(|| chunk_inserts(insert_calls!("VALUES "), INSERT_COLUMNS));
 
 row! {
     struct CallColumns {
@@ -236,25 +244,25 @@ async fn insert_sqlite(pool: &SqlitePool, calls: &[NumberedCall]) -> Result<(), 
         .bind(first.writer)
         .fetch_one(&mut *tx)
         .await?;
-    for NumberedCall { record, .. } in behind(calls, last) {
-        let arguments = record.arguments.as_deref();
-        query(insert_calls!(
-            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
-        ))
-        .bind(record.instance_key)
-        .bind(to_column(record.generation.0))
-        .bind(record.token.as_str())
-        .bind(without_nul(&record.tool).into_owned())
-        .bind(record.stateless)
-        .bind(record.started_at)
-        .bind(record.duration_us)
-        .bind(record.outcome.word())
-        .bind(record.outcome.code())
-        .bind(record.request_bytes)
-        .bind(record.answer_bytes)
-        .bind(arguments.map(|text| without_nul(text).into_owned()))
-        .execute(&mut *tx)
-        .await?;
+    for (sql, chunk) in cut(behind(calls, last), &CHUNK_INSERTS) {
+        let mut insert = query(AssertSqlSafe(sql));
+        for NumberedCall { record, .. } in chunk {
+            let arguments = record.arguments.as_deref();
+            insert = insert
+                .bind(record.instance_key)
+                .bind(to_column(record.generation.0))
+                .bind(record.token.as_str())
+                .bind(without_nul(&record.tool).into_owned())
+                .bind(record.stateless)
+                .bind(record.started_at)
+                .bind(record.duration_us)
+                .bind(record.outcome.word())
+                .bind(record.outcome.code())
+                .bind(record.request_bytes)
+                .bind(record.answer_bytes)
+                .bind(arguments.map(|text| without_nul(text).into_owned()));
+        }
+        insert.execute(&mut *tx).await?;
     }
     query(MOVE_WRITER)
         .bind(first.writer)
@@ -319,4 +327,14 @@ async fn insert_postgres(pool: &PgPool, calls: &[NumberedCall]) -> Result<(), St
         .await?;
     tx.commit().await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::chunks::CHUNKS, *};
+
+    #[test]
+    fn every_insert_stays_under_the_parameter_limit_of_sqlite() {
+        assert!(CHUNKS[0] * INSERT_COLUMNS <= 32_766);
+    }
 }

@@ -6,6 +6,7 @@ use sqlx::{AssertSqlSafe, PgPool, SqlitePool, query, query_as, query_scalar};
 
 use super::{
     Store, StoreError,
+    chunks::{chunk_inserts, cut},
     patience::in_time,
     pool::Pool,
     row::{to_column, without_nul},
@@ -71,26 +72,13 @@ pub struct LogQuery<'a> {
     pub limit: u32,
 }
 
-/// Columns of one inserted row; SQLite takes at most 32,766 parameters in a statement.
+/// Columns of one inserted row.
 const INSERT_COLUMNS: usize = 7;
-/// Rows of one INSERT on SQLite, largest first: few sizes, so that every statement stays prepared.
-const CHUNKS: [usize; 4] = [512, 64, 8, 1];
-
 static CHUNK_INSERTS: LazyLock<[String; 4]> = LazyLock::new(|| {
-    CHUNKS.map(|rows| {
-        let mut sql = String::from(
-            "INSERT INTO logs (instance_key, generation, member, stream, at, line, continued) VALUES ",
-        );
-        for row in 0..rows {
-            sql.push_str(if row == 0 { "(" } else { ", (" });
-            for column in 1..=INSERT_COLUMNS {
-                sql.push_str(if column == 1 { "$" } else { ", $" });
-                sql.push_str(&(row * INSERT_COLUMNS + column).to_string());
-            }
-            sql.push(')');
-        }
-        sql
-    })
+    chunk_inserts(
+        "INSERT INTO logs (instance_key, generation, member, stream, at, line, continued) VALUES ",
+        INSERT_COLUMNS,
+    )
 });
 
 macro_rules! select_logs {
@@ -193,28 +181,23 @@ impl Store {
 
 async fn insert_sqlite(writer: &SqlitePool, rows: &[LogRow]) -> Result<Vec<i64>, StoreError> {
     let mut ids = Vec::with_capacity(rows.len());
-    let mut rest = rows;
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
-    for (size, sql) in CHUNKS.iter().zip(CHUNK_INSERTS.iter()) {
-        while rest.len() >= *size {
-            let (chunk, after) = rest.split_at(*size);
-            rest = after;
-            let mut insert = query(AssertSqlSafe(sql.as_str()));
-            for row in chunk {
-                insert = insert
-                    .bind(row.instance_key)
-                    .bind(to_column(row.generation.0))
-                    .bind(member_column(row))
-                    .bind(i16::from(row.stream))
-                    .bind(row.at)
-                    .bind(without_nul(&row.line).into_owned())
-                    .bind(row.continued);
-            }
-            // One statement of the only writer, under AUTOINCREMENT: its ids follow each other without a gap.
-            let last = insert.execute(&mut *tx).await?.last_insert_rowid();
-            let first = last + 1 - i64::try_from(chunk.len()).unwrap_or(0);
-            ids.extend(first..=last);
+    for (sql, chunk) in cut(rows, &CHUNK_INSERTS) {
+        let mut insert = query(AssertSqlSafe(sql));
+        for row in chunk {
+            insert = insert
+                .bind(row.instance_key)
+                .bind(to_column(row.generation.0))
+                .bind(member_column(row))
+                .bind(i16::from(row.stream))
+                .bind(row.at)
+                .bind(without_nul(&row.line).into_owned())
+                .bind(row.continued);
         }
+        // One statement of the only writer, under AUTOINCREMENT: its ids follow each other without a gap.
+        let last = insert.execute(&mut *tx).await?.last_insert_rowid();
+        let first = last + 1 - i64::try_from(chunk.len()).unwrap_or(0);
+        ids.extend(first..=last);
     }
     tx.commit().await?;
     Ok(ids)
@@ -272,7 +255,7 @@ fn contains_pattern(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::chunks::CHUNKS, *};
 
     #[test]
     fn a_pattern_means_the_text_and_nothing_else() {
@@ -282,17 +265,6 @@ mod tests {
 
     #[test]
     fn every_insert_stays_under_the_parameter_limit_of_sqlite() {
-        for (rows, sql) in CHUNKS.iter().zip(CHUNK_INSERTS.iter()) {
-            assert!(rows * INSERT_COLUMNS <= 32_766);
-            assert!(
-                sql.ends_with(&format!("${})", rows * INSERT_COLUMNS)),
-                "{sql:.80}"
-            );
-        }
-        assert_eq!(
-            CHUNKS.last(),
-            Some(&1),
-            "any number of rows can be cut into chunks"
-        );
+        assert!(CHUNKS[0] * INSERT_COLUMNS <= 32_766);
     }
 }

@@ -10,6 +10,7 @@ mod pool;
 mod row;
 
 mod calls;
+mod chunks;
 mod credentials;
 mod error;
 mod events;

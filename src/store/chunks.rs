@@ -1,0 +1,60 @@
+//! INSERTs of many rows for SQLite, where each statement is a trip to the thread of the connection and back.
+
+/// Rows of one INSERT, largest first: few sizes, so that every statement stays prepared.
+pub(super) const CHUNKS: [usize; 4] = [512, 64, 8, 1];
+
+/// The statements for [`CHUNKS`]; `head` ends with `VALUES `. SQLite takes at most 32,766 parameters in one.
+pub(super) fn chunk_inserts(head: &str, columns: usize) -> [String; 4] {
+    CHUNKS.map(|rows| {
+        let mut sql = String::from(head);
+        for row in 0..rows {
+            sql.push_str(if row == 0 { "(" } else { ", (" });
+            for column in 1..=columns {
+                sql.push_str(if column == 1 { "$" } else { ", $" });
+                sql.push_str(&(row * columns + column).to_string());
+            }
+            sql.push(')');
+        }
+        sql
+    })
+}
+
+/// Cuts rows into the largest chunks that fit, in order, each with the statement for it.
+pub(super) fn cut<'a, T>(
+    mut rows: &'a [T],
+    statements: &'a [String; 4],
+) -> impl Iterator<Item = (&'a str, &'a [T])> {
+    std::iter::from_fn(move || {
+        let fits = |size: &usize| *size <= rows.len();
+        let at = CHUNKS.iter().position(fits)?;
+        let (chunk, rest) = rows.split_at(CHUNKS[at]);
+        rows = rest;
+        Some((statements[at].as_str(), chunk))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_of_rows_is_cut_into_statements_that_fit() {
+        let statements = chunk_inserts("INSERT INTO t (a, b) VALUES ", 2);
+        assert_eq!(statements[3], "INSERT INTO t (a, b) VALUES ($1, $2)");
+        for (rows, sql) in CHUNKS.iter().zip(&statements) {
+            assert!(sql.ends_with(&format!("${})", rows * 2)), "{sql:.80}");
+        }
+        for count in [0, 1, 7, 8, 513, 1_000] {
+            let rows: Vec<usize> = (0..count).collect();
+            let mut back = Vec::new();
+            for (sql, chunk) in cut(&rows, &statements) {
+                assert!(
+                    sql.ends_with(&format!("${})", chunk.len() * 2)),
+                    "{sql:.80}"
+                );
+                back.extend_from_slice(chunk);
+            }
+            assert_eq!(back, rows);
+        }
+    }
+}
