@@ -8,15 +8,19 @@ use std::{
     future::poll_fn,
     io,
     os::fd::OwnedFd,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use futures_util::task::AtomicWaker;
-use tokio::net::unix::pipe;
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    net::unix::pipe,
+};
 
 use super::{
     framer::{Frame, LineFramer},
@@ -169,7 +173,7 @@ impl Pipe {
 pub async fn read_lines(
     wire: Arc<Wire>,
     stdin: Arc<Pipe>,
-    stdout: pipe::Receiver,
+    mut stdout: pipe::Receiver,
     line_limit_bytes: usize,
     mut line: impl FnMut(Frame<'_>),
 ) {
@@ -183,20 +187,16 @@ pub async fn read_lines(
         stdin.poll_backlog(cx);
         wire.poll_sweep(&mut timer, cx);
         loop {
-            match stdout.poll_read_ready(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Some(error.to_string())),
-                Poll::Ready(Ok(())) => {}
-            }
             let read = SCRATCH.with_borrow_mut(|scratch| {
-                let count = stdout.try_read(scratch)?;
-                framer.feed(&scratch[..count], &mut line);
-                Ok::<usize, io::Error>(count)
+                // It takes a short read for the end of what is there, and spares the one that would find nothing.
+                let mut buffer = ReadBuf::new(scratch);
+                ready!(Pin::new(&mut stdout).poll_read(cx, &mut buffer))?;
+                framer.feed(buffer.filled(), &mut line);
+                Poll::Ready(Ok::<usize, io::Error>(buffer.filled().len()))
             });
-            match read {
+            match ready!(read) {
                 Ok(0) => return Poll::Ready(Some("it closed its stdout".to_owned())),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Some(format!("reading its stdout: {error}"))),
             }
         }
