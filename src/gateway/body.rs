@@ -1,6 +1,7 @@
 //! The bodies that the gateway answers with, and the bounded reading of those that it gets.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -356,11 +357,22 @@ pub async fn read<B>(mut body: B, limit_bytes: usize) -> Result<Bytes, NotRead>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
 {
-    let mut next = async || match timeout(PAUSE_MAX, body.frame()).await {
-        Err(_) => Err(NotRead::TooSlow),
-        Ok(None) => Ok(None),
-        Ok(Some(Err(_))) => Err(NotRead::Broken),
-        Ok(Some(Ok(frame))) => Ok(Some(frame.into_data().unwrap_or_default())),
+    let mut next = async || {
+        let mut frame = body.frame();
+        // Most bodies came with their head: then no timer is made.
+        let at_once = poll_fn(|cx| Poll::Ready(Pin::new(&mut frame).poll(cx))).await;
+        let frame = match at_once {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => match timeout(PAUSE_MAX, frame).await {
+                Ok(frame) => frame,
+                Err(_) => return Err(NotRead::TooSlow),
+            },
+        };
+        match frame {
+            None => Ok(None),
+            Some(Err(_)) => Err(NotRead::Broken),
+            Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
+        }
     };
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
