@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::upstream::{Envelope, EnvelopeError, RawObject, splice, unquote};
+use crate::upstream::{Envelope, EnvelopeError, RawObject, Word, splice, unquote};
 
 /// The methods whose results may ask for input.
 const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
@@ -34,9 +34,9 @@ impl Input {
             Some(raw) if may_ask(envelope.method()) => raw,
             _ => return Ok(Self::default()),
         };
-        let finds =
-            |key: &str| memchr::memmem::find(raw.get().as_bytes(), key.as_bytes()).is_some();
-        if !finds("inputResponses") && !finds("requestState") {
+        static RESPONSES: Word = Word::new("inputResponses");
+        static STATE: Word = Word::new("requestState");
+        if !RESPONSES.is_in(raw.get()) && !STATE.is_in(raw.get()) {
             return Ok(Self::default());
         }
         let wrong = |error: EnvelopeError| error.to_string();

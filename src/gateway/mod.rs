@@ -59,7 +59,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request::Parts};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts,
+};
 
 use crate::{
     clock::Clock,
@@ -69,7 +71,7 @@ use crate::{
         access::Secret,
         route::{Route, RouteState},
     },
-    upstream::{Envelope, Era, Kind},
+    upstream::{Envelope, Era, Kind, Word},
 };
 
 pub use body::GatewayBody;
@@ -92,8 +94,8 @@ use session::SessionTable;
 use sse_inbox::SseStreams;
 use target::Endpoint;
 
-const SESSION_HEADER: &str = "mcp-session-id";
-const VERSION_HEADER: &str = "mcp-protocol-version";
+static SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
+static VERSION_HEADER: HeaderName = HeaderName::from_static("mcp-protocol-version");
 
 /// The gateway. One for all instances.
 pub struct Gateway {
@@ -245,7 +247,7 @@ impl Gateway {
             }
             Endpoint::Messages => return self.post_sse(place, parts, body, &secret).await,
         }
-        let session = parts.headers.get(SESSION_HEADER);
+        let session = parts.headers.get(&SESSION_HEADER);
         let foreign = |session| !place.owners.lets_in(session, &secret.token);
         if present_http(place) && session.is_some_and(foreign) {
             return no_such_session("null");
@@ -263,7 +265,7 @@ impl Gateway {
         };
         if session.is_none()
             && !matches!(reply.body(), GatewayBody::Full(_))
-            && let Some(opened) = reply.headers().get(SESSION_HEADER)
+            && let Some(opened) = reply.headers().get(&SESSION_HEADER)
         {
             place.owners.opened(opened, &secret.token);
         }
@@ -299,7 +301,7 @@ impl Gateway {
             Ok(upstream) if upstream.speaks(Era::Legacy) => {
                 self.relay(place, parts, Bytes::new(), None).await
             }
-            Ok(_) if parts.headers.contains_key(SESSION_HEADER) => no_such_session("null"),
+            Ok(_) if parts.headers.contains_key(&SESSION_HEADER) => no_such_session("null"),
             Ok(_) => not_allowed("POST"),
         }
     }
@@ -317,7 +319,7 @@ impl Gateway {
             Some(upstream) if upstream.speaks(Era::Legacy) => {
                 self.relay(place, parts, Bytes::new(), None).await
             }
-            _ if parts.headers.contains_key(SESSION_HEADER) => no_such_session("null"),
+            _ if parts.headers.contains_key(&SESSION_HEADER) => no_such_session("null"),
             _ => not_allowed("POST"),
         }
     }
@@ -328,7 +330,7 @@ impl Gateway {
         headers: &HeaderMap,
         secret: &Secret,
     ) -> Option<Arc<session::Session>> {
-        let id = headers.get(SESSION_HEADER)?.to_str().ok()?;
+        let id = headers.get(&SESSION_HEADER)?.to_str().ok()?;
         place.table.find(id, &secret.token, now_ms())
     }
 
@@ -410,6 +412,12 @@ struct Accepts {
 impl Accepts {
     /// A client that says nothing, or `*/*`, is a simple one: it gets JSON.
     fn read(headers: &HeaderMap) -> Self {
+        static JSON: [Word; 3] = [
+            Word::new("application/json"),
+            Word::new("*/*"),
+            Word::new("application/*"),
+        ];
+        static EVENTS: [Word; 1] = [Word::new("text/event-stream")];
         let mut found = Self {
             json: false,
             events: false,
@@ -417,9 +425,9 @@ impl Accepts {
         let mut any = false;
         for value in headers.get_all(header::ACCEPT) {
             any = true;
-            let has = |needle: &[u8]| memchr::memmem::find(value.as_bytes(), needle).is_some();
-            found.json |= has(b"application/json") || has(b"*/*") || has(b"application/*");
-            found.events |= has(b"text/event-stream");
+            let is_in = |words: &[Word]| words.iter().any(|word| word.is_in(value.as_bytes()));
+            found.json |= is_in(&JSON);
+            found.events |= is_in(&EVENTS);
         }
         found.json |= !any;
         found
@@ -427,7 +435,7 @@ impl Accepts {
 }
 
 fn present_http(place: &Place) -> bool {
-    ready::present(&place.route).is_some_and(|upstream| upstream.http().is_some())
+    matches!(&*place.route.state.borrow(), RouteState::Ready { upstream, .. } if upstream.http().is_some())
 }
 
 fn now_ms() -> UnixMs {

@@ -44,7 +44,7 @@ impl Gateway {
             Ok(parsed) => parsed,
             Err(error) => return reply::not_a_message(&error),
         };
-        let in_session = parts.headers.contains_key(SESSION_HEADER);
+        let in_session = parts.headers.contains_key(&SESSION_HEADER);
         let stateless = !in_session && stateless::is_stateless(&parts.headers, &source, &envelope);
         let recorder = self.calls.get().and_then(|sink| {
             let one = std::iter::once((&source[..], &envelope));

@@ -167,8 +167,8 @@ impl Gateway {
                 }
             };
             match (
-                parts.headers.get(SESSION_HEADER),
-                response.headers().get(SESSION_HEADER),
+                parts.headers.get(&SESSION_HEADER),
+                response.headers().get(&SESSION_HEADER),
             ) {
                 (None, Some(opened)) => place.relayed.opened(opened, generation),
                 (Some(session), _)

@@ -46,7 +46,7 @@ impl Gateway {
                 Ok((session, answer)) => {
                     let mut answer = reply::json(StatusCode::OK, answer);
                     if let Ok(value) = HeaderValue::from_str(&session.id()) {
-                        answer.headers_mut().insert(SESSION_HEADER, value);
+                        answer.headers_mut().insert(&SESSION_HEADER, value);
                     }
                     answer
                 }
@@ -92,7 +92,7 @@ impl Gateway {
                 text,
             ))
         };
-        let Some(sent) = parts.headers.get(SESSION_HEADER) else {
+        let Some(sent) = parts.headers.get(&SESSION_HEADER) else {
             return Err(bad(
                 "The header Mcp-Session-Id is missing: send 'initialize' first, then the session id of its answer with every request.",
             ));
@@ -103,7 +103,7 @@ impl Gateway {
             .and_then(|sent| place.table.find(sent, &secret.token, now_ms()))
             .ok_or_else(|| Box::new(no_such_session(id)))?;
         // Without the header, 2025-03-26 is to be assumed; the session knows better.
-        if let Some(version) = parts.headers.get(VERSION_HEADER)
+        if let Some(version) = parts.headers.get(&VERSION_HEADER)
             && !LEGACY_VERSIONS.iter().any(|known| version == *known)
         {
             return Err(bad(&format!(

@@ -3,8 +3,9 @@
 //! A relay must not lose fields or digits, so a message is never rebuilt: the parts that routing needs are found,
 //! and only those bytes are replaced ([`splice`]).
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, sync::OnceLock};
 
+use memchr::memmem::Finder;
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
@@ -115,6 +116,38 @@ impl<'a> Envelope<'a> {
     }
 }
 
+/// A text that is looked for in every message; the search is prepared once.
+pub struct Word {
+    text: &'static str,
+    finder: OnceLock<Finder<'static>>,
+}
+
+impl Word {
+    /// Looks for this text.
+    #[must_use]
+    pub const fn new(text: &'static str) -> Self {
+        Self {
+            text,
+            finder: OnceLock::new(),
+        }
+    }
+
+    /// Whether it stands somewhere in `text`.
+    #[must_use]
+    pub fn is_in(&self, text: impl AsRef<[u8]>) -> bool {
+        let finder = self.finder.get_or_init(|| Finder::new(self.text));
+        finder.find(text.as_ref()).is_some()
+    }
+}
+
+/// Whether a character of raw JSON is written as its number: then a key may not look like itself.
+#[must_use]
+pub fn has_numbered_characters(raw: impl AsRef<[u8]>) -> bool {
+    static NUMBERED: Word = Word::new("\\u");
+    // Nearly always there is no escape at all.
+    memchr::memchr(b'\\', raw.as_ref()).is_some() && NUMBERED.is_in(raw)
+}
+
 /// Whether raw JSON can be a request id: a string or a number.
 #[must_use]
 pub fn is_id(raw: &str) -> bool {
@@ -217,12 +250,14 @@ impl<'a> RawObject<'a> {
     /// The object as JSON text.
     #[must_use]
     pub fn to_json(&self) -> String {
-        let mut out = String::from("{");
+        let length = |(key, value): &(Cow<'_, str>, Cow<'_, str>)| key.len() + value.len() + 4;
+        let mut out = String::with_capacity(2 + self.0.iter().map(length).sum::<usize>());
+        out.push('{');
         for (index, (key, value)) in self.0.iter().enumerate() {
             if index > 0 {
                 out.push(',');
             }
-            out.push_str(&quote(key));
+            push_quoted(&mut out, key);
             out.push(':');
             out.push_str(value);
         }
@@ -234,13 +269,32 @@ impl<'a> RawObject<'a> {
 /// `text` as a JSON string.
 #[must_use]
 pub fn quote(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    let mut out = String::with_capacity(text.len() + 2);
+    push_quoted(&mut out, text);
+    out
+}
+
+fn push_quoted(out: &mut String, text: &str) {
+    let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+    if text.bytes().all(is_plain) {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&serde_json::Value::from(text).to_string());
+    }
 }
 
 /// Reads a raw JSON string.
 #[must_use]
 pub fn unquote(raw: &str) -> Option<String> {
-    serde_json::from_str(raw).ok()
+    unquoted(raw).map(Cow::into_owned)
+}
+
+/// As [`unquote`]; a string without an escape is not copied.
+#[must_use]
+pub fn unquoted(raw: &str) -> Option<Cow<'_, str>> {
+    serde_json::from_str(raw).ok().map(|Text(text)| text)
 }
 
 #[cfg(test)]

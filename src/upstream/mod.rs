@@ -67,7 +67,10 @@ pub use handshake::{Era, Handshake, LEGACY_LATEST, LEGACY_VERSIONS, MODERN, nego
 pub use http::{HttpLink, RelayedCall};
 pub use in_flight::{Caller, LOG_LEVELS, SessionKey, wants_level};
 pub use mailbox::{Item, Mailbox};
-pub use message::{Envelope, EnvelopeError, Kind, RawObject, is_id, quote, splice, unquote};
+pub use message::{
+    Envelope, EnvelopeError, Kind, RawObject, Word, has_numbered_characters, is_id, quote, splice,
+    unquote, unquoted,
+};
 pub use news::{Interest, NEWS_KINDS};
 pub use param_headers::{ParamHeader, of_tool as param_headers_of};
 pub use tools::ListedTool;

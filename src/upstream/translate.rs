@@ -11,7 +11,9 @@ use super::{
     failure::{INTERNAL_ERROR, INVALID_PARAMS, MISSING_CAPABILITY, error_message},
     handshake::{Era, MODERN},
     in_flight::{Caller, LOG_LEVELS},
-    message::{Envelope, EnvelopeError, RawObject, quote, splice, unquote},
+    message::{
+        Envelope, EnvelopeError, RawObject, Word, has_numbered_characters, quote, splice, unquote,
+    },
 };
 
 const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
@@ -109,8 +111,8 @@ pub fn rewritten<'a>(
         None => return Ok(None),
     };
     // An escaped key could hide a progress token, and with it steal the progress of another session's call.
-    let finds = |needle: &str| memchr::memmem::find(raw.as_bytes(), needle.as_bytes()).is_some();
-    if !crosses && !finds("progressToken") && !finds("\\u") {
+    static PROGRESS_TOKEN: Word = Word::new("progressToken");
+    if !crosses && !PROGRESS_TOKEN.is_in(raw) && !has_numbered_characters(raw) {
         return Ok(None);
     }
     let params = RawObject::parse(raw)?;
