@@ -1,7 +1,7 @@
 //! Clients of the stateless revision (2026-07-28) in front of a child of the session era: what their requests must
 //! carry, and what their answers need in addition.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -9,11 +9,11 @@ use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::upstream::{
-    Envelope, Handshake, INVALID_PARAMS, METHOD_NOT_FOUND, MODERN, RawObject, error_message,
-    splice, unquote,
+    Envelope, Handshake, INVALID_PARAMS, METHOD_NOT_FOUND, MODERN, RawObject, Word, error_message,
+    splice, unquote, unquoted,
 };
 
-use super::{Place, session::ClientTraits};
+use super::{Place, VERSION_HEADER, session::ClientTraits};
 
 const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
@@ -27,10 +27,11 @@ const UNSUPPORTED_VERSION: i64 = -32_022;
 /// Whether a message without a session speaks the stateless revision, or a later one.
 #[must_use]
 pub fn is_stateless(headers: &HeaderMap, body: &[u8], envelope: &Envelope<'_>) -> bool {
-    let version = headers.get("mcp-protocol-version");
+    static VERSION_IN_META: Word = Word::new(META_VERSION);
+    let version = headers.get(&VERSION_HEADER);
     version.is_some_and(|version| version.as_bytes() >= MODERN.as_bytes())
         || envelope.method() == "server/discover"
-        || memchr::memmem::find(body, META_VERSION.as_bytes()).is_some()
+        || VERSION_IN_META.is_in(body)
 }
 
 /// A refusal: status, JSON-RPC code, sentence and data.
@@ -99,7 +100,7 @@ pub fn check(headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<Told, Refus
     let version = header("MCP-Protocol-Version")?;
     let told = meta
         .get(META_VERSION)
-        .and_then(unquote)
+        .and_then(unquoted)
         .ok_or_else(|| invalid(format!("params._meta has no \"{META_VERSION}\"")))?;
     if version != told {
         return Err(mismatch(format!(
@@ -131,7 +132,7 @@ pub fn check(headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<Told, Refus
     if let Some(key) = named_by {
         let name = params
             .get(key)
-            .and_then(unquote)
+            .and_then(unquoted)
             .ok_or_else(|| invalid(format!("params has no text \"{key}\"")))?;
         if header("Mcp-Name")? != name {
             return Err(mismatch(format!(
@@ -166,14 +167,16 @@ pub fn check(headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<Told, Refus
 
 /// Header values that are not plain ASCII come as `=?base64?…?=`.
 #[must_use]
-pub fn decoded(text: &str) -> Option<String> {
+pub fn decoded(text: &str) -> Option<Cow<'_, str>> {
     let Some(inner) = text
         .strip_prefix("=?base64?")
         .and_then(|rest| rest.strip_suffix("?="))
     else {
-        return Some(text.to_owned());
+        return Some(Cow::Borrowed(text));
     };
-    String::from_utf8(BASE64_STANDARD.decode(inner).ok()?).ok()
+    String::from_utf8(BASE64_STANDARD.decode(inner).ok()?)
+        .ok()
+        .map(Cow::Owned)
 }
 
 /// What an answer of a session-era child needs in addition for a stateless client.

@@ -1,12 +1,12 @@
 //! What a child told of itself when a connection to it began.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    message::{RawObject, quote, unquote},
+    message::{RawObject, Word, has_numbered_characters, quote, unquote},
     param_headers::ParamHeader,
 };
 
@@ -16,6 +16,10 @@ pub const LEGACY_LATEST: &str = "2025-11-25";
 pub const LEGACY_VERSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", LEGACY_LATEST];
 /// The stateless revision.
 pub const MODERN: &str = "2026-07-28";
+
+const META_SERVER: &str = "io.modelcontextprotocol/serverInfo";
+/// How long a completed result may be kept: not at all.
+const CACHING: &str = ",\"ttlMs\":0,\"cacheScope\":\"private\"";
 
 /// Most tools that we count; more pages are not asked for.
 pub const TOOLS_MAX: usize = 2_000;
@@ -59,7 +63,22 @@ pub struct Handshake {
     /// An HTTP child that takes clients of the session era too, although `era` is the stateless one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub both_eras: bool,
+    #[serde(skip)]
+    appendix: Appendix,
 }
+
+/// What a result lacks for a stateless client when it has nothing of it: `cacheable` or not. Made of the rest of a
+/// handshake when it is first needed, so it is no part of its value.
+#[derive(Debug, Clone, Default)]
+struct Appendix([OnceLock<String>; 2]);
+
+impl PartialEq for Appendix {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Appendix {}
 
 impl Handshake {
     /// Reads the raw result of `initialize` or `server/discover`.
@@ -107,6 +126,7 @@ impl Handshake {
             param_headers: BTreeMap::new(),
             http_session: None,
             both_eras: false,
+            appendix: Appendix::default(),
         })
     }
 
@@ -195,6 +215,9 @@ impl Handshake {
         result: &str,
         cacheable: bool,
     ) -> Result<String, super::message::EnvelopeError> {
+        if let Some(completed) = self.completed(result, cacheable) {
+            return Ok(completed);
+        }
         let mut object = RawObject::parse(result)?;
         fn default(object: &mut RawObject<'_>, key: &'static str, raw: &'static str) {
             if object.get(key).is_none() {
@@ -209,11 +232,37 @@ impl Handshake {
         }
         let meta_raw = object.get("_meta").unwrap_or("{}").to_owned();
         let mut meta = RawObject::parse(&meta_raw)?;
-        if meta.get("io.modelcontextprotocol/serverInfo").is_none() {
-            meta.set("io.modelcontextprotocol/serverInfo", self.server_info());
+        if meta.get(META_SERVER).is_none() {
+            meta.set(META_SERVER, self.server_info());
         }
         object.set("_meta", meta.to_json());
         Ok(object.to_json())
+    }
+
+    /// As [`Self::stateless_result`] for an object that has no member of ours: nothing of it must be read.
+    fn completed(&self, result: &str, cacheable: bool) -> Option<String> {
+        let members = result.strip_prefix('{')?.strip_suffix('}')?;
+        static OURS: [Word; 4] = [
+            Word::new("resultType"),
+            Word::new("_meta"),
+            Word::new("ttlMs"),
+            Word::new("cacheScope"),
+        ];
+        if OURS.iter().any(|word| word.is_in(members)) || has_numbered_characters(members) {
+            return None;
+        }
+        let appendix = self.appendix.0[usize::from(cacheable)].get_or_init(|| {
+            let caching = if cacheable { CACHING } else { "" };
+            let info = self.server_info();
+            format!("\"resultType\":\"complete\"{caching},\"_meta\":{{\"{META_SERVER}\":{info}}}}}")
+        });
+        let mut out = String::with_capacity(result.len() + 1 + appendix.len());
+        out.push_str(&result[..=members.len()]);
+        if !members.trim_ascii().is_empty() {
+            out.push(',');
+        }
+        out.push_str(appendix);
+        Some(out)
     }
 }
 
@@ -247,7 +296,7 @@ fn server_info(era: Era, result: &RawObject<'_>) -> Option<String> {
         Era::Legacy => result.get("serverInfo").map(str::to_owned),
         Era::Modern => RawObject::parse(result.get("_meta")?)
             .ok()?
-            .get("io.modelcontextprotocol/serverInfo")
+            .get(META_SERVER)
             .map(str::to_owned),
     }
 }
@@ -345,6 +394,18 @@ mod tests {
             r#"{"n":10000000000000000000001,"_meta":{"a":1,"io.modelcontextprotocol/serverInfo":{"name":"n","version":"1"}},"ttlMs":5,"resultType":"complete","cacheScope":"private"}"#
         );
         assert!(handshake.stateless_result("[]", false).is_err());
+        // As if read member by member, with nothing of ours in it, and with a word of ours in another place.
+        let ours = r#""resultType":"complete","ttlMs":0,"cacheScope":"private","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"n","version":"1"}}}"#;
+        for members in ["", r#""a":[1.0],"#, r#""a":"ttlMs","#, r#""a":"\u0041","#] {
+            let result = format!("{{{}}}", members.trim_end_matches(','));
+            let out = handshake.stateless_result(&result, true).unwrap();
+            assert_eq!(out, format!("{{{members}{ours}"));
+        }
+        let plain = handshake.stateless_result("{ }", false).unwrap();
+        assert!(
+            plain.contains("resultType") && !plain.contains("ttlMs"),
+            "{plain}"
+        );
         let asks = r#"{"resultType":"input_required","requestState":"s"}"#;
         let out = handshake.stateless_result(asks, true).unwrap();
         assert!(!out.contains("ttlMs"), "{out}");
