@@ -20,7 +20,7 @@ use crate::{
         id::Generation,
     },
     supervisor::{access::Secret, route::RouteState},
-    upstream::{Envelope, RawObject, unquote},
+    upstream::{Envelope, RawObject, Word, has_numbered_characters, unquote, unquoted},
 };
 
 /// Longest name of a tool that is kept, in characters.
@@ -72,7 +72,7 @@ pub fn begin<'a>(
         };
         let params = envelope.params.map_or("{}", |params| params.get());
         let params = RawObject::parse(params).unwrap_or_default();
-        let tool = params.get("name").and_then(unquote).unwrap_or_default();
+        let tool = params.get("name").and_then(unquoted).unwrap_or_default();
         let keep = place.route.arguments.load();
         let arguments = keep.as_ref().and_then(|redact| {
             let text = redact(params.get("arguments")?);
@@ -84,7 +84,10 @@ pub fn begin<'a>(
                 instance_key: place.route.key,
                 generation: present_generation(place),
                 token: secret.token.name.clone(),
-                tool: tool.chars().take(TOOL_CHARS_MAX).collect(),
+                tool: match tool.char_indices().nth(TOOL_CHARS_MAX) {
+                    None => tool.into_owned(),
+                    Some((end, _)) => tool[..end].to_owned(),
+                },
                 stateless,
                 started_at: now_ms(),
                 duration_us: 0,
@@ -132,8 +135,14 @@ impl Recorder {
     pub fn watch(mut self: Box<Self>, reply: Reply) -> Reply {
         let (parts, body) = reply.into_parts();
         if let GatewayBody::Full(body) = body {
-            if let Some(body) = &body {
-                self.body(body);
+            match &body {
+                Some(body) if self.open.len() == 1 && is_plainly_good(body) => {
+                    if let Some(open) = self.open.pop() {
+                        self.end(open, CallOutcome::Ok, body.len());
+                    }
+                }
+                Some(body) => self.body(body),
+                None => {}
             }
             // Nothing to answer with: the call was taken back.
             self.end_all(CallOutcome::Cancelled);
@@ -244,6 +253,19 @@ impl Drop for Recorder {
     }
 }
 
+static TOOL_ERROR: Word = Word::new("isError");
+static INPUT_REQUIRED: Word = Word::new("input_required");
+
+/// Whether an answer is a good result, as far as can be told without reading it: no word of another end is in it.
+fn is_plainly_good(answer: &[u8]) -> bool {
+    static ERROR: Word = Word::new("\"error\"");
+    answer.first() == Some(&b'{')
+        && ![&ERROR, &TOOL_ERROR, &INPUT_REQUIRED]
+            .iter()
+            .any(|word| word.is_in(answer))
+        && !has_numbered_characters(answer)
+}
+
 /// How a call ended by this message; `None`: it is no answer.
 fn outcome_of(answer: &Envelope<'_>) -> Option<CallOutcome> {
     if let Some(error) = answer.error {
@@ -265,8 +287,7 @@ fn outcome_of(answer: &Envelope<'_>) -> Option<CallOutcome> {
     }
     let result = answer.result?.get();
     // Both words are rare; most results are not looked into.
-    let holds = |word: &str| memchr::memmem::find(result.as_bytes(), word.as_bytes()).is_some();
-    if !holds("isError") && !holds("input_required") {
+    if !TOOL_ERROR.is_in(result) && !INPUT_REQUIRED.is_in(result) {
         return Some(CallOutcome::Ok);
     }
     let result = RawObject::parse(result).unwrap_or_default();
@@ -327,6 +348,13 @@ mod tests {
             let message = format!(r#"{{"jsonrpc":"2.0",{id}{answer}}}"#);
             let envelope = Envelope::parse(message.as_bytes()).expect("a message");
             assert_eq!(outcome_of(&envelope), outcome, "{answer}");
+            let good = outcome == Some(O::Ok) && !answer.contains("isError");
+            let method = answer.contains("method");
+            assert_eq!(
+                is_plainly_good(message.as_bytes()),
+                good || method,
+                "{answer}"
+            );
         }
     }
 
