@@ -5,6 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command, tim
 
 use axum::{
     Json, Router,
+    http::HeaderMap,
     routing::{get, post},
 };
 use reqwest::{Method, StatusCode};
@@ -29,6 +30,7 @@ on_both_databases! {
     git_reads_the_repository_it_is_given,
     fetch_reads_a_page_and_keeps_away_from_this_machine,
     github_and_figma_use_their_credentials_and_show_them_nowhere,
+    figma_writes_pictures_into_the_folder_of_its_instance,
     gmail_signs_in_with_a_stored_json_and_shows_it_nowhere,
     a_credential_that_is_not_there_is_pointed_at,
     an_absent_program_is_told_with_its_hint_until_it_is_installed,
@@ -285,6 +287,38 @@ async fn github_and_figma_use_their_credentials_and_show_them_nowhere(database: 
         assert_eq!(given, format!("{prefix}{}", secrets[1]));
         assert_nowhere(&server, &instance, &secrets).await;
     }
+}
+
+async fn figma_writes_pictures_into_the_folder_of_its_instance(database: Database) {
+    let server = Server::start(database).await;
+    let picture: &[u8] = b"\x89PNG\r\n\x1a\nfor the folder";
+    let images = async |headers: HeaderMap| {
+        // Pictures lie on the same fake, at an address that only it knows.
+        let host = headers["host"].to_str().unwrap_or_default().to_owned();
+        Json(json!({"err": null, "images": {"1:2": format!("http://{host}/pictures/a")}}))
+    };
+    let routes = Router::new()
+        .route("/v1/images/KeY1", get(images))
+        .route("/pictures/a", get(async move || picture));
+    let upstream = Fake::start(routes, None).await;
+    let token = secret("figma");
+    put_credential(&server, "pictures", &token).await;
+    let body = json!({"template": "figma", "credentials": {"FIGMA_API_KEY": "pictures"},
+        "settings": {"api_base": upstream.url}});
+    let (instance, mut client) = ready(&server, body).await;
+    let arguments = json!({"fileKey": "KeY1", "localPath": "images/icons",
+        "nodes": [{"nodeId": "1:2", "fileName": "a.png"}]});
+    let answer = text(&mut client, "download_figma_images", arguments).await;
+    assert!(answer.contains("images/icons/a.png"), "{answer}");
+    let written = fs::read(folder(&server, &instance).join("images/icons/a.png"));
+    assert_eq!(written.ok().as_deref(), Some(picture));
+    let seen = upstream.take_seen();
+    assert_eq!(seen.len(), 2);
+    assert!(
+        !seen[1].headers.contains_key("x-figma-token"),
+        "the token stays with the API"
+    );
+    assert_nowhere(&server, &instance, &[token]).await;
 }
 
 /// Stops the instance and starts it again.

@@ -1,5 +1,6 @@
 //! Tools that find and read single emails.
 
+use base64::Engine;
 use futures_util::{StreamExt, TryStreamExt, future, stream};
 use minimcp_rest::{Call, Error, Trouble, step};
 use rmcp::{
@@ -187,9 +188,13 @@ impl Gmail {
 
     /// A whole message, with the texts that Gmail keeps apart because they are long.
     pub(crate) async fn message(&self, call: Call) -> Result<ApiMessage, Error> {
-        use base64::Engine;
-
         let mut message: ApiMessage = self.fetch(Need::Read, call).await?;
+        self.complete(&mut message).await?;
+        Ok(message)
+    }
+
+    /// Fetches the texts of a message that Gmail keeps apart.
+    pub(crate) async fn complete(&self, message: &mut ApiMessage) -> Result<(), Error> {
         let id = message.id.clone();
         if let Some(payload) = &mut message.payload {
             for (part_id, attachment_id) in payload.texts_kept_apart() {
@@ -197,7 +202,7 @@ impl Gmail {
                 payload.put_data(&part_id, &BASE64_URL.encode(bytes));
             }
         }
-        Ok(message)
+        Ok(())
     }
 
     /// The address of the account.

@@ -136,13 +136,16 @@ impl Gmail {
         let call = Call::get(thread_path(&args.thread_id, "")?).query("format", "full");
         let thread: ThreadAnswer = self.fetch(Need::Read, call).await?;
         let total = thread.messages.len();
-        let messages: Vec<Email> = thread
+        let mut messages = Vec::new();
+        for mut message in thread
             .messages
             .into_iter()
             .skip(args.skip)
             .take(MESSAGES_MAX)
-            .map(ApiMessage::email)
-            .collect();
+        {
+            self.complete(&mut message).await?;
+            messages.push(message.email());
+        }
         let next = args.skip.saturating_add(messages.len());
         Ok(Json(Thread {
             thread_id: thread.id,

@@ -128,7 +128,7 @@ async fn a_mail_of_many_parts_is_read_and_its_files_are_downloaded() {
 async fn a_long_text_that_gmail_keeps_apart_is_read_all_the_same() {
     let mut setup = setup().await;
     let long = "Ünd so weiter.\n".repeat(10_000);
-    let (id, _) = setup.receive(&format!(
+    let (id, thread) = setup.receive(&format!(
         "From: a@b\nSubject: long\nContent-Type: text/plain; charset=utf-8\n\n{long}"
     ));
     let mail = setup
@@ -142,6 +142,11 @@ async fn a_long_text_that_gmail_keeps_apart_is_read_all_the_same() {
         text.len()
     );
     assert_eq!(mail["attachments"], json!([]));
+    let thread = setup
+        .session
+        .good("get_thread", json!({"threadId": thread}))
+        .await;
+    assert_eq!(thread["messages"][0]["text"], mail["text"]);
     // An attachment beyond the limit is told, not handed out.
     let big = "QUJD\n".repeat(4_000_000);
     let (id, _) = setup.receive(&format!(
