@@ -344,3 +344,34 @@ async fn a_change_that_was_half_done_is_told() {
     assert!(text.contains("was opened, but nobody was asked"), "{text}");
     upstream.assert_clean();
 }
+
+#[tokio::test]
+async fn old_labels_are_read_and_pull_requests_among_issues_left_out() {
+    let upstream = Upstream::start().await;
+    let mut session = upstream.session().await;
+    let mut numbers = Vec::new();
+    for title in ["issue", "pull"] {
+        let issue = json!({"method": "create", "title": title});
+        let made = session.good("issue_write", on_repo(issue)).await;
+        numbers.push(made["number"].clone());
+    }
+    upstream.change(|world| {
+        let [issue, pull] = &mut world.all("issues")[..] else {
+            panic!("two");
+        };
+        // As GitHub answers of issues of its first years.
+        issue["labels"] = json!(["old style", {"id": 1, "name": "bug"}, {"id": 2, "name": null}]);
+        issue["user"] = Value::Null;
+        pull["pull_request"] = json!({"url": "https://api.github.com/repos/o/r/pulls/2"});
+    });
+    let listed = session.good("list_issues", on_repo(json!({}))).await;
+    let issues = listed["issues"].as_array().expect("a list");
+    assert_eq!(issues.len(), 1);
+    assert_eq!(
+        (&issues[0]["labels"], issues[0].get("author")),
+        (&json!(["old style", "bug"]), None)
+    );
+    let read = on_repo(json!({"method": "get", "issue_number": numbers[1]}));
+    let read = session.good("issue_read", read).await;
+    assert_eq!(read["issue"]["is_pull_request"], true);
+}

@@ -39,6 +39,10 @@ pub async fn files(walk: &mut Walk) {
         .bad_on("get_file_contents", json!({"path": "gone"}))
         .await;
     assert!(text.contains("HTTP 404"), "{text}");
+    let text = walk
+        .bad_on("get_file_contents", json!({"path": "vendored"}))
+        .await;
+    assert!(text.contains("submodule"), "{text}");
 
     let write = |content: &str| json!({"path": "d/new file.md", "content": content, "message": "m", "branch": "main"});
     let written = walk.on("create_or_update_file", write("Grüße")).await;

@@ -163,6 +163,11 @@ impl World {
             return Reply::not_found();
         };
         let path = &asked.path["path"];
+        if path == "vendored" {
+            let submodule =
+                json!({"type": "submodule", "path": path, "sha": branch.head, "size": 0});
+            return Reply::new(200, submodule);
+        }
         if let Some((content, hash)) = branch.files.get(path) {
             if accept.ends_with(".raw+json") {
                 return Reply {
