@@ -15,7 +15,12 @@ use super::{
     failure::Failure,
     output::{GREEN, Output, RED, YELLOW, plain},
 };
-use crate::config::Config;
+use crate::{
+    client::{Client, ListQuery},
+    config::Config,
+    domain::sandbox::Layer,
+    wire::Instance,
+};
 
 /// Descriptors that the process should be allowed: four for each of a thousand instances.
 const OPEN_FILES_WANTED: u64 = 4_096;
@@ -274,6 +279,7 @@ async fn daemon(options: &GlobalOptions) -> Vec<Check> {
         let text = format!("{name}: {state}");
         checks.push(check(PART, verdict(state == "ok"), text));
     }
+    checks.extend(sandboxes(&client).await);
     checks.push(match client.ports().await {
         Ok(reply) => match reply.read() {
             Ok(ports) => {
@@ -289,6 +295,58 @@ async fn daemon(options: &GlobalOptions) -> Vec<Check> {
         },
         Err(error) => check(PART, Verdict::Failed, error.to_string()),
     });
+    checks
+}
+
+/// What really holds for the instances that run: a weaker profile than strict, and each layer that is missing.
+async fn sandboxes(client: &Client) -> Vec<Check> {
+    const PART: &str = "sandbox";
+    match client
+        .list(&ListQuery::default())
+        .await
+        .and_then(|page| page.read())
+    {
+        Ok(page) => judge(&page.items),
+        Err(error) => vec![check(PART, Verdict::Failed, error.to_string())],
+    }
+}
+
+fn judge(instances: &[Instance]) -> Vec<Check> {
+    const PART: &str = "sandbox";
+    let state = |instance: &Instance, key: &str| instance.isolation.get(key).cloned();
+    let mut checks = Vec::new();
+    for instance in instances {
+        if let Some(profile) = state(instance, "profile").filter(|profile| profile != "strict") {
+            let text = format!("{} runs with the profile {profile}", instance.name);
+            checks.push(check(PART, Verdict::Warning, text));
+        }
+    }
+    for layer in Layer::ALL {
+        let strict = |instance: &&Instance| state(instance, "profile").as_deref() == Some("strict");
+        let lacking: Vec<(&str, String)> = instances
+            .iter()
+            .filter(strict)
+            .filter_map(|instance| Some((instance.name.as_str(), state(instance, layer.word())?)))
+            .filter(|(_, state)| state.starts_with("off"))
+            .collect();
+        if let Some((name, state)) = lacking.first() {
+            let text = format!(
+                "{} does not hold for {} of {} instances, such as {name} ({state}). To get it: {}",
+                layer.word(),
+                lacking.len(),
+                instances.len(),
+                layer.remedy()
+            );
+            checks.push(check(PART, Verdict::Warning, text));
+        }
+    }
+    if checks.is_empty() && !instances.is_empty() {
+        checks.push(check(
+            PART,
+            Verdict::Ok,
+            "every layer holds for every instance that runs",
+        ));
+    }
     checks
 }
 
@@ -339,6 +397,43 @@ mod tests {
                 "landlock",
                 "open files"
             ]
+        );
+    }
+
+    #[test]
+    fn weaker_profiles_and_missing_layers_are_told_with_the_remedy() {
+        let instance = |name: &str, words: &[(&str, &str)]| {
+            let mut instance = super::super::instances::tests::instance(name, "0");
+            let words = words
+                .iter()
+                .map(|(part, state)| ((*part).into(), (*state).into()));
+            instance.isolation = words.collect();
+            instance
+        };
+        let well = instance("well", &[("profile", "strict"), ("landlock", "on")]);
+        let loud = instance("loud", &[("profile", "off: a trial"), ("landlock", "off")]);
+        let poor = instance(
+            "poor",
+            &[("profile", "strict"), ("landlock", "off: too old")],
+        );
+        let verdicts = |all: &[Instance]| {
+            judge(all)
+                .into_iter()
+                .map(|check| check.verdict)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(verdicts(std::slice::from_ref(&well)), [Verdict::Ok]);
+        assert_eq!(verdicts(&[]), []);
+        let checks = judge(&[well, loud, poor]);
+        let texts: Vec<&str> = checks.iter().map(|check| check.message.as_str()).collect();
+        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert!(
+            texts[0].contains("loud") && texts[0].contains("a trial"),
+            "{texts:?}"
+        );
+        assert!(
+            texts[1].contains("poor") && texts[1].contains(Layer::Landlock.remedy()),
+            "{texts:?}"
         );
     }
 }

@@ -418,4 +418,4 @@ pub(super) async fn delete(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

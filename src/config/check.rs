@@ -245,6 +245,17 @@ impl Config {
                 );
             }
         }
+        for exception in &sandbox.exceptions {
+            if exception.reason.trim().is_empty() || exception.reason.contains(char::is_control) {
+                let template = &exception.template;
+                refuse(
+                    "sandbox.exceptions",
+                    format!(
+                        "the one for {template} needs a reason, in one line: its instances show it"
+                    ),
+                );
+            }
+        }
         if let Some(fault) = sandbox.uid_fault() {
             refuse("sandbox.uid_min", fault.to_owned());
         }

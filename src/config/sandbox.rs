@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Config;
 use crate::domain::{
     own_user::UserIds,
-    sandbox::{Ceiling, Profile},
+    sandbox::{Ceiling, Exception, Profile},
 };
 
 /// The most that instances may reach, whatever their templates and settings ask for.
@@ -16,6 +16,8 @@ use crate::domain::{
 pub struct SandboxConfig {
     /// The weakest profile that a template may choose.
     pub weakest_profile: Profile,
+    /// Single templates that may choose a weaker one, each with the reason.
+    pub exceptions: Vec<Exception>,
     /// Folders below which templates and settings may open paths to be read.
     pub allow_read: Vec<PathBuf>,
     /// Folders below which templates and settings may open folders to be written.
@@ -35,6 +37,7 @@ impl Default for SandboxConfig {
     fn default() -> Self {
         Self {
             weakest_profile: Profile::default(),
+            exceptions: Vec::new(),
             allow_read: Vec::new(),
             allow_write: Vec::new(),
             read: Vec::new(),
@@ -106,6 +109,7 @@ impl Config {
         hidden.dedup();
         Ceiling {
             weakest_profile: self.sandbox.weakest_profile,
+            exceptions: self.sandbox.exceptions.clone(),
             allow_read: self.sandbox.allow_read.clone(),
             allow_write: self.sandbox.allow_write.clone(),
             read: self.sandbox.read.clone(),

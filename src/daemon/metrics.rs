@@ -48,6 +48,16 @@ impl MetricsSource for Instances {
             one.labels.push(("status", status.to_owned()));
             samples.push(one);
         }
+        for (profile, count) in self.0.count_by_profile() {
+            let mut one = sample(
+                "instances_by_profile",
+                "Instances with a child, by the profile of their sandbox: others than strict are on the operator's word",
+                SampleKind::Gauge,
+                count as u64,
+            );
+            one.labels.push(("profile", profile.to_owned()));
+            samples.push(one);
+        }
         let totals = self.0.totals();
         samples.push(sample(
             "gateway_requests",

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::own_user::UserIds;
+use super::{id::TemplateName, own_user::UserIds};
 
 /// How much of the sandbox is built; the strictest is the smallest.
 #[derive(
@@ -170,11 +170,25 @@ pub enum Access {
     Write,
 }
 
+/// A weaker profile for one template, on the operator's word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exception {
+    /// Which.
+    pub template: TemplateName,
+    /// The weakest profile that it may choose.
+    pub profile: Profile,
+    /// Why; each of its instances shows it.
+    pub reason: String,
+}
+
 /// The most that any template gets on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ceiling {
     /// The weakest profile.
     pub weakest_profile: Profile,
+    /// Single templates that may go below it.
+    pub exceptions: Vec<Exception>,
     /// Folders below which grants to read are given.
     pub allow_read: Vec<PathBuf>,
     /// Folders below which grants to write, and to read, are given.
@@ -193,6 +207,9 @@ pub struct Ceiling {
 pub struct Sandbox {
     /// How much of it is built.
     pub profile: Profile,
+    /// Why the operator lets this template choose a weaker profile than others, where that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile_reason: Option<String>,
     /// Where its program and what that needs lie, read-only. Symbolic links are followed.
     pub program: Vec<PathBuf>,
     /// Granted to be read. No symbolic link is followed.
@@ -216,7 +233,8 @@ pub struct Sandbox {
 pub enum Denial {
     /// A profile below the ceiling.
     #[error(
-        "the profile {} is not allowed: it needs sandbox.weakest_profile = \"{}\" in config.toml",
+        "the profile {} is not allowed: it needs sandbox.weakest_profile = \"{}\" or an entry in sandbox.exceptions in \
+         config.toml",
         .0.word(), .0.word()
     )]
     Profile(Profile),
@@ -308,6 +326,17 @@ impl Ceiling {
         })
     }
 
+    /// The operator's word by which this template may have this profile; `Ok(None)`: everybody may.
+    fn allows(&self, template: &TemplateName, profile: Profile) -> Result<Option<&str>, Denial> {
+        if profile <= self.weakest_profile {
+            return Ok(None);
+        }
+        let mut exceptions = self.exceptions.iter();
+        let found = exceptions.find(|one| one.template == *template && profile <= one.profile);
+        let found = found.map(|one| one.reason.as_str());
+        found.map(Some).ok_or(Denial::Profile(profile))
+    }
+
     /// Decides what a launch gets: what the template asks for, what settings add (`wanted`), and where its program
     /// lies (`program`, which needs no grant since whoever installed the template named it).
     ///
@@ -315,14 +344,17 @@ impl Ceiling {
     /// Every [`Denial`]; never an empty list.
     pub fn decide(
         &self,
+        template: &TemplateName,
         spec: &SandboxSpec,
         wanted: &[(PathBuf, Access)],
         program: Vec<PathBuf>,
     ) -> Result<Sandbox, Vec<Denial>> {
         let mut denials = Vec::new();
-        if spec.profile > self.weakest_profile {
-            denials.push(Denial::Profile(spec.profile));
-        }
+        let word = self.allows(template, spec.profile);
+        let reason = word.unwrap_or_else(|denial| {
+            denials.push(denial);
+            None
+        });
         let own = spec.read.iter().map(|path| (path, Access::Read));
         let own = own.chain(spec.write.iter().map(|path| (path, Access::Write)));
         let asked = own.chain(wanted.iter().map(|(path, access)| (path, *access)));
@@ -346,6 +378,7 @@ impl Ceiling {
         }
         Ok(Sandbox {
             profile: spec.profile,
+            profile_reason: reason.map(str::to_owned),
             program,
             read,
             write,
@@ -377,6 +410,10 @@ mod tests {
         proptest::collection::vec(path(), 0..4)
     }
 
+    fn template() -> TemplateName {
+        TemplateName::new("odd").expect("a name")
+    }
+
     fn profile() -> impl Strategy<Value = Profile> {
         prop_oneof![
             Just(Profile::Strict),
@@ -392,7 +429,7 @@ mod tests {
             allow_write in paths(),
             hidden in paths(),
         ) -> Ceiling {
-            Ceiling { weakest_profile, allow_read, allow_write, hidden, read: Vec::new(), user_ids: None }
+            Ceiling { weakest_profile, allow_read, allow_write, hidden, read: Vec::new(), user_ids: None, exceptions: Vec::new() }
         }
     }
 
@@ -410,7 +447,7 @@ mod tests {
         #[test]
         fn nothing_is_given_beyond_the_ceiling(ceiling in ceiling(), spec in spec(), more in paths()) {
             let wanted: Vec<_> = more.into_iter().map(|path| (path, Access::Write)).collect();
-            if let Ok(given) = ceiling.decide(&spec, &wanted, Vec::new()) {
+            if let Ok(given) = ceiling.decide(&template(), &spec, &wanted, Vec::new()) {
                 prop_assert!(given.profile <= ceiling.weakest_profile);
                 for path in given.read.iter().chain(&given.write) {
                     prop_assert!(shows(path, &ceiling.hidden).is_none(), "deny beats allow: {path:?}");
@@ -432,7 +469,7 @@ mod tests {
             lower.hidden.push(hide);
             lower.allow_write.pop();
             lower.weakest_profile = Profile::Strict;
-            let (high, low) = (ceiling.decide(&spec, &[], Vec::new()), lower.decide(&spec, &[], Vec::new()));
+            let (high, low) = (ceiling.decide(&template(), &spec, &[], Vec::new()), lower.decide(&template(), &spec, &[], Vec::new()));
             if let Ok(low) = low {
                 let high = high.expect("what a lower ceiling gives, a higher one gives too");
                 prop_assert_eq!(low.profile, high.profile);
@@ -443,7 +480,7 @@ mod tests {
 
         #[test]
         fn each_fault_is_named(ceiling in ceiling(), spec in spec()) {
-            if let Err(denials) = ceiling.decide(&spec, &[], Vec::new()) {
+            if let Err(denials) = ceiling.decide(&template(), &spec, &[], Vec::new()) {
                 prop_assert!(!denials.is_empty());
                 let faulty = spec.read.iter().filter(|path| ceiling.grants(path, Access::Read).is_err()).count()
                     + spec.write.iter().filter(|path| ceiling.grants(path, Access::Write).is_err()).count()
@@ -451,6 +488,35 @@ mod tests {
                 prop_assert_eq!(denials.len(), faulty);
             }
         }
+    }
+
+    #[test]
+    fn an_exception_is_for_one_template_and_goes_no_further_than_it_says() {
+        let exception = Exception {
+            template: template(),
+            profile: Profile::Relaxed,
+            reason: "the host's fonts".into(),
+        };
+        let ceiling = Ceiling {
+            exceptions: vec![exception],
+            ..Ceiling::default()
+        };
+        let other = TemplateName::new("other").expect("a name");
+        let of = |template: &TemplateName, profile| {
+            let spec = SandboxSpec {
+                profile,
+                ..SandboxSpec::default()
+            };
+            ceiling.decide(template, &spec, &[], Vec::new())
+        };
+        let given = of(&template(), Profile::Relaxed).expect("it is the one");
+        assert_eq!(given.profile_reason.as_deref(), Some("the host's fonts"));
+        let strict = of(&template(), Profile::Strict).expect("everybody may");
+        assert_eq!(strict.profile_reason, None);
+        let off = vec![Denial::Profile(Profile::Off)];
+        assert_eq!(of(&template(), Profile::Off), Err(off));
+        let relaxed = vec![Denial::Profile(Profile::Relaxed)];
+        assert_eq!(of(&other, Profile::Relaxed), Err(relaxed));
     }
 
     #[test]
@@ -474,7 +540,7 @@ mod tests {
             ..SandboxSpec::default()
         };
         let denials = ceiling
-            .decide(&off, &[], Vec::new())
+            .decide(&template(), &off, &[], Vec::new())
             .expect_err("not allowed");
         assert!(
             denials[0]

@@ -226,7 +226,9 @@ impl Catalogue {
         let wanted: Vec<_> = launch::grants(template, &spec.settings)
             .map(|(_, path, access)| (path, access))
             .collect();
-        let decided = self.ceiling.decide(&template.sandbox, &wanted, files);
+        let decided = self
+            .ceiling
+            .decide(&template.name, &template.sandbox, &wanted, files);
         resolved.sandbox = decided.map_err(|denials| {
             let sentences: Vec<String> = denials.iter().map(Denial::to_string).collect();
             ResolveError::Denied(sentences.join("; "))

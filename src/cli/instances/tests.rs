@@ -7,7 +7,7 @@ fn now() -> Timestamp {
     "2026-11-21T10:00:00Z".parse().expect("a time")
 }
 
-fn instance(name: &str, id: &str) -> Instance {
+pub(in crate::cli) fn instance(name: &str, id: &str) -> Instance {
     Instance {
         id: id.to_owned(),
         name: name.to_owned(),

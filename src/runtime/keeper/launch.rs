@@ -40,7 +40,7 @@ use super::{
     syscalls::Filters,
 };
 use crate::{
-    domain::sandbox::{Profile, Sandbox, is_plain},
+    domain::sandbox::{Layer, Profile, Sandbox, is_plain},
     runtime::PASSED_MAX,
 };
 
@@ -87,14 +87,15 @@ pub(super) struct Launcher {
 }
 
 impl Launcher {
-    /// Probes the host by doing, best first; `allow_pid_namespace = false` forces the fallback.
-    pub(super) fn new(status: OwnedFd, allow_pid_namespace: bool, keeper_socket: CString) -> Self {
+    /// Probes the host by doing, best first; what `without` names is taken for missing.
+    pub(super) fn new(status: OwnedFd, without: &[Layer], keeper_socket: CString) -> Self {
+        let allowed = |layer| !without.contains(&layer);
         let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
         let with = |user, mount| Namespaces {
             user,
             pid: true,
             mount,
-            ipc: mount,
+            ipc: mount && allowed(Layer::IpcNamespace),
             net: false,
         };
         let candidates = [
@@ -104,7 +105,9 @@ impl Launcher {
             with(false, false),
         ];
         let found = candidates.into_iter().find(|candidate| {
-            allow_pid_namespace && works(*candidate, uid, gid, Probe::Namespaces)
+            allowed(Layer::PidNamespace)
+                && (!candidate.user || allowed(Layer::UserNamespace))
+                && works(*candidate, uid, gid, Probe::Namespaces)
         });
         let namespaces = found.unwrap_or(Namespaces::NONE);
         let net = Namespaces {
@@ -112,22 +115,31 @@ impl Launcher {
             ..namespaces
         };
         let filters = Filters::compile(namespaces.ipc).ok();
+        let filters = filters.filter(|_| allowed(Layer::SystemCalls));
         let plain = Namespaces {
             user: false,
             ..namespaces
         };
         let as_another = |own_namespace| {
             let probe = Probe::OwnUser { own_namespace };
-            uid == 0 && namespaces.mount && works(plain, uid, gid, probe)
+            uid == 0 && namespaces.mount && works(plain, uid, gid, probe) && allowed(Layer::OwnUser)
         };
-        let own_user_namespace = as_another(true);
-        let cgroups = Cgroups::claim();
+        let own_user_namespace = allowed(Layer::UserNamespace) && as_another(true);
+        let cgroups = match allowed(Layer::CgroupLimits) {
+            true => Cgroups::claim(),
+            false => Err("the keeper was told to do without".to_owned()),
+        };
         let host = Host {
             namespaces,
             net: namespaces.mount && works(net, uid, gid, Probe::Namespaces),
-            private_root: namespaces.mount && works(namespaces, uid, gid, Probe::Root),
+            private_root: namespaces.mount
+                && allowed(Layer::PrivateRoot)
+                && works(namespaces, uid, gid, Probe::Root),
             filter: filters.is_some(),
-            landlock: second_wall::abi(),
+            landlock: match allowed(Layer::Landlock) {
+                true => second_wall::abi(),
+                false => 0,
+            },
             as_root: uid == 0,
             cgroup_limits: cgroups.as_ref().is_ok_and(Cgroups::limits),
             own_user: own_user_namespace || as_another(false),
@@ -266,7 +278,7 @@ impl Launcher {
                 stdout,
                 stderr,
                 counter: self.counter(leaf.as_ref()),
-                isolation: self.report(layers, leaf.as_ref()),
+                isolation: self.report(layers, leaf.as_ref(), &launch.sandbox),
                 leaf,
             }),
             Err(failure) => {
@@ -283,8 +295,17 @@ impl Launcher {
         self.cgroups.as_ref().ok()?.counter(leaf?)
     }
 
-    fn report(&self, layers: Layers, leaf: Option<&Leaf>) -> BTreeMap<String, String> {
+    fn report(
+        &self,
+        layers: Layers,
+        leaf: Option<&Leaf>,
+        sandbox: &Sandbox,
+    ) -> BTreeMap<String, String> {
         let mut words = layers.report();
+        if let Some(reason) = &sandbox.profile_reason {
+            let word = format!("{}: {reason}", sandbox.profile.word());
+            words.insert("profile".to_owned(), word);
+        }
         match (leaf, &self.cgroups) {
             (Some(leaf), _) => {
                 // Where both hold the number of processes, each is told.

@@ -47,6 +47,7 @@ use nix::sys::{
 
 use self::reactor::{Reactor, Sources};
 use super::{FileLock, LockError, channel, harden_process, lock_file};
+use crate::domain::sandbox::Layer;
 
 /// What `minimcp keeper` was told.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -54,12 +55,12 @@ struct Options {
     socket: PathBuf,
     parent_fd: Option<RawFd>,
     linger: bool,
-    no_pid_namespace: bool,
+    without: Vec<Layer>,
     announce: bool,
 }
 
 const USAGE: &str = "usage: minimcp keeper --socket PATH [--parent-fd N] [--linger] \
-                     [--no-pid-namespace] [--announce]";
+                     [--without LAYER]... [--no-pid-namespace] [--announce]";
 
 impl Options {
     fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
@@ -74,7 +75,15 @@ impl Options {
                     options.parent_fd = Some(number.filter(|fd| *fd >= 0).ok_or(USAGE)?);
                 }
                 Some("--linger") => options.linger = true,
-                Some("--no-pid-namespace") => options.no_pid_namespace = true,
+                Some("--no-pid-namespace") => options.without.push(Layer::PidNamespace),
+                // As on a host that lacks it: to see what the other layers still stop.
+                Some("--without") => {
+                    let word = value()?;
+                    let named = |layer: &Layer| word.to_str() == Some(layer.word());
+                    options
+                        .without
+                        .push(Layer::ALL.into_iter().find(named).ok_or(USAGE)?);
+                }
                 Some("--announce") => options.announce = true,
                 _ => return Err(USAGE.to_owned()),
             }
@@ -150,7 +159,7 @@ fn serve(options: &Options, variable: &dyn Fn(&str) -> Option<OsString>) -> Resu
             .map(|raw| inherited(raw, "--parent-fd"))
             .transpose()?,
     };
-    let reactor = Reactor::new(sources, !options.no_pid_namespace, &options.socket)
+    let reactor = Reactor::new(sources, &options.without, &options.socket)
         .map_err(sentence("cannot set the keeper up"))?;
     announce(options.announce, variable("NOTIFY_SOCKET"));
     let ended = reactor.run();

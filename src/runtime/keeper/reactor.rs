@@ -27,7 +27,7 @@ use super::{
     protocol::{Event, Kind, Malformed, Reply, encode},
     table::Table,
 };
-use crate::runtime::HostReport;
+use crate::{domain::sandbox::Layer, runtime::HostReport};
 
 const LISTENER: u64 = 0;
 const PEER: u64 = 1;
@@ -66,11 +66,7 @@ pub(super) struct Reactor {
 
 impl Reactor {
     /// Probes the host and sets the loop up.
-    pub(super) fn new(
-        sources: Sources,
-        allow_pid_namespace: bool,
-        socket: &Path,
-    ) -> nix::Result<Self> {
+    pub(super) fn new(sources: Sources, without: &[Layer], socket: &Path) -> nix::Result<Self> {
         let socket = std::path::absolute(socket).map_err(|_| Errno::EINVAL)?;
         let socket = CString::new(socket.into_os_string().into_vec()).map_err(|_| Errno::EINVAL)?;
         let (status, status_write) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
@@ -78,7 +74,7 @@ impl Reactor {
             &status,
             nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
         )?;
-        let launcher = Launcher::new(status_write, allow_pid_namespace, socket);
+        let launcher = Launcher::new(status_write, without, socket);
         if !launcher.namespaces.pid {
             // Orphans of an init that was killed by a stranger come to us, to be killed.
             nix::sys::prctl::set_child_subreaper(true)?;
