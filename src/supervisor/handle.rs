@@ -25,7 +25,6 @@ use crate::{
         duration::HumanDuration,
         id::{InstanceId, InstanceName},
         principal::Principal,
-        sandbox::Profile,
         state::StatusWord,
         violation::Violation,
     },
@@ -147,23 +146,6 @@ impl Supervisor {
             *counts
                 .entry(handle.status.borrow().word.as_str())
                 .or_default() += 1;
-        }
-        counts
-    }
-
-    /// How many children run under each profile of the sandbox.
-    #[must_use]
-    pub fn count_by_profile(&self) -> BTreeMap<&'static str, usize> {
-        let all = [Profile::Strict, Profile::Relaxed, Profile::Off];
-        let mut counts: BTreeMap<_, _> = all.iter().map(|profile| (profile.word(), 0)).collect();
-        for (_, handle) in self.context.registry.after(None) {
-            let status = handle.status.borrow();
-            let word = status.isolation.get("profile");
-            // Behind the word may follow why.
-            let word = word.and_then(|word| word.split(':').next());
-            if let Some(count) = word.and_then(|word| counts.get_mut(word)) {
-                *count += 1;
-            }
         }
         counts
     }

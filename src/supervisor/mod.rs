@@ -21,6 +21,7 @@ mod member;
 mod members;
 mod persist;
 mod private_port;
+mod profiles;
 mod reconcile;
 mod recovery;
 mod registry;

@@ -24,6 +24,8 @@ mod main_route;
 mod mcp;
 mod meetings;
 mod memory;
+#[cfg(target_arch = "x86_64")]
+mod missing_layers;
 mod nginx;
 mod odd_servers;
 mod outage;
