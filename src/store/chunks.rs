@@ -9,10 +9,8 @@ pub(super) fn chunk_inserts(head: &str, columns: usize) -> [String; 4] {
         let mut sql = String::from(head);
         for row in 0..rows {
             sql.push_str(if row == 0 { "(" } else { ", (" });
-            for column in 1..=columns {
-                sql.push_str(if column == 1 { "$" } else { ", $" });
-                sql.push_str(&(row * columns + column).to_string());
-            }
+            // Without names: of each name the driver asks where it stands, which takes longer the more there are.
+            sql.push_str(&vec!["?"; columns].join(", "));
             sql.push(')');
         }
         sql
@@ -40,18 +38,16 @@ mod tests {
     #[test]
     fn any_number_of_rows_is_cut_into_statements_that_fit() {
         let statements = chunk_inserts("INSERT INTO t (a, b) VALUES ", 2);
-        assert_eq!(statements[3], "INSERT INTO t (a, b) VALUES ($1, $2)");
+        assert_eq!(statements[3], "INSERT INTO t (a, b) VALUES (?, ?)");
+        let parameters = |sql: &str| sql.matches('?').count();
         for (rows, sql) in CHUNKS.iter().zip(&statements) {
-            assert!(sql.ends_with(&format!("${})", rows * 2)), "{sql:.80}");
+            assert_eq!(parameters(sql), rows * 2);
         }
         for count in [0, 1, 7, 8, 513, 1_000] {
             let rows: Vec<usize> = (0..count).collect();
             let mut back = Vec::new();
             for (sql, chunk) in cut(&rows, &statements) {
-                assert!(
-                    sql.ends_with(&format!("${})", chunk.len() * 2)),
-                    "{sql:.80}"
-                );
+                assert_eq!(parameters(sql), chunk.len() * 2);
                 back.extend_from_slice(chunk);
             }
             assert_eq!(back, rows);
