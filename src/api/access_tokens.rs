@@ -245,7 +245,7 @@ fn granted(token: TokenStatus, granted: &Granted) -> AccessToken {
     get, path = "/mcps/{id}/access-tokens", tag = "instances",
     params(("id" = String, Path, description = "Its id or its name")),
     responses(
-        (status = 200, description = "All of them", body = AccessTokenPage),
+        (status = 200, description = "All of them", body = Page<AccessToken>),
         (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
     )
 )]

@@ -61,7 +61,7 @@ pub struct CallsQuery {
     get, path = "/mcps/{id}/calls", tag = "instances",
     params(("id" = String, Path, description = "Its id or its name"), CallsQuery),
     responses(
-        (status = 200, description = "One page", body = CallPage),
+        (status = 200, description = "One page", body = Page<CallEntry>),
         (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
     )
 )]

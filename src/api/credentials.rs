@@ -159,7 +159,7 @@ pub async fn replace(
 /// Lists credentials by owner and name, without their values.
 #[utoipa::path(
     get, path = "/credentials", tag = "credentials", params(CredentialQuery),
-    responses((status = 200, description = "One page", body = CredentialPage))
+    responses((status = 200, description = "One page", body = Page<Credential>))
 )]
 pub async fn list(
     _who: Principal,

@@ -148,7 +148,7 @@ pub async fn stream_all(
         ("Last-Event-ID" = Option<i64>, Header, description = "Streams only: the last event that was seen"),
     ),
     responses(
-        (status = 200, description = "One page, or a stream", body = EventPage),
+        (status = 200, description = "One page, or a stream", body = Page<InstanceEvent>),
         (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
     )
 )]

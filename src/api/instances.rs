@@ -153,7 +153,7 @@ pub async fn create(
 /// Lists instances, oldest first.
 #[utoipa::path(
     get, path = "/mcps", tag = "instances", params(ListQuery),
-    responses((status = 200, description = "One page", body = InstancePage))
+    responses((status = 200, description = "One page", body = Page<Instance>))
 )]
 pub async fn list(
     who: Principal,

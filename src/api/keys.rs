@@ -8,6 +8,7 @@ use http::StatusCode;
 use super::{AppState, error::ApiError};
 use crate::{
     domain::principal::Principal,
+    secrets,
     wire::{MasterKey, Page, Problem},
 };
 
@@ -20,7 +21,7 @@ const RESEAL_TASK: &str = "reseal-credentials";
 /// Lists the master keys by id; the keys themselves are never shown.
 #[utoipa::path(
     get, path = "/keys", tag = "operations",
-    responses((status = 200, description = "All keys; the active one first", body = MasterKeyPage))
+    responses((status = 200, description = "All keys; the active one first", body = Page<MasterKey>))
 )]
 pub async fn list(_who: Principal, State(state): State<AppState>) -> axum::Json<MasterKeyPage> {
     let active = state.keys.active_key_id();
@@ -35,6 +36,31 @@ pub async fn list(_who: Principal, State(state): State<AppState>) -> axum::Json<
         items,
         next_cursor: None,
     })
+}
+
+/// Removes the master keys that no stored credential is sealed with any more; the active one always stays. Answers of
+/// idempotent requests that they sealed can no longer be repeated, and backups of the database made before need them:
+/// keep a copy of the key file with those.
+#[utoipa::path(
+    post, path = "/keys/retire", tag = "operations",
+    responses(
+        (status = 200, description = "The keys removed", body = Page<MasterKey>),
+        (status = 409, description = "`wrong-state`: the keys do not come from a file of the daemon's",
+         body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn retire(
+    _who: Principal,
+    State(state): State<AppState>,
+) -> Result<axum::Json<Page<MasterKey>>, ApiError> {
+    let removed = secrets::retire_unused_keys(&state.keys, &state.store).await?;
+    let items = removed
+        .into_iter()
+        .map(|id| MasterKey { id, active: false });
+    Ok(axum::Json(Page {
+        items: items.collect(),
+        next_cursor: None,
+    }))
 }
 
 /// Adds a master key that seals from now on. Stored credentials are sealed again with it in the background.

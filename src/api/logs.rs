@@ -77,7 +77,7 @@ pub struct LogsQuery {
         ("Last-Event-ID" = Option<i64>, Header, description = "Follows only: the last line that was seen"),
     ),
     responses(
-        (status = 200, description = "One page, or a follow", body = LogPage),
+        (status = 200, description = "One page, or a follow", body = Page<LogLine>),
         (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
     )
 )]

@@ -153,6 +153,7 @@ fn api_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(tasks::run))
         .routes(routes!(keys::list))
         .routes(routes!(keys::rotate))
+        .routes(routes!(keys::retire))
 }
 
 /// The operations of a path.

@@ -15,7 +15,7 @@ pub type TaskPage = Page<TaskStatus>;
 /// Lists the background tasks and how each did last.
 #[utoipa::path(
     get, path = "/tasks", tag = "operations",
-    responses((status = 200, description = "All tasks, by name", body = TaskPage))
+    responses((status = 200, description = "All tasks, by name", body = Page<TaskStatus>))
 )]
 pub async fn list(_who: Principal, State(state): State<AppState>) -> axum::Json<TaskPage> {
     axum::Json(Page {

@@ -74,7 +74,7 @@ fn summary(entry: &Entry, supervisor: &Supervisor) -> TemplateSummary {
 /// Lists every template; one whose program is missing is listed too, with the way to install it.
 #[utoipa::path(
     get, path = "/templates", tag = "templates",
-    responses((status = 200, description = "All templates, by name", body = TemplatePage))
+    responses((status = 200, description = "All templates, by name", body = Page<TemplateSummary>))
 )]
 pub async fn list(_who: Principal, State(state): State<AppState>) -> axum::Json<TemplatePage> {
     let list = state.templates.list();

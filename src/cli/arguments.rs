@@ -381,6 +381,8 @@ pub(crate) enum KeyCommand {
     List,
     /// Add a key, make it the active one, and seal every credential again while the daemon runs.
     Rotate,
+    /// Remove the keys that seal no credential any more; backups made before need them, so keep a copy of the file.
+    Retire,
 }
 
 #[derive(Debug, Subcommand)]

@@ -17,6 +17,8 @@ pub(crate) enum Failure {
         sentence: String,
         /// 1, 3 or 4.
         code: u8,
+        /// The API's problem document, as it came.
+        problem: Option<String>,
     },
     /// Anything else: exit code 1.
     #[error("{0}")]
@@ -27,6 +29,14 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// What `--json` prints of it: what the API answered.
+    pub(crate) fn json(&self) -> Option<&str> {
+        match self {
+            Self::Api { problem, .. } => problem.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The exit code, as `--help` documents them.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
@@ -51,9 +61,14 @@ impl From<ClientError> for Failure {
             }
             _ => ("", 1),
         };
+        let problem = match &error {
+            ClientError::Problem(problem) => serde_json::to_string(problem).ok(),
+            _ => None,
+        };
         Self::Api {
             sentence: format!("{error}{hint}"),
             code,
+            problem,
         }
     }
 }

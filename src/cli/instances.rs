@@ -366,10 +366,10 @@ async fn for_each(
             Ok(None) => out.line(&format!("{text} is deleted"))?,
             Err(failure) if texts.len() == 1 => return Err(failure),
             Err(failure) => {
-                eprintln!(
+                output::complain(&format!(
                     "minimcp: {text}: {}",
                     output::plain_lines(&failure.to_string())
-                );
+                ));
                 code.get_or_insert(failure.exit_code());
             }
         }

@@ -42,11 +42,19 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    let json = arguments.global.json;
     match dispatch(arguments) {
         Ok(code) => code,
         Err(failure) => {
             if !matches!(failure, Failure::OutputClosed) {
-                eprintln!("minimcp: {}", output::plain_lines(&failure.to_string()));
+                if json && let Some(problem) = failure.json() {
+                    // A reader that went away misses nothing more than the next line tells.
+                    let _ = Output::of_stdout(true, true).line(problem);
+                }
+                output::complain(&format!(
+                    "minimcp: {}",
+                    output::plain_lines(&failure.to_string())
+                ));
             }
             failure.exit_code()
         }
@@ -130,6 +138,7 @@ async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode,
             command: Some(TasksCommand::Run { name }),
         } => return system::run_task(client, &name, out).await,
         Command::Key(KeyCommand::List) => system::keys(client, out).await?,
+        Command::Key(KeyCommand::Retire) => system::retire_keys(client, out).await?,
         Command::Key(KeyCommand::Rotate) => system::rotate_key(client, out).await?,
         Command::Quickstart(_)
         | Command::Serve(_)

@@ -66,6 +66,12 @@ impl Output {
     }
 }
 
+/// A line on stderr. One that nobody can read any more, as after the end of a terminal, is no reason to fail.
+pub(crate) fn complain(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
 /// SGR codes.
 pub(crate) const BOLD: &str = "1";
 pub(crate) const DIM: &str = "2";

@@ -62,6 +62,8 @@ pub(super) fn start_log(format: LogFormat, default: &str) -> Result<(), Failure>
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would be told on stderr, which is what failed: a closed terminal is no reason to panic.
+        .log_internal_errors(false)
         .with_ansi(color);
     // The journal stamps each line itself (systemd.exec(5), JOURNAL_STREAM).
     let journal = connection::environment("JOURNAL_STREAM").is_some();
@@ -73,10 +75,12 @@ pub(super) fn start_log(format: LogFormat, default: &str) -> Result<(), Failure>
     Ok(())
 }
 
-/// SIGINT and SIGTERM. Listening begins with the value, so that none is lost while the daemon starts.
+/// What ends the daemon: SIGINT and SIGTERM. Listening begins with the value, so that none is lost while the daemon starts.
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// For what runs in a terminal and ends with it.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
@@ -84,6 +88,15 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hangup: None,
+        })
+    }
+
+    /// The same, and SIGHUP: the end of the terminal.
+    pub(super) fn listen_in_terminal() -> Result<Self, Failure> {
+        Ok(Self {
+            hangup: Some(signal(SignalKind::hangup())?),
+            ..Self::listen()?
         })
     }
 
@@ -92,6 +105,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = hung_up(&mut self.hangup) => {}
         }
     }
 
@@ -103,6 +117,15 @@ impl Signals {
             self.next().await;
             std::process::exit(INTERRUPTED_TWICE);
         });
+    }
+}
+
+async fn hung_up(hangup: &mut Option<Signal>) {
+    match hangup {
+        Some(hangup) => {
+            hangup.recv().await;
+        }
+        None => std::future::pending().await,
     }
 }
 

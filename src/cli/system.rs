@@ -214,6 +214,18 @@ pub(super) async fn keys(client: &Client, out: Output) -> Result<(), Failure> {
     out.line(&out.table(["key", "active"], rows))
 }
 
+pub(super) async fn retire_keys(client: &Client, out: Output) -> Result<(), Failure> {
+    let reply = client.retire_keys().await?;
+    if out.json {
+        return out.line(reply.json());
+    }
+    let removed: Vec<String> = reply.read()?.items.into_iter().map(|key| key.id).collect();
+    if removed.is_empty() {
+        return out.line("Every key still seals a credential, or is the active one.");
+    }
+    out.line(&format!("Removed {}.", removed.join(", ")))
+}
+
 pub(super) async fn rotate_key(client: &Client, out: Output) -> Result<(), Failure> {
     let reply = client.rotate_key().await?;
     if out.json {

@@ -269,6 +269,12 @@ impl Client {
         self.every_page("/api/v1/keys", |call| call).await
     }
 
+    /// `POST /keys/retire`: answers the keys removed.
+    pub async fn retire_keys(&self) -> Answer<wire::Page<wire::MasterKey>> {
+        self.send(Call::new(Method::POST, "/api/v1/keys/retire"))
+            .await
+    }
+
     /// `POST /keys/rotate`: a new active key; credentials are sealed again meanwhile.
     pub async fn rotate_key(&self) -> Answer<wire::MasterKey> {
         self.send(Call::new(Method::POST, "/api/v1/keys/rotate"))

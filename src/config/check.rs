@@ -4,7 +4,7 @@ use std::{fmt, path::Path};
 
 use tokio_cron_scheduler::Job;
 
-use super::Config;
+use super::{Config, DEFAULT_SCHEDULES};
 use crate::domain::{duration::HumanDuration, sandbox::is_plain};
 
 /// One thing that is wrong, and where: `section.key`, or the name of a variable.
@@ -84,7 +84,12 @@ impl Config {
         self.check_numbers(&mut refuse);
         self.check_paths(&mut refuse);
         self.check_texts(&mut refuse);
+        let mut unknown = Vec::new();
         for (task, schedule) in &self.tasks {
+            if !DEFAULT_SCHEDULES.iter().any(|(known, _)| known == task) {
+                unknown.push(task.as_str());
+                continue;
+            }
             if schedule != "off" && Job::new(schedule, |_, _| {}).is_err() {
                 refuse(
                     &format!("tasks.{task}"),
@@ -94,6 +99,11 @@ impl Config {
                     ),
                 );
             }
+        }
+        for task in unknown {
+            let known = DEFAULT_SCHEDULES.iter().map(|(known, _)| *known);
+            let place = format!("tasks.{task}");
+            faults.push(ConfigFault::unknown(&place, "background task", task, known));
         }
     }
 

@@ -53,6 +53,9 @@ pub(super) fn apply(
             let section = section.to_ascii_lowercase();
             let key = key.to_ascii_lowercase();
             ours.push((name, section, key, text));
+        } else if let Some(meant) = one_underscore(&known, &name) {
+            let reason = format!("is no key; did you mean {meant}?");
+            faults.push(ConfigFault::new(&name, reason));
         }
     }
     // In the order of the names, so that the outcome never hangs on the order of the environment.
@@ -90,6 +93,20 @@ pub(super) fn apply(
             faults.push(ConfigFault::unknown(&name, "key", &key, names));
         }
     }
+}
+
+/// The variable that someone meant who wrote `MINIMCP_API_PORT`.
+fn one_underscore(known: &std::collections::BTreeMap<String, Table>, name: &str) -> Option<String> {
+    let rest = name.strip_prefix(PREFIX)?.to_ascii_lowercase();
+    let (section, key) = known.iter().find_map(|(section, keys)| {
+        let key = rest.strip_prefix(section.as_str())?.strip_prefix('_')?;
+        keys.contains_key(key).then_some((section, key))
+    })?;
+    Some(format!(
+        "{PREFIX}{}__{}",
+        section.to_ascii_uppercase(),
+        key.to_ascii_uppercase()
+    ))
 }
 
 fn set(table: &mut Table, section: &str, key: &str, value: Value) {

@@ -193,6 +193,7 @@ fn what_cannot_be_is_refused() {
         ("[logs]\nline_limit_bytes = 33554432", "logs.queue_bytes"),
         ("[tasks]\nreconcile = '0 0'", "tasks.reconcile"),
         ("[tasks]\nreconcile = 5", "tasks.reconcile"),
+        ("[tasks]\nreconcil = '0 * * * * *'", "tasks.reconcil"),
         ("tasks = 5", "tasks"),
         ("api = 5", "api"),
     ] {
@@ -202,6 +203,21 @@ fn what_cannot_be_is_refused() {
             "{text:?} gave {found:?}"
         );
     }
+}
+
+#[test]
+fn a_variable_with_one_underscore_too_few_is_told() {
+    let found = faults(
+        "",
+        &[
+            ("MINIMCP_API_PORT", "8000"),
+            ("MINIMCP_API_URL", "http://x"),
+        ],
+    );
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("MINIMCP_API__PORT"), "{found:?}");
+    let found = faults("", &[("MINIMCP_RUNTIME_PORT_MIN", "1")]);
+    assert!(found[0].contains("MINIMCP_RUNTIME__PORT_MIN"), "{found:?}");
 }
 
 #[test]

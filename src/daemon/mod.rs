@@ -99,96 +99,105 @@ impl Daemon {
             linger: config.runtime.keeper_linger,
         });
         let runtime = Arc::new(LocalRuntime::connect(&config.runtime.keeper_socket, spawn).await?);
-        let log_store: Arc<dyn LogStore> = Arc::new(store.clone());
-        let pipeline = LogPipeline::start(&config.logs, log_store).await?;
-        let whole = config.clone();
-        let load = move || {
-            Catalogue::load(&whole.runtime, exe)
-                .with_packages(&whole.packages.dir)
-                .under(whole.ceiling())
-        };
-        let catalogue = tokio::task::spawn_blocking(load).await?;
-        let catalogue = Arc::new(catalogue);
-        for fault in catalogue.faults() {
-            tracing::error!(%fault, "a template is left out");
-        }
-        let (access, access_inbox) = mpsc::channel(ACCESS_QUEUE);
-        let gateway_stop = CancellationToken::new();
-        let gateway = Gateway::new(config.gateway.clone());
-        let call_pipeline = CallPipeline::start(&config.calls, store.clone()).await?;
-        if config.calls.enabled {
-            gateway.record_calls(call_sink(&config, call_pipeline.calls()));
-        }
-        let shared_gateway = Arc::clone(&gateway);
-        let gateway = tokio::spawn(gateway.run(access_inbox, gateway_stop.clone()));
-        let as_runtime: Arc<dyn Runtime> = runtime.clone();
-        let context = Context::new(
-            Arc::clone(&config),
-            store.clone(),
-            Arc::clone(&keys),
-            as_runtime,
-            pipeline.logs(),
-            Arc::clone(&catalogue),
-            clock,
-            access,
-            &api_url,
-        )
-        .with_environment(environment());
-        let (supervisor, restored, alive) = Supervisor::start_up(context).await?;
-        tracing::info!(restored, alive, "instances restored");
-        let list = tasks::all(&config, &store, &supervisor, &keys, clock);
-        let driver = Arc::new(TaskDriver::start(list, &config.tasks).await?);
-        let api_stop = CancellationToken::new();
-        let mutations = TaskTracker::new();
-        let state = AppState::new(AppParts {
-            supervisor: supervisor.clone(),
-            store: store.clone(),
-            keys: Arc::clone(&keys),
-            logs: pipeline.logs(),
-            tasks: Arc::clone(&driver),
-            templates: Arc::clone(&catalogue),
-            admin_token,
-            config: config.api.clone(),
-            metrics: Metrics::new(metrics::sources(
-                &supervisor,
+        // What was started goes again when a later part fails: nobody would ever end it.
+        let (undo, began_keeper) = (Arc::clone(&runtime), runtime.began_keeper());
+        let started = async move {
+            let log_store: Arc<dyn LogStore> = Arc::new(store.clone());
+            let pipeline = LogPipeline::start(&config.logs, log_store).await?;
+            let whole = config.clone();
+            let load = move || {
+                Catalogue::load(&whole.runtime, exe)
+                    .with_packages(&whole.packages.dir)
+                    .under(whole.ceiling())
+            };
+            let catalogue = tokio::task::spawn_blocking(load).await?;
+            let catalogue = Arc::new(catalogue);
+            for fault in catalogue.faults() {
+                tracing::error!(%fault, "a template is left out");
+            }
+            let (access, access_inbox) = mpsc::channel(ACCESS_QUEUE);
+            let gateway_stop = CancellationToken::new();
+            let gateway = Gateway::new(config.gateway.clone());
+            let call_pipeline = CallPipeline::start(&config.calls, store.clone()).await?;
+            if config.calls.enabled {
+                gateway.record_calls(call_sink(&config, call_pipeline.calls()));
+            }
+            let shared_gateway = Arc::clone(&gateway);
+            let gateway = tokio::spawn(gateway.run(access_inbox, gateway_stop.clone()));
+            let as_runtime: Arc<dyn Runtime> = runtime.clone();
+            let context = Context::new(
+                Arc::clone(&config),
+                store.clone(),
+                Arc::clone(&keys),
+                as_runtime,
                 pipeline.logs(),
-                call_pipeline.calls(),
-                Arc::clone(&driver),
-            )),
-            readiness: readiness(&store, &supervisor),
-            shutdown: api_stop.clone(),
-            mutations: mutations.clone(),
-        });
-        let paths = paths::router(
-            shared_gateway,
-            &config,
-            supervisor.clone(),
-            api_stop.clone(),
-        );
-        let api = tokio::spawn(api::serve(
-            listeners,
-            // Merged last: none of the API's layers lies around the path gateway, which has checks and limits of its own.
-            api::router(state).merge(paths),
-            mutations,
-            api_stop.clone(),
-        ));
-        tracing::info!(url = api_url, "the API listens");
-        Ok(Self {
-            config,
-            api_url,
-            supervisor,
-            store,
-            runtime,
-            pipeline,
-            call_pipeline,
-            driver,
-            catalogue,
-            api,
-            api_stop,
-            gateway,
-            gateway_stop,
-            _lock: lock,
-        })
+                Arc::clone(&catalogue),
+                clock,
+                access,
+                &api_url,
+            )
+            .with_environment(environment());
+            let (supervisor, restored, alive) = Supervisor::start_up(context).await?;
+            tracing::info!(restored, alive, "instances restored");
+            let list = tasks::all(&config, &store, &supervisor, &keys, clock);
+            let driver = Arc::new(TaskDriver::start(list, &config.tasks).await?);
+            let api_stop = CancellationToken::new();
+            let mutations = TaskTracker::new();
+            let state = AppState::new(AppParts {
+                supervisor: supervisor.clone(),
+                store: store.clone(),
+                keys: Arc::clone(&keys),
+                logs: pipeline.logs(),
+                tasks: Arc::clone(&driver),
+                templates: Arc::clone(&catalogue),
+                admin_token,
+                config: config.api.clone(),
+                metrics: Metrics::new(metrics::sources(
+                    &supervisor,
+                    pipeline.logs(),
+                    call_pipeline.calls(),
+                    Arc::clone(&driver),
+                )),
+                readiness: readiness(&store, &supervisor),
+                shutdown: api_stop.clone(),
+                mutations: mutations.clone(),
+            });
+            let paths = paths::router(
+                shared_gateway,
+                &config,
+                supervisor.clone(),
+                api_stop.clone(),
+            );
+            let api = tokio::spawn(api::serve(
+                listeners,
+                // Merged last: none of the API's layers lies around the path gateway, which has checks and limits of its own.
+                api::router(state).merge(paths),
+                mutations,
+                api_stop.clone(),
+            ));
+            tracing::info!(url = api_url, "the API listens");
+            Ok(Self {
+                config,
+                api_url,
+                supervisor,
+                store,
+                runtime,
+                pipeline,
+                call_pipeline,
+                driver,
+                catalogue,
+                api,
+                api_stop,
+                gateway,
+                gateway_stop,
+                _lock: lock,
+            })
+        };
+        let started: anyhow::Result<Self> = Box::pin(started).await;
+        if started.is_err() {
+            undo.shutdown(began_keeper).await;
+        }
+        started
     }
 
     /// Where the API listens, such as `http://127.0.0.1:7420`.

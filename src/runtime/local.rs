@@ -48,6 +48,7 @@ pub struct LocalRuntime {
     shared: Arc<Shared>,
     stop: CancellationToken,
     task: Mutex<Option<JoinHandle<Option<SpawnedKeeper>>>>,
+    began_keeper: bool,
 }
 
 impl LocalRuntime {
@@ -86,6 +87,7 @@ impl LocalRuntime {
             state: watch::Sender::new(connected(&connection)),
         });
         let stop = CancellationToken::new();
+        let began_keeper = link.spawned.is_some();
         let task = tokio::spawn(keep_connected(
             link,
             connection,
@@ -97,7 +99,14 @@ impl LocalRuntime {
             shared,
             stop,
             task: Mutex::new(Some(task)),
+            began_keeper,
         })
+    }
+
+    /// Whether the keeper was started by us, so that nothing of anyone else is in it.
+    #[must_use]
+    pub fn began_keeper(&self) -> bool {
+        self.began_keeper
     }
 
     /// Disconnects. With `end_keeper` the keeper is told to end, whoever started it, and this resolves when it

@@ -65,6 +65,8 @@ pub struct KeyRing {
     keys: Arc<ArcSwap<Vec<Arc<NamedKey>>>>,
     /// Held while the file is rewritten.
     writing: Arc<Mutex<()>>,
+    /// The file was made by this very load.
+    made: bool,
 }
 
 impl std::fmt::Debug for KeyRing {
@@ -105,7 +107,17 @@ impl KeyRing {
         let text = file::read(file, Privacy::OwnerOnly)?.ok_or_else(|| {
             SecretsError::File(format!("{source} went away while it was being made"))
         })?;
-        Self::from_text(source, &text)
+        let ring = Self::from_text(source, &text)?;
+        Ok(Self { made: true, ..ring })
+    }
+
+    /// Removes the file that this load made, because nothing can be opened with it: left there, it would look like a
+    /// key worth keeping. Answers whether it was one.
+    pub(super) fn take_back(&self) -> bool {
+        match &self.source {
+            KeySource::File(path) if self.made => std::fs::remove_file(path).is_ok(),
+            _ => false,
+        }
     }
 
     fn from_text(source: KeySource, text: &str) -> Result<Self, SecretsError> {
@@ -114,6 +126,7 @@ impl KeyRing {
             source,
             keys: Arc::new(ArcSwap::from_pointee(keys)),
             writing: Arc::default(),
+            made: false,
         })
     }
 
@@ -216,7 +229,7 @@ impl KeyRing {
         self.rewrite(|keys| {
             if keys.len() >= KEYS_MAX {
                 return Err(SecretsError::ReadOnly(format!(
-                    "the key ring holds {KEYS_MAX} keys, the most it can: re-seal and retire the unused ones first"
+                    "the key ring holds {KEYS_MAX} keys, the most it can: remove the unused ones first with `minimcp key retire`"
                 )));
             }
             Ok(std::iter::once(added).chain(keys.iter().cloned()).collect())

@@ -53,6 +53,13 @@ pub async fn check_keys(ring: &KeyRing, store: &Store, now: UnixMs) -> Result<()
             .iter()
             .map(|check| check.sealed.key_id.as_str())
             .collect();
+        if ring.take_back() {
+            return Err(SecretsError::WrongKey(format!(
+                "there is no {}, and this database's credentials were sealed by {}: put that file back",
+                ring.source(),
+                needed.join(" or ")
+            )));
+        }
         return Err(SecretsError::WrongKey(format!(
             "the master key from {} is not the one that sealed this database's credentials: {} is needed, the ring holds {}",
             ring.source(),

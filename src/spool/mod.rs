@@ -40,7 +40,7 @@ pub trait SpoolRow: Sized + Send + 'static {
 
 /// Why a spool does not work.
 #[derive(Debug, thiserror::Error)]
-#[error("the spool in {}: {source}", dir.display())]
+#[error("the spool in {} cannot be used", dir.display())]
 pub struct SpoolError {
     dir: PathBuf,
     source: io::Error,

@@ -83,6 +83,8 @@ pub(super) struct Actor {
     /// Who waits for the deletion.
     pub(super) delete_replies: Vec<Reply>,
     pub(super) leaving: bool,
+    /// A child that answered a former daemon is being taken over, which is no change of state to anyone.
+    pub(super) adopting: bool,
     /// What the present child was launched from, if client sessions get members of the same make.
     pub(super) recipe: Option<Arc<Recipe>>,
     pub(super) members: Option<Members>,

@@ -145,6 +145,7 @@ pub(super) async fn spawn_actor(
         delete_replies: Vec::new(),
         leaving: false,
         recipe: None,
+        adopting: false,
         members: None,
         census,
         first_member: stale_members.iter().max().map_or(1, |last| last + 1),
@@ -209,6 +210,8 @@ impl Actor {
             .then_some(handshake)
             .flatten();
         let shaken = shaken.and_then(|json| serde_json::from_value::<KeptHandshake>(json).ok());
+        // To whoever watches nothing happened: it ran, and it runs.
+        let goes_on = shaken.is_some() && presence != Presence::Ended;
         let Some(template) = self.template.clone() else {
             tracing::warn!(instance = %self.record.id, "its template is gone; its child is ended");
             end(&workload).await;
@@ -220,6 +223,7 @@ impl Actor {
             Ok((child, recipe)) => {
                 self.child = Some(Box::new(child));
                 self.recipe = recipe;
+                self.adopting = goes_on;
                 self.apply(Event::Adopted(generation)).await;
                 if presence == Presence::Ended {
                     // Its exit report comes next, behind what is left in its pipes.
@@ -235,6 +239,7 @@ impl Actor {
                     Some(handshake) => self.on_handshake(generation, &handshake).await,
                     None => self.begin_handshake(),
                 }
+                self.adopting = false;
             }
             // It was ended, and the log says why.
             Err(_) => self.begin_without(generation),

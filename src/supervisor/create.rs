@@ -18,7 +18,7 @@ use crate::{
         instance::{InstanceSpec, Lease},
         lease::check_ttl,
         principal::Principal,
-        template::Template,
+        template::{LeaseSpec, Template},
         violation::{Violation, pointer_token},
     },
     secrets::AccessToken,
@@ -70,10 +70,22 @@ async fn check(
     who: &Principal,
     request: CreateRequest,
 ) -> Result<Checked, SupervisorError> {
-    let unknown =
-        |message| SupervisorError::Invalid(vec![Violation::new("/template", "unknown", message)]);
+    // What can be told without the template is told beside it.
+    let without = |message| {
+        let mut violations = vec![Violation::new("/template", "unknown", message)];
+        check_name(request.name.clone(), &mut violations);
+        check_labels(&request.labels, &mut violations);
+        if let Some(ttl) = request.ttl.as_ref().filter(|ttl| !ttl.is_null())
+            && let Err(violation) = check_ttl(ttl, &LeaseSpec::default(), "/ttl")
+            && violation.code == "invalid-duration"
+        {
+            violations.push(violation);
+        }
+        violations.sort_by(|a, b| a.pointer.cmp(&b.pointer));
+        SupervisorError::Invalid(violations)
+    };
     let template_name =
-        TemplateName::new(request.template.clone()).map_err(|error| unknown(error.to_string()))?;
+        TemplateName::new(request.template.clone()).map_err(|error| without(error.to_string()))?;
     let Some(entry) = context.catalogue.refresh(&template_name) else {
         let known: Vec<String> = context
             .catalogue
@@ -81,7 +93,7 @@ async fn check(
             .iter()
             .map(|e| e.template.name.to_string())
             .collect();
-        return Err(unknown(format!(
+        return Err(without(format!(
             "there is no template {template_name}; there are {}",
             known.join(", ")
         )));
@@ -89,13 +101,7 @@ async fn check(
     let template = entry.template;
     let mut violations = templates::check(&template, &request.settings, &request.credentials);
     violations.extend(context.catalogue.check_grants(&template, &request.settings));
-    let name = match request.name.map(InstanceName::new).transpose() {
-        Ok(name) => name,
-        Err(error) => {
-            violations.push(Violation::new("/name", "pattern", error.to_string()));
-            None
-        }
-    };
+    let name = check_name(request.name, &mut violations);
     let ttl = match request.ttl.as_ref().filter(|ttl| !ttl.is_null()) {
         None => template.lease.ttl_default,
         Some(value) => match check_ttl(value, &template.lease, "/ttl") {
@@ -156,6 +162,26 @@ async fn check_credentials(
         credentials.insert(variable, name);
     }
     Ok(credentials)
+}
+
+/// A name that reads as an id would hide the instance that has the id.
+pub(super) fn check_name(
+    name: Option<String>,
+    violations: &mut Vec<Violation>,
+) -> Option<InstanceName> {
+    let name = match name.map(InstanceName::new).transpose() {
+        Ok(name) => name?,
+        Err(error) => {
+            violations.push(Violation::new("/name", "pattern", error.to_string()));
+            return None;
+        }
+    };
+    if name.as_str().parse::<InstanceId>().is_ok() {
+        let message = "must not be written like the id of an instance";
+        violations.push(Violation::new("/name", "pattern", message));
+        return None;
+    }
+    Some(name)
 }
 
 pub(super) fn check_labels(labels: &BTreeMap<String, String>, violations: &mut Vec<Violation>) {

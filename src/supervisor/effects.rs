@@ -87,7 +87,7 @@ impl Actor {
         let before = self.life.word();
         let effects = self.life.step(event, now, jitter());
         let after = self.life.word();
-        if before != after {
+        if before != after && !self.adopting {
             self.since = now;
             self.note_transition(after);
         }

@@ -224,13 +224,7 @@ impl Supervisor {
         labels: Option<BTreeMap<String, String>>,
     ) -> Outcome<InstanceStatus> {
         let mut violations = Vec::new();
-        let name = match name.map(InstanceName::new).transpose() {
-            Ok(name) => name,
-            Err(error) => {
-                violations.push(Violation::new("/name", "pattern", error.to_string()));
-                None
-            }
-        };
+        let name = create::check_name(name, &mut violations);
         if let Some(labels) = &labels {
             create::check_labels(labels, &mut violations);
         }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::schemas::DurationSchema;
+
 /// `POST /mcps`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -16,7 +18,7 @@ pub struct CreateInstance {
     pub name: Option<String>,
     /// Time to live: seconds or a text such as `30m`; absent: the template's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>, example = "2h")]
+    #[schema(value_type = Option<DurationSchema>, example = "2h")]
     pub ttl: Option<serde_json::Value>,
     /// Environment variable to name of a stored credential.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -48,7 +50,7 @@ pub struct PatchInstance {
 pub struct TtlRequest {
     /// Counted from now: seconds or a text such as `30m`. Absent: as it was last asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>, example = "2h")]
+    #[schema(value_type = Option<DurationSchema>, example = "2h")]
     pub ttl: Option<serde_json::Value>,
 }
 
@@ -58,7 +60,7 @@ pub struct TtlRequest {
 pub struct RotateAccessToken {
     /// How long the old token stays valid; absent: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>, example = "5m")]
+    #[schema(value_type = Option<DurationSchema>, example = "5m")]
     pub overlap: Option<serde_json::Value>,
 }
 
@@ -117,7 +119,6 @@ pub struct Instance {
     /// Launches after the first.
     pub restarts: u64,
     /// How its last child ended.
-    #[schema(value_type = Option<Object>)]
     pub last_exit: Option<LastExit>,
     /// Name and version the server told in its handshake, and its tools' names.
     pub server: Option<ServerFacts>,

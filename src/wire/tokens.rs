@@ -4,6 +4,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::schemas::{DurationSchema, RateSchema, ScopeSchema};
+
 /// `null` and absence are two things.
 fn given<'de, D: Deserializer<'de>>(de: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(de).map(Some)
@@ -17,11 +19,11 @@ pub struct CreateAccessToken {
     pub name: String,
     /// `"all"` (absent: this), `"read-only"` (tools with the annotation `readOnlyHint`) or `{"tools": ["a", "b*"]}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>, example = json!({"tools": ["get_me", "list_*"]}))]
+    #[schema(value_type = Option<ScopeSchema>, example = json!({"tools": ["get_me", "list_*"]}))]
     pub scope: Option<Value>,
     /// How long it is valid from now: seconds or a text such as `30d`. Absent, and without `expires_at`: without end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>, example = "30d")]
+    #[schema(value_type = Option<DurationSchema>, example = "30d")]
     pub ttl: Option<Value>,
     /// Until when it is valid (RFC 3339), instead of `ttl`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -29,7 +31,7 @@ pub struct CreateAccessToken {
     pub expires_at: Option<Value>,
     /// Requests in a time, spread evenly after a burst of so many; absent: `gateway.token_rate_limit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>, example = json!({"requests": 100, "per": "1m"}))]
+    #[schema(value_type = Option<RateSchema>, example = json!({"requests": 100, "per": "1m"}))]
     pub rate_limit: Option<Value>,
     /// Most calls at the same time; absent: `gateway.token_concurrency_max`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,11 +45,11 @@ pub struct CreateAccessToken {
 pub struct PatchAccessToken {
     /// Another scope.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>, example = "read-only")]
+    #[schema(value_type = Option<ScopeSchema>, example = "read-only")]
     pub scope: Option<Value>,
     /// Valid for so long from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>, example = "30d")]
+    #[schema(value_type = Option<DurationSchema>, example = "30d")]
     pub ttl: Option<Value>,
     /// Until when it is valid, instead of `ttl`; `null`: without end.
     #[serde(
@@ -63,7 +65,7 @@ pub struct PatchAccessToken {
         deserialize_with = "given",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schema(value_type = Option<Object>, example = json!({"requests": 100, "per": "1m"}))]
+    #[schema(value_type = Option<RateSchema>, example = json!({"requests": 100, "per": "1m"}))]
     pub rate_limit: Option<Value>,
     /// Another limit; `null`: that of the configuration.
     #[serde(
@@ -81,7 +83,7 @@ pub struct AccessToken {
     /// Its name; `default` is the one that the instance began with.
     pub name: String,
     /// `"all"`, `"read-only"` or `{"tools": […]}`.
-    #[schema(value_type = Object)]
+    #[schema(value_type = ScopeSchema)]
     pub scope: Value,
     /// When it was made.
     pub created_at: String,

@@ -326,8 +326,13 @@ impl Quickstart {
         }
     }
 
-    fn stop(mut self) {
+    fn stop(self) {
         processes::terminate(self.process.id());
+        self.ended();
+    }
+
+    /// Its end in order.
+    fn ended(mut self) {
         let ended = wait_until(PATIENCE, || self.process.try_wait().expect("our child"));
         assert_eq!(ended.and_then(|status| status.code()), Some(0));
     }
@@ -366,6 +371,59 @@ async fn a_second_quickstart_finds_the_same_and_nothing_is_left_behind() {
     for key in ["access_url", "access_token", "connect_url", "data_dir"] {
         assert_eq!(reports[0][key], reports[1][key], "{key}");
     }
+
+    // Whoever rotates the token goes on with the new one, and the next quickstart prints one that is taken.
+    let quickstart = Quickstart::start(home, &data, FIRST_RANGE);
+    let rotated = minimcp(home)
+        .args(["token", "rotate", "demo", "default", "--json"])
+        .output();
+    let rotated = Said::from(rotated.expect("starts")).json();
+    quickstart.stop();
+    let quickstart = Quickstart::start(home, &data, FIRST_RANGE);
+    let report = quickstart.report.clone();
+    assert_ne!(report["access_token"], reports[0]["access_token"]);
+    for token in [&report["access_token"], &rotated["access_token"]] {
+        let mut instance = report.clone();
+        instance["access_token"] = token.clone();
+        let mut client = Mcp::connect(&instance).await;
+        let answer = client.tool("echo", json!({"text": "hello"})).await;
+        assert_eq!(answer.as_deref(), Ok("hello"));
+    }
+
+    // The end of the terminal is its end.
+    processes::signal_hangup(quickstart.process.id());
+    quickstart.ended();
+    assert_eq!(processes::of_folder(root.path()), []);
+}
+
+/// The keeper is there by then.
+#[test]
+fn a_serve_that_fails_late_leaves_nothing_running() {
+    let root = tempfile::tempdir().expect("a folder");
+    let spool = root.path().join("spool");
+    fs::write(&spool, "no folder").expect("our folder");
+    let mut config = minimcp::config::Config::default();
+    config.api.port = crate::harness::free_port();
+    config.api.admin_token_file = root.path().join("admin-token");
+    config.database.url = format!("sqlite:{}", root.path().join("minimcp.db").display());
+    config.runtime.instance_dir = root.path().join("instances");
+    config.runtime.keeper_socket = root.path().join("keeper.sock");
+    config.secrets.key_file = root.path().join("master-key");
+    config.logs.spool_dir = spool;
+    let file = root.path().join("config.toml");
+    let text = toml::to_string(&config).expect("a configuration can be written");
+    fs::write(&file, text).expect("our folder");
+    let mut serve = minimcp(root.path());
+    let said = serve.args(["serve", "--config"]).arg(&file).output();
+    Said::from(said.expect("it starts")).refused(1, "the spool in");
+    assert!(
+        root.path().join("minimcp.db").exists(),
+        "it failed too early"
+    );
+    let left = wait_until(PATIENCE, || {
+        processes::of_folder(root.path()).is_empty().then_some(())
+    });
+    assert!(left.is_some(), "{:?}", processes::of_folder(root.path()));
 }
 
 #[test]

@@ -61,6 +61,11 @@ pub fn terminate(pid: u32) {
     send(pid, signal::Signal::SIGTERM);
 }
 
+/// Sends SIGHUP to one process.
+pub fn signal_hangup(pid: u32) {
+    send(pid, signal::Signal::SIGHUP);
+}
+
 fn send(pid: u32, what: signal::Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).expect("pids are small"));
     match signal::kill(pid, what) {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cli::failure::Failure,
     client::Client,
-    wire::{CreateInstance, Instance},
+    wire::{CreateAccessToken, CreateInstance, Instance},
 };
 
 /// The instance's name, and its template's.
@@ -31,6 +31,9 @@ pub(super) struct Access {
     pub(super) access_url: String,
     pub(super) access_token: String,
     pub(super) connect_url: Option<String>,
+    /// Tells whether the token is still the one that the instance takes. Absent in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
 }
 
 impl Access {
@@ -41,6 +44,7 @@ impl Access {
             access_url: instance.access_url.clone(),
             access_token: instance.access_token.clone()?,
             connect_url: instance.connect_url.clone(),
+            fingerprint: None,
         })
     }
 
@@ -97,7 +101,52 @@ async fn first_time(client: &Client) -> Result<(Instance, Access), Failure> {
         made => made?.read()?,
     };
     let access = Access::of(&instance).ok_or_else(no_token)?;
+    let access = with_fingerprint(client, access).await?;
     Ok((instance, access))
+}
+
+/// The token of a quickstart beside one that somebody rotated.
+const OWN_TOKEN: &str = "quickstart";
+
+/// Adds the fingerprint of the token that the instance began with.
+async fn with_fingerprint(client: &Client, access: Access) -> Result<Access, Failure> {
+    let tokens = client.access_tokens(&access.id).await?.read()?.items;
+    let first = tokens.into_iter().find(|token| token.name == "default");
+    Ok(Access {
+        fingerprint: first.map(|token| token.fingerprint),
+        ..access
+    })
+}
+
+/// A token of the quickstart's own: whoever rotated the first one goes on with theirs.
+async fn own_token(client: &Client, access: Access) -> Result<Access, Failure> {
+    let tokens = client.access_tokens(&access.id).await?.read()?.items;
+    let wanted = access.fingerprint.as_ref();
+    let taken = |fingerprint: &String| tokens.iter().any(|token| token.fingerprint == *fingerprint);
+    if wanted.is_none_or(taken) {
+        return Ok(access);
+    }
+    let made = if tokens.iter().any(|token| token.name == OWN_TOKEN) {
+        let rotated = client
+            .rotate_named_access_token(&access.id, OWN_TOKEN, None)
+            .await?;
+        rotated.read()?
+    } else {
+        let request = CreateAccessToken {
+            name: OWN_TOKEN.to_owned(),
+            ..CreateAccessToken::default()
+        };
+        client
+            .create_access_token(&access.id, &request)
+            .await?
+            .read()?
+    };
+    Ok(Access {
+        access_token: made.access_token.ok_or_else(no_token)?,
+        connect_url: made.connect_url,
+        fingerprint: Some(made.fingerprint),
+        ..access
+    })
 }
 
 async fn again(
@@ -112,20 +161,24 @@ async fn again(
     };
     let saved = Access::load(folder).filter(|saved| saved.id == instance.id);
     let access = match saved {
-        Some(saved) => Access {
+        Some(saved) => {
             // The address may be another one this time.
-            connect_url: saved
-                .connect_url
-                .map(|url| url.replacen(&saved.access_url, &instance.access_url, 1)),
-            access_url: instance.access_url.clone(),
-            ..saved
-        },
+            let moved = Access {
+                connect_url: saved
+                    .connect_url
+                    .map(|url| url.replacen(&saved.access_url, &instance.access_url, 1)),
+                access_url: instance.access_url.clone(),
+                ..saved
+            };
+            own_token(client, moved).await?
+        }
         None => {
             let rotated = client
                 .rotate_access_token(&instance.id, None)
                 .await?
                 .read()?;
-            Access::of(&rotated).ok_or_else(no_token)?
+            let access = Access::of(&rotated).ok_or_else(no_token)?;
+            with_fingerprint(client, access).await?
         }
     };
     Ok((instance, access))

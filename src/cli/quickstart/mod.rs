@@ -48,7 +48,7 @@ async fn foreground(
     config: Config,
     out: Output,
 ) -> Result<(), Failure> {
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::listen_in_terminal()?;
     progress(
         out,
         &format!("Starting the daemon, its data in {}", folder.path.display()),
@@ -150,6 +150,6 @@ fn program(variables: connection::Variables<'_>) -> String {
 /// Tells on stderr what takes a while; silent for programs.
 fn progress(out: Output, text: &str) {
     if !out.json {
-        eprintln!("{text} …");
+        crate::cli::output::complain(&format!("{text} …"));
     }
 }

@@ -23,6 +23,7 @@ fn refusals() -> Vec<Refusal> {
         create(json!({"template": "demo", "ttl": "10x"})),
         create(json!({"template": "demo", "ttl": "520w"})),
         create(json!({"template": "demo", "name": "Bad_Slug"})),
+        create(json!({"template": "demo", "name": "01a2193f-cf86-73e5-9624-14ca81fb2fe5"})),
         create(json!({"template": "demo", "nmae": "typo"})),
         create(json!({"template": "github"})),
         create(json!({
@@ -91,6 +92,15 @@ async fn bad_input_is_told_apart_and_makes_nothing() {
                     .is_some_and(|text| !text.is_empty())
             );
         }
+        let body = json!({"template": "nothing", "ttl": "10x", "name": "A_", "labels": {"": "x"}});
+        let (_, problem) = server.call(Method::POST, "/mcps", Some(body)).await;
+        let told = problem["violations"].as_array().expect("a list").iter();
+        let told: Vec<&str> = told.filter_map(|one| one["pointer"].as_str()).collect();
+        assert_eq!(
+            told,
+            ["/labels/", "/name", "/template", "/ttl"],
+            "{problem}"
+        );
         let page = server.get("/mcps").await;
         assert_eq!(page["items"].as_array().expect("items").len(), 1, "{page}");
         let ports = server.get("/ports").await;

@@ -132,6 +132,48 @@ fn every_operation_tells_its_problems_and_every_reference_leads_somewhere() {
     }
 }
 
+/// Generated clients read lists and durations by these.
+#[test]
+fn each_list_names_its_items_and_durations_may_be_texts() {
+    let document = document();
+    let schemas = &document["components"]["schemas"];
+    let mut shapes = BTreeSet::new();
+    for (path, item) in [
+        ("/mcps", "Instance"),
+        ("/mcps/{id}/logs", "LogLine"),
+        ("/mcps/{id}/calls", "CallEntry"),
+        ("/templates", "TemplateSummary"),
+        ("/tasks", "TaskStatus"),
+        ("/keys", "MasterKey"),
+        ("/credentials", "Credential"),
+        ("/mcps/{id}/access-tokens", "AccessToken"),
+    ] {
+        let operation = &document["paths"][format!("/api/v1{path}")]["get"];
+        let content = &operation["responses"]["200"]["content"];
+        let of_page = content["application/json"]["schema"]["$ref"].as_str();
+        let page = of_page.and_then(|name| name.rsplit('/').next());
+        let page = page.unwrap_or_else(|| panic!("{path}: {content:#}"));
+        assert_eq!(page, format!("Page_{item}"), "{path}");
+        let properties = &schemas[page]["properties"]["items"]["items"]["properties"];
+        assert!(properties.is_object(), "{path}: {}", schemas[page]);
+        shapes.insert(properties.to_string());
+    }
+    assert_eq!(shapes.len(), 8, "each its own");
+    let kinds = schemas["DurationSchema"]["oneOf"].as_array().map(|all| {
+        let kinds = all
+            .iter()
+            .map(|one| one["type"].as_str().unwrap_or_default());
+        kinds.map(str::to_owned).collect::<Vec<_>>()
+    });
+    let expected = ["integer", "string"].map(str::to_owned).to_vec();
+    assert_eq!(kinds, Some(expected), "{}", schemas["DurationSchema"]);
+    assert!(
+        schemas["CreateInstance"]["properties"]["ttl"]
+            .to_string()
+            .contains("DurationSchema")
+    );
+}
+
 #[tokio::test]
 async fn the_open_paths_answer_what_they_should() {
     let api = Fixture::new(Database::Sqlite).await;
