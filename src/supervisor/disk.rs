@@ -157,7 +157,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let closed = folder.path().join("closed");
         fs::create_dir(&closed).expect("ours");
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).expect("ours");
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).expect("ours");
         assert_eq!(measure(folder.path()), Use::Hidden(closed));
     }
 
