@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod domain;
+pub mod egress;
 pub mod gateway;
 pub mod logs;
 pub mod mcp_servers;

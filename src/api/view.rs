@@ -9,6 +9,7 @@ use crate::{
         exit::{ExitRecord, ExitStatus},
         state::{DesiredState, Health},
     },
+    egress::{EgressReport, HostCount},
     supervisor::{Granted, InstanceEvent, InstanceStatus},
     wire,
 };
@@ -79,6 +80,7 @@ pub fn instance(status: &InstanceStatus) -> wire::Instance {
             tools: server.tools.clone(),
         }),
         isolation: status.isolation.clone(),
+        egress: status.egress.as_ref().map(egress),
         limits: serde_json::to_value(status.limits).unwrap_or_default(),
         credentials: record
             .spec
@@ -98,6 +100,28 @@ pub fn granted(granted: &Granted, status: &InstanceStatus) -> wire::Instance {
         access_token: Some(granted.access_token.to_string()),
         connect_url: Some(granted.connect_url.to_string()),
         ..instance(status)
+    }
+}
+
+fn egress(report: &EgressReport) -> wire::Egress {
+    let hosts = |hosts: &[HostCount]| {
+        let host = |host: &HostCount| wire::EgressHost {
+            host: host.host.clone(),
+            reason: host.reason.map(str::to_owned),
+            count: host.count,
+            last_at: time(host.last_at),
+        };
+        hosts.iter().map(host).collect()
+    };
+    wire::Egress {
+        hosts: report.hosts.clone(),
+        learns: report.learns,
+        refused: report.refused,
+        last_refused_at: report.last_refused_at.map(time),
+        refused_hosts: hosts(&report.refused_hosts),
+        reached_hosts: hosts(&report.reached_hosts),
+        sent_bytes: report.sent_bytes,
+        received_bytes: report.received_bytes,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The verbs on instances.
 
+mod egress;
+
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use jiff::Timestamp;
@@ -325,6 +327,7 @@ fn described(instance: &Instance, now: Timestamp) -> String {
         let title = if index == 0 { "Isolation" } else { "" };
         (title, format!("{part:<16} {state}"))
     }));
+    lines.extend(egress::lines(instance));
     lines
         .into_iter()
         .map(|(title, text)| {

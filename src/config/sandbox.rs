@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Config;
 use crate::domain::{
+    egress::{HostAddress, HostPattern},
     own_user::UserIds,
-    sandbox::{Ceiling, Exception, Profile},
+    private_address::Opened,
+    sandbox::{Ceiling, Exception, Network, Profile},
 };
 
 /// The most that instances may reach, whatever their templates and settings ask for.
@@ -18,6 +20,18 @@ pub struct SandboxConfig {
     pub weakest_profile: Profile,
     /// Single templates that may choose a weaker one, each with the reason.
     pub exceptions: Vec<Exception>,
+    /// The widest network that a template may choose.
+    pub widest_network: Network,
+    /// Hosts that no instance reaches, whatever templates and settings name.
+    pub deny_hosts: Vec<HostPattern>,
+    /// Private addresses that instances reach all the same, by an allowed name or address.
+    pub allow_private: Vec<Opened>,
+    /// Names that the gate does not ask this host's resolver for.
+    pub host_addresses: Vec<HostAddress>,
+    /// Most connections of one child at the same time.
+    pub connections_max: usize,
+    /// Most bytes that one instance sends through the gate in an hour.
+    pub sent_bytes_per_hour: u64,
     /// Folders below which templates and settings may open paths to be read.
     pub allow_read: Vec<PathBuf>,
     /// Folders below which templates and settings may open folders to be written.
@@ -38,6 +52,12 @@ impl Default for SandboxConfig {
         Self {
             weakest_profile: Profile::default(),
             exceptions: Vec::new(),
+            widest_network: Network::AllowList,
+            deny_hosts: Vec::new(),
+            allow_private: Vec::new(),
+            host_addresses: Vec::new(),
+            connections_max: 128,
+            sent_bytes_per_hour: 4 << 30,
             allow_read: Vec::new(),
             allow_write: Vec::new(),
             read: Vec::new(),
@@ -110,6 +130,8 @@ impl Config {
         Ceiling {
             weakest_profile: self.sandbox.weakest_profile,
             exceptions: self.sandbox.exceptions.clone(),
+            widest_network: self.sandbox.widest_network,
+            denied_hosts: self.sandbox.deny_hosts.clone(),
             allow_read: self.sandbox.allow_read.clone(),
             allow_write: self.sandbox.allow_write.clone(),
             read: self.sandbox.read.clone(),

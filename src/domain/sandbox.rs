@@ -6,7 +6,11 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{id::TemplateName, own_user::UserIds};
+use super::{
+    egress::{Catch, Egress, HostPattern, HostRule, PORTS_MAX},
+    id::TemplateName,
+    own_user::UserIds,
+};
 
 /// How much of the sandbox is built; the strictest is the smallest.
 #[derive(
@@ -43,9 +47,32 @@ impl Profile {
 pub enum Network {
     /// Nothing but a loopback of its own.
     None,
-    /// Whatever the host reaches.
+    /// The hosts that are named, through our gate.
     #[default]
+    AllowList,
+    /// Every name, through our gate, which records what is asked for: to find the list.
+    Learn,
+    /// Whatever the host reaches.
     Open,
+}
+
+impl Network {
+    /// The word that people write.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::AllowList => "allow-list",
+            Self::Learn => "learn",
+            Self::Open => "open",
+        }
+    }
+
+    /// Whether it goes through our gate.
+    #[must_use]
+    pub fn is_gated(self) -> bool {
+        matches!(self, Self::AllowList | Self::Learn)
+    }
 }
 
 /// One layer of isolation, by the name that `isolation` reports it under.
@@ -139,8 +166,10 @@ pub struct SandboxSpec {
     pub read: Vec<PathBuf>,
     /// Folders of the host that it writes, beside its own. Absolute.
     pub write: Vec<PathBuf>,
-    /// What of the network it reaches.
+    /// What of the network it reaches; wider than an allow-list only as far as the operator's ceiling goes.
     pub network: Network,
+    /// Hosts that it reaches where its network is an allow-list.
+    pub hosts: Vec<HostRule>,
     /// Layers without which it does not start.
     pub require: Vec<Layer>,
     /// Size of its private `/tmp`, and again of `/dev/shm`, in bytes.
@@ -153,7 +182,8 @@ impl Default for SandboxSpec {
             profile: Profile::Strict,
             read: Vec::new(),
             write: Vec::new(),
-            network: Network::Open,
+            network: Network::AllowList,
+            hosts: Vec::new(),
             require: Vec::new(),
             tmp_size_bytes: 64 << 20,
         }
@@ -189,6 +219,10 @@ pub struct Ceiling {
     pub weakest_profile: Profile,
     /// Single templates that may go below it.
     pub exceptions: Vec<Exception>,
+    /// The widest network.
+    pub widest_network: Network,
+    /// Hosts that no server reaches, whatever templates and settings name.
+    pub denied_hosts: Vec<HostPattern>,
     /// Folders below which grants to read are given.
     pub allow_read: Vec<PathBuf>,
     /// Folders below which grants to write, and to read, are given.
@@ -202,7 +236,7 @@ pub struct Ceiling {
 }
 
 /// What one launch gets.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Sandbox {
     /// How much of it is built.
@@ -220,12 +254,37 @@ pub struct Sandbox {
     pub hidden: Vec<PathBuf>,
     /// What of the network it reaches.
     pub network: Network,
+    /// What of its connections are caught, where they go through the gate.
+    pub caught: Catch,
+    /// Which of them go on: decided by the gate, not by the keeper.
+    #[serde(skip)]
+    pub egress: Egress,
     /// Layers without which it must not start.
     pub require: Vec<Layer>,
     /// Size of its private `/tmp`, and again of `/dev/shm`, in bytes; 0 means the default.
     pub tmp_size_bytes: u64,
     /// From where its own user comes, where the keeper is root; `None`: it has none.
     pub user_ids: Option<UserIds>,
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self {
+            profile: Profile::Strict,
+            program: Vec::new(),
+            read: Vec::new(),
+            write: Vec::new(),
+            hidden: Vec::new(),
+            profile_reason: None,
+            // What a launch without a word on it had before there was a gate.
+            network: Network::Open,
+            caught: Catch::default(),
+            egress: Egress::default(),
+            require: Vec::new(),
+            tmp_size_bytes: 0,
+            user_ids: None,
+        }
+    }
 }
 
 /// One thing that was asked for and not given.
@@ -238,6 +297,20 @@ pub enum Denial {
         .0.word(), .0.word()
     )]
     Profile(Profile),
+    /// A network above the ceiling.
+    #[error(
+        "network = \"{}\" is not allowed: it needs sandbox.widest_network = \"{}\" in config.toml",
+        .0.word(), .0.word()
+    )]
+    Network(Network),
+    /// Every name, which is an open network but for private addresses.
+    #[error(
+        "{0} stands for every host, which is not allowed: it needs sandbox.widest_network = \"open\" in config.toml"
+    )]
+    EveryHost(HostRule),
+    /// More ports than can be listened on.
+    #[error("its hosts have {0} different ports; at most {PORTS_MAX} are allowed")]
+    Ports(usize),
     /// A path outside the folders that may be granted.
     #[error(
         "{} may not be {}: it needs a folder at or above it in sandbox.{} of config.toml",
@@ -337,8 +410,8 @@ impl Ceiling {
         found.map(Some).ok_or(Denial::Profile(profile))
     }
 
-    /// Decides what a launch gets: what the template asks for, what settings add (`wanted`), and where its program
-    /// lies (`program`, which needs no grant since whoever installed the template named it).
+    /// Decides what a launch gets: what the template asks for, what settings add (`wanted`, `hosts`), and where its
+    /// program lies (`program`, which needs no grant since whoever installed the template named it).
     ///
     /// # Errors
     /// Every [`Denial`]; never an empty list.
@@ -347,6 +420,7 @@ impl Ceiling {
         template: &TemplateName,
         spec: &SandboxSpec,
         wanted: &[(PathBuf, Access)],
+        hosts: &[HostRule],
         program: Vec<PathBuf>,
     ) -> Result<Sandbox, Vec<Denial>> {
         let mut denials = Vec::new();
@@ -373,9 +447,14 @@ impl Ceiling {
                 denials.push(Denial::Hidden { path, hidden });
             }
         }
-        if !denials.is_empty() {
-            return Err(denials);
-        }
+        let (egress, caught) = match self.egress(spec, hosts) {
+            Ok(reached) if denials.is_empty() => reached,
+            Ok(_) => return Err(denials),
+            Err(more) => {
+                denials.extend(more);
+                return Err(denials);
+            }
+        };
         Ok(Sandbox {
             profile: spec.profile,
             profile_reason: reason.map(str::to_owned),
@@ -384,6 +463,8 @@ impl Ceiling {
             write,
             hidden: self.hidden.clone(),
             network: spec.network,
+            caught,
+            egress,
             require: spec.require.clone(),
             tmp_size_bytes: spec.tmp_size_bytes,
             user_ids: self.user_ids,

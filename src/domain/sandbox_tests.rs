@@ -52,7 +52,7 @@ proptest! {
     #[test]
     fn nothing_is_given_beyond_the_ceiling(ceiling in ceiling(), spec in spec(), more in paths()) {
         let wanted: Vec<_> = more.into_iter().map(|path| (path, Access::Write)).collect();
-        if let Ok(given) = ceiling.decide(&template(), &spec, &wanted, Vec::new()) {
+        if let Ok(given) = ceiling.decide(&template(), &spec, &wanted, &[], Vec::new()) {
             prop_assert!(given.profile <= ceiling.weakest_profile);
             for path in given.read.iter().chain(&given.write) {
                 prop_assert!(shows(path, &ceiling.hidden).is_none(), "deny beats allow: {path:?}");
@@ -74,7 +74,7 @@ proptest! {
         lower.hidden.push(hide);
         lower.allow_write.pop();
         lower.weakest_profile = Profile::Strict;
-        let (high, low) = (ceiling.decide(&template(), &spec, &[], Vec::new()), lower.decide(&template(), &spec, &[], Vec::new()));
+        let (high, low) = (ceiling.decide(&template(), &spec, &[], &[], Vec::new()), lower.decide(&template(), &spec, &[], &[], Vec::new()));
         if let Ok(low) = low {
             let high = high.expect("what a lower ceiling gives, a higher one gives too");
             prop_assert_eq!(low.profile, high.profile);
@@ -85,7 +85,7 @@ proptest! {
 
     #[test]
     fn each_fault_is_named(ceiling in ceiling(), spec in spec()) {
-        if let Err(denials) = ceiling.decide(&template(), &spec, &[], Vec::new()) {
+        if let Err(denials) = ceiling.decide(&template(), &spec, &[], &[], Vec::new()) {
             prop_assert!(!denials.is_empty());
             let faulty = spec.read.iter().filter(|path| ceiling.grants(path, Access::Read).is_err()).count()
                 + spec.write.iter().filter(|path| ceiling.grants(path, Access::Write).is_err()).count()
@@ -112,7 +112,7 @@ fn an_exception_is_for_one_template_and_goes_no_further_than_it_says() {
             profile,
             ..SandboxSpec::default()
         };
-        ceiling.decide(template, &spec, &[], Vec::new())
+        ceiling.decide(template, &spec, &[], &[], Vec::new())
     };
     let given = of(&template(), Profile::Relaxed).expect("it is the one");
     assert_eq!(given.profile_reason.as_deref(), Some("the host's fonts"));
@@ -145,7 +145,7 @@ fn the_denial_names_the_missing_grant() {
         ..SandboxSpec::default()
     };
     let denials = ceiling
-        .decide(&template(), &off, &[], Vec::new())
+        .decide(&template(), &off, &[], &[], Vec::new())
         .expect_err("not allowed");
     assert!(
         denials[0]
@@ -155,4 +155,82 @@ fn the_denial_names_the_missing_grant() {
     ceiling
         .grants(Path::new("/var/log"), Access::Read)
         .expect("what may be written may be read");
+}
+
+#[test]
+fn the_network_is_as_wide_as_the_operator_says() {
+    let asks = |network, hosts: &[&str]| SandboxSpec {
+        network,
+        hosts: hosts.iter().map(|text| text.parse().expect(text)).collect(),
+        ..SandboxSpec::default()
+    };
+    let told = |ceiling: &Ceiling, spec| {
+        let denials = ceiling.decide(&template(), &spec, &[], &[], Vec::new());
+        denials.err().map(|denials| {
+            let sentences: Vec<String> = denials.iter().map(Denial::to_string).collect();
+            sentences.join("; ")
+        })
+    };
+    let list = Ceiling::default();
+    let none = Ceiling {
+        widest_network: Network::None,
+        ..Ceiling::default()
+    };
+    let open = Ceiling {
+        widest_network: Network::Open,
+        ..Ceiling::default()
+    };
+    let named = "api.example.com:443";
+    assert_eq!(told(&list, asks(Network::AllowList, &[named])), None);
+    let denial = told(&list, asks(Network::Open, &[])).expect("too wide");
+    assert!(
+        denial.contains("sandbox.widest_network = \"open\""),
+        "{denial}"
+    );
+    let denial = told(&list, asks(Network::Learn, &[])).expect("too wide");
+    assert!(
+        denial.contains("sandbox.widest_network = \"learn\""),
+        "{denial}"
+    );
+    let denial = told(&list, asks(Network::AllowList, &["*:443"])).expect("too wide");
+    assert!(denial.contains("*:443 stands for every host"), "{denial}");
+    assert!(told(&none, asks(Network::AllowList, &[named])).is_some());
+    for network in [
+        Network::None,
+        Network::AllowList,
+        Network::Learn,
+        Network::Open,
+    ] {
+        assert_eq!(told(&open, asks(network, &["*:443"])), None);
+    }
+}
+
+#[test]
+fn settings_widen_the_list_and_the_keeper_hears_of_ports_alone() {
+    let ceiling = Ceiling {
+        denied_hosts: vec!["evil.example.com".parse().expect("a name")],
+        ..Ceiling::default()
+    };
+    let spec = SandboxSpec {
+        hosts: vec!["api.example.com:443".parse().expect("a rule")],
+        ..SandboxSpec::default()
+    };
+    let more = ["evil.example.com:8443".parse().expect("a rule")];
+    let sandbox = ceiling
+        .decide(&template(), &spec, &[], &more, Vec::new())
+        .expect("allowed");
+    assert_eq!(sandbox.caught.ports, [80, 443, 8443]);
+    assert!(sandbox.egress.connects("api.example.com", 443).is_ok());
+    assert!(
+        sandbox.egress.connects("evil.example.com", 8443).is_err(),
+        "deny beats allow"
+    );
+    let wire = serde_json::to_string(&sandbox).expect("writable");
+    assert!(!wire.contains("example.com"), "{wire}");
+    let offline = SandboxSpec {
+        network: Network::None,
+        ..spec
+    };
+    let sandbox = ceiling.decide(&template(), &offline, &[], &more, Vec::new());
+    assert_eq!(sandbox.expect("allowed").egress, Egress::default());
 }

@@ -221,10 +221,10 @@ pub struct SettingSpec {
     /// Whether a request must give it (when there is no default).
     #[serde(default)]
     pub required: bool,
-    /// Its value is a path of the host, or a list of them, that the server then reads or writes; given as far as the
-    /// operator's ceiling goes.
+    /// Its value is a path of the host, or a list of them, that the server then reads or writes, or an address that it
+    /// then reaches; given as far as the operator's ceiling goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub grants: Option<Access>,
+    pub grants: Option<Grant>,
     /// The values allowed, where not every one is.
     #[serde(default, rename = "enum", skip_serializing_if = "Vec::is_empty")]
     pub allowed: Vec<serde_json::Value>,
@@ -235,6 +235,30 @@ pub struct SettingSpec {
     /// arguments when true. Appended to the command in the order of the manifest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub arguments: Vec<String>,
+}
+
+/// What the value of a setting opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grant {
+    /// A path, to be read.
+    Read,
+    /// A path, to be written as well.
+    Write,
+    /// A web address, or `host:port`, to be reached.
+    Host,
+}
+
+impl Grant {
+    /// What a path is opened for; `None`: it is no path.
+    #[must_use]
+    pub fn access(self) -> Option<Access> {
+        match self {
+            Self::Read => Some(Access::Read),
+            Self::Write => Some(Access::Write),
+            Self::Host => None,
+        }
+    }
 }
 
 /// What a setting holds.

@@ -247,6 +247,7 @@ fn connected() -> KeeperState {
         pid: 1,
         host: HostReport {
             members: true,
+            gates: true,
             ..HostReport::default()
         },
     }
@@ -318,6 +319,15 @@ impl Shared {
 struct Control(Arc<Shared>);
 
 impl WorkloadControl for Control {
+    fn sockets_inside(
+        &self,
+        id: WorkloadId,
+        _count: u8,
+    ) -> BoxFuture<'_, Result<Vec<OwnedFd>, RuntimeError>> {
+        let reason = format!("{id} has no network namespace of its own");
+        Box::pin(async move { Err(RuntimeError::Refused(reason)) })
+    }
+
     fn perform(&self, id: WorkloadId, verb: Verb) -> BoxFuture<'_, Result<(), RuntimeError>> {
         Box::pin(async move {
             let reaction = {

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use super::{
-    KeeperState, LaunchError, LaunchPlan, Pidfd, Pipes, Runtime, RuntimeError, Verb, Workload,
-    WorkloadControl, WorkloadId, host,
+    Caught, KeeperState, LaunchError, LaunchPlan, OwnNetwork, Pidfd, Pipes, Runtime, RuntimeError,
+    Verb, Workload, WorkloadControl, WorkloadId, host,
     keeper::protocol::{Launch, Reply, Request},
     keeper_client::{Answer, Call, Connection, Exits, Lost},
 };
@@ -33,6 +33,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 const KEEPER_END_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the first connection is tried when we may start a keeper: an old one may just be ending.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a keeper cannot do that was started by a program from before there was a gate.
+const FORMER_KEEPER: &str = "the keeper is of a former version and has no gate for its network: restart it \
+                             (systemctl restart minimcp-keeper), which restarts all instances";
 /// How long a refusal is not believed: the socket of a `serve` that just ended lives on for a moment in any
 /// child that it was about to start.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -274,6 +277,17 @@ impl WorkloadControl for Control {
             Ok(())
         })
     }
+
+    fn sockets_inside(
+        &self,
+        id: WorkloadId,
+        count: u8,
+    ) -> BoxFuture<'_, Result<Vec<OwnedFd>, RuntimeError>> {
+        Box::pin(async move {
+            let request = Request::SocketsInside { id, count };
+            Ok(self.0.ask_plainly(request).await?.descriptors)
+        })
+    }
 }
 
 /// Our ends of the pipes as they come along with a packet.
@@ -288,6 +302,22 @@ fn pipes(descriptors: Vec<OwnedFd>, with_stdin: bool) -> Option<Pipes> {
         stdin,
         stdout: descriptors.next()?,
         stderr: descriptors.next()?,
+    })
+}
+
+/// Takes the sockets off the end of what came along, where all of them are there. `None`: no network of its own.
+fn own_network(descriptors: &mut Vec<OwnedFd>, caught: Option<usize>) -> Option<OwnNetwork> {
+    Some(OwnNetwork {
+        caught: caught_sockets(descriptors, caught?),
+    })
+}
+
+fn caught_sockets(descriptors: &mut Vec<OwnedFd>, count: usize) -> Option<Caught> {
+    let at = descriptors.len().checked_sub(count)?;
+    let mut sockets = descriptors.split_off(at).into_iter();
+    Some(Caught {
+        dns: sockets.next()?.into(),
+        listeners: sockets.map(Into::into).collect(),
     })
 }
 
@@ -314,6 +344,9 @@ impl LocalRuntime {
 
     async fn start(&self, plan: LaunchPlan) -> Result<Workload, LaunchError> {
         let id = plan.id;
+        if plan.sandbox.network.is_gated() && self.shared.state.borrow().lacks_gates() {
+            return Err(LaunchError::NotStarted(FORMER_KEEPER.to_owned()));
+        }
         let (names, secrets): (Vec<_>, Vec<_>) = plan
             .env
             .into_iter()
@@ -336,21 +369,18 @@ impl LocalRuntime {
                     Reply::Launched {
                         pid,
                         isolation,
+                        caught,
                         pidfd,
                     },
                 mut descriptors,
             }) => {
                 let pidfd = self.watched(id, pidfd, &mut descriptors);
+                let network = own_network(&mut descriptors, caught);
                 let pipes = pipes(descriptors, true);
-                return Ok(Workload::new(
-                    id,
-                    pid,
-                    pidfd,
-                    isolation,
-                    pipes,
-                    exit,
-                    self.control(),
-                ));
+                return Ok(
+                    Workload::new(id, pid, pidfd, isolation, pipes, exit, self.control())
+                        .within(network),
+                );
             }
             Ok(Answer {
                 reply: Reply::NotStarted { reason },
@@ -377,6 +407,7 @@ impl LocalRuntime {
                     pid,
                     isolation,
                     stdin,
+                    caught,
                     exit,
                     pidfd,
                 } => {
@@ -386,16 +417,11 @@ impl LocalRuntime {
                         self.shared.exits.tell(id, report);
                     }
                     let pidfd = self.watched(id, pidfd, &mut answer.descriptors);
+                    let network = own_network(&mut answer.descriptors, caught);
                     let pipes = pipes(answer.descriptors, stdin);
-                    all.push(Workload::new(
-                        id,
-                        pid,
-                        pidfd,
-                        isolation,
-                        pipes,
-                        told,
-                        self.control(),
-                    ));
+                    let workload =
+                        Workload::new(id, pid, pidfd, isolation, pipes, told, self.control());
+                    all.push(workload.within(network));
                 }
                 Reply::End => return Ok(all),
                 _ => return Err(unexpected("a list")),

@@ -37,7 +37,9 @@ pub use host::{FileLock, LockError, bind_listener, harden_process, lock_file};
 pub use pidfd::Pidfd;
 pub use plan::{HostReport, LaunchPlan, PASSED_MAX, WorkloadId};
 pub use usage::{TreeUsage, usage};
-pub use workload::{ExitReport, Pipes, Presence, Verb, Workload, WorkloadControl};
+pub use workload::{
+    Caught, ExitReport, OwnNetwork, Pipes, Presence, Verb, Workload, WorkloadControl,
+};
 
 /// Why a launch gave no child.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +82,12 @@ pub enum KeeperState {
 }
 
 impl KeeperState {
+    /// Whether it is a keeper from before there was a gate, which would not understand what goes through one.
+    #[must_use]
+    pub fn lacks_gates(&self) -> bool {
+        matches!(self, Self::Connected { host, .. } if !host.gates)
+    }
+
     /// Whether members may be launched: a keeper from before there were any would take one for the main child.
     #[must_use]
     pub fn holds_members(&self) -> bool {

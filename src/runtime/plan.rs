@@ -99,11 +99,14 @@ pub struct HostReport {
     pub version: String,
     /// Layer to state, in words, for example `pid-namespace` to `on`.
     pub isolation: std::collections::BTreeMap<String, String>,
-    /// How many descriptors the keeper may open (`RLIMIT_NOFILE`). Each child takes four, three pipe ends and a pidfd;
-    /// each instance one more, the listener of its access port.
+    /// How many descriptors the keeper may open (`RLIMIT_NOFILE`). Each child takes four, three pipe ends and a pidfd,
+    /// and where its network goes through the gate two and one for each port that is caught; each instance one more, the
+    /// listener of its access port.
     pub open_files_max: u64,
     /// Whether it tells the members of an instance from its main child.
     pub members: bool,
+    /// Whether it makes network namespaces whose connections are caught.
+    pub gates: bool,
 }
 
 impl Default for HostReport {
@@ -113,6 +116,7 @@ impl Default for HostReport {
             isolation: std::collections::BTreeMap::new(),
             open_files_max: 0,
             members: false,
+            gates: false,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::Future,
+    net::{TcpListener, UdpSocket},
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -23,6 +24,22 @@ pub struct Pipes {
     pub stdout: OwnedFd,
     /// Read end of its stderr.
     pub stderr: OwnedFd,
+}
+
+/// Sockets in a child's network namespace on which its connections end; non-blocking, close-on-exec.
+#[derive(Debug)]
+pub struct Caught {
+    /// Where it asks for names.
+    pub dns: UdpSocket,
+    /// One for each port that is caught, on every address.
+    pub listeners: Vec<TcpListener>,
+}
+
+/// A network namespace of a child's own.
+#[derive(Debug, Default)]
+pub struct OwnNetwork {
+    /// Where its connections end, if they are caught.
+    pub caught: Option<Caught>,
 }
 
 /// How a child ended and what it used.
@@ -63,6 +80,13 @@ pub enum Verb {
 pub trait WorkloadControl: Send + Sync + 'static {
     /// Performs `verb` on `id`. Asking it of a child that already ended is no error.
     fn perform(&self, id: WorkloadId, verb: Verb) -> BoxFuture<'_, Result<(), RuntimeError>>;
+
+    /// Makes `count` unconnected TCP sockets, non-blocking, in the network namespace of `id`.
+    fn sockets_inside(
+        &self,
+        id: WorkloadId,
+        count: u8,
+    ) -> BoxFuture<'_, Result<Vec<OwnedFd>, RuntimeError>>;
 }
 
 /// What the pidfd of a child and /proc tell of it together.
@@ -84,6 +108,7 @@ struct Inner {
     pidfd: Option<Arc<Pidfd>>,
     isolation: BTreeMap<String, String>,
     pipes: Mutex<Option<Pipes>>,
+    network: Mutex<Option<OwnNetwork>>,
     exit: watch::Receiver<Option<ExitReport>>,
     control: Arc<dyn WorkloadControl>,
 }
@@ -123,10 +148,18 @@ impl Workload {
                 pidfd,
                 isolation,
                 pipes: Mutex::new(pipes),
+                network: Mutex::new(None),
                 exit,
                 control,
             }),
         }
+    }
+
+    /// In a network namespace of its own, or in the host's.
+    #[must_use]
+    pub fn within(self, network: Option<OwnNetwork>) -> Self {
+        *self.lock_network() = network;
+        self
     }
 
     /// Instance and generation.
@@ -171,6 +204,29 @@ impl Workload {
     #[must_use]
     pub fn take_pipes(&self) -> Option<Pipes> {
         self.lock_pipes().take()
+    }
+
+    /// The sockets on which its connections are caught, the first time it is asked; `None` where none are.
+    #[must_use]
+    pub fn take_caught(&self) -> Option<Caught> {
+        self.lock_network().as_mut()?.caught.take()
+    }
+
+    /// Whether it has a network namespace of its own, so that its loopback is not the host's.
+    #[must_use]
+    pub fn has_own_network(&self) -> bool {
+        self.lock_network().is_some()
+    }
+
+    /// Unconnected TCP sockets in its network namespace, non-blocking: what they connect to is inside.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the keeper is away, or the child has no such namespace.
+    pub async fn sockets_inside(&self, count: u8) -> Result<Vec<OwnedFd>, RuntimeError> {
+        self.inner
+            .control
+            .sockets_inside(self.inner.id, count)
+            .await
     }
 
     /// Layer of isolation to what really holds for this child.
@@ -243,6 +299,13 @@ impl Workload {
 
     async fn perform(&self, verb: Verb) -> Result<(), RuntimeError> {
         self.inner.control.perform(self.inner.id, verb).await
+    }
+
+    fn lock_network(&self) -> std::sync::MutexGuard<'_, Option<OwnNetwork>> {
+        self.inner
+            .network
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_pipes(&self) -> std::sync::MutexGuard<'_, Option<Pipes>> {

@@ -153,7 +153,9 @@ pub(super) async fn spawn_actor(
         record,
         context: Arc::clone(context),
     };
+    let egress = super::egress::ledger(&mailbox);
     let handle = Arc::new(ActorHandle {
+        egress,
         mailbox,
         status: actor.status.subscribe(),
         route: Arc::clone(&route),

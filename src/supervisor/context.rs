@@ -21,6 +21,7 @@ use crate::{
         id::{InstanceId, InstanceName},
         port::PortPool,
     },
+    egress::{HostResolver, Outside},
     logs::Logs,
     packages::Installer,
     runtime::{self, Runtime},
@@ -56,6 +57,8 @@ pub struct Context {
     pub(super) registry: Registry,
     pub(super) ports: Mutex<PortPool>,
     pub(super) private_ports: PrivatePorts,
+    /// What the gates of all children share.
+    pub(super) outside: Arc<Outside>,
     /// Turns to launch, so that hundreds of starts do not fight for the processors.
     pub(super) launch_turns: Arc<Semaphore>,
     pub(super) closing: AtomicBool,
@@ -93,6 +96,16 @@ impl Context {
             config.runtime.search_path.clone(),
             config.ceiling().hidden,
         );
+        let sandbox = &config.sandbox;
+        let own_names = sandbox.host_addresses.iter();
+        let own_names = own_names.map(|own| (own.name.clone(), own.address));
+        let outside = Arc::new(Outside {
+            resolver: Arc::new(HostResolver::new(own_names.collect())),
+            opened: sandbox.allow_private.clone(),
+            connections_max: sandbox.connections_max,
+            sent_bytes_per_hour: sandbox.sent_bytes_per_hour,
+            clock,
+        });
         let launch_turns = Arc::new(Semaphore::new(config.runtime.launches_max.max(1)));
         Self {
             config,
@@ -109,6 +122,7 @@ impl Context {
             registry: Registry::default(),
             ports: Mutex::new(ports),
             private_ports: PrivatePorts::default(),
+            outside,
             launch_turns,
             closing: AtomicBool::new(false),
             damaged: Mutex::default(),

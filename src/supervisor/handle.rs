@@ -449,6 +449,7 @@ impl Supervisor {
 fn seen(handle: &ActorHandle) -> InstanceStatus {
     let mut status = handle.status.borrow().as_ref().clone();
     status.members = listed(&handle.census.borrow());
+    status.egress = handle.egress.report();
     let used = handle.route.last_accessed_ms.load(Ordering::Relaxed);
     if used > 0 {
         status.record.last_accessed_at = Some(used);

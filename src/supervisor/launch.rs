@@ -15,11 +15,13 @@ use super::{Context, private_port::PrivatePort, route::ArgumentsHook};
 use crate::{
     domain::{
         credential::SealedSecret,
+        egress::Egress,
         exit::ExitStatus,
         id::{EnvName, Generation, InstanceId},
         instance::InstanceRecord,
         template::{Template, Transport},
     },
+    egress::Gate,
     logs::{Capture, LogSource, LogStream},
     packages::Package,
     runtime::{KeeperState, LaunchError, LaunchPlan, RuntimeError, Workload, WorkloadId},
@@ -50,6 +52,8 @@ pub(super) struct Child {
     pub(super) captures: Vec<Capture>,
     /// The private port of an HTTP server.
     pub(super) http_port: Option<PrivatePort>,
+    /// Its way to the network, where that goes through the gate; ends with it.
+    pub(super) _gate: Option<Gate>,
     /// Its upstream told that it can never answer again.
     pub(super) told_silent: bool,
 }
@@ -239,6 +243,7 @@ pub(super) async fn start(
         port,
         workload,
         redactions,
+        recipe.resolved.sandbox.egress.clone(),
     )
     .await
     .map_err(|error| not_started(error.to_string()))
@@ -260,15 +265,28 @@ pub(super) async fn attach_adopted(
     let redactions = Arc::new(Redactions::new(secrets));
     let port = kept.as_ref().and_then(|kept| kept.http_port);
     let port = port.and_then(|port| context.private_ports.keep(port));
-    let child = attach(context, record, template, port, workload, redactions).await?;
+    // What it may reach, and its members, follow the template as it is now.
+    let wanted = workload.has_own_network() || template.server.members_max().is_some();
+    let number = port.as_ref().map(PrivatePort::number);
+    let resolved = match wanted {
+        true => resolve(context, record, number)
+            .inspect_err(|error| {
+                tracing::warn!(instance = %record.id, %error, "its child may reach nothing any more");
+            })
+            .ok(),
+        false => None,
+    };
+    let egress = resolved
+        .as_ref()
+        .map(|resolved| resolved.sandbox.egress.clone());
+    let egress = egress.unwrap_or_default();
+    let child = attach(
+        context, record, template, port, workload, redactions, egress,
+    )
+    .await?;
     if let Some(kept) = kept {
         child.upstream.adopt(kept.handshake);
     }
-    // Its members are launched from the template as it is now.
-    let resolved = match template.server.members_max() {
-        Some(_) => resolve(context, record, None).ok(),
-        None => None,
-    };
     let recipe = resolved.and_then(|resolved| {
         Recipe {
             resolved,
@@ -290,11 +308,16 @@ async fn attach(
     port: Option<PrivatePort>,
     workload: Workload,
     redactions: Arc<Redactions>,
+    egress: Egress,
 ) -> std::io::Result<Child> {
     let number = port.as_ref().map(PrivatePort::number);
     let attached = try_attach(context, record, template, number, &workload, redactions);
+    let attached = attached.and_then(|(upstream, captures)| {
+        let gate = super::egress::open_gate(context, record.id, &workload, egress)?;
+        Ok((upstream, captures, gate))
+    });
     match attached {
-        Ok((upstream, captures)) => {
+        Ok((upstream, captures, gate)) => {
             let generation = workload.id().generation;
             Ok(Child {
                 generation,
@@ -302,6 +325,7 @@ async fn attach(
                 upstream,
                 captures,
                 http_port: port,
+                _gate: gate,
                 told_silent: false,
             })
         }
@@ -367,7 +391,9 @@ fn try_attach(
             let port =
                 port.ok_or_else(|| std::io::Error::other("its private port is not known"))?;
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            Upstream::over_http(address, template.server.path.clone(), options, noise)
+            let inside = workload.has_own_network().then(|| workload.clone());
+            let path = template.server.path.clone();
+            Upstream::over_http(address, path, inside, options, noise)
         }
     };
     Ok((upstream, captures))

@@ -13,6 +13,7 @@ mod create;
 mod directory;
 mod disk;
 mod effects;
+mod egress;
 mod error;
 mod handle;
 mod keeper_watch;

@@ -8,7 +8,10 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use super::{InstanceStatus, command::Command, members::Census, route::Route};
-use crate::domain::id::{InstanceId, InstanceName, OwnerId};
+use crate::{
+    domain::id::{InstanceId, InstanceName, OwnerId},
+    egress::Ledger,
+};
 
 /// The way to one actor.
 pub(super) struct ActorHandle {
@@ -22,6 +25,8 @@ pub(super) struct ActorHandle {
     pub(super) listener: Arc<std::net::TcpListener>,
     /// The last use that the store knows of, unix milliseconds.
     pub(super) access_written_ms: AtomicI64,
+    /// What it reached and was refused.
+    pub(super) egress: Arc<Ledger>,
     /// Its members.
     pub(super) census: watch::Receiver<Census>,
 }

@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use crate::domain::{
-    UnixMs,
-    id::{Generation, InstanceId},
-    instance::InstanceRecord,
-    limits::Limits,
-    state::{Health, StatusWord, StopReason},
+use crate::{
+    domain::{
+        UnixMs,
+        id::{Generation, InstanceId},
+        instance::InstanceRecord,
+        limits::Limits,
+        state::{Health, StatusWord, StopReason},
+    },
+    egress::EgressReport,
 };
 
 /// A create request as it came in; nothing in it is checked yet.
@@ -62,6 +65,8 @@ pub struct InstanceStatus {
     pub members: Vec<(u32, Option<u32>)>,
     /// Layer to state.
     pub isolation: BTreeMap<String, String>,
+    /// What it may reach, reached and was refused; `None` where nothing goes through the gate.
+    pub egress: Option<EgressReport>,
     /// Limits in force.
     pub limits: Limits,
     /// The access URL without its token.
@@ -84,6 +89,7 @@ impl InstanceStatus {
             pid: None,
             members: Vec::new(),
             isolation: BTreeMap::new(),
+            egress: None,
             limits: Limits::default(),
             access_url: String::new(),
             path_url: String::new(),

@@ -255,6 +255,7 @@ impl Actor {
                 .as_ref()
                 .map(|child| child.workload.isolation().clone())
                 .unwrap_or_default(),
+            egress: None,
             limits: self
                 .template
                 .as_ref()

@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use super::parameters;
 use crate::domain::{
+    egress::HostRule,
     instance::InstanceSpec,
     sandbox::{Access, Sandbox},
-    template::{SettingSpec, SettingType, Template},
+    template::{Grant, SettingSpec, SettingType, Template},
 };
 
 /// The launch command of an instance, without its secrets.
@@ -148,18 +149,64 @@ pub(super) fn grants<'a>(
     template: &'a Template,
     settings: &'a BTreeMap<String, Value>,
 ) -> impl Iterator<Item = (&'a str, PathBuf, Access)> {
+    granting(template, settings).filter_map(|(name, grant, text)| {
+        let access = grant.access()?;
+        Some((name, PathBuf::from(text), access))
+    })
+}
+
+/// The hosts that settings open, or why a value names none, each with the name of its setting.
+pub(super) fn hosts<'a>(
+    template: &'a Template,
+    settings: &'a BTreeMap<String, Value>,
+) -> impl Iterator<Item = (&'a str, Result<HostRule, String>)> {
+    let opening = granting(template, settings).filter(|(_, grant, _)| *grant == Grant::Host);
+    opening.map(|(name, _, text)| (name, host_of(&text)))
+}
+
+/// Every text of a setting that grants something.
+fn granting<'a>(
+    template: &'a Template,
+    settings: &'a BTreeMap<String, Value>,
+) -> impl Iterator<Item = (&'a str, Grant, String)> {
     template.settings.iter().flat_map(|setting| {
         let value = settings.get(&setting.name).or(setting.default.as_ref());
         let texts = match (setting.grants, value) {
-            (Some(_), Some(value)) => argument_values(setting, value),
+            (Some(grant), Some(value)) => argument_values(setting, value)
+                .into_iter()
+                .map(|text| (grant, text))
+                .collect(),
             _ => Vec::new(),
         };
-        let access = setting.grants.unwrap_or(Access::Read);
         let name = setting.name.as_str();
         texts
             .into_iter()
-            .map(move |text| (name, PathBuf::from(text), access))
+            .map(move |(grant, text)| (name, grant, text))
     })
+}
+
+/// The host and port of a web address, or a rule as it is; a name alone means `https`.
+fn host_of(text: &str) -> Result<HostRule, String> {
+    let Some((scheme, _)) = text.split_once("://") else {
+        let with_port = text.parse::<HostRule>();
+        return with_port
+            .or_else(|fault| format!("{text}:443").parse().map_err(|_| fault))
+            .map_err(|fault| fault.to_string());
+    };
+    let usual = match scheme.to_ascii_lowercase().as_str() {
+        "https" | "wss" => 443,
+        "http" | "ws" => 80,
+        _ => return Err("must be an http or https address, or host:port".to_owned()),
+    };
+    let address: http::Uri = text
+        .parse()
+        .map_err(|_| "is not a web address".to_owned())?;
+    let host = address.host().filter(|host| !host.contains('*'));
+    let host = host.ok_or("names no host")?;
+    let port = address.port_u16().unwrap_or(usual);
+    format!("{host}:{port}")
+        .parse()
+        .map_err(|fault: crate::domain::egress::RuleFault| fault.to_string())
 }
 
 /// The texts for which the arguments of a setting are added once each.
@@ -225,5 +272,44 @@ impl Placeholders<'_> {
         }
         filled.push_str(rest);
         Ok(filled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_opens_its_host_and_nothing_else() {
+        for (text, rule) in [
+            ("https://api.example.com", "api.example.com:443"),
+            (
+                "https://ghe.example.com:8443/api/v3?x=1",
+                "ghe.example.com:8443",
+            ),
+            ("HTTP://Api.Example.com/", "api.example.com:80"),
+            (
+                "https://user:secret@api.example.com/",
+                "api.example.com:443",
+            ),
+            ("http://127.0.0.1:9000", "127.0.0.1:9000"),
+            ("http://[::1]:9000/x", "[::1]:9000"),
+            ("api.example.com", "api.example.com:443"),
+            ("*.example.com:8443", "*.example.com:8443"),
+            ("*:443", "*:443"),
+        ] {
+            let opened = host_of(text).expect(text);
+            assert_eq!(opened.to_string(), rule, "{text}");
+        }
+        for text in [
+            "",
+            "ftp://example.com",
+            "https://",
+            "https://*.example.com",
+            "https://a b/",
+            "/etc/passwd",
+        ] {
+            assert!(host_of(text).is_err(), "{text}");
+        }
     }
 }

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     domain::{
-        sandbox::{Layer, Network, Profile, is_plain},
-        template::{EraPolicy, Sessions, SettingSpec, SettingType, Template, Transport},
+        sandbox::{Layer, Profile, is_plain},
+        template::{EraPolicy, Grant, Sessions, SettingSpec, SettingType, Template, Transport},
     },
     mcp_servers,
 };
@@ -288,11 +288,12 @@ impl Check<'_> {
                 self.report(&[key], message);
             }
         }
-        if sandbox.network == Network::None && template.server.transport == Transport::Http {
-            self.report(
-                &["sandbox.network", "server.transport"],
-                "\"none\" is for stdio servers: an http server is reached over the network",
+        if !sandbox.network.is_gated() && !sandbox.hosts.is_empty() {
+            let message = format!(
+                "goes with network = \"allow-list\" or \"learn\", not with \"{}\"",
+                sandbox.network.word()
             );
+            self.report(&["sandbox.hosts", "sandbox.network"], message);
         }
         if sandbox.profile == Profile::Off {
             let never = [
@@ -350,7 +351,8 @@ impl Check<'_> {
     fn setting(&mut self, setting: &SettingSpec, at: &str) {
         let key = |name: &str| format!("{at}.{name}");
         let kind_key = key("type");
-        if setting.env.is_none() && setting.arguments.is_empty() {
+        let only_opens = setting.grants == Some(Grant::Host);
+        if setting.env.is_none() && setting.arguments.is_empty() && !only_opens {
             self.report(
                 &[at, &key("env"), &key("arguments")],
                 "needs env or arguments, else the server never sees it",
@@ -377,7 +379,7 @@ impl Check<'_> {
         if setting.grants.is_some() && !names_paths {
             self.report(
                 &[&key("grants"), &kind_key],
-                "is for a string or a string-list, which then holds paths",
+                "is for a string or a string-list, which then holds paths or addresses",
             );
         }
         // A list's enum holds what its entries may be.

@@ -128,13 +128,21 @@ impl Catalogue {
         template: &Template,
         settings: &BTreeMap<String, serde_json::Value>,
     ) -> Vec<Violation> {
-        launch::grants(template, settings)
-            .filter_map(|(name, path, access)| {
-                let denial = self.ceiling.grants(&path, access).err()?;
-                let pointer = format!("/settings/{name}");
-                Some(Violation::new(pointer, "not-granted", denial.to_string()))
-            })
-            .collect()
+        let denied = |name: &str, why: String| {
+            Violation::new(format!("/settings/{name}"), "not-granted", why)
+        };
+        let paths = launch::grants(template, settings).filter_map(|(name, path, access)| {
+            let denial = self.ceiling.grants(&path, access).err()?;
+            Some(denied(name, denial.to_string()))
+        });
+        let hosts = launch::hosts(template, settings).filter_map(|(name, rule)| {
+            let denial = match rule {
+                Ok(rule) => self.ceiling.opens(&rule).err()?.to_string(),
+                Err(fault) => fault,
+            };
+            Some(denied(name, denial))
+        });
+        paths.chain(hosts).collect()
     }
 
     /// Reads all templates anew and looks for their programs again; the answer is every fault found. A manifest
@@ -226,9 +234,17 @@ impl Catalogue {
         let wanted: Vec<_> = launch::grants(template, &spec.settings)
             .map(|(_, path, access)| (path, access))
             .collect();
-        let decided = self
-            .ceiling
-            .decide(&template.name, &template.sandbox, &wanted, files);
+        let hosts: Result<Vec<_>, _> = launch::hosts(template, &spec.settings)
+            .map(|(name, rule)| rule.map_err(|fault| (name, fault)))
+            .collect();
+        let hosts = hosts.map_err(|(name, message)| ResolveError::Setting {
+            template: template.name.to_string(),
+            name: name.to_owned(),
+            message,
+        })?;
+        let decided =
+            self.ceiling
+                .decide(&template.name, &template.sandbox, &wanted, &hosts, files);
         resolved.sandbox = decided.map_err(|denials| {
             let sentences: Vec<String> = denials.iter().map(Denial::to_string).collect();
             ResolveError::Denied(sentences.join("; "))

@@ -5,6 +5,7 @@ use toml::{Table, Value};
 
 use crate::domain::{
     duration::HumanDuration,
+    egress::{HostRule, RULES_MAX},
     id::{EnvName, TemplateName},
     package::PackageSource,
     sandbox::Layer,
@@ -35,6 +36,8 @@ enum Shape {
     Flag,
     /// A list of at most 256 texts.
     Texts,
+    /// A list of texts that this accepts, else what is allowed; at most [`RULES_MAX`].
+    Names(fn(&str) -> Result<(), String>),
     /// A list of these words.
     Words(&'static [&'static str]),
     /// A table of at most 64 environment variables to text.
@@ -129,7 +132,7 @@ const SETTING: &[Key] = &[
     ),
     key("default", Shape::Scalar),
     key("required", Shape::Flag),
-    key("grants", Shape::Word(&["read", "write"])),
+    key("grants", Shape::Word(&["read", "write", "host"])),
     key("enum", Shape::Scalars),
     key("env", Shape::Name(env_name)),
     key("arguments", Shape::Texts),
@@ -152,7 +155,11 @@ const SANDBOX: &[Key] = &[
     key("profile", Shape::Word(&["strict", "relaxed", "off"])),
     key("read", Shape::Texts),
     key("write", Shape::Texts),
-    key("network", Shape::Word(&["none", "open"])),
+    key(
+        "network",
+        Shape::Word(&["none", "allow-list", "learn", "open"]),
+    ),
+    key("hosts", Shape::Names(host_rule)),
     key("require", Shape::Words(&LAYERS)),
     key("tmp_size_bytes", Shape::Whole(1 << 20, 1 << 40)),
 ];
@@ -206,6 +213,12 @@ fn env_name(text: &str) -> Result<(), String> {
 fn package_source(text: &str) -> Result<(), String> {
     let read = text.parse::<PackageSource>();
     read.map(drop).map_err(|error| error.to_string())
+}
+
+fn host_rule(text: &str) -> Result<(), String> {
+    text.parse::<HostRule>()
+        .map(drop)
+        .map_err(|e| e.to_string())
 }
 
 fn setting_name(text: &str) -> Result<(), String> {
@@ -293,6 +306,7 @@ impl Shape {
             Self::Text(max) => format!("text of 1 to {max} bytes"),
             Self::Word(words) => format!("one of {}", words.join(", ")),
             Self::Name(_) => "text".to_owned(),
+            Self::Names(_) => format!("a list of at most {RULES_MAX} texts"),
             Self::Duration(true) => "a duration such as 30s, 5m, 2h or 0".to_owned(),
             Self::Duration(false) => {
                 "a duration above zero and up to 3650d, such as 30s, 5m, 2h".to_owned()
@@ -357,6 +371,19 @@ impl Shape {
                         false
                     }
                 };
+            }
+            (Self::Names(check), Value::Array(entries)) if entries.len() <= RULES_MAX => {
+                let texts = entries.iter().map(Value::as_str);
+                let fault = |text: Option<&str>| match text {
+                    Some(text) => check(text).err(),
+                    None => Some("must be text".to_owned()),
+                };
+                let faults = texts
+                    .enumerate()
+                    .filter_map(|(index, text)| Some((format!("{at}[{index}]"), fault(text)?)));
+                let before = found.len();
+                found.extend(faults);
+                return found.len() == before;
             }
             _ => {}
         }

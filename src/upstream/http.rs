@@ -15,18 +15,19 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
 use serde_json::Value;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    Envelope, Failure, Kind, UpstreamError,
+    ChildConnector, Envelope, Failure, Kind, UpstreamError,
     http_headers::{self, Standing, ToolHeaders},
     in_flight::CALLS_MAX,
     sse::{Decoder, Event},
 };
+use crate::runtime::Workload;
 
 /// How long an idle connection is kept: less than the 5 s after which Node and uvicorn close theirs, because a
 /// request that meets the close is lost.
@@ -35,7 +36,7 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 /// The HTTP side of a connection. Requests of clients that speak what the child speaks are streamed through by the
 /// gateway; our own calls, and those of other clients, are read here.
 pub struct HttpLink {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<ChildConnector, Full<Bytes>>,
     addr: SocketAddr,
     path: String,
     answer_limit_bytes: usize,
@@ -56,12 +57,16 @@ impl Drop for RelayedCall {
 }
 
 impl HttpLink {
-    /// Answers read by our own calls may have up to `answer_limit_bytes`.
+    /// Answers read by our own calls may have up to `answer_limit_bytes`. `inside`: `addr` is one of the network
+    /// namespace of this child.
     #[must_use]
-    pub fn new(addr: SocketAddr, path: String, answer_limit_bytes: usize) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(Duration::from_secs(5)));
+    pub fn new(
+        addr: SocketAddr,
+        path: String,
+        answer_limit_bytes: usize,
+        inside: Option<Workload>,
+    ) -> Self {
+        let connector = ChildConnector::new(addr, inside);
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(16)
@@ -335,7 +340,7 @@ mod tests {
     #[tokio::test]
     async fn relayed_calls_are_counted_and_bounded() {
         let addr = SocketAddr::from(([127, 0, 0, 1], 1));
-        let link = HttpLink::new(addr, "/mcp".to_owned(), 1);
+        let link = HttpLink::new(addr, "/mcp".to_owned(), 1, None);
         let mut calls: Vec<_> = (0..CALLS_MAX)
             .map(|_| link.begin_relayed().expect("there is room"))
             .collect();

@@ -12,6 +12,7 @@ mod framer;
 pub mod fuzzing;
 mod handshake;
 mod http;
+mod http_connect;
 mod http_handshake;
 mod http_headers;
 mod http_streams;
@@ -58,6 +59,8 @@ use crate::{
     domain::template::{EraPolicy, UnclaimedRequests},
 };
 
+use crate::runtime::Workload;
+
 pub use call::{Call, First};
 pub use failure::{
     Failure, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, MISSING_CAPABILITY,
@@ -65,6 +68,7 @@ pub use failure::{
 };
 pub use handshake::{Era, Handshake, LEGACY_LATEST, LEGACY_VERSIONS, MODERN, negotiate};
 pub use http::{HttpLink, RelayedCall};
+pub use http_connect::ChildConnector;
 pub use in_flight::{Caller, LOG_LEVELS, SessionKey, wants_level};
 pub use mailbox::{Item, Mailbox};
 pub use message::{
@@ -230,16 +234,17 @@ impl Upstream {
         }))
     }
 
-    /// Speaks with an HTTP child at `http://addr` + `path`. Spawns tasks when it is used, so it must be used inside
-    /// a tokio runtime.
+    /// Speaks with an HTTP child at `http://addr` + `path`; `inside`: in the network namespace of this child. Spawns
+    /// tasks when it is used, so it must be used inside a tokio runtime.
     #[must_use]
     pub fn over_http(
         addr: SocketAddr,
         path: String,
+        inside: Option<Workload>,
         options: UpstreamOptions,
         noise: NoiseSink,
     ) -> Arc<Self> {
-        let link = Arc::new(HttpLink::new(addr, path, options.line_limit_bytes));
+        let link = Arc::new(HttpLink::new(addr, path, options.line_limit_bytes, inside));
         let downstream: Arc<OnceLock<Weak<dyn Downstream>>> = Arc::default();
         let wire = Arc::new_cyclic(|wire| {
             let posts = Posts::new(

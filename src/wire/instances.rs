@@ -124,6 +124,9 @@ pub struct Instance {
     pub server: Option<ServerFacts>,
     /// What isolation really holds for the present child: layer to state, such as `pid_namespace: enforced`.
     pub isolation: BTreeMap<String, String>,
+    /// What it may reach, reached and was refused, where its network is an allow-list or learns one.
+    #[serde(default)]
+    pub egress: Option<Egress>,
     /// Its limits.
     #[schema(value_type = Object)]
     pub limits: serde_json::Value,
@@ -134,6 +137,40 @@ pub struct Instance {
     pub settings: BTreeMap<String, serde_json::Value>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+}
+
+/// What of the network an instance may reach, reached and was refused since the daemon started.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Egress {
+    /// The hosts it may reach, such as `api.example.com:443`.
+    pub hosts: Vec<String>,
+    /// Whether every public host is let through, to find out which it needs: those in `reached_hosts`.
+    pub learns: bool,
+    /// Questions for names and connections that were refused.
+    pub refused: u64,
+    /// The last time (RFC 3339).
+    pub last_refused_at: Option<String>,
+    /// By host; at most 64, the first ones.
+    pub refused_hosts: Vec<EgressHost>,
+    /// Hosts that were reached; at most 64, the first ones.
+    pub reached_hosts: Vec<EgressHost>,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+}
+
+/// One host that an instance reached, or was refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct EgressHost {
+    /// `host:port`, or the host alone where its name was asked for and refused.
+    pub host: String,
+    /// Why it was refused the last time.
+    pub reason: Option<String>,
+    /// How often.
+    pub count: u64,
+    /// The last time (RFC 3339).
+    pub last_at: String,
 }
 
 /// A child that serves one client session.

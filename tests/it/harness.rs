@@ -87,6 +87,16 @@ macro_rules! on_both_databases {
 }
 pub(crate) use on_both_databases;
 
+/// Whether every user may look at a path.
+pub fn reachable_by_all(path: &Path) -> bool {
+    let mode = |path: &Path| {
+        fs::metadata(path)
+            .map(|found| std::os::unix::fs::PermissionsExt::mode(&found.permissions()))
+    };
+    path.ancestors()
+        .all(|part| mode(part).is_ok_and(|mode| mode & 0o001 != 0))
+}
+
 /// A running `minimcp serve`.
 pub struct Server {
     folder: TempDir,
@@ -151,6 +161,8 @@ impl Server {
         config.runtime.instances_max = usize::from(PORTS) - 10;
         // What tests let servers write beside their own folders.
         config.sandbox.allow_write = vec![std::env::temp_dir()];
+        // The hosts of tests are on this machine; a server reaches those of them that its template or settings name.
+        config.sandbox.allow_private = vec!["127.0.0.0/8".parse().expect("a network")];
         config.logs.spool_dir = data.join("spool");
         config.calls.spool_dir = data.join("call-spool");
         config.secrets.key_file = data.join("master-key");

@@ -9,6 +9,7 @@ mod cli;
 mod clients;
 mod conformance;
 mod disk;
+mod egress;
 mod fixtures;
 mod harness;
 #[cfg(target_arch = "x86_64")]

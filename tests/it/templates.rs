@@ -16,7 +16,6 @@ use crate::{
     harness::{Database, Server, on_both_databases},
     leaks::assert_nowhere,
     mcp::Mcp,
-    source,
 };
 
 #[path = "../../mcp-templates/rest/tests/support/fake.rs"]
@@ -183,35 +182,28 @@ async fn fetch_reads_a_page_and_keeps_away_from_this_machine(database: Database)
     if fixtures::deps().is_none() {
         return;
     }
-    // What an operator writes who wants pages of the own network read.
-    let own = tempfile::tempdir().expect("a temporary folder");
-    let shipped = fs::read_to_string(source::root().join("mcp-templates/fetch/template.toml"));
-    let manifest = shipped
-        .expect("it is shipped")
-        .replace("\"fetch\"", "\"intranet\"")
-        .replace(
-            "[\"mcp-server-fetch\"]",
-            "[\"mcp-server-fetch\", \"--allow-private-ips\"]",
-        );
-    fs::create_dir(own.path().join("intranet")).expect("the folder is ours");
-    fs::write(own.path().join("intranet/template.toml"), manifest).expect("the folder is ours");
-    let folder = own.path().to_owned();
-    let server = Server::start_with(database, |config| {
-        config.runtime.template_dirs.push(folder);
-    })
-    .await;
     let page =
         "<html><body><article><h1>Title</h1><p>A page of the test.</p></article></body></html>";
     let html = move || async move { axum::response::Html(page) };
     let site = Fake::start(Router::new().route("/page", get(html)), None).await;
+    let host = site.url.trim_start_matches("http://").to_owned();
     let arguments = json!({"url": format!("{}/page", site.url)});
+    let body = json!({"template": "fetch", "settings": {"user_agent": "it/1", "hosts": [host]}});
 
-    let (_, mut client) = ready(&server, json!({"template": "fetch"})).await;
+    let closed = Server::start_with(database, |config| config.sandbox.allow_private.clear()).await;
+    let (instance, mut client) = ready(&closed, body.clone()).await;
     let answer = text(&mut client, "fetch", arguments.clone()).await;
-    assert!(answer.contains("not a public address"), "{answer}");
+    assert!(!answer.contains("A page of the test."), "{answer}");
     assert!(site.take_seen().is_empty());
+    let egress = closed.get(&format!("/mcps/{}", id(&instance))).await["egress"].clone();
+    assert_eq!(egress["hosts"], json!([host]), "{egress}");
+    assert_eq!(egress["refused_hosts"][0]["host"], json!(host), "{egress}");
 
-    let body = json!({"template": "intranet", "settings": {"user_agent": "it/1"}});
+    // What an operator opens who wants pages of the own network read.
+    let server = Server::start_with(database, |config| {
+        config.sandbox.allow_private = vec![host.parse().expect("an address and a port")];
+    })
+    .await;
     let (_, mut client) = ready(&server, body).await;
     let answer = text(&mut client, "fetch", arguments).await;
     assert!(answer.contains("A page of the test."), "{answer}");

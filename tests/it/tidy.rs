@@ -23,11 +23,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["packages", "domain", "config", "mcp_servers"],
     ),
     ("upstream", &["runtime", "domain", "config"]),
+    ("egress", &["runtime", "clock", "domain"]),
     (
         "supervisor",
         &[
             "runtime",
             "upstream",
+            "egress",
             "store",
             "secrets",
             "logs",
@@ -55,6 +57,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "api",
         &[
             "supervisor",
+            "egress",
             "store",
             "secrets",
             "logs",

@@ -35,6 +35,7 @@ pub(in crate::cli) fn instance(name: &str, id: &str) -> Instance {
         last_exit: None,
         server: None,
         isolation: BTreeMap::new(),
+        egress: None,
         limits: serde_json::Value::Null,
         credentials: BTreeMap::new(),
         settings: BTreeMap::new(),

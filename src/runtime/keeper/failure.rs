@@ -40,9 +40,8 @@ impl Failure {
             Stage::Folder => format!("cannot enter {}: {why}", launch.cwd.display()),
             Stage::Limits => format!("cannot set its limits: {why}"),
             Stage::Fork => format!("cannot fork: {why}"),
-            Stage::Maps | Stage::Proc | Stage::Network => {
-                format!("cannot set up its namespaces: {why}")
-            }
+            Stage::Maps | Stage::Proc => format!("cannot set up its namespaces: {why}"),
+            Stage::Network | Stage::Sockets => format!("cannot set up its network: {why}"),
             Stage::Root | Stage::Place => {
                 match place.and_then(|index| root::named(&launch.sandbox).nth(index)) {
                     Some(path) if errno == Errno::ELOOP => format!(

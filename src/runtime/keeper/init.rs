@@ -16,7 +16,7 @@ use super::{
     clone::{Forked, Namespaces, fork_into},
     identity,
     layers::Layers,
-    mounts,
+    mounts, network,
     payload::{self, Payload},
     privileges,
     progress::{Failed, Stage, StatusRecord, report},
@@ -100,7 +100,7 @@ pub(super) fn probe(namespaces: Namespaces, uid: u32, gid: u32, probe: Probe) ->
             (true, _) => root(),
             (false, true) => mounts::proc_of_its_own().is_ok(),
             (false, false) => true,
-        } && (!namespaces.net || privileges::loopback_up().is_ok());
+        } && (!namespaces.net || network::probe().is_ok());
     let works = works
         && match probe {
             Probe::OwnUser { own_namespace } => {
@@ -152,7 +152,11 @@ fn start(plan: InitPlan<'_>, progress: &OwnedFd) -> Result<Started, Failed> {
         write_maps(plan.payload.uid, plan.payload.gid).map_err(|errno| (Stage::Maps, errno))?;
     }
     if namespaces.net {
-        privileges::loopback_up().map_err(|errno| (Stage::Network, errno))?;
+        let sandbox = &plan.payload.launch.sandbox;
+        let caught = sandbox.network.is_gated().then_some(&sandbox.caught);
+        network::set_up(caught)
+            .and_then(|sockets| network::hand_out(progress.as_raw_fd(), &sockets))
+            .map_err(|errno| (Stage::Network, errno))?;
     }
     let caps = privileges::namespace_caps();
     set_view(&plan, progress)?;
@@ -244,6 +248,10 @@ fn set_view(plan: &InitPlan<'_>, progress: &OwnedFd) -> Result<(), Failed> {
         mounts::proc_of_its_own()
             .and_then(|()| mounts::hide(plan.keeper_socket))
             .and_then(|()| mounts::hide_all(hidden, &launch.cwd))
+            .and_then(|()| match launch.sandbox.network.is_gated() {
+                true => mounts::resolver_files(&launch.cwd),
+                false => Ok(()),
+            })
             .map_err(|errno| (Stage::Proc, errno))?;
     }
     Ok(())

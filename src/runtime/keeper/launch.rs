@@ -5,7 +5,7 @@ use std::{
     ffi::CString,
     fs, io,
     os::{
-        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::fs::DirBuilderExt,
     },
     path::{Path, PathBuf},
@@ -40,12 +40,15 @@ use super::{
     syscalls::Filters,
 };
 use crate::{
-    domain::sandbox::{Layer, Profile, Sandbox, is_plain},
+    domain::sandbox::{Layer, Network, Profile, Sandbox, is_plain},
     runtime::PASSED_MAX,
 };
 
 /// Longest time from the fork to the execve, in milliseconds; only a hung file system takes that long.
 pub(super) const LAUNCH_TIMEOUT_MS: u16 = 10_000;
+
+/// Most descriptors that an init hands to the keeper (`SCM_MAX_FD`).
+const DESCRIPTORS_MAX: usize = 253;
 
 /// A child that runs.
 pub(super) struct Launched {
@@ -67,6 +70,8 @@ pub(super) struct Launched {
     pub(super) counter: Option<PathBuf>,
     /// What holds for it, in words.
     pub(super) isolation: BTreeMap<String, String>,
+    /// Of its network namespace, as [`super::network::set_up`] made them.
+    pub(super) sockets: Vec<OwnedFd>,
 }
 
 /// What every launch of this keeper shares.
@@ -163,6 +168,10 @@ impl Launcher {
         let with = |profile| {
             let sandbox = Sandbox {
                 profile,
+                network: match self.host.net {
+                    true => Network::AllowList,
+                    false => Network::Open,
+                },
                 ..Sandbox::default()
             };
             let identity = match self.host.own_user && profile == Profile::Strict {
@@ -270,7 +279,7 @@ impl Launcher {
             child_stderr,
         ));
         match await_exec(&progress) {
-            Ok(server) => Ok(Launched {
+            Ok((server, sockets)) => Ok(Launched {
                 init,
                 pidfd,
                 server,
@@ -280,6 +289,7 @@ impl Launcher {
                 counter: self.counter(leaf.as_ref()),
                 isolation: self.report(layers, leaf.as_ref(), &launch.sandbox),
                 leaf,
+                sockets,
             }),
             Err(failure) => {
                 kill_tree(&pidfd, self.namespaces);
@@ -423,8 +433,8 @@ fn make_folder(folder: &Path) -> Result<(), String> {
     })
 }
 
-fn await_exec(progress: &OwnedFd) -> Result<u32, Failure> {
-    let (mut server, mut place) = (None, None);
+fn await_exec(progress: &OwnedFd) -> Result<(u32, Vec<OwnedFd>), Failure> {
+    let (mut server, mut place, mut sockets) = (None, None, Vec::new());
     loop {
         let mut ready = [PollFd::new(progress.as_fd(), PollFlags::POLLIN)];
         match poll(&mut ready, PollTimeout::from(LAUNCH_TIMEOUT_MS)) {
@@ -434,41 +444,51 @@ fn await_exec(progress: &OwnedFd) -> Result<u32, Failure> {
             Err(_) => return Err(Failure::DiedInSetup),
         }
         match receive_stage(progress) {
-            Ok(Some((Stage::Ready, _, pid))) => server = Some(pid),
-            Ok(Some((Stage::Place, index, _))) => place = usize::try_from(index).ok(),
-            Ok(Some((stage, errno, _))) => {
+            Ok(Some((Stage::Ready, _, pid, _))) => server = Some(pid),
+            Ok(Some((Stage::Sockets, .., made))) => sockets = made,
+            Ok(Some((Stage::Place, index, ..))) => place = usize::try_from(index).ok(),
+            Ok(Some((stage, errno, ..))) => {
                 return Err(Failure::At(stage, Errno::from_raw(errno), place));
             }
             // The last copy of the other end was closed by a successful execve, or by a death.
-            Ok(None) => return server.ok_or(Failure::DiedInSetup),
+            Ok(None) => {
+                return server
+                    .map(|server| (server, sockets))
+                    .ok_or(Failure::DiedInSetup);
+            }
             Err(Errno::EINTR) => {}
             Err(_) => return Err(Failure::DiedInSetup),
         }
     }
 }
 
-fn receive_stage(progress: &OwnedFd) -> nix::Result<Option<(Stage, i32, u32)>> {
+/// Stage, number, sender, descriptors.
+type Told = (Stage, i32, u32, Vec<OwnedFd>);
+
+fn receive_stage(progress: &OwnedFd) -> nix::Result<Option<Told>> {
     let mut bytes = [0_u8; 5];
-    let mut control = nix::cmsg_space!(UnixCredentials);
+    let mut control = nix::cmsg_space!(UnixCredentials, [RawFd; DESCRIPTORS_MAX]);
     let mut parts = [io::IoSliceMut::new(&mut bytes)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(progress.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
     if message.bytes == 0 {
         return Ok(None);
     }
-    let mut pid = 0;
+    let (mut pid, mut descriptors) = (0, Vec::new());
     for part in message.cmsgs()? {
         match part {
             ControlMessageOwned::ScmCredentials(sender) => pid = sender.pid().cast_unsigned(),
             ControlMessageOwned::ScmRights(raw) => {
-                // SAFETY: just made for us; nobody sends any here, and if so they are closed.
-                raw.into_iter()
-                    .for_each(|fd| drop(unsafe { OwnedFd::from_raw_fd(fd) }));
+                // SAFETY: the kernel has just made them for us, and nobody else knows of them.
+                descriptors.extend(
+                    raw.into_iter()
+                        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+                );
             }
             _ => {}
         }
     }
     let stage = Stage::from_byte(bytes[0]).unwrap_or(Stage::Keeper);
     let errno = i32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
-    Ok(Some((stage, errno, pid)))
+    Ok(Some((stage, errno, pid, descriptors)))
 }

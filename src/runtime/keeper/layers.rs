@@ -46,6 +46,8 @@ pub(super) struct Layers {
     pub(super) identity: Identity,
     /// Whether its user namespace is made once it has become its own user, and not with the others.
     pub(super) user_namespace_later: bool,
+    /// What of the network it reaches.
+    pub(super) network: Network,
 }
 
 impl Host {
@@ -58,11 +60,13 @@ impl Host {
         let on = profile != Profile::Off;
         let strict = profile == Profile::Strict;
         let own = matches!(identity, Identity::Own(_));
-        let no_network = sandbox.network == Network::None;
-        if no_network && !self.net {
+        let own_network = sandbox.network != Network::Open;
+        if own_network && !self.net {
             let how = Layer::PidNamespace.remedy();
             return Err(format!(
-                "its template asks for network = \"none\", and this host allows no network namespace: {how}"
+                "its template asks for network = \"{}\", and this host allows no network namespace: {how}; or let \
+                 its template choose network = \"open\" (sandbox.widest_network in config.toml)",
+                sandbox.network.word()
             ));
         }
         let layers = Layers {
@@ -70,7 +74,7 @@ impl Host {
             namespaces: Namespaces {
                 user: self.namespaces.user && !own,
                 ipc: on && self.namespaces.ipc,
-                net: no_network,
+                net: own_network,
                 ..self.namespaces
             },
             private_root: strict && self.private_root,
@@ -81,6 +85,7 @@ impl Host {
             cgroup_limits: self.cgroup_limits,
             identity,
             user_namespace_later: own && self.own_user_namespace,
+            network: sandbox.network,
         };
         if on && !layers.filter {
             return Err(self.missing(Layer::SystemCalls, profile));
@@ -191,10 +196,11 @@ impl Layers {
             Identity::Keepers(_) => "the user as whom the keeper runs".into(),
         };
         words.insert("identity".to_owned(), identity);
-        let network = if self.namespaces.net {
-            "none: nothing but a loopback of its own"
-        } else {
-            "open: whatever this host reaches"
+        let network = match self.network {
+            Network::None => "none: nothing but a loopback of its own",
+            Network::AllowList => "allow-list: the hosts named for it, through the gate",
+            Network::Learn => "learn: every public host, through the gate, which records them",
+            Network::Open => "open: whatever this host reaches",
         };
         for (name, state) in [
             ("profile", self.profile.word()),
@@ -345,14 +351,16 @@ mod tests {
             network: Network::None,
             ..strict()
         };
-        assert!(ALL.layers(&closed, PLAIN).expect("allowed").namespaces.net);
         let without = Host { net: false, ..ALL };
-        assert!(
-            without
-                .layers(&closed, PLAIN)
-                .expect_err("refused")
-                .contains("network")
-        );
+        for network in [Network::None, Network::AllowList, Network::Learn] {
+            let closed = Sandbox {
+                network,
+                ..closed.clone()
+            };
+            assert!(ALL.layers(&closed, PLAIN).expect("allowed").namespaces.net);
+            let sentence = without.layers(&closed, PLAIN).expect_err("refused");
+            assert!(sentence.contains(network.word()), "{sentence}");
+        }
     }
 
     #[test]

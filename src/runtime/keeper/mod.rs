@@ -13,6 +13,7 @@ mod launch;
 mod layers;
 mod memory_kills;
 mod mounts;
+mod network;
 mod payload;
 mod peer;
 mod privileges;

@@ -9,10 +9,13 @@ use std::{
 
 use nix::{
     errno::Errno,
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
 };
 
-use super::tree::{Show, Tree};
+use super::{
+    network::RESOLVER_FILES,
+    tree::{Show, Tree},
+};
 
 /// Cuts the namespace off from the host's and mounts a /proc that shows its own processes only.
 pub(super) fn proc_of_its_own() -> Result<(), Errno> {
@@ -61,4 +64,27 @@ pub(super) fn hide_all(hidden: &[PathBuf], folder: &Path) -> Result<(), Errno> {
         own.attach(fs::File::open(folder).map_err(failed)?.as_fd())?;
     }
     Ok(())
+}
+
+/// Puts files of ours over those by which programs find their resolver, where the host has them. They are made on a
+/// tmpfs that lies over `folder` meanwhile.
+pub(super) fn resolver_files(folder: &Path) -> Result<(), Errno> {
+    let failed = |cause: std::io::Error| Errno::from_raw(cause.raw_os_error().unwrap_or(libc::EIO));
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let options = Some("mode=755,size=64k,nr_inodes=8");
+    mount(Some("tmpfs"), folder, Some("tmpfs"), flags, options)?;
+    let shown = RESOLVER_FILES
+        .iter()
+        .enumerate()
+        .try_for_each(|(index, (path, text))| {
+            if fs::metadata(path).is_err() {
+                return Ok(());
+            }
+            let file = folder.join(index.to_string());
+            fs::write(&file, text).map_err(failed)?;
+            let none: Option<&str> = None;
+            mount(Some(&file), *path, none, MsFlags::MS_BIND, none)
+        });
+    umount2(folder, MntFlags::MNT_DETACH)?;
+    shown
 }

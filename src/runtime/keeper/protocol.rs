@@ -26,6 +26,8 @@ pub const HEADER_LEN: usize = 24;
 pub const PACKET_MAX: usize = 64 * 1_024;
 /// Longest body, secrets included, in bytes. The kernel takes about 2 MiB of arguments and environment.
 pub const BODY_MAX: usize = 4 << 20;
+/// Most sockets of one [`Request::SocketsInside`].
+pub const SOCKETS_INSIDE_MAX: u8 = 16;
 /// Longest name of a held descriptor in bytes.
 pub const NAME_MAX: usize = 200;
 
@@ -192,6 +194,13 @@ pub enum Request {
         /// `None`: from the beginning.
         after: Option<String>,
     },
+    /// Make unconnected TCP sockets in a child's network namespace; they come along with `Done`.
+    SocketsInside {
+        /// Whose.
+        id: WorkloadId,
+        /// 1 to [`SOCKETS_INSIDE_MAX`].
+        count: u8,
+    },
     /// Close a held descriptor.
     DropHeld {
         /// Its name.
@@ -256,12 +265,16 @@ pub enum Reply {
         /// What it enforces here.
         host: HostReport,
     },
-    /// To `Launch`; descriptors: our ends of stdin, stdout, stderr; its init's pidfd if `pidfd`.
+    /// To `Launch`; descriptors: our ends of stdin, stdout, stderr; `caught` sockets; its init's pidfd if `pidfd`.
     Launched {
         /// The server's pid on the host.
         pid: u32,
         /// What holds for it.
         isolation: BTreeMap<String, String>,
+        /// How many sockets come along on which its connections are caught: that of its DNS, then listeners. `None`:
+        /// it has no network namespace of its own.
+        #[serde(default)]
+        caught: Option<usize>,
         /// Whether a pidfd comes along; from an older keeper none does.
         #[serde(default)]
         pidfd: bool,
@@ -271,7 +284,7 @@ pub enum Reply {
         /// One sentence.
         reason: String,
     },
-    /// To `NextWorkload`; descriptors: stdin if `stdin`, stdout, stderr; its init's pidfd if `pidfd`.
+    /// To `NextWorkload`; descriptors: stdin if `stdin`, stdout, stderr; `caught` sockets; its init's pidfd if `pidfd`.
     Workload {
         /// The key.
         id: WorkloadId,
@@ -281,6 +294,9 @@ pub enum Reply {
         isolation: BTreeMap<String, String>,
         /// Whether its stdin is still open here.
         stdin: bool,
+        /// As in `Launched`.
+        #[serde(default)]
+        caught: Option<usize>,
         /// How it ended, if it did.
         exit: Option<ExitReport>,
         /// Whether a pidfd comes along: not when it has ended, nor from an older keeper.

@@ -85,6 +85,7 @@ impl Reactor {
             isolation: launcher.isolation(),
             open_files_max,
             members: true,
+            gates: true,
             ..HostReport::default()
         };
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;

@@ -3,8 +3,9 @@
 use std::{io, ops::Bound, os::fd::OwnedFd};
 
 use super::{
+    network,
     peer::Packet,
-    protocol::{Launch, NAME_MAX, Reply, Request, decode_json},
+    protocol::{Launch, NAME_MAX, Reply, Request, SOCKETS_INSIDE_MAX, decode_json},
     reactor::Reactor,
     table::Record,
 };
@@ -47,6 +48,7 @@ impl Reactor {
             Request::NextWorkload { after } => self.next_workload(after),
             Request::Hold { name } => self.hold(name, packet.descriptors),
             Request::NextHeld { after } => self.next_held(after),
+            Request::SocketsInside { id, count } => self.sockets_inside(id, count),
             Request::DropHeld { name } => {
                 self.table.descriptors.remove(&name);
                 (Reply::Done, Vec::new())
@@ -73,13 +75,11 @@ impl Reactor {
             Err(reason) => return (Reply::NotStarted { reason }, Vec::new()),
         };
         let pid = launched.server;
-        let pipes = [
-            &launched.stdin,
-            &launched.stdout,
-            &launched.stderr,
-            &launched.pidfd,
-        ];
-        let copies: io::Result<Vec<OwnedFd>> = pipes.into_iter().map(OwnedFd::try_clone).collect();
+        let pipes = [&launched.stdin, &launched.stdout, &launched.stderr];
+        let caught = launched.sockets.get(1..).unwrap_or_default();
+        let all = pipes.into_iter().chain(caught).chain([&launched.pidfd]);
+        let copies: io::Result<Vec<OwnedFd>> = all.map(OwnedFd::try_clone).collect();
+        let caught = launched.sockets.len().checked_sub(1);
         let watched = self.watch(&launched.pidfd, serial);
         let isolation = launched.isolation.clone();
         self.table.insert(launch.id, serial, launched);
@@ -88,6 +88,7 @@ impl Reactor {
                 let reply = Reply::Launched {
                     pid,
                     isolation,
+                    caught,
                     pidfd: true,
                 };
                 (reply, copies)
@@ -113,9 +114,12 @@ impl Reactor {
             stdout,
             stderr,
             pidfd,
+            sockets,
             ..
         } = record;
-        let open = stdin.iter().chain([stdout, stderr]).chain(pidfd);
+        let caught = sockets.get(1..).unwrap_or_default();
+        let open = stdin.iter().chain([stdout, stderr]).chain(caught);
+        let open = open.chain(pidfd);
         let copies: io::Result<Vec<OwnedFd>> = open.map(OwnedFd::try_clone).collect();
         let Ok(copies) = copies else {
             return refused("no descriptor left");
@@ -125,10 +129,27 @@ impl Reactor {
             pid: record.server,
             isolation: record.isolation.clone(),
             stdin: stdin.is_some(),
+            caught: sockets.len().checked_sub(1),
             exit: record.exit.clone(),
             pidfd: pidfd.is_some(),
         };
         (reply, copies)
+    }
+
+    fn sockets_inside(&self, id: WorkloadId, count: u8) -> Answer {
+        if !(1..=SOCKETS_INSIDE_MAX).contains(&count) {
+            return refused(format!(
+                "1 to {SOCKETS_INSIDE_MAX} sockets are made at once"
+            ));
+        }
+        let record = self.table.workloads.get(&id);
+        let Some(inside) = record.and_then(|record| record.sockets.first()) else {
+            return refused(format!("{id} has no network namespace of its own"));
+        };
+        match network::sockets_inside(inside, usize::from(count)) {
+            Ok(sockets) => (Reply::Done, sockets),
+            Err(errno) => refused(format!("its network cannot be entered: {}", errno.desc())),
+        }
     }
 
     fn hold(&mut self, name: String, mut descriptors: Vec<OwnedFd>) -> Answer {

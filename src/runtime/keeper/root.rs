@@ -18,7 +18,10 @@ use nix::{
     unistd::{chdir, pivot_root, symlinkat},
 };
 
-use super::tree::{Show, Tree};
+use super::{
+    network::RESOLVER_FILES,
+    tree::{Show, Tree},
+};
 use crate::domain::sandbox::Sandbox;
 
 /// Where the root is put together: there in any case, and nothing that is shown lies below it.
@@ -161,10 +164,17 @@ pub(super) fn enter(plan: &RootPlan<'_>) -> Result<(), Failure> {
     for path in DEVICES {
         root.show(Path::new(path), true, Show::Device)?;
     }
-    for path in RUNTIME.iter().chain(SETTINGS) {
+    let gated = plan.sandbox.network.is_gated();
+    let ours = |path: &str| gated && RESOLVER_FILES.iter().any(|(own, _)| *own == path);
+    for path in RUNTIME.iter().chain(SETTINGS).filter(|path| !ours(path)) {
         root.mirror(Path::new(path))?;
     }
     root.accounts(plan)?;
+    if gated {
+        for (path, text) in RESOLVER_FILES {
+            root.write(inside(Path::new(path)), text)?;
+        }
+    }
     root.show_named(plan)?;
     pivot_root(".", ".")?;
     umount2(".", MntFlags::MNT_DETACH)?;
@@ -294,13 +304,16 @@ impl Root {
         let users = format!("mcp:x:{uid}:{gid}::{home}:/bin/sh\n{root}{nobody}");
         let root = if gid == 0 { "" } else { "root:x:0:\n" };
         let groups = format!("mcp:x:{gid}:\n{root}nogroup:x:65534:\n");
-        for (path, text) in [("etc/passwd", users), ("etc/group", groups)] {
-            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-            let file = openat(&self.top, path, flags, Mode::from_bits_truncate(0o444))?;
-            let written = fs::File::from(file).write_all(text.as_bytes());
-            written.map_err(|cause| Errno::from_raw(cause.raw_os_error().unwrap_or(libc::EIO)))?;
-        }
-        Ok(())
+        self.write(Path::new("etc/passwd"), &users)?;
+        self.write(Path::new("etc/group"), &groups)
+    }
+
+    /// Makes a file of our own.
+    fn write(&self, path: &Path, text: &str) -> nix::Result<()> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let file = openat(&self.top, path, flags, Mode::from_bits_truncate(0o444))?;
+        let written = fs::File::from(file).write_all(text.as_bytes());
+        written.map_err(|cause| Errno::from_raw(cause.raw_os_error().unwrap_or(libc::EIO)))
     }
 }
 

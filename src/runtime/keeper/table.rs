@@ -35,6 +35,8 @@ pub(super) struct Record {
     pub(super) stdout: OwnedFd,
     /// Read end of its stderr.
     pub(super) stderr: OwnedFd,
+    /// Of its network namespace: one that stands for it, the DNS socket, listeners. None once it has ended.
+    pub(super) sockets: Vec<OwnedFd>,
     /// How it ended.
     pub(super) exit: Option<ExitReport>,
     /// We sent SIGKILL.
@@ -79,6 +81,7 @@ impl Table {
             stdin: Some(launched.stdin),
             stdout: launched.stdout,
             stderr: launched.stderr,
+            sockets: launched.sockets,
             exit: None,
             killed: false,
             isolation: launched.isolation,
@@ -181,6 +184,7 @@ impl Table {
             usage
         };
         let (pidfd, leaf) = (record.pidfd.take(), record.leaf.take());
+        record.sockets.clear();
         record.stdin = None;
         // An init that was killed wrote nothing: then what the kernel says of the init stands for all.
         let by_init = StatusRecord::new(serial, wait_status, &usage);
