@@ -34,7 +34,7 @@ prop_compose! {
         allow_write in paths(),
         hidden in paths(),
     ) -> Ceiling {
-        Ceiling { weakest_profile, allow_read, allow_write, hidden, read: Vec::new(), user_ids: None, exceptions: Vec::new() }
+        Ceiling { weakest_profile, allow_read, allow_write, hidden, ..Ceiling::default() }
     }
 }
 
