@@ -55,7 +55,7 @@ pub async fn check_keys(ring: &KeyRing, store: &Store, now: UnixMs) -> Result<()
             .collect();
         if ring.take_back() {
             return Err(SecretsError::WrongKey(format!(
-                "there is no {}, and this database's credentials were sealed by {}: put that file back",
+                "{} is missing, and this database's credentials were sealed by {}: put it back",
                 ring.source(),
                 needed.join(" or ")
             )));

@@ -80,6 +80,12 @@ contract! {
         check_keys(&right, &db.store, 1).await.expect("a first start");
         check_keys(&right, &db.store, 2).await.expect("a second start");
         let elsewhere = tempfile::tempdir().expect("a folder");
+        let made = ring(elsewhere.path());
+        let error = check_keys(&made, &db.store, 3).await.expect_err("a key that was only made now");
+        let text = error.to_string();
+        assert!(text.contains("is missing") && text.contains(&right.active_key_id()), "{text}");
+        assert_eq!(std::fs::read_dir(elsewhere.path()).expect("ours").count(), 0, "it was taken back");
+        drop(ring(elsewhere.path()));
         let wrong = ring(elsewhere.path());
         let error = check_keys(&wrong, &db.store, 3).await.expect_err("another key");
         let text = error.to_string();
