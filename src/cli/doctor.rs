@@ -10,14 +10,14 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    arguments::GlobalOptions,
-    connection,
+    arguments::{ConfigFile, GlobalOptions},
+    configuration, connection,
     failure::Failure,
     output::{GREEN, Output, RED, YELLOW, plain},
 };
 use crate::{
     client::{Client, ListQuery},
-    config::Config,
+    config::{Config, DEFAULT_FILE},
     domain::sandbox::Layer,
     wire::Instance,
 };
@@ -52,14 +52,30 @@ fn check(part: &'static str, verdict: Verdict, message: impl Into<String>) -> Ch
 }
 
 pub(super) async fn run(options: &GlobalOptions, out: Output) -> Result<ExitCode, Failure> {
-    let config = Config::default();
-    let path = connection::environment("PATH").unwrap_or_default();
     let mut checks = host(Path::new("/"));
-    checks.push(ports(
-        config.runtime.port_min,
-        config.runtime.port_max,
-        |port| TcpListener::bind((config.gateway.address, port)).is_ok(),
-    ));
+    let config = match configuration::load(&ConfigFile { config: None }) {
+        Ok(config) => config,
+        Err(failure) => {
+            checks.push(check("configuration", Verdict::Failed, failure.to_string()));
+            Config::default()
+        }
+    };
+    let of_daemon = daemon(options).await;
+    // A daemon that answers tells its own ports, whatever its configuration is.
+    let answers = of_daemon.iter().any(|check| check.verdict == Verdict::Ok);
+    if !answers {
+        checks.push(ports(
+            config.runtime.port_min,
+            config.runtime.port_max,
+            |port| TcpListener::bind((config.gateway.address, port)).is_ok(),
+        ));
+    }
+    // As `serve` looks programs up where it has a configuration, else as a quickstart does.
+    let path = match Path::new(DEFAULT_FILE).exists() {
+        true => std::env::join_paths(&config.runtime.search_path).ok(),
+        false => connection::environment("PATH").map(Into::into),
+    };
+    let path = path.unwrap_or_default().to_string_lossy().into_owned();
     for (part, program, without) in [
         ("node", "node", "templates of npm servers are unavailable"),
         ("npm", "npm", "npm servers cannot be installed"),
@@ -75,11 +91,11 @@ pub(super) async fn run(options: &GlobalOptions, out: Output) -> Result<ExitCode
             None => check(
                 part,
                 Verdict::Warning,
-                format!("{program} is not in PATH: {without}"),
+                format!("{program} is not in {path}: {without}"),
             ),
         });
     }
-    checks.extend(daemon(options).await);
+    checks.extend(of_daemon);
     if out.json {
         let text =
             serde_json::to_string(&checks).map_err(|error| Failure::Failed(error.to_string()))?;

@@ -36,11 +36,14 @@ pub(super) async fn print(
         text: options.grep,
         tail: Some(options.tail),
     };
+    let stamp = options
+        .timestamps
+        .then_some(whole_time as fn(&str) -> String);
     let show = async |line: &LogLine, json: &str| {
         if out.json {
             out.line(json)
         } else {
-            out.line(&log_line(line, options.timestamps, out))
+            out.line(&log_line(line, stamp, out))
         }
     };
     let mut after = None;
@@ -163,7 +166,13 @@ fn point_in_time(text: &str, now: Timestamp) -> Result<String, Failure> {
     Ok(at.max(Timestamp::UNIX_EPOCH).to_string())
 }
 
-pub(super) fn log_line(line: &LogLine, timestamps: bool, out: Output) -> String {
+/// The time with its date and zone: lines are kept for weeks.
+fn whole_time(at: &str) -> String {
+    plain(at)
+}
+
+/// `stamp`: how the line's time is shown, if at all.
+pub(super) fn log_line(line: &LogLine, stamp: Option<fn(&str) -> String>, out: Output) -> String {
     let text = plain(&line.line);
     let text = match line.stream.as_str() {
         "system" => out.paint(YELLOW, &text),
@@ -173,11 +182,12 @@ pub(super) fn log_line(line: &LogLine, timestamps: bool, out: Output) -> String 
         Some(number) => format!("{} {text}", out.paint(DIM, &format!("[{number}]"))),
         None => text,
     };
-    if timestamps {
-        let stamp = out.paint(DIM, &format!("{} {:<6}", clock(&line.at), line.stream));
-        format!("{stamp} {text}")
-    } else {
-        text
+    match stamp {
+        Some(stamp) => {
+            let stamp = out.paint(DIM, &format!("{} {:<6}", stamp(&line.at), line.stream));
+            format!("{stamp} {text}")
+        }
+        None => text,
     }
 }
 
@@ -186,12 +196,15 @@ pub(super) fn event_line(event: &InstanceEvent, who: &str, out: Output) -> Strin
         "failed" | "exited" | "launch-failed" | "unhealthy" => RED,
         _ => DIM,
     };
+    // Some sentences begin with the word for their kind.
+    let message = event.message.strip_prefix(&event.kind);
+    let message = message.map_or(event.message.as_str(), str::trim_start);
     format!(
         "{} {} {} {}",
         out.paint(DIM, &clock(&event.at)),
         plain(who),
         out.paint(color, &plain(&event.kind)),
-        plain(&event.message)
+        plain(message)
     )
 }
 
@@ -223,6 +236,6 @@ mod tests {
             line: "a\u{1b}[2Jb\tc".to_owned(),
             continued: false,
         };
-        assert_eq!(log_line(&line, false, Output::plain()), "[2] a?[2Jb c");
+        assert_eq!(log_line(&line, None, Output::plain()), "[2] a?[2Jb c");
     }
 }

@@ -93,6 +93,11 @@ impl Daemon {
         let keys = Arc::new(keys);
         let admin_token = AdminToken::load_or_create(&config.api.admin_token_file)?;
         let store = connect_store(&config).await?;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            database = store.kind(),
+            "starting"
+        );
         secrets::check_keys(&keys, &store, clock.now()).await?;
         let spawn = config.runtime.keeper_spawn.then(|| SpawnKeeper {
             exe: exe.clone(),
@@ -234,6 +239,7 @@ impl Daemon {
             _ = &mut self.gateway => Some("the gateway"),
         };
         notify::stopping();
+        tracing::info!("stopping");
         reloads.abort();
         watchdog.abort();
         let left = self.stop(ended_early.is_none()).await;
@@ -315,6 +321,8 @@ async fn connect_store(config: &Config) -> anyhow::Result<Store> {
                     retry_ms = wait.as_millis(),
                     "the database does not answer; trying again"
                 );
+                let patience = config.database.acquire_timeout.std() + STORE_WAIT_MAX;
+                notify::still_starting(wait + patience * 2, "waiting for the database");
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(STORE_WAIT_MAX);
             }

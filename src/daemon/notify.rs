@@ -12,7 +12,7 @@ use crate::templates::Catalogue;
 
 /// Tells that the daemon serves, and from now on that it lives, as often as the unit's watchdog wants.
 pub(super) fn ready() -> JoinHandle<()> {
-    tell(&[NotifyState::Ready]);
+    tell(&[NotifyState::Ready, NotifyState::Status("serving")]);
     let every = sd_notify::watchdog_enabled().map(|limit| limit / 2);
     tokio::spawn(async move {
         let Some(every) = every.filter(|every| *every > Duration::ZERO) else {
@@ -24,6 +24,15 @@ pub(super) fn ready() -> JoinHandle<()> {
             tell(&[NotifyState::Watchdog]);
         }
     })
+}
+
+/// Tells that the start takes longer, by so much at most: the wait for a database must not be taken for a hang.
+pub(super) fn still_starting(longer: Duration, why: &str) {
+    let usec = u32::try_from(longer.as_micros()).unwrap_or(u32::MAX);
+    tell(&[
+        NotifyState::ExtendTimeoutUsec(usec),
+        NotifyState::Status(why),
+    ]);
 }
 
 /// Tells that the orderly stop begins.

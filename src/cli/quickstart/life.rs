@@ -11,7 +11,7 @@ use crate::{
     cli::{
         failure::Failure,
         logs::{event_line, log_line},
-        output::{DIM, Output},
+        output::{DIM, Output, clock},
     },
     client::{Client, ListQuery, LogQuery},
     wire::{InstanceEvent, LogLine},
@@ -117,7 +117,7 @@ async fn follow(
         let Ok(line) = serde_json::from_str::<LogLine>(&event.data) else {
             continue;
         };
-        let text = log_line(&line, true, out);
+        let text = log_line(&line, Some(clock), out);
         let text = format!("{text} {}", out.paint(DIM, &format!("({name})")));
         if lines.send(text).await.is_err() {
             return;
