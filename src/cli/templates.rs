@@ -186,6 +186,10 @@ fn draft(name: &str, package: Option<&PackageSource>, command: &[String]) -> Str
          # default = \"info\"\n\
          # env = \"LOG_LEVEL\"\n\
          \n\
+         # A list of the hosts that it may reach; without one it has no network.\n\
+         # [sandbox]\n\
+         # hosts = [\"api.example.com:443\"]\n\
+         \n\
          # [lease]\n\
          # ttl_max = \"30d\"\n",
     );
