@@ -213,13 +213,6 @@ pub fn installer(registry: Registry) -> &'static str {
     }
 }
 
-/// Whether a program is in one of these folders.
-fn is_on(search_path: &[PathBuf], program: &str) -> bool {
-    search_path
-        .iter()
-        .any(|folder| folder.join(program).exists())
-}
-
 /// Whether an installation is complete and was made for the interpreter that is here now.
 #[must_use]
 pub fn is_whole(folder: &Path) -> bool {

@@ -7,6 +7,7 @@ use std::{
     os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     sync::PoisonError,
+    time::Duration,
 };
 
 use serde_json::json;
@@ -37,6 +38,9 @@ pub const MARK: &str = "installed.json";
 /// Lines of an installer that a failure quotes.
 const QUOTED_LINES: usize = 8;
 
+/// How long an installer that is killed may take to be gone.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Characters of a quoted line.
 const QUOTED_CHARS: usize = 300;
 
@@ -61,12 +65,6 @@ pub(super) async fn install(
 ) -> Result<(), String> {
     let source = &package.source;
     let failed = |why: String| format!("the package {source} could not be installed: {why}");
-    let program = super::installer(source.registry());
-    if !super::is_on(&installer.search_path, program) {
-        return Err(failed(format!(
-            "{program} was not found in runtime.search_path"
-        )));
-    }
     let fresh = folder.to_owned();
     blocking(move || make_fresh(&fresh))
         .await
@@ -85,6 +83,11 @@ pub(super) async fn install(
         .await
         .map_err(|error| failed(error.to_string()))?;
     let ended = follow(installer, &workload).await;
+    if ended.is_err() {
+        // However we came to give it up, nothing of it may go on in the folder.
+        let _ = workload.kill_tree().await;
+        let _ = tokio::time::timeout(END_PATIENCE, workload.exited()).await;
+    }
     // Gone already, or told by the keeper's own state; an installation leaves nothing to adopt.
     let _ = workload.forget().await;
     drop(registered);
@@ -97,11 +100,12 @@ pub(super) async fn install(
         }
         Err(why) => Err(why),
     };
-    made.map_err(|why| {
+    if made.is_err() {
+        let folder = folder.to_owned();
         // What is left of it goes before the next try, should it not go now.
-        let _ = fs::remove_dir_all(folder);
-        failed(why)
-    })
+        let _ = blocking(move || fs::remove_dir_all(folder)).await;
+    }
+    made.map_err(failed)
 }
 
 fn plan(installer: &Installer, package: &Package, folder: &Path, id: InstanceId) -> LaunchPlan {
@@ -182,12 +186,10 @@ async fn follow(installer: &Installer, workload: &Workload) -> Result<(), String
     let all = async { tokio::join!(workload.exited(), told) };
     let limit = installer.config.install_timeout.std();
     let Ok((report, lines)) = tokio::time::timeout(limit, all).await else {
-        let killed = workload.kill_tree().await;
         let limit = installer.config.install_timeout;
-        return Err(match killed {
-            Ok(()) => format!("it took longer than packages.install_timeout, {limit}"),
-            Err(error) => format!("it took longer than {limit}, and was not ended: {error}"),
-        });
+        return Err(format!(
+            "it took longer than packages.install_timeout, {limit}"
+        ));
     };
     match report.status {
         ExitStatus::Exited { code: 0 } => Ok(()),
