@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::templates::TemplateCommand;
+use super::{backup::BackupCommand, templates::TemplateCommand};
 use crate::domain::{access::RateLimit, duration::HumanDuration};
 
 const AFTER_HELP: &str = "\
@@ -123,6 +123,9 @@ pub(crate) enum Command {
     /// Master keys, which seal the credentials.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Keep a copy of everything, and put it back.
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// The configuration.
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -1,6 +1,7 @@
 //! The command line of `minimcp`.
 
 mod arguments;
+mod backup;
 mod calls;
 mod configuration;
 mod connection;
@@ -77,6 +78,7 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
             out.line(String::from_utf8_lossy(&script).trim_end())?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Backup(command) => backup::run(&command, out),
         Command::Template(TemplateCommand::Check { folders }) => templates::check(&folders, out),
         Command::Template(TemplateCommand::New {
             folder,
@@ -144,6 +146,7 @@ async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode,
         | Command::Serve(_)
         | Command::Keeper(_)
         | Command::Mcp { .. }
+        | Command::Backup(_)
         | Command::Template(_)
         | Command::Doctor
         | Command::Config(_)

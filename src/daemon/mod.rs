@@ -3,10 +3,14 @@
 //! Up: lock, keys, store, keeper, logs, templates, gateway, supervisor (which adopts what lives), tasks, API.
 //! Down: API, instances (or not: they may be left running), gateway, tasks, logs, keeper, store.
 
+pub mod backup;
 mod metrics;
 mod notify;
 mod paths;
+mod restore;
 mod tasks;
+
+pub use restore::restore;
 
 use std::{
     future::Future,
@@ -83,13 +87,7 @@ impl Daemon {
         let listeners = Listeners::bind(&config.api).await?;
         let api_url = format!("http://{}", shown(listeners.address()?));
         let clock = Clock::System;
-        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-        let given_key = std::env::var("MINIMCP_MASTER_KEY").ok().map(Zeroizing::new);
-        let keys = KeyRing::load(
-            &config.secrets.key_file,
-            given_key.as_ref().map(|key| key.as_str()),
-            credentials.as_deref(),
-        )?;
+        let keys = load_keys(&config)?;
         let keys = Arc::new(keys);
         let admin_token = AdminToken::load_or_create(&config.api.admin_token_file)?;
         let store = connect_store(&config).await?;
@@ -308,6 +306,17 @@ fn lock_instances(dir: &Path) -> anyhow::Result<FileLock> {
         .with_context(|| format!("the folder {} cannot be made", dir.display()))?;
     runtime::lock_file(&dir.join(".lock"))
         .with_context(|| format!("another daemon may be using {}", dir.display()))
+}
+
+/// The master key, from wherever this process is given it.
+fn load_keys(config: &Config) -> anyhow::Result<KeyRing> {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let given_key = std::env::var("MINIMCP_MASTER_KEY").ok().map(Zeroizing::new);
+    Ok(KeyRing::load(
+        &config.secrets.key_file,
+        given_key.as_ref().map(|key| key.as_str()),
+        credentials.as_deref(),
+    )?)
 }
 
 async fn connect_store(config: &Config) -> anyhow::Result<Store> {

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 )]
 mod channel;
 pub mod fake;
+mod folder_walk;
 pub mod host;
 #[expect(
     unsafe_code,
@@ -33,6 +34,7 @@ mod plan;
 mod usage;
 mod workload;
 
+pub use folder_walk::{EntryKind, FoundEntry, LeftOut, walk_folder};
 pub use host::{FileLock, LockError, bind_listener, harden_process, lock_file};
 pub use pidfd::Pidfd;
 pub use plan::{HostReport, LaunchPlan, PASSED_MAX, WorkloadId};

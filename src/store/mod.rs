@@ -22,6 +22,7 @@ mod patience;
 mod ports;
 mod records;
 mod retention;
+mod snapshot;
 mod tokens;
 
 pub use calls::{CallEntry, CallQuery, CallSample};
@@ -34,6 +35,7 @@ pub use logs::{LogEntry, LogQuery, LogRow};
 pub use ports::PortLeaseRow;
 pub use records::CorruptRow;
 pub use retention::History;
+pub use snapshot::{snapshot, sqlite_file};
 pub use tokens::{NewToken, SECRETS_MAX, SecretRow, TokenRow};
 
 use crate::config::DatabaseConfig;

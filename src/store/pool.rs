@@ -24,7 +24,7 @@ use super::{
 use crate::config::DatabaseConfig;
 
 /// How long a statement on SQLite waits for a lock that another process holds.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a server may take to say goodbye.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -177,8 +177,8 @@ impl Pool {
         patience: &Arc<Patience>,
     ) -> Result<Self, StoreError> {
         let url = config.url.as_str();
-        if let Some(path) = url.strip_prefix("sqlite:") {
-            Self::connect_sqlite(path.strip_prefix("//").unwrap_or(path), config).await
+        if let Some(path) = sqlite_path(url) {
+            Self::connect_sqlite(path, config).await
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             Self::connect_postgres(url, config, patience).await
         } else {
@@ -342,7 +342,13 @@ fn prepare_file(path: &Path) -> Result<(), StoreError> {
         .map_err(|error| refused(path, error))
 }
 
-fn named(place: &str, error: StoreError) -> StoreError {
+/// The path in a URL of SQLite.
+pub(super) fn sqlite_path(url: &str) -> Option<&str> {
+    let path = url.strip_prefix("sqlite:")?;
+    Some(path.strip_prefix("//").unwrap_or(path))
+}
+
+pub(super) fn named(place: &str, error: StoreError) -> StoreError {
     match error {
         StoreError::Unavailable(why) => StoreError::Unavailable(format!("{place}: {why}")),
         StoreError::Refused(why) => StoreError::Refused(format!("{place}: {why}")),

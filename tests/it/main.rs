@@ -3,6 +3,7 @@
 mod access_tokens;
 mod actor_panics;
 mod api;
+mod backup;
 mod calls;
 mod cgroups;
 mod cli;

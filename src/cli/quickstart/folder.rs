@@ -33,6 +33,22 @@ pub(super) struct DataFolder {
     _lock: File,
 }
 
+/// The configuration with everything that is kept below `folder`.
+pub(in crate::cli) fn config_within(folder: &Path) -> Config {
+    let mut config = Config::default();
+    let within = |name: &str| folder.join(name);
+    config.database.url = format!("sqlite:{}", within("minimcp.db").display());
+    config.api.admin_token_file = within("admin-token");
+    config.secrets.key_file = within("master-key");
+    config.logs.spool_dir = within("spool");
+    config.calls.spool_dir = within("call-spool");
+    config.runtime.instance_dir = within("instances");
+    config.packages.dir = within("packages");
+    // Whatever ends quickstart ends its instances.
+    config.runtime.keeper_linger = false;
+    config
+}
+
 impl DataFolder {
     /// Makes the folder (mode 0700) if it is missing, and takes its lock.
     pub(super) fn open(asked: Option<&Path>, cwd: &Path) -> Result<Self, Failure> {
@@ -79,17 +95,7 @@ impl DataFolder {
         options: &QuickstartOptions,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Config, Failure> {
-        let mut base = Config::default();
-        let within = |name: &str| self.path.join(name);
-        base.database.url = format!("sqlite:{}", within("minimcp.db").display());
-        base.api.admin_token_file = within("admin-token");
-        base.secrets.key_file = within("master-key");
-        base.logs.spool_dir = within("spool");
-        base.calls.spool_dir = within("call-spool");
-        base.runtime.instance_dir = within("instances");
-        base.packages.dir = within("packages");
-        // Whatever ends this command ends its instances.
-        base.runtime.keeper_linger = false;
+        let mut base = config_within(&self.path);
         base.runtime.keeper_socket = self
             .short
             .as_ref()

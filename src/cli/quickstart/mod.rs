@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{client::Client, config::Config, daemon::Daemon};
 use folder::DataFolder;
+pub(super) use folder::config_within;
 use report::Report;
 
 pub(super) fn run(options: &QuickstartOptions, out: Output) -> Result<ExitCode, Failure> {
