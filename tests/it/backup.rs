@@ -78,7 +78,7 @@ async fn a_backup_of_a_running_daemon_brings_everything_back() {
         )
         .await;
     let demo = server
-        .create(json!({"template": "demo", "name": "kept", "ttl_seconds": 3600}))
+        .create(json!({"template": "demo", "name": "kept", "ttl": "1h"}))
         .await;
     let with_key = server
         .create(json!({"template": "figma", "name": "with-key", "credentials": {"FIGMA_API_KEY": "figma"}}))
