@@ -194,16 +194,17 @@ fn host_of(text: &str) -> Result<HostRule, String> {
             .map_err(|fault| fault.to_string());
     };
     let usual = match scheme.to_ascii_lowercase().as_str() {
-        "https" | "wss" => 443,
-        "http" | "ws" => 80,
-        _ => return Err("must be an http or https address, or host:port".to_owned()),
+        "https" | "wss" => Some(443),
+        "http" | "ws" => Some(80),
+        _ => None,
     };
     let address: http::Uri = text
         .parse()
         .map_err(|_| "is not a web address".to_owned())?;
     let host = address.host().filter(|host| !host.contains('*'));
     let host = host.ok_or("names no host")?;
-    let port = address.port_u16().unwrap_or(usual);
+    let port = address.port_u16().or(usual);
+    let port = port.ok_or("must be an http or https address, or name its port")?;
     format!("{host}:{port}")
         .parse()
         .map_err(|fault: crate::domain::egress::RuleFault| fault.to_string())
@@ -294,6 +295,7 @@ mod tests {
             ),
             ("http://127.0.0.1:9000", "127.0.0.1:9000"),
             ("http://[::1]:9000/x", "[::1]:9000"),
+            ("redis://me@db.example.com:6379/0", "db.example.com:6379"),
             ("api.example.com", "api.example.com:443"),
             ("*.example.com:8443", "*.example.com:8443"),
             ("*:443", "*:443"),

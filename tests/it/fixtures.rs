@@ -55,3 +55,32 @@ pub fn search_path() -> Vec<PathBuf> {
         .filter(|folder| folder.is_absolute())
         .collect()
 }
+
+/// The folder of the third-party servers for Node, beside which those for Python lie; says so when `./tests/run` did not
+/// install them.
+pub fn third_party() -> Option<PathBuf> {
+    let folder = deps()?.join("third-party/node_modules/.bin");
+    if !folder.is_dir() {
+        eprintln!("SKIPPED with third-party servers: run ./tests/run");
+        return None;
+    }
+    Some(folder)
+}
+
+/// `runtime.search_path` with the third-party servers before everything else.
+pub fn third_party_search_path() -> Vec<PathBuf> {
+    let python = ["python-third-1/bin", "python-third-2/bin"];
+    let python = python.map(|folder| deps().map(|deps| deps.join(folder)));
+    let own = python.into_iter().flatten();
+    // What the environments have in common, such as python3, is found where it is found in every test.
+    let known = search_path();
+    third_party().into_iter().chain(known).chain(own).collect()
+}
+
+/// `runtime.search_path` without any server of the tests.
+pub fn bare_search_path() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .filter(|folder| folder.is_absolute())
+        .collect()
+}

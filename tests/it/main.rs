@@ -44,4 +44,5 @@ mod stateless_client;
 mod store_contract;
 mod survival;
 mod templates;
+mod third_party;
 mod tidy;
