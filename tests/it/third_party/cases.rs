@@ -118,6 +118,7 @@ pub const CASES: &[Case] = &[
     ),
     Case {
         credentials: &[("EXA_API_KEY", "made-up")],
+        asks_besides: &["api.agnost.ai"],
         ..case(
             "exa",
             ("web_search_exa", r#"{"query": "mcp"}"#),
@@ -156,13 +157,15 @@ pub const CASES: &[Case] = &[
     Case {
         credentials: &[(
             "GOOGLE_SERVICE_ACCOUNT_KEY_JSON",
-            r#"{"type": "service_account", "made": "up"}"#,
+            r#"{"type": "service_account", "project_id": "made-up", "private_key_id": "0", "private_key": "made up",
+                "client_email": "a@made-up.iam.gserviceaccount.com", "client_id": "1",
+                "token_uri": "https://oauth2.googleapis.com/token"}"#,
         )],
         settings: r#"{"user": "ann@example.com"}"#,
         ..case(
             "google-workspace",
             ("list_calendars", "{}"),
-            Says("service account"),
+            Says("service account credentials"),
         )
     },
     case("memory", ("read_graph", "{}"), Says("entities")),
