@@ -3,6 +3,7 @@
 pub mod call_records;
 mod calls;
 mod error;
+mod imports;
 mod sse;
 mod tokens;
 

@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod domain;
 pub mod egress;
 pub mod gateway;
+pub mod interchange;
 pub mod logs;
 pub mod mcp_servers;
 pub mod packages;

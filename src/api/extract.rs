@@ -22,6 +22,10 @@ pub enum Shape {
     TextMap,
     /// An object.
     AnyMap,
+    /// `true` or `false`.
+    Flag,
+    /// A list of texts.
+    TextList,
     /// Of several types; its value is checked later.
     Open,
 }
@@ -144,7 +148,7 @@ fn faults(value: &Value, fields: &[Field]) -> Vec<Violation> {
             None | Some(Value::Null) if !field.required => {
                 // An optional map is either there or not; null would be a third meaning.
                 if object.contains_key(field.name)
-                    && matches!(field.shape, Shape::TextMap | Shape::AnyMap)
+                    && matches!(field.shape, Shape::TextMap | Shape::AnyMap | Shape::Flag)
                 {
                     found.push(wrong_type(field, &format!("/{}", field.name)));
                 }
@@ -170,7 +174,16 @@ fn check_shape(field: &Field, given: &Value, found: &mut Vec<Violation>) {
         (Shape::Text | Shape::Duration, Value::String(_))
         | (Shape::Open, _)
         | (Shape::Duration, Value::Number(_))
+        | (Shape::Flag, Value::Bool(_))
         | (Shape::AnyMap, Value::Object(_)) => {}
+        (Shape::TextList, Value::Array(list)) => {
+            for (index, entry) in list.iter().enumerate() {
+                if !entry.is_string() {
+                    let pointer = format!("{pointer}/{index}");
+                    found.push(Violation::new(pointer, "type", "a text is expected"));
+                }
+            }
+        }
         (Shape::TextMap, Value::Object(map)) => {
             for (key, value) in map {
                 if !value.is_string() {
@@ -189,6 +202,8 @@ fn wrong_type(field: &Field, pointer: &str) -> Violation {
         Shape::Duration => "seconds, or a text such as \"30m\" or \"2h\"",
         Shape::TextMap => "an object of texts",
         Shape::AnyMap => "an object",
+        Shape::Flag => "true or false",
+        Shape::TextList => "a list of texts",
         Shape::Open => "there",
     };
     Violation::new(

@@ -7,12 +7,14 @@
 pub mod access_tokens;
 pub mod auth;
 pub mod calls;
+pub mod client_configs;
 pub mod credentials;
 pub mod docs;
 pub mod error;
 pub mod events;
 pub mod extract;
 pub mod idempotency;
+pub mod imports;
 pub mod instances;
 pub mod keys;
 pub mod layers;

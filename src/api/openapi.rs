@@ -13,8 +13,8 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    AppState, access_tokens, calls, credentials, docs, error::PROBLEM_JSON, events, instances,
-    keys, logs, ports, system, tasks, templates, verbs,
+    AppState, access_tokens, calls, client_configs, credentials, docs, error::PROBLEM_JSON, events,
+    imports, instances, keys, logs, ports, system, tasks, templates, verbs,
 };
 use crate::wire::{Problem, ProblemViolation};
 
@@ -126,6 +126,7 @@ fn api_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(instances::create, instances::list))
         .routes(routes!(instances::get, instances::patch, instances::delete))
         .routes(routes!(instances::stats))
+        .routes(routes!(client_configs::list))
         .routes(routes!(verbs::start))
         .routes(routes!(verbs::stop))
         .routes(routes!(verbs::restart))
@@ -141,7 +142,9 @@ fn api_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(access_tokens::rotate))
         .routes(routes!(templates::list))
         .routes(routes!(templates::get))
+        .routes(routes!(templates::icon))
         .routes(routes!(templates::install))
+        .routes(routes!(imports::create))
         .routes(routes!(credentials::create, credentials::list))
         .routes(routes!(credentials::replace, credentials::delete))
         .routes(routes!(ports::list))

@@ -1,12 +1,16 @@
 //! `/templates`: what can be run here.
 
-use axum::extract::State;
-use http::StatusCode;
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{StatusCode, header};
 
 use super::{
     AppState,
     error::{ApiError, Code},
     extract::PathParam,
+    openapi::PREFIX,
 };
 use crate::{
     domain::{
@@ -16,7 +20,7 @@ use crate::{
     },
     supervisor::{PackageState, Supervisor},
     templates::{Entry, settings_schema},
-    wire::{Page, Problem, TemplateCredential, TemplatePackage, TemplateSummary},
+    wire::{Page, Problem, TemplateCredential, TemplateIcon, TemplatePackage, TemplateSummary},
 };
 
 /// The answer for the list of templates; always one page.
@@ -48,6 +52,15 @@ fn summary(entry: &Entry, supervisor: &Supervisor) -> TemplateSummary {
         name: template.name.to_string(),
         title: template.title.clone(),
         description: template.description.clone(),
+        icons: entry
+            .icon
+            .iter()
+            .map(|icon| TemplateIcon {
+                src: format!("{PREFIX}/templates/{}/icon", template.name),
+                mime_type: icon.media_type.to_owned(),
+                sizes: vec![icon.sizes.clone()],
+            })
+            .collect(),
         transport: transport.to_owned(),
         available: entry.program.is_ok() || entry.missing_package.is_some(),
         unavailable_reason: match entry.missing_package {
@@ -101,6 +114,38 @@ pub async fn get(
 ) -> Result<axum::Json<TemplateSummary>, ApiError> {
     let entry = find(&state, &name)?;
     Ok(axum::Json(summary(&entry, &state.supervisor)))
+}
+
+/// What an icon may do in a browser that opens it: be seen.
+const ICON_POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox";
+
+/// The picture of a template: SVG or PNG, at most 64 KiB.
+///
+/// Scripts in it are neither accepted when the template is read nor run by a browser that opens it.
+#[utoipa::path(
+    get, path = "/templates/{name}/icon", tag = "templates", params(("name" = String, Path, description = "Its name")),
+    responses(
+        (status = 200, description = "The picture", body = String, content_type = "image/svg+xml"),
+        (status = 404, description = "`not-found`: there is no such template, or it has no picture", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn icon(
+    _who: Principal,
+    State(state): State<AppState>,
+    PathParam(name): PathParam,
+) -> Result<Response, ApiError> {
+    let entry = find(&state, &name)?;
+    let Some(icon) = entry.icon else {
+        let text = format!("the template {} has no icon", entry.template.name);
+        return Err(ApiError::new(Code::NotFound, text));
+    };
+    let headers = [
+        (header::CONTENT_TYPE, icon.media_type),
+        (header::CONTENT_SECURITY_POLICY, ICON_POLICY),
+        (header::CACHE_CONTROL, "private, max-age=300"),
+    ];
+    Ok((headers, icon.bytes.to_vec()).into_response())
 }
 
 /// Installs the package of a template ahead of its first start.

@@ -4,7 +4,10 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::{backup::BackupCommand, templates::TemplateCommand};
+use super::{
+    backup::BackupCommand, connect::ConnectOptions, imports::ImportOptions,
+    templates::TemplateCommand,
+};
 use crate::domain::{access::RateLimit, duration::HumanDuration};
 
 const AFTER_HELP: &str = "\
@@ -76,6 +79,10 @@ pub(crate) enum Command {
     /// Show everything about one instance.
     #[command(visible_alias = "status")]
     Inspect(InstanceOption),
+    /// Print what an MCP client keeps of an instance, to be pasted into its file.
+    Connect(ConnectOptions),
+    /// Make templates of the servers in a file of an MCP client or a registry.
+    Import(Box<ImportOptions>),
     /// Print an instance's log lines.
     Logs(LogsOptions),
     /// Show the latest calls of an instance's tools, newest first.

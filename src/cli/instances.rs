@@ -10,11 +10,12 @@ use super::{
     arguments::{LeaseOptions, LsOptions, RunOptions},
     failure::Failure,
     output::{self, Output, age, due, plain},
-    settings, snippets,
+    settings,
 };
 use crate::{
     client::{Client, ListQuery, Reply},
     domain::id::InstanceId,
+    interchange::export::claude_line,
     wire::{CreateInstance, Instance},
 };
 
@@ -145,7 +146,7 @@ pub(super) fn created(instance: &Instance) -> String {
         if let Some(url) = &instance.connect_url {
             text.push_str(&format!("  Both in one  {url}\n"));
         }
-        let line = snippets::claude_line(&instance.name, &instance.access_url, token);
+        let line = claude_line(&instance.name, &instance.access_url, token);
         text.push_str(&format!("\n  {line}\n"));
     }
     text.trim_end().to_owned()

@@ -4,17 +4,18 @@ mod arguments;
 mod backup;
 mod calls;
 mod configuration;
+mod connect;
 mod connection;
 mod credentials;
 mod doctor;
 mod failure;
+mod imports;
 mod instances;
 mod logs;
 mod output;
 mod quickstart;
 mod serve;
 mod settings;
-mod snippets;
 mod system;
 mod templates;
 mod tokens;
@@ -80,6 +81,7 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
         }
         Command::Backup(command) => backup::run(&command, out),
         Command::Template(TemplateCommand::Check { folders }) => templates::check(&folders, out),
+        Command::Template(TemplateCommand::Schema) => templates::schema(out),
         Command::Template(TemplateCommand::New {
             folder,
             package,
@@ -119,6 +121,8 @@ async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode,
         Command::Restore(options) => return instances::lease(client, options, true, out).await,
         Command::Extend(options) => return instances::lease(client, options, false, out).await,
         Command::Rm(option) => return instances::delete(client, &option.instances, out).await,
+        Command::Connect(options) => connect::run(client, options, out).await?,
+        Command::Import(options) => return imports::run(client, *options, out).await,
         Command::Calls(options) => calls::print(client, options, out).await?,
         Command::Logs(options) => logs::print(client, options, out).await?,
         Command::Events { after } => logs::events(client, after, out).await?,

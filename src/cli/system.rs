@@ -246,6 +246,7 @@ mod tests {
             name: name.to_owned(),
             title: format!("The {name} server"),
             description: "Does things.".to_owned(),
+            icons: Vec::new(),
             transport: "stdio".to_owned(),
             available: reason.is_none(),
             package: None,

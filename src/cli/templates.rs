@@ -38,6 +38,8 @@ pub(crate) enum TemplateCommand {
         #[arg(last = true, value_name = "COMMAND")]
         command: Vec<String>,
     },
+    /// Print the JSON Schema of template.toml; needs no daemon.
+    Schema,
     /// Install the package of a template ahead of its first start, and wait for it.
     Install {
         /// The template.
@@ -49,6 +51,14 @@ const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Longer than any installation that a daemon allows by default.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(1_800);
+
+/// Prints the JSON Schema of the manifest.
+pub(super) fn schema(out: Output) -> Result<ExitCode, Failure> {
+    let schema = templates::manifest_schema();
+    let text = serde_json::to_string_pretty(&schema);
+    out.line(&text.map_err(|error| Failure::Failed(error.to_string()))?)?;
+    Ok(ExitCode::SUCCESS)
+}
 
 /// Tells every fault of every folder.
 pub(super) fn check(folders: &[PathBuf], out: Output) -> Result<ExitCode, Failure> {
@@ -97,9 +107,14 @@ fn faults(folder: &Path) -> Vec<Fault> {
         return vec![fault(folder, "folder", "has no name".to_owned())];
     };
     match templates::read_file(&file) {
-        Ok(text) => templates::read(&text, name, &file)
-            .err()
-            .unwrap_or_default(),
+        Ok(text) => match templates::read(&text, name, &file) {
+            Ok(template) => templates::read_icon(&template, Some(folder))
+                .err()
+                .map(|message| fault(&file, "icon", message))
+                .into_iter()
+                .collect(),
+            Err(faults) => faults,
+        },
         Err(message) => vec![fault(&file, "file", message)],
     }
 }

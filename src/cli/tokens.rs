@@ -7,11 +7,11 @@ use super::{
     failure::Failure,
     instances::{created, resolve},
     output::{Output, age},
-    snippets,
 };
 use crate::{
     client::Client,
     domain::duration::HumanDuration,
+    interchange::export::claude_line,
     wire::{AccessToken, CreateAccessToken},
 };
 
@@ -125,7 +125,7 @@ fn shown(instance: &str, token: &AccessToken) -> String {
         if let Some(url) = &token.connect_url {
             text.push_str(&format!("  Both in one  {url}\n"));
         }
-        let line = snippets::claude_line(instance, &token.access_url, secret);
+        let line = claude_line(instance, &token.access_url, secret);
         text.push_str(&format!("\n  {line}\n"));
     }
     text.trim_end().to_owned()

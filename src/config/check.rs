@@ -208,8 +208,9 @@ impl Config {
     }
 
     fn check_paths(&self, refuse: &mut impl FnMut(&str, String)) {
-        let needed: [(&str, &Path); 6] = [
+        let needed: [(&str, &Path); 7] = [
             ("api.admin_token_file", &self.api.admin_token_file),
+            ("runtime.imports_dir", &self.runtime.imports_dir),
             ("runtime.instance_dir", &self.runtime.instance_dir),
             ("runtime.keeper_socket", &self.runtime.keeper_socket),
             ("logs.spool_dir", &self.logs.spool_dir),

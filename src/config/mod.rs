@@ -218,6 +218,8 @@ impl std::fmt::Debug for DatabaseConfig {
 pub struct RuntimeConfig {
     /// Where `NAME/template.toml` folders lie, beside those inside the binary; a later folder wins over an earlier one.
     pub template_dirs: Vec<PathBuf>,
+    /// Where imported templates are written, `NAME/template.toml` each; made when the first one is.
+    pub imports_dir: PathBuf,
     /// Each instance gets a folder of its own in here.
     pub instance_dir: PathBuf,
     /// The keeper's socket. With systemd the keeper is a unit of its own; else `serve` starts one.
@@ -247,6 +249,7 @@ impl Default for RuntimeConfig {
     fn default() -> Self {
         Self {
             template_dirs: Vec::new(),
+            imports_dir: "data/templates".into(),
             instance_dir: "data/instances".into(),
             keeper_socket: "data/keeper.sock".into(),
             keeper_spawn: true,

@@ -102,6 +102,7 @@ impl Config {
         let own = [
             Some(&self.api.admin_token_file),
             self.api.unix_socket.as_ref(),
+            Some(&self.runtime.imports_dir),
             Some(&self.runtime.instance_dir),
             Some(&self.runtime.keeper_socket),
             Some(&self.logs.spool_dir),

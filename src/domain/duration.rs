@@ -1,5 +1,8 @@
 //! Human durations in requests and manifests: `90`, `"90"`, `"30s"`, `"1h 30m"`, `"2d"`.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A length of time in milliseconds, written for people.
@@ -103,6 +106,25 @@ impl std::fmt::Display for HumanDuration {
             }
         }
         Ok(())
+    }
+}
+
+impl JsonSchema for HumanDuration {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        // Parsing also takes spaces around the parts.
+        json_schema!({
+            "type": ["integer", "string"],
+            "minimum": 0,
+            "pattern": r"^\s*([0-9]+|([0-9]+(ms|s|m|h|d|w)\s*)+)\s*$",
+        })
     }
 }
 

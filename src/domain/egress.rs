@@ -9,6 +9,7 @@ use std::{
     str::FromStr,
 };
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Most ports that the rules of one server name together: each costs a listening socket.
@@ -24,7 +25,7 @@ const LEARNED: [u16; 24] = [
 ];
 
 /// Hosts, by name or address.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub enum HostPattern {
     /// This name.
@@ -38,7 +39,7 @@ pub enum HostPattern {
 }
 
 /// Hosts and a port of theirs, as `name:443`, `*.example.com:443`, `192.0.2.1:8443` or `[2001:db8::1]:443`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostRule {
     /// Which.

@@ -1,6 +1,7 @@
 //! The `[limits]` of a template. Where a number is of one process, rlimits hold it (setrlimit(2)); where it is of all
 //! processes of a child together, its cgroup does, on hosts that give the keeper a part of the tree.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Memory of a child when its template does not say: 2 GiB.
@@ -10,7 +11,7 @@ const MEMORY_BYTES: u64 = 2 << 30;
 const DISK_BYTES: u64 = 4 << 30;
 
 /// Limits of one child of an instance: of the main child, and again of the child of each client session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Processes and threads (`RLIMIT_NPROC`, `pids.max`).

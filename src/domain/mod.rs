@@ -12,6 +12,7 @@ pub mod event;
 pub mod exit;
 pub mod id;
 pub mod instance;
+mod layer;
 pub mod lease;
 pub mod lifecycle;
 pub mod limits;

@@ -1,11 +1,13 @@
 //! A package of npm or PyPI as the source of a server: exactly one version of it.
 
 use std::{
+    borrow::Cow,
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// Longest name or version in bytes; npm allows 214 for a name.
@@ -69,6 +71,12 @@ impl PackageSource {
     #[must_use]
     pub fn registry(&self) -> Registry {
         self.registry
+    }
+
+    /// Its name there, with scope and extras.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What the installer is told: `NAME@VERSION` or `NAME==VERSION`. It begins with a letter, a digit or `@`, so no
@@ -149,6 +157,20 @@ impl FromStr for PackageSource {
 impl fmt::Display for PackageSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.registry.word(), self.specifier())
+    }
+}
+
+impl JsonSchema for PackageSource {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "PackageSource".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string"})
     }
 }
 

@@ -1,11 +1,12 @@
 //! Restart policy: when an ended instance is launched again, and when it is given up.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{UnixMs, duration::HumanDuration, exit::ExitStatus};
 
 /// Which ends lead to another launch (systemd's `Restart=`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {
     /// None.
@@ -18,7 +19,7 @@ pub enum RestartPolicy {
 }
 
 /// The restart section of a template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RestartSpec {
     /// Which ends lead to another launch.

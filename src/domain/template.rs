@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -20,10 +21,10 @@ use super::{
 pub const MANIFEST_SCHEMA: u32 = 1;
 
 /// One template.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Template {
-    /// Manifest format; always [`MANIFEST_SCHEMA`].
+    /// The manifest format: 1.
     pub schema: u32,
     /// Equal to the folder's name.
     pub name: TemplateName,
@@ -34,6 +35,9 @@ pub struct Template {
     /// Where to read more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub homepage: Option<String>,
+    /// Its picture: an SVG or PNG file beside the manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icon: Option<String>,
     /// What runs and how to talk to it.
     pub server: ServerSpec,
     /// Secrets it takes, by environment variable.
@@ -69,7 +73,7 @@ pub struct Template {
 }
 
 /// What is kept of calls of tools.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CallsSpec {
     /// Whether the arguments are kept too, redacted and cut.
@@ -77,7 +81,7 @@ pub struct CallsSpec {
 }
 
 /// What runs and how to talk to it. Exactly one of `builtin` and `command` is given.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServerSpec {
     /// How MCP is spoken with it.
@@ -85,7 +89,7 @@ pub struct ServerSpec {
     /// A server inside our own binary (`minimcp mcp NAME`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub builtin: Option<String>,
-    /// Program and arguments. The program is looked up in `runtime.search_path`.
+    /// Program and arguments. The program is looked up in `runtime.search_path`, or an absolute path.
     /// `{data}` stands for the instance's own folder, `{port}` for the private port of an HTTP server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
@@ -125,7 +129,7 @@ pub struct ServerSpec {
 pub const SESSION_CHILDREN_MAX: u32 = 16;
 
 /// Whether the client sessions of an instance share one child.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sessions {
     /// One child serves all.
@@ -152,7 +156,7 @@ fn default_http_path() -> String {
 }
 
 /// How MCP is spoken with a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transport {
     /// JSON-RPC lines over stdin and stdout.
@@ -162,7 +166,7 @@ pub enum Transport {
 }
 
 /// Which era of MCP is spoken with a server. The era of a stdio process is decided by the first request that it gets.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EraPolicy {
     /// The session era first; the stateless one when the server refuses it, or is silent.
@@ -175,7 +179,7 @@ pub enum EraPolicy {
 }
 
 /// What happens to a request of a server that names no call, while calls of several clients are under way.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnclaimedRequests {
     /// It is answered with an error: a question must not reach the wrong person.
@@ -186,7 +190,7 @@ pub enum UnclaimedRequests {
 }
 
 /// A secret that a server takes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CredentialSpec {
     /// The environment variable that delivers it.
@@ -196,13 +200,13 @@ pub struct CredentialSpec {
     /// Where to get one, step by step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
-    /// Whether an instance can be created without it.
+    /// Whether an instance needs it.
     #[serde(default = "yes")]
     pub required: bool,
 }
 
 /// A setting that a server takes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SettingSpec {
     /// The key in `settings` of a create request: a-z, 0-9 and '_'.
@@ -238,7 +242,7 @@ pub struct SettingSpec {
 }
 
 /// What the value of a setting opens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Grant {
     /// A path, to be read.
@@ -262,7 +266,7 @@ impl Grant {
 }
 
 /// What a setting holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SettingType {
     /// Text, at most 4,096 bytes, no control characters.
@@ -276,7 +280,7 @@ pub enum SettingType {
 }
 
 /// Readiness and liveness.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HealthSpec {
     /// From launch until the MCP handshake and the tool list must be done.
@@ -301,7 +305,7 @@ impl Default for HealthSpec {
 }
 
 /// How long an instance lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LeaseSpec {
     /// The TTL when a request gives none; absent: no expiry.
@@ -327,7 +331,7 @@ impl Default for LeaseSpec {
 }
 
 /// How an instance is stopped: close stdin, wait, SIGTERM, wait, kill the tree (MCP, stdio shutdown).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StopSpec {
     /// From closing stdin to SIGTERM.

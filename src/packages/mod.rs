@@ -5,6 +5,7 @@
 //! with its file [`MARK`], which is written last; whatever else lies there was cut off, and goes before the next try.
 //! Servers see the folder read-only, and their start needs neither installer nor network.
 
+mod look_up;
 mod work;
 
 use std::{
@@ -25,6 +26,7 @@ use crate::{
     runtime::Runtime,
 };
 
+pub use look_up::Published;
 pub use work::MARK;
 
 /// What a template wants to have installed.
@@ -67,7 +69,12 @@ pub struct Installer {
     /// The processes of installations under way, which belong to no instance.
     processes: Mutex<Vec<InstanceId>>,
     turns: Semaphore,
+    /// Questions to registries, which need not wait for installations.
+    look_ups: Semaphore,
 }
+
+/// Most questions to registries at the same time.
+const LOOK_UPS_MAX: usize = 3;
 
 impl Installer {
     /// Over a keeper. `search_path` is where npm and python3 are looked up, `hidden` what no process may see.
@@ -82,6 +89,7 @@ impl Installer {
             runtime,
             store: std::path::absolute(&config.dir).unwrap_or_else(|_| config.dir.clone()),
             turns: Semaphore::new(config.installs_max.max(1)),
+            look_ups: Semaphore::new(LOOK_UPS_MAX),
             config,
             search_path,
             hidden,

@@ -39,7 +39,7 @@ pub const MARK: &str = "installed.json";
 const QUOTED_LINES: usize = 8;
 
 /// How long an installer that is killed may take to be gone.
-const END_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const END_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Characters of a quoted line.
 const QUOTED_CHARS: usize = 300;
@@ -76,7 +76,8 @@ pub(super) async fn install(
         })?;
     let id = InstanceId(Uuid::now_v7());
     let registered = Registered::new(installer, id);
-    let plan = plan(installer, package, folder, id);
+    let argv = steps(package, folder);
+    let plan = plan(installer, source.registry(), folder, id, argv);
     let workload = installer
         .runtime
         .launch(plan)
@@ -108,7 +109,8 @@ pub(super) async fn install(
     made.map_err(failed)
 }
 
-fn plan(installer: &Installer, package: &Package, folder: &Path, id: InstanceId) -> LaunchPlan {
+/// The command of an installation.
+fn steps(package: &Package, folder: &Path) -> Vec<String> {
     let shown = folder.to_string_lossy().into_owned();
     let (steps, option) = match (package.source.registry(), package.scripts) {
         (Registry::Npm, false) => (NPM_STEPS, "--ignore-scripts"),
@@ -117,33 +119,45 @@ fn plan(installer: &Installer, package: &Package, folder: &Path, id: InstanceId)
         (Registry::Pypi, false) => (PYPI_STEPS, "--only-binary=:all:"),
         (Registry::Pypi, true) => (PYPI_STEPS, "--prefer-binary"),
     };
+    let specifier = package.source.specifier();
+    [
+        "/bin/sh", "-c", steps, "install", &shown, &specifier, option,
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+/// A process in the sandbox of installations: with the network, and with nothing to write but its folder.
+pub(super) fn plan(
+    installer: &Installer,
+    registry: Registry,
+    folder: &Path,
+    id: InstanceId,
+    argv: Vec<String>,
+) -> LaunchPlan {
+    let shown = folder.to_string_lossy().into_owned();
     let path: Vec<String> = installer
         .search_path
         .iter()
         .map(|part| part.to_string_lossy().into_owned())
         .collect();
     let own = [
-        ("HOME", shown.clone()),
+        ("HOME", shown),
         ("LANG", "C.UTF-8".to_owned()),
         ("PATH", path.join(":")),
     ];
     let own = own.map(|(name, value)| (name.to_owned(), Zeroizing::new(value)));
     let passed = installer.environment.iter();
     let passed = passed.map(|(name, value)| (name.clone(), Zeroizing::new(value.clone())));
-    let specifier = package.source.specifier();
     LaunchPlan {
         id: WorkloadId::main(id, Generation(1)),
-        argv: [
-            "/bin/sh", "-c", steps, "install", &shown, &specifier, option,
-        ]
-        .map(str::to_owned)
-        .to_vec(),
+        argv,
         env: passed.chain(own).collect(),
         cwd: folder.to_owned(),
         limits: Limits::default(),
         sandbox: Sandbox {
             profile: Profile::Strict,
-            program: programs(installer, package.source.registry()),
+            program: programs(installer, registry),
             hidden: installer.hidden.clone(),
             network: Network::Open,
             tmp_size_bytes: 1 << 30,
@@ -199,7 +213,7 @@ async fn follow(installer: &Installer, workload: &Workload) -> Result<(), String
 }
 
 /// The last lines of what is said, each cut.
-async fn last_lines(fd: OwnedFd) -> Vec<String> {
+pub(super) async fn last_lines(fd: OwnedFd) -> Vec<String> {
     let mut lines: VecDeque<String> = VecDeque::new();
     let Ok(pipe) = pipe::Receiver::from_owned_fd(fd) else {
         return Vec::new();
@@ -237,7 +251,7 @@ fn keep(lines: &mut VecDeque<String>, line: &mut Vec<u8>) {
 }
 
 /// An empty folder that every user may read: servers of other users find their code in it.
-fn make_fresh(folder: &Path) -> io::Result<()> {
+pub(super) fn make_fresh(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -261,13 +275,13 @@ fn mark(folder: &Path, source: &str) -> io::Result<()> {
 }
 
 /// Keeps the id of a process on the list for as long as it runs.
-struct Registered<'a> {
+pub(super) struct Registered<'a> {
     installer: &'a Installer,
     id: InstanceId,
 }
 
 impl<'a> Registered<'a> {
-    fn new(installer: &'a Installer, id: InstanceId) -> Self {
+    pub(super) fn new(installer: &'a Installer, id: InstanceId) -> Self {
         let processes = installer.processes.lock();
         processes.unwrap_or_else(PoisonError::into_inner).push(id);
         Self { installer, id }
@@ -283,7 +297,7 @@ impl Drop for Registered<'_> {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work)

@@ -28,10 +28,8 @@ use crate::{
         state::StatusWord,
         violation::Violation,
     },
-    packages::{Package, PackageState},
     runtime::{self, KeeperState},
     store::StoreError,
-    templates::Entry,
     wire,
 };
 
@@ -43,7 +41,7 @@ const DELETE_PATIENCE: Duration = Duration::from_secs(30);
 /// The supervisor; cheap to clone.
 #[derive(Clone)]
 pub struct Supervisor {
-    context: Arc<Context>,
+    pub(super) context: Arc<Context>,
 }
 
 impl Supervisor {
@@ -66,26 +64,6 @@ impl Supervisor {
     /// Every fault of the request at once; a taken name; no port; the store away.
     pub async fn create(&self, who: &Principal, request: CreateRequest) -> Outcome<Granted> {
         create::create(&self.context, who, request).await
-    }
-
-    /// Where the package of a template stands; `None`: it names none, or its program is there without it.
-    #[must_use]
-    pub fn package_state(&self, entry: &Entry) -> Option<PackageState> {
-        let server = &entry.template.server;
-        let package = Package {
-            source: server.package.clone()?,
-            scripts: server.package_scripts,
-        };
-        let state = self.context.packages.state(&package);
-        let without = entry.program.is_ok() && state != PackageState::Installed;
-        (!without).then_some(state)
-    }
-
-    /// Begins to install the package that a template misses; nothing happens when it misses none.
-    pub fn install_package(&self, entry: &Entry) {
-        if let Some(package) = &entry.missing_package {
-            self.context.packages.start(package);
-        }
     }
 
     /// One instance, from memory.

@@ -20,6 +20,7 @@ mod keeper_watch;
 mod launch;
 mod member;
 mod members;
+mod packages;
 mod persist;
 mod private_port;
 mod profiles;

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use toml::de::DeTable;
+
 use super::{
     parameters,
     schema::{self, Found},
@@ -61,14 +63,20 @@ pub fn read(text: &str, folder: &str, file: &Path) -> Result<Template, Vec<Fault
 
 /// The manifest with stand-ins for what is faulty, so that the rest can be checked as well.
 fn read_table(text: &str, found: &mut Found) -> Option<Template> {
+    let (_, mut errors) = DeTable::parse_recoverable(text);
+    errors.sort_by_key(|error| error.span().map(|span| span.start));
+    found.extend(errors.iter().map(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+        (format!("line {line}"), error.message().to_owned())
+    }));
+    if !errors.is_empty() {
+        return None;
+    }
     let mut table = match toml::from_str::<toml::Table>(text) {
         Ok(table) => table,
         Err(error) => {
-            let line = error
-                .span()
-                .and_then(|span| text.get(..span.start))
-                .map_or(1, |before| before.matches('\n').count() + 1);
-            found.push((format!("line {line}"), error.message().to_owned()));
+            found.push(("manifest".to_owned(), error.message().to_owned()));
             return None;
         }
     };

@@ -23,8 +23,12 @@ use crate::{
     packages::{self, Package},
 };
 
+mod forms;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod icons;
+mod imported;
+mod json_schema;
 mod launch;
 mod manifest;
 #[cfg(test)]
@@ -35,6 +39,9 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+pub use icons::{ICON_BYTES_MAX, Icon, read_icon};
+pub use imported::Place;
+pub use json_schema::manifest_schema;
 pub use launch::{ResolveError, Resolved, resolve};
 pub use manifest::{Fault, MANIFEST_BYTES_MAX, read};
 pub use parameters::{SETTING_BYTES_MAX, SETTING_ENTRIES_MAX, check, settings_schema};
@@ -86,6 +93,8 @@ pub struct Entry {
     pub template: Arc<Template>,
     /// The file it came from; `None`: it is inside the binary.
     pub file: Option<PathBuf>,
+    /// Its picture.
+    pub icon: Option<Icon>,
     /// The absolute path of its program, or why there is none, with the install hint.
     pub program: Result<PathBuf, String>,
     /// The package that would bring the missing program, and whose installer is here.
@@ -94,6 +103,7 @@ pub struct Entry {
 
 /// All templates. Reading takes no lock; cheap to share.
 pub struct Catalogue {
+    imports: PathBuf,
     dirs: Vec<PathBuf>,
     search_path: Vec<PathBuf>,
     exe: PathBuf,
@@ -114,6 +124,8 @@ impl Catalogue {
     #[must_use]
     pub fn load(config: &RuntimeConfig, exe: PathBuf) -> Self {
         let catalogue = Self {
+            imports: std::path::absolute(&config.imports_dir)
+                .unwrap_or_else(|_| config.imports_dir.clone()),
             dirs: config.template_dirs.clone(),
             search_path: config.search_path.clone(),
             exe,
@@ -172,10 +184,13 @@ impl Catalogue {
         let mut loaded = Loaded::default();
         for (name, text) in EMBEDDED {
             let file = PathBuf::from(format!("(built in) mcp-templates/{name}/template.toml"));
-            match read(text, name, &file) {
-                Ok(template) => self.add(&mut loaded, template, None),
+            match whole(read(text, name, &file), &file, None) {
+                Ok((template, icon)) => self.add(&mut loaded, template, icon, None),
                 Err(faults) => loaded.faults.extend(faults),
             }
+        }
+        if self.imports.is_dir() {
+            self.load_dir(&self.imports, &before, &mut loaded);
         }
         for dir in &self.dirs {
             self.load_dir(dir, &before, &mut loaded);
@@ -283,7 +298,13 @@ impl Catalogue {
         Ok(resolved)
     }
 
-    fn add(&self, loaded: &mut Loaded, template: Template, file: Option<PathBuf>) {
+    fn add(
+        &self,
+        loaded: &mut Loaded,
+        template: Template,
+        icon: Option<Icon>,
+        file: Option<PathBuf>,
+    ) {
         let (program, missing_package) = self.find_program(&template);
         let name = template.name.clone();
         let template = Arc::new(template);
@@ -292,6 +313,7 @@ impl Catalogue {
             Entry {
                 template,
                 file,
+                icon,
                 program,
                 missing_package,
             },
@@ -328,9 +350,9 @@ impl Catalogue {
                         message,
                     }]
                 })
-                .and_then(|text| read(&text, name, &file));
+                .and_then(|text| whole(read(&text, name, &file), &file, Some(&folder)));
             match read {
-                Ok(template) => self.add(loaded, template, Some(file)),
+                Ok((template, icon)) => self.add(loaded, template, icon, Some(file)),
                 Err(faults) => {
                     loaded.faults.extend(faults);
                     let old = before
@@ -394,6 +416,23 @@ impl Catalogue {
             .iter()
             .filter_map(|folder| std::path::absolute(folder.join(program)).ok())
             .find(|path| is_program(path))
+    }
+}
+
+/// A manifest with its icon; a fault of either is one of the template.
+fn whole(
+    read: Result<Template, Vec<Fault>>,
+    file: &Path,
+    folder: Option<&Path>,
+) -> Result<(Template, Option<Icon>), Vec<Fault>> {
+    let template = read?;
+    match read_icon(&template, folder) {
+        Ok(icon) => Ok((template, icon)),
+        Err(message) => Err(vec![Fault {
+            file: file.to_owned(),
+            key: "icon".to_owned(),
+            message,
+        }]),
     }
 }
 

@@ -3,31 +3,29 @@
 
 use toml::{Table, Value};
 
-use crate::domain::{
-    duration::HumanDuration,
-    egress::{HostRule, RULES_MAX},
-    id::{EnvName, TemplateName},
-    package::PackageSource,
-    sandbox::Layer,
+use super::forms::{
+    ENV_NAME, Form, HOST_RULE, HTTP_PATH, ICON_FILE, PACKAGE, SETTING_NAME, TEMPLATE_NAME,
+    WEB_ADDRESS,
 };
+use crate::domain::{duration::HumanDuration, egress::RULES_MAX, sandbox::Layer};
 
 /// One key of a section.
 pub(super) struct Key {
-    name: &'static str,
-    shape: Shape,
+    pub(super) name: &'static str,
+    pub(super) shape: Shape,
     /// For a key that must be given: a valid value in TOML, put in its place when it is missing or wrong, so that
     /// the rest of the manifest can still be read and its faults told too.
-    required: Option<&'static str>,
+    pub(super) required: Option<&'static str>,
 }
 
 /// What a key may hold.
-enum Shape {
+pub(super) enum Shape {
     /// Text of 1 to this many bytes; line breaks and tabs are the only control characters.
     Text(usize),
     /// One of these words.
     Word(&'static [&'static str]),
-    /// Text that this accepts, else what is allowed.
-    Name(fn(&str) -> Result<(), String>),
+    /// Text of this form.
+    Name(&'static Form),
     /// A duration; `true`: zero is allowed.
     Duration(bool),
     /// A whole number from, to.
@@ -36,8 +34,8 @@ enum Shape {
     Flag,
     /// A list of at most 256 texts.
     Texts,
-    /// A list of texts that this accepts, else what is allowed; at most [`RULES_MAX`].
-    Names(fn(&str) -> Result<(), String>),
+    /// A list of at most [`RULES_MAX`] texts of this form.
+    Names(&'static Form),
     /// A list of these words.
     Words(&'static [&'static str]),
     /// A table of at most 64 environment variables to text.
@@ -55,7 +53,7 @@ enum Shape {
 /// What is wrong at one key: (path of the key, what is allowed).
 pub(super) type Found = Vec<(String, String)>;
 
-const MAX_DURATION_MS: u64 = 3_650 * 24 * 3_600_000;
+pub(super) const MAX_DURATION_MS: u64 = 3_650 * 24 * 3_600_000;
 
 const fn key(name: &'static str, shape: Shape) -> Key {
     Key {
@@ -76,10 +74,11 @@ const fn required(name: &'static str, shape: Shape, stand_in: &'static str) -> K
 /// The whole manifest.
 pub(super) const MANIFEST: &[Key] = &[
     required("schema", Shape::Whole(1, 1), "1"),
-    required("name", Shape::Name(template_name), "'x'"),
+    required("name", Shape::Name(&TEMPLATE_NAME), "'x'"),
     required("title", Shape::Text(100), "'x'"),
     required("description", Shape::Text(1_000), "'x'"),
-    key("homepage", Shape::Name(web_address)),
+    key("homepage", Shape::Name(&WEB_ADDRESS)),
+    key("icon", Shape::Name(&ICON_FILE)),
     required("server", Shape::Section(SERVER), "{ transport = 'stdio' }"),
     key("credential", Shape::Sections(CREDENTIAL)),
     key("setting", Shape::Sections(SETTING)),
@@ -99,11 +98,11 @@ const SERVER: &[Key] = &[
     required("transport", Shape::Word(&["stdio", "http"]), "'stdio'"),
     key("builtin", Shape::Text(40)),
     key("command", Shape::Texts),
-    key("package", Shape::Name(package_source)),
+    key("package", Shape::Name(&PACKAGE)),
     key("package_scripts", Shape::Flag),
     key("install", Shape::Text(500)),
-    key("port_env", Shape::Name(env_name)),
-    key("path", Shape::Name(http_path)),
+    key("port_env", Shape::Name(&ENV_NAME)),
+    key("path", Shape::Name(&HTTP_PATH)),
     key("era", Shape::Word(&["auto", "session", "stateless"])),
     key(
         "unclaimed_requests",
@@ -115,14 +114,14 @@ const SERVER: &[Key] = &[
 ];
 
 const CREDENTIAL: &[Key] = &[
-    required("name", Shape::Name(env_name), "'X'"),
+    required("name", Shape::Name(&ENV_NAME), "'X'"),
     required("title", Shape::Text(100), "'x'"),
     key("help", Shape::Text(4_000)),
     key("required", Shape::Flag),
 ];
 
 const SETTING: &[Key] = &[
-    required("name", Shape::Name(setting_name), "'x'"),
+    required("name", Shape::Name(&SETTING_NAME), "'x'"),
     required("title", Shape::Text(100), "'x'"),
     key("help", Shape::Text(4_000)),
     required(
@@ -134,7 +133,7 @@ const SETTING: &[Key] = &[
     key("required", Shape::Flag),
     key("grants", Shape::Word(&["read", "write", "host"])),
     key("enum", Shape::Scalars),
-    key("env", Shape::Name(env_name)),
+    key("env", Shape::Name(&ENV_NAME)),
     key("arguments", Shape::Texts),
 ];
 
@@ -159,7 +158,7 @@ const SANDBOX: &[Key] = &[
         "network",
         Shape::Word(&["none", "allow-list", "learn", "open"]),
     ),
-    key("hosts", Shape::Names(host_rule)),
+    key("hosts", Shape::Names(&HOST_RULE)),
     key("require", Shape::Words(&LAYERS)),
     key("tmp_size_bytes", Shape::Whole(1 << 20, 1 << 40)),
 ];
@@ -201,52 +200,6 @@ const STOP: &[Key] = &[
     key("eof_grace", Shape::Duration(true)),
     key("term_grace", Shape::Duration(true)),
 ];
-
-fn template_name(text: &str) -> Result<(), String> {
-    TemplateName::new(text).map(drop).map_err(|e| e.to_string())
-}
-
-fn env_name(text: &str) -> Result<(), String> {
-    EnvName::new(text).map(drop).map_err(|e| e.to_string())
-}
-
-fn package_source(text: &str) -> Result<(), String> {
-    let read = text.parse::<PackageSource>();
-    read.map(drop).map_err(|error| error.to_string())
-}
-
-fn host_rule(text: &str) -> Result<(), String> {
-    text.parse::<HostRule>()
-        .map(drop)
-        .map_err(|e| e.to_string())
-}
-
-fn setting_name(text: &str) -> Result<(), String> {
-    let good = (1..=64).contains(&text.len())
-        && text.as_bytes()[0].is_ascii_lowercase()
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    good.then_some(())
-        .ok_or_else(|| "1 to 64 of a-z, 0-9 and '_', starting with a letter".to_owned())
-}
-
-fn web_address(text: &str) -> Result<(), String> {
-    let good = text.len() <= 500
-        && (text.starts_with("https://") || text.starts_with("http://"))
-        && !text.chars().any(|c| c.is_control() || c.is_whitespace());
-    good.then_some(())
-        .ok_or_else(|| "a web address that starts with https:// or http://".to_owned())
-}
-
-fn http_path(text: &str) -> Result<(), String> {
-    let good = text.len() <= 200
-        && text.starts_with('/')
-        && text.bytes().all(|b| b.is_ascii_graphic())
-        && !text.contains(['?', '#']);
-    good.then_some(())
-        .ok_or_else(|| "a path that starts with '/', without '?' and '#'".to_owned())
-}
 
 /// Finds what is wrong with `table`, and repairs it in place: what is unknown or wrong goes, what is required and
 /// missing gets a stand-in. Afterwards the table can be deserialized, unless it is not used because of `found`.
@@ -301,12 +254,12 @@ fn join(path: &str, name: &str) -> String {
 }
 
 impl Shape {
-    fn allowed(&self) -> String {
+    pub(super) fn allowed(&self) -> String {
         match self {
             Self::Text(max) => format!("text of 1 to {max} bytes"),
             Self::Word(words) => format!("one of {}", words.join(", ")),
-            Self::Name(_) => "text".to_owned(),
-            Self::Names(_) => format!("a list of at most {RULES_MAX} texts"),
+            Self::Name(form) => format!("text: {}", form.allowed),
+            Self::Names(form) => format!("a list of at most {RULES_MAX} texts: {}", form.allowed),
             Self::Duration(true) => "a duration such as 30s, 5m, 2h or 0".to_owned(),
             Self::Duration(false) => {
                 "a duration above zero and up to 3650d, such as 30s, 5m, 2h".to_owned()
@@ -349,7 +302,7 @@ impl Shape {
             }
             (Self::Variables, Value::Table(table)) if table.len() <= 64 => {
                 for (name, value) in table.iter() {
-                    if let Err(allowed) = env_name(name) {
+                    if let Err(allowed) = (ENV_NAME.check)(name) {
                         found.push((at.to_owned(), allowed));
                         return false;
                     }
@@ -363,8 +316,8 @@ impl Shape {
                 }
                 return true;
             }
-            (Self::Name(check), Value::String(text)) => {
-                return match check(text) {
+            (Self::Name(form), Value::String(text)) => {
+                return match (form.check)(text) {
                     Ok(()) => true,
                     Err(allowed) => {
                         found.push((at.to_owned(), allowed));
@@ -372,10 +325,10 @@ impl Shape {
                     }
                 };
             }
-            (Self::Names(check), Value::Array(entries)) if entries.len() <= RULES_MAX => {
+            (Self::Names(form), Value::Array(entries)) if entries.len() <= RULES_MAX => {
                 let texts = entries.iter().map(Value::as_str);
                 let fault = |text: Option<&str>| match text {
-                    Some(text) => check(text).err(),
+                    Some(text) => (form.check)(text).err(),
                     None => Some("must be text".to_owned()),
                 };
                 let faults = texts

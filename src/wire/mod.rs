@@ -1,6 +1,7 @@
 //! The types of the HTTP API, shared by the server, the CLI and the tests.
 
 mod calls;
+mod imports;
 mod instances;
 mod logs;
 mod problem;
@@ -10,6 +11,7 @@ mod templates;
 mod tokens;
 
 pub use calls::*;
+pub use imports::*;
 pub use instances::*;
 pub use logs::*;
 pub use problem::*;

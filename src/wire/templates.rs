@@ -12,6 +12,9 @@ pub struct TemplateSummary {
     pub title: String,
     /// What the server does.
     pub description: String,
+    /// Its pictures, as SEP-973 of MCP writes them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub icons: Vec<TemplateIcon>,
     /// stdio or http.
     pub transport: String,
     /// Whether an instance can be created now.
@@ -30,6 +33,18 @@ pub struct TemplateSummary {
     pub ttl_default: Option<String>,
     /// Longest TTL.
     pub ttl_max: String,
+}
+
+/// A picture of a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TemplateIcon {
+    /// Its path under the API's address; it takes the token as every path does.
+    pub src: String,
+    /// `image/svg+xml` or `image/png`.
+    #[serde(rename = "mimeType")]
+    pub mime_type: String,
+    /// `any`, or width and height such as `48x48`.
+    pub sizes: Vec<String>,
 }
 
 /// The package that brings a template's program.

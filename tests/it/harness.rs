@@ -152,6 +152,7 @@ impl Server {
         config.api.admin_token_file = data.join("admin-token");
         config.database.url = database.create(&data).await;
         config.runtime.template_dirs = vec![fixtures::write_templates(folder.path())];
+        config.runtime.imports_dir = data.join("templates");
         config.runtime.instance_dir = data.join("instances");
         config.packages.dir = data.join("packages");
         config.runtime.keeper_socket = data.join("keeper.sock");

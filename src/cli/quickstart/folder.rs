@@ -42,6 +42,7 @@ pub(in crate::cli) fn config_within(folder: &Path) -> Config {
     config.secrets.key_file = within("master-key");
     config.logs.spool_dir = within("spool");
     config.calls.spool_dir = within("call-spool");
+    config.runtime.imports_dir = within("templates");
     config.runtime.instance_dir = within("instances");
     config.packages.dir = within("packages");
     // Whatever ends quickstart ends its instances.

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use crate::cli::{
-    output::{BOLD, DIM, GREEN, Output},
-    snippets::{claude_line, indented, mcp_servers_json},
+use crate::{
+    cli::output::{BOLD, DIM, GREEN, Output},
+    interchange::export::{Client, claude_line},
 };
 
 /// Everything a person or a program needs to go on. Holds the access token: it is shown on purpose.
@@ -58,7 +58,7 @@ impl Report {
             lines.push(format!(
                 "\n{}\n{}",
                 title("Other MCP clients (mcpServers)"),
-                indented(&mcp_servers_json(name, url, token), 2)
+                indented(&Client::Json.snippet(name, url, Some(token)).text, 2)
             ));
         }
         lines.push(format!(
@@ -80,6 +80,14 @@ impl Report {
         ));
         lines.join("\n")
     }
+}
+
+/// Every line of `text` moved in by `by` columns.
+fn indented(text: &str, by: usize) -> String {
+    text.lines()
+        .map(|line| format!("{:by$}{line}", ""))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[cfg(test)]

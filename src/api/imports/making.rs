@@ -1,0 +1,187 @@
+//! Makes what was planned: the template, then the credentials, then the instance.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use zeroize::Zeroizing;
+
+use super::{super::AppState, Asked, planning::Planned};
+use crate::{
+    api::{error::ApiError, view},
+    domain::{id::CredentialName, principal::Principal},
+    interchange::Draft,
+    supervisor::CreateRequest,
+    templates::Place,
+    wire::{ImportedCredential, ImportedServer, Instance},
+};
+
+/// Names that are tried for one credential.
+const NAMES_TRIED: u32 = 50;
+
+pub(super) async fn make(
+    state: &AppState,
+    who: &Principal,
+    asked: &Asked,
+    planned: Planned,
+) -> ImportedServer {
+    let mut made = ImportedServer {
+        server: planned.server,
+        ..ImportedServer::default()
+    };
+    let refused = |mut made: ImportedServer, reason: String| {
+        made.outcome = "refused".to_owned();
+        made.reason = Some(reason);
+        made
+    };
+    let Some(draft) = planned.draft else {
+        return refused(made, planned.place.err().unwrap_or_default());
+    };
+    made.notes.clone_from(&draft.notes);
+    made.credentials = draft
+        .credentials
+        .iter()
+        .map(|credential| ImportedCredential {
+            variable: credential.name.to_string(),
+            required: credential.required,
+            in_file: credential.value.is_some(),
+            credential: None,
+        })
+        .collect();
+    let place = match planned.place {
+        Ok(place) => place,
+        Err(reason) => return refused(made, reason),
+    };
+    made.template = Some(place.name.to_string());
+    made.manifest = Some(place.text.clone());
+    let outcome = match (place.is_there, asked.dry_run) {
+        (true, _) => "unchanged",
+        (false, true) => "would-create",
+        (false, false) => {
+            let (templates, place) = (Arc::clone(&state.templates), place.clone());
+            let written = tokio::task::spawn_blocking(move || templates.add_imported(&place)).await;
+            match written.unwrap_or_else(|_| Err("it could not be written".to_owned())) {
+                Ok(()) => "created",
+                Err(reason) => return refused(made, reason),
+            }
+        }
+    };
+    made.outcome = outcome.to_owned();
+    if asked.start && !asked.dry_run && !draft.disabled {
+        match start(state, who, &draft, &place, &mut made.credentials).await {
+            Ok(instance) => made.instance = Some(instance),
+            Err(reason) => made.reason = Some(format!("no instance was made: {reason}")),
+        }
+    }
+    made
+}
+
+/// Stores the secrets of the file and makes an instance of the template.
+async fn start(
+    state: &AppState,
+    who: &Principal,
+    draft: &Draft,
+    place: &Place,
+    told: &mut [ImportedCredential],
+) -> Result<Instance, String> {
+    let missing: Vec<String> = (draft.credentials.iter())
+        .filter(|credential| credential.required && credential.value.is_none())
+        .map(|credential| format!("the credential {}", credential.name))
+        .chain(
+            (draft.settings.iter())
+                .filter(|setting| setting.required && setting.default.is_none())
+                .map(|setting| format!("the setting {}", setting.name)),
+        )
+        .collect();
+    if !missing.is_empty() {
+        return Err(format!(
+            "the file does not hold {}; give it with `minimcp run {}`",
+            missing.join(", "),
+            place.name
+        ));
+    }
+    let mut credentials = BTreeMap::new();
+    for (credential, told) in draft.credentials.iter().zip(told) {
+        let Some(value) = &credential.value else {
+            continue;
+        };
+        let wanted = format!("{}.{}", place.name, credential.name);
+        let name = store(state, who, &wanted, value)
+            .await
+            .map_err(|error| sentence(&error))?;
+        told.credential = Some(name.to_string());
+        credentials.insert(credential.name.to_string(), name.to_string());
+    }
+    let request = CreateRequest {
+        template: place.name.to_string(),
+        name: Some(draft.name.to_string()),
+        ttl: None,
+        credentials,
+        settings: BTreeMap::new(),
+        labels: BTreeMap::new(),
+    };
+    let granted = state.supervisor.create(who, request).await;
+    let granted = granted.map_err(|error| sentence(&ApiError::from(error)))?;
+    Ok(view::granted(&granted, &granted.status))
+}
+
+/// Stores a secret under a free name, or finds the credential that holds it already.
+async fn store(
+    state: &AppState,
+    who: &Principal,
+    wanted: &str,
+    value: &Zeroizing<String>,
+) -> Result<CredentialName, ApiError> {
+    let wanted: String = wanted.chars().take(95).collect();
+    for number in 1..=NAMES_TRIED {
+        let name = match number {
+            1 => CredentialName::new(wanted.clone()),
+            _ => CredentialName::new(format!("{wanted}-{number}")),
+        };
+        let name = name.map_err(|error| ApiError::internal(error.to_string()))?;
+        match state.store.credential(&who.owner, &name).await? {
+            None => {
+                let sealed = state.keys.seal(&who.owner, &name, value.as_bytes())?;
+                let now = view::now_ms();
+                state
+                    .store
+                    .put_credential(&who.owner, &name, &sealed, now)
+                    .await?;
+                return Ok(name);
+            }
+            Some(row) => {
+                let there = state.keys.open(&who.owner, &name, &row.sealed);
+                let same = |there: &Zeroizing<String>| {
+                    bool::from(subtle::ConstantTimeEq::ct_eq(
+                        there.as_bytes(),
+                        value.as_bytes(),
+                    ))
+                };
+                if there.as_ref().is_ok_and(same) {
+                    return Ok(name);
+                }
+            }
+        }
+    }
+    Err(ApiError::new(
+        crate::api::error::Code::NameTaken,
+        format!(
+            "credentials of {NAMES_TRIED} names like {wanted} are there already, with other values"
+        ),
+    ))
+}
+
+/// A refusal in one sentence, with every fault.
+fn sentence(error: &ApiError) -> String {
+    let problem = error.problem("");
+    if let Some(internal) = error.internal_text() {
+        tracing::error!(code = problem.code, "{internal}");
+    }
+    if problem.violations.is_empty() {
+        return problem.detail;
+    }
+    let faults: Vec<String> = problem
+        .violations
+        .iter()
+        .map(|fault| format!("{}: {}", fault.pointer, fault.message))
+        .collect();
+    faults.join("; ")
+}
