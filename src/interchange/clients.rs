@@ -305,6 +305,13 @@ fn with_headers(
             headers: Vec::new(),
         },
     );
+    if url
+        .split(['?', '#'])
+        .next()
+        .is_some_and(|path| path.ends_with("/sse"))
+    {
+        draft.note("its address ends in /sse: should it speak HTTP+SSE only, its operator's address for Streamable HTTP is needed");
+    }
     let mut sent = Vec::new();
     for (name, value) in headers {
         let good = !name.is_empty()
@@ -354,7 +361,12 @@ fn header(draft: &mut Draft, name: &str, text: &str, inputs: &Inputs) -> String 
         Some(Reference::Input(id)) => Some(id.clone()),
         _ => None,
     };
-    let of_header = || format!("{}_{name}", draft.name);
+    // `CONTEXT7_API_KEY` says whose it is, `Authorization` does not.
+    let says_whose = (name.to_ascii_lowercase()).starts_with(draft.name.as_str());
+    let of_header = || match says_whose {
+        true => name.to_owned(),
+        false => format!("{}_{name}", draft.name),
+    };
     let variable = variable.unwrap_or_else(of_header);
     let variable: String = variable
         .chars()

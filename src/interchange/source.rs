@@ -121,7 +121,7 @@ fn wipe(value: &mut Value) {
     }
 }
 
-/// The servers of a file, in its order; `format`: what it must be, else it is found out.
+/// The servers of a file, by their names; `format`: what it must be, else it is found out.
 ///
 /// # Errors
 /// [`ReadError`]; none of its texts holds a word of the file.

@@ -20,6 +20,9 @@ use crate::domain::{
 /// Longest text of a setting in bytes.
 const SETTING_BYTES: usize = 4_096;
 
+/// Longest value of a variable in bytes, as credentials have it.
+const VALUE_BYTES: usize = 64 << 10;
+
 /// What an editor asks a person for (`inputs` of VS Code).
 #[derive(Debug, Default)]
 pub(super) struct Inputs(BTreeMap<String, Input>);
@@ -111,6 +114,12 @@ pub(super) fn one(draft: &mut Draft, name: &str, value: Option<String>, inputs: 
         return;
     }
     let mut known = value.filter(|value| !value.is_empty() && !value.contains('\0'));
+    if known.as_ref().is_some_and(|text| text.len() > VALUE_BYTES) {
+        draft.note(format!(
+            "the value of {name} is longer than {VALUE_BYTES} bytes, which no variable holds, and is left out"
+        ));
+        known = None;
+    }
     let references = known
         .as_deref()
         .map_or_else(Vec::new, |text| reference::all(text));

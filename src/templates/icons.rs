@@ -30,15 +30,35 @@ macro_rules! icons {
 
 /// The icons inside this binary, by template.
 const EMBEDDED: &[(&str, &[u8])] = icons![
+    "airtable",
+    "atlassian",
+    "aws-documentation",
+    "brave-search",
+    "chrome-devtools",
+    "context7",
+    "dbhub",
     "demo",
+    "duckduckgo",
     "everything",
+    "exa",
     "fetch",
     "figma",
     "filesystem",
+    "firecrawl",
     "git",
     "github",
     "gmail",
+    "google-workspace",
     "memory",
+    "mongodb",
+    "notion",
+    "playwright",
+    "redis",
+    "sentry",
+    "sequential-thinking",
+    "slack",
+    "supabase",
+    "tavily",
     "time",
 ];
 
@@ -222,6 +242,16 @@ mod tests {
         for (name, bytes) in EMBEDDED {
             assert_eq!(check_svg(bytes), Ok(()), "{name}");
             assert!(bytes.len() < 4_096, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_shipped_template_has_one() {
+        let templates = super::super::EMBEDDED.iter().map(|(name, _)| *name);
+        let icons = EMBEDDED.iter().map(|(name, _)| *name);
+        assert_eq!(templates.collect::<Vec<_>>(), icons.collect::<Vec<_>>());
+        for (name, manifest) in super::super::EMBEDDED {
+            assert!(manifest.contains("\nicon = \"icon.svg\"\n"), "{name}");
         }
     }
 

@@ -51,6 +51,12 @@ pub(super) async fn make(
         Err(reason) => return refused(made, reason),
     };
     made.template = Some(place.name.to_string());
+    if place.name != draft.name {
+        let wanted = &draft.name;
+        made.notes.push(format!(
+            "there is a template {wanted} already, which is another"
+        ));
+    }
     made.manifest = Some(place.text.clone());
     let outcome = match (place.is_there, asked.dry_run) {
         (true, _) => "unchanged",
@@ -98,17 +104,39 @@ async fn start(
             place.name
         ));
     }
+    let mut stored = Vec::new();
+    let made = bind(state, who, draft, place, &mut stored).await;
+    if made.is_err() {
+        // Secrets without an instance would only lie about.
+        for (_, name) in stored.iter().filter(|(is_new, _)| *is_new) {
+            let _ = state.store.delete_credential(&who.owner, name).await;
+        }
+    } else {
+        let told = told.iter_mut().filter(|told| told.in_file);
+        for ((_, name), told) in stored.iter().zip(told) {
+            told.credential = Some(name.to_string());
+        }
+    }
+    made.map_err(|error| sentence(&error))
+}
+
+/// Each credential in `stored`, with whether it is new, in the order of those that have a value.
+async fn bind(
+    state: &AppState,
+    who: &Principal,
+    draft: &Draft,
+    place: &Place,
+    stored: &mut Vec<(bool, CredentialName)>,
+) -> Result<Instance, ApiError> {
     let mut credentials = BTreeMap::new();
-    for (credential, told) in draft.credentials.iter().zip(told) {
+    for credential in &draft.credentials {
         let Some(value) = &credential.value else {
             continue;
         };
         let wanted = format!("{}.{}", place.name, credential.name);
-        let name = store(state, who, &wanted, value)
-            .await
-            .map_err(|error| sentence(&error))?;
-        told.credential = Some(name.to_string());
+        let (is_new, name) = store(state, who, &wanted, value).await?;
         credentials.insert(credential.name.to_string(), name.to_string());
+        stored.push((is_new, name));
     }
     let request = CreateRequest {
         template: place.name.to_string(),
@@ -118,18 +146,17 @@ async fn start(
         settings: BTreeMap::new(),
         labels: BTreeMap::new(),
     };
-    let granted = state.supervisor.create(who, request).await;
-    let granted = granted.map_err(|error| sentence(&ApiError::from(error)))?;
+    let granted = state.supervisor.create(who, request).await?;
     Ok(view::granted(&granted, &granted.status))
 }
 
-/// Stores a secret under a free name, or finds the credential that holds it already.
+/// Stores a secret under a free name, or finds the credential that holds it already; the first is whether it is new.
 async fn store(
     state: &AppState,
     who: &Principal,
     wanted: &str,
     value: &Zeroizing<String>,
-) -> Result<CredentialName, ApiError> {
+) -> Result<(bool, CredentialName), ApiError> {
     let wanted: String = wanted.chars().take(95).collect();
     for number in 1..=NAMES_TRIED {
         let name = match number {
@@ -145,7 +172,7 @@ async fn store(
                     .store
                     .put_credential(&who.owner, &name, &sealed, now)
                     .await?;
-                return Ok(name);
+                return Ok((true, name));
             }
             Some(row) => {
                 let there = state.keys.open(&who.owner, &name, &row.sealed);
@@ -156,7 +183,7 @@ async fn store(
                     ))
                 };
                 if there.as_ref().is_ok_and(same) {
-                    return Ok(name);
+                    return Ok((false, name));
                 }
             }
         }

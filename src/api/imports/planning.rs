@@ -2,8 +2,8 @@
 
 use super::{super::AppState, Asked};
 use crate::{
-    domain::package::Registry,
-    interchange::{Draft, Found, Release, Run, Wanted},
+    domain::{package::Registry, template::Grant},
+    interchange::{self, Draft, Found, Release, Run, Wanted},
     templates::{Catalogue, Entry, Place},
 };
 
@@ -59,6 +59,13 @@ async fn place(state: &AppState, asked: &Asked, draft: &mut Draft) -> Result<Pla
             draft.hosts.push(rule.clone());
         }
     }
+    let opens = |setting: &interchange::Setting| setting.grants == Some(Grant::Host);
+    let is_local = !matches!(draft.run, Run::Remote { .. });
+    if is_local && draft.hosts.is_empty() && !draft.settings.iter().any(opens) {
+        draft.notes.push(
+            "its file names no hosts, so it has no network: name them if it needs one".to_owned(),
+        );
+    }
     let release = look_up(state, draft).await?;
     let origin = asked.format.title();
     let (draft, templates) = (draft.clone(), std::sync::Arc::clone(&state.templates));
@@ -101,8 +108,12 @@ fn learn_from_known(draft: &mut Draft, known: &[Entry]) {
             draft.hosts.push(rule.clone());
         }
     }
+    let hosts = match entry.template.sandbox.hosts.is_empty() {
+        true => "",
+        false => ": its hosts are taken",
+    };
     draft.notes.push(format!(
-        "the template {title} runs the same package: its hosts are taken, and it may serve you as it is"
+        "the template {title} runs the same package{hosts}; it may serve you as it is"
     ));
 }
 
