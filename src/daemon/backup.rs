@@ -1,7 +1,7 @@
 //! A backup: one compressed tar archive with a copy of the SQLite database and the folders of its instances, made while
 //! the daemon runs. The master key is never in it.
 //!
-//! First comes [`HEADER`], then [`DATABASE`], then `instances/ID/…`. The database is copied first: a folder that is in
+//! First comes [`HEADER`], then [`DATABASE`], then `instances/ID/…`, then `templates/NAME/…` of those that were imported. The database is copied first: a folder that is in
 //! the archive belongs to an instance that is in the copy.
 
 use std::{
@@ -19,7 +19,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::Clock,
     config::Config,
-    domain::{UnixMs, id::InstanceId},
+    domain::{
+        UnixMs,
+        id::{InstanceId, TemplateName},
+    },
     runtime::{EntryKind, FoundEntry, LeftOut, walk_folder},
     store,
 };
@@ -30,6 +33,8 @@ pub(super) const HEADER: &str = "minimcp-backup.json";
 pub(super) const DATABASE: &str = "minimcp.db";
 /// What the folders of instances lie below.
 pub(super) const INSTANCES: &str = "instances";
+/// What imported templates lie below.
+pub(super) const TEMPLATES: &str = "templates";
 /// The form of archives that is written, and the only one that is read.
 pub(super) const FORMAT: u32 = 1;
 
@@ -85,10 +90,11 @@ pub async fn save(config: &Config, to: &Path, folders_only: bool) -> anyhow::Res
         None => None,
     };
     let folder = config.runtime.instance_dir.clone();
+    let imports = config.runtime.imports_dir.clone();
     let to = to.to_owned();
     let contents = tokio::task::spawn_blocking(move || {
         let archive = unfinished.archive();
-        let contents = write(&archive, &unfinished, &folder, instances)
+        let contents = write(&archive, &unfinished, &folder, &imports, instances)
             .with_context(|| format!("{} cannot be written", to.display()))?;
         // Never over a file that came meanwhile.
         fs::hard_link(&archive, &to).with_context(|| format!("cannot make {}", to.display()))?;
@@ -142,6 +148,7 @@ fn write(
     archive: &Path,
     unfinished: &Unfinished,
     folders: &Path,
+    imports: &Path,
     instances: Option<Vec<InstanceId>>,
 ) -> anyhow::Result<Contents> {
     let file = OpenOptions::new()
@@ -168,7 +175,8 @@ fn write(
         let mut header = of_file(copy.metadata()?.len());
         tar.append_data(&mut header, DATABASE, copy)?;
     }
-    let contents = add_folders(&mut tar, folders, instances)?;
+    let mut contents = add_folders(&mut tar, folders, instances)?;
+    add_templates(&mut tar, imports, &mut contents.left_out)?;
     let packed = tar.into_inner()?.finish()?;
     let file = packed
         .into_inner()
@@ -211,30 +219,63 @@ fn add_folders<W: io::Write>(
     ids.sort_unstable();
     for id in ids {
         let id: InstanceId = id;
-        add_folder(tar, folders, id, &mut contents)
+        let below = Path::new(INSTANCES).join(id.to_string());
+        let folder = folders.join(id.to_string());
+        add_folder(tar, &folder, &below, &mut contents)
             .with_context(|| format!("the folder of the instance {id} cannot be read"))?;
     }
     Ok(contents)
 }
 
+/// Imported templates, which instances would be lost without; their files are not counted.
+fn add_templates<W: io::Write>(
+    tar: &mut tar::Builder<W>,
+    imports: &Path,
+    left_out: &mut Vec<String>,
+) -> anyhow::Result<()> {
+    if !imports.exists() {
+        return Ok(());
+    }
+    let listed = fs::read_dir(imports)
+        .with_context(|| format!("the folder {} cannot be read", imports.display()))?;
+    let mut names = Vec::new();
+    for entry in listed {
+        let name = entry?.file_name();
+        let name = name.to_str().and_then(|name| TemplateName::new(name).ok());
+        names.extend(name.filter(|name| imports.join(name.as_str()).is_dir()));
+    }
+    names.sort_unstable();
+    for name in names {
+        let mut contents = Contents {
+            folders: 0,
+            files: 0,
+            bytes: 0,
+            left_out: Vec::new(),
+        };
+        let below = Path::new(TEMPLATES).join(name.as_str());
+        add_folder(tar, &imports.join(name.as_str()), &below, &mut contents)
+            .with_context(|| format!("the template {name} cannot be read"))?;
+        left_out.append(&mut contents.left_out);
+    }
+    Ok(())
+}
+
 fn add_folder<W: io::Write>(
     tar: &mut tar::Builder<W>,
-    folders: &Path,
-    id: InstanceId,
+    folder: &Path,
+    below: &Path,
     contents: &mut Contents,
 ) -> io::Result<()> {
-    let below = Path::new(INSTANCES).join(id.to_string());
-    let folder = folders.join(id.to_string());
-    let itself = match fs::symlink_metadata(&folder) {
+    let itself = match fs::symlink_metadata(folder) {
         Ok(found) if found.is_dir() => found,
         // Deleted meanwhile.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Ok(_) => return Err(io::Error::other("it is no folder")),
         Err(error) => return Err(error),
     };
-    add(tar, &below, EntryKind::Folder, &itself)?;
+    add(tar, below, EntryKind::Folder, &itself)?;
     contents.folders += 1;
-    let walked = walk_folder(&folder, &mut |found: FoundEntry<'_>| {
+    let walked = walk_folder(folder, &mut |found: FoundEntry<'_>| {
         if matches!(found.kind, EntryKind::File(_)) {
             contents.files += 1;
             contents.bytes += found.metadata.len();
@@ -245,7 +286,8 @@ fn add_folder<W: io::Write>(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         walked => walked?,
     };
-    let told = |one: LeftOut| format!("{id}/{}: {}", one.path.display(), one.reason);
+    let name = below.file_name().unwrap_or_default().to_string_lossy();
+    let told = |one: LeftOut| format!("{name}/{}: {}", one.path.display(), one.reason);
     contents.left_out.extend(left_out.into_iter().map(told));
     Ok(())
 }

@@ -12,13 +12,13 @@ use anyhow::{Context as _, bail, ensure};
 use flate2::read::GzDecoder;
 
 use super::{
-    backup::{Contents, DATABASE, FORMAT, HEADER, Header, INSTANCES},
+    backup::{Contents, DATABASE, FORMAT, HEADER, Header, INSTANCES, TEMPLATES},
     load_keys, lock_instances,
 };
 use crate::{
     clock::Clock,
     config::{Config, DatabaseConfig},
-    domain::id::InstanceId,
+    domain::id::{InstanceId, TemplateName},
     secrets,
     store::{self, Store},
 };
@@ -61,7 +61,7 @@ pub async fn restore(config: &Config, from: &Path) -> anyhow::Result<(Header, Co
         };
         check(config, database).await?;
     }
-    staged.settle(folders, &config.database, header.database)?;
+    staged.settle(config, header.database)?;
     Ok((header, contents))
 }
 
@@ -97,12 +97,21 @@ struct Staged {
 
 impl Staged {
     /// Moves everything to its place, the database last: without it there is nothing for a daemon to find.
-    fn settle(
-        &self,
-        folders: &Path,
-        database: &DatabaseConfig,
-        has_database: bool,
-    ) -> anyhow::Result<()> {
+    fn settle(&self, config: &Config, has_database: bool) -> anyhow::Result<()> {
+        let (folders, database) = (&config.runtime.instance_dir, &config.database);
+        let templates = self.folders.join(TEMPLATES);
+        if templates.exists() {
+            let imports = &config.runtime.imports_dir;
+            fs::create_dir_all(imports)
+                .with_context(|| format!("the folder {} cannot be made", imports.display()))?;
+            for entry in fs::read_dir(&templates)? {
+                let name = entry?.file_name();
+                // What an operator has put there since goes before.
+                if !imports.join(&name).exists() {
+                    move_folder(&templates.join(&name), &imports.join(&name))?;
+                }
+            }
+        }
         let unpacked = self.folders.join(INSTANCES);
         if unpacked.exists() {
             for entry in fs::read_dir(&unpacked)? {
@@ -141,6 +150,22 @@ impl Drop for Staged {
             }
         }
     }
+}
+
+/// A rename, or a copy where the two lie on different file systems; templates hold plain files.
+fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
+        renamed => return renamed,
+    }
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -188,7 +213,7 @@ fn unpack(file: File, staged: &Staged) -> anyhow::Result<(Header, Contents)> {
             continue;
         }
         ensure!(
-            is_of_an_instance(&path),
+            is_of_an_instance(&path) || is_of_a_template(&path),
             "it is damaged: nothing may lie at {}",
             path.display()
         );
@@ -198,8 +223,9 @@ fn unpack(file: File, staged: &Staged) -> anyhow::Result<(Header, Contents)> {
             "it is damaged: {} is neither file, folder nor symbolic link",
             path.display()
         );
-        contents.folders += u64::from(path.components().count() == 2);
-        if kind.is_file() {
+        let is_template = path.starts_with(TEMPLATES);
+        contents.folders += u64::from(path.components().count() == 2 && !is_template);
+        if kind.is_file() && !is_template {
             contents.files += 1;
             contents.bytes += entry.size();
         }
@@ -224,6 +250,19 @@ fn is_of_an_instance(path: &Path) -> bool {
         _ => None,
     };
     named && id.is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// `templates/NAME` and what is below it.
+fn is_of_a_template(path: &Path) -> bool {
+    let mut parts = path.components();
+    let named = matches!(parts.next(), Some(Component::Normal(first)) if first == TEMPLATES);
+    let name = match parts.next() {
+        Some(Component::Normal(name)) => {
+            name.to_str().and_then(|name| TemplateName::new(name).ok())
+        }
+        _ => None,
+    };
+    named && name.is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
 }
 
 fn copy_database(entry: &mut impl io::Read, to: &Path) -> anyhow::Result<()> {
@@ -272,6 +311,17 @@ mod tests {
             ("master-key".to_owned(), false),
         ] {
             assert_eq!(is_of_an_instance(Path::new(&path)), right, "{path}");
+        }
+        for (path, right) in [
+            ("templates/notes", true),
+            ("templates/notes/template.toml", true),
+            ("templates", false),
+            ("templates/../etc", false),
+            ("templates/notes/../../etc", false),
+            ("templates/Notes", false),
+            ("/templates/notes", false),
+        ] {
+            assert_eq!(is_of_a_template(Path::new(path)), right, "{path}");
         }
     }
 }

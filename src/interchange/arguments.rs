@@ -225,9 +225,12 @@ fn referred(
     if secret::names_one(name) {
         return Err(told(index, option));
     }
-    let around = match (value.find("${"), value.find('}')) {
-        (Some(begin), Some(end)) => format!("{}{{value}}{}", &value[..begin], &value[end + 1..]),
-        _ => "{value}".to_owned(),
+    let around = match value.split_once("${") {
+        Some((before, rest)) => {
+            let after = rest.split_once('}').map_or("", |(_, after)| after);
+            format!("{before}{{value}}{after}")
+        }
+        None => "{value}".to_owned(),
     };
     let arguments = match option {
         Some(option) if joined => vec![format!("{option}={around}")],

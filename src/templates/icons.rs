@@ -208,9 +208,8 @@ fn check_svg(bytes: &[u8]) -> Result<(), String> {
 fn attributes(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.match_indices('=').filter_map(|(at, _)| {
         let before = text[..at].trim_end();
-        let start =
-            before.rfind(|c: char| c.is_whitespace() || matches!(c, '<' | '"' | '\'' | '/'));
-        let name = &before[start.map_or(0, |at| at + 1)..];
+        let ends = |c: char| c.is_whitespace() || matches!(c, '<' | '"' | '\'' | '/');
+        let name = before.rsplit(ends).next().unwrap_or_default();
         let after = text[at + 1..].trim_start();
         let quote = after.chars().next().filter(|c| matches!(c, '"' | '\''));
         let value = match quote {
@@ -276,6 +275,7 @@ mod tests {
             "<!DOCTYPE svg [<!ENTITY x 'y'>]>",
             "<!-- a comment -->",
             "<iframe/>",
+            "<g\u{3000}onload\u{3000}=\u{3000}'x()'/>",
         ] {
             let refused = check_svg(svg(inside).as_bytes());
             assert!(refused.is_err(), "{inside}");

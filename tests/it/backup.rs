@@ -52,7 +52,11 @@ fn lose_everything(server: &Server) {
             assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
         }
     }
-    fs::remove_dir_all(&server.config().runtime.instance_dir).expect("it is there");
+    let runtime = &server.config().runtime;
+    fs::remove_dir_all(&runtime.instance_dir).expect("it is there");
+    if runtime.imports_dir.exists() {
+        fs::remove_dir_all(&runtime.imports_dir).expect("it is ours");
+    }
 }
 
 /// What lies beside the data, hidden or not.
@@ -83,6 +87,12 @@ async fn a_backup_of_a_running_daemon_brings_everything_back() {
     let with_key = server
         .create(json!({"template": "figma", "name": "with-key", "credentials": {"FIGMA_API_KEY": "figma"}}))
         .await;
+    let program = env!("CARGO_BIN_EXE_minimcp");
+    let file = json!({"mcpServers": {"imported": {"command": program, "args": ["mcp", "demo"]}}});
+    server
+        .post("/imports", json!({"text": file.to_string()}))
+        .await;
+    let imported = server.get("/templates/imported").await;
     let mut client = Mcp::connect(&demo).await;
 
     // What a server may have left in its folder.
@@ -137,6 +147,7 @@ async fn a_backup_of_a_running_daemon_brings_everything_back() {
     assert!(folder.join("notes/way-out").is_symlink());
 
     server.launch().await;
+    assert_eq!(server.get("/templates/imported").await, imported);
     for instance in [&demo, &with_key] {
         let id = instance["id"].as_str().expect("an id");
         let now = server
