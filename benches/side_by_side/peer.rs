@@ -75,6 +75,8 @@ impl Peer {
             .port();
         let config = json!({
             "proxy": {"name": "bench", "listen": {"host": "127.0.0.1", "port": port}},
+            // Without it, it writes a line for each step of each call.
+            "observability": {"log_level": "warn"},
             "backends": [{
                 "name": BACKEND, "transport": "stdio", "command": command[0], "args": command[1..],
             }],

@@ -7,6 +7,7 @@ use http::{StatusCode, request::Parts};
 use serde_json::value::RawValue;
 
 use crate::{
+    domain::UnixMs,
     supervisor::access::Secret,
     upstream::{
         Envelope, Era, INTERNAL_ERROR, INVALID_REQUEST, Kind, PARSE_ERROR, Upstream, error_message,
@@ -15,7 +16,7 @@ use crate::{
 
 use super::{
     Accepts, Gateway, Message, Place, Reply, held, limit, ready, record, reply, scope,
-    session_era::{Begun, take},
+    session_era::{Begun, open_session_of, take},
 };
 
 /// Most messages of a batch.
@@ -30,6 +31,7 @@ impl Gateway {
         parts: &Parts,
         source: &[u8],
         secret: &Secret,
+        now: UnixMs,
     ) -> Reply {
         let bad = |code, text: &str| reply::error(StatusCode::BAD_REQUEST, "null", code, text);
         let batch: Vec<&RawValue> = match serde_json::from_slice(source) {
@@ -50,9 +52,11 @@ impl Gateway {
             let read = parts.filter_map(|part| Some((part, Envelope::parse(part).ok()?)));
             let read: Vec<_> = read.collect();
             let messages = read.iter().map(|(part, envelope)| (*part, envelope));
-            record::begin(sink, place, secret, false, messages)
+            record::begin(sink, place, secret, (false, now), messages)
         });
-        let reply = self.batch_of(place, parts, source, &batch, secret).await;
+        let reply = self
+            .batch_of(place, parts, source, &batch, secret, now)
+            .await;
         match recorder {
             Some(recorder) => recorder.watch(reply),
             None => reply,
@@ -66,6 +70,7 @@ impl Gateway {
         source: &[u8],
         batch: &[&RawValue],
         secret: &Secret,
+        now: UnixMs,
     ) -> Reply {
         let bad = |code, text: &str| reply::error(StatusCode::BAD_REQUEST, "null", code, text);
         let requests = batch.iter().filter(|part| is_request(part)).count();
@@ -80,21 +85,21 @@ impl Gateway {
             Ok(permit) => permit,
             Err(refused) => return *refused,
         };
-        let upstream = match self.ready_for(place, secret, parts).await {
+        let session = place.session_of(&parts.headers, secret, now);
+        let upstream = match self.ready_in(place, session.as_deref()).await {
             Ok(upstream) => upstream,
             Err(unready) => return reply::unready(&place.route, "null", &unready),
         };
         if let Err(refused) = in_scope(secret, &upstream, batch).await {
             return *refused;
         }
-        if upstream.speaks(Era::Legacy) && self.session_of(place, &parts.headers, secret).is_none()
-        {
+        if upstream.speaks(Era::Legacy) && session.is_none() {
             let source = Bytes::copy_from_slice(source);
             let reply = self.relay(place, parts, source, None).await;
             let reply = held::counted(reply, permit);
             return held::seen_through(reply, secret, self.config.line_limit_bytes);
         }
-        let session = match self.session_for(place, parts, "null", secret) {
+        let session = match open_session_of(parts, "null", session) {
             Ok(session) => session,
             Err(refused) => return *refused,
         };

@@ -14,8 +14,7 @@ use http::StatusCode;
 use tokio::time::{Sleep, sleep};
 
 use crate::upstream::{
-    Call, Envelope, First, Item, Kind, RawObject, SessionKey, Upstream, quote, result_message,
-    unquote,
+    Call, Envelope, First, Item, Kind, SessionKey, Upstream, quote, result_message, unquote,
 };
 
 use super::{
@@ -49,7 +48,12 @@ pub struct Conversation {
 
 impl Drop for Conversation {
     fn drop(&mut self) {
-        self.upstream.forget_session(self.session);
+        // The session is of this call alone.
+        if self.call.is_over() {
+            self.upstream.forget_asked(self.session);
+        } else {
+            self.upstream.forget_session(self.session);
+        }
     }
 }
 
@@ -78,10 +82,8 @@ impl Conversation {
         };
         if envelope.method() == "notifications/cancelled" {
             // The child took a question back; the client was not told of it yet, or has forgotten it.
-            let taken_back = envelope.params.and_then(|params| {
-                let params = RawObject::parse(params.get()).ok()?;
-                params.get("requestId")?.parse::<u64>().ok()
-            });
+            let taken_back = envelope.parameter("requestId");
+            let taken_back = taken_back.and_then(|id| id.parse::<u64>().ok());
             self.asked.retain(|asked| Some(asked.id) != taken_back);
             return true;
         }
@@ -159,9 +161,9 @@ impl Bound {
     /// The binding; `None` when the request cannot be read, which it could before.
     pub(super) fn binding(&self, place: &Place) -> Option<Binding> {
         let envelope = Envelope::parse(&self.body).ok()?;
-        let params = RawObject::parse(envelope.params.map_or("{}", |raw| raw.get())).ok()?;
+        let params = envelope.parameters().ok()?;
         let (id, method) = (place.route.id, envelope.method());
-        Some(binding(id, &self.token_hash, method, &params))
+        Some(binding(id, &self.token_hash, method, params))
     }
 }
 
@@ -278,11 +280,15 @@ impl Exchange {
 
     /// As [`Call::first`].
     pub async fn first(&mut self) -> First {
+        let mut woken = false;
         std::future::poll_fn(|cx| match self.poll_next(cx) {
             Poll::Ready(Some(item)) => Poll::Ready(First::Item(item)),
             Poll::Ready(None) => Poll::Ready(First::Over),
-            Poll::Pending if self.is_slow() => Poll::Ready(First::Slow),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending if woken && self.is_slow() => Poll::Ready(First::Slow),
+            Poll::Pending => {
+                woken = true;
+                Poll::Pending
+            }
         })
         .await
     }

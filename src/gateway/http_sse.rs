@@ -33,7 +33,7 @@ use super::{
     body::{self, EventStream},
     dialogue::Exchange,
     lens::seen_body,
-    limit, ready,
+    limit, now_ms, ready,
     record::{self, Recorder},
     reply::{self, not_allowed},
     scope,
@@ -201,7 +201,7 @@ impl SseStream {
         let envelope = Envelope::parse(&source).ok();
         let recorder = self.gateway.calls.get().and_then(|sink| {
             let one = envelope.iter().map(|envelope| (&source[..], envelope));
-            record::begin(sink, &self.place, &secret, false, one)
+            record::begin(sink, &self.place, &secret, (false, now_ms()), one)
         });
         let (gateway, place) = (self.gateway.clone(), self.place.clone());
         let session = self.session.clone();

@@ -40,7 +40,7 @@ impl Input {
             return Ok(Self::default());
         }
         let wrong = |error: EnvelopeError| error.to_string();
-        let mut params = RawObject::parse(raw.get()).map_err(wrong)?;
+        let mut params = RawObject::of(raw).map_err(wrong)?;
         let state = params
             .get("requestState")
             .map(|state| unquote(state).ok_or("params.requestState must be a text"))

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
+    future::poll_fn,
     io,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -27,7 +28,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{domain::id::InstanceId, supervisor::route::AccessEvent};
+use crate::{domain::id::InstanceId, supervisor::route::AccessEvent, upstream::Aside};
 
 use super::{Approach, Gateway, Peer, Place};
 
@@ -197,28 +198,20 @@ impl Gateway {
                 .serve_connection(io, service)
         );
         let mut watchdog = Watchdog::new(&pulse);
-        let mut look = pin!(sleep(LOOK_EVERY));
-        let mut closing = false;
         loop {
-            tokio::select! {
-                biased;
-                _ = connection.as_mut() => return,
-                () = look.as_mut() => {
-                    match watchdog.look(&pulse) {
-                        Verdict::Fine => {}
-                        Verdict::Rested => connection.as_mut().graceful_shutdown(),
-                        Verdict::Stalled => return,
-                    }
-                    look.as_mut().reset(Instant::now() + LOOK_EVERY);
-                }
-                () = close.cancelled(), if !closing => {
-                    closing = true;
+            let mut order = Aside::new(watchdog.order(&pulse, &close));
+            let order = poll_fn(|cx| match connection.as_mut().poll(cx) {
+                Poll::Ready(_) => Poll::Ready(None),
+                Poll::Pending => order.poll(cx).map(Some),
+            });
+            match order.await {
+                None | Some(Order::Drop) => return,
+                Some(Order::Finish) => connection.as_mut().graceful_shutdown(),
+                Some(Order::Close) => {
                     connection.as_mut().graceful_shutdown();
+                    let _ = timeout(CLOSE_GRACE, connection.as_mut()).await;
+                    return;
                 }
-            }
-            if closing {
-                let _ = timeout(CLOSE_GRACE, connection.as_mut()).await;
-                return;
             }
         }
     }
@@ -245,7 +238,7 @@ impl Drop for Counted {
     }
 }
 
-/// What a connection did, counted; cheaper than a timer per request.
+/// What a connection did, counted by its task alone; cheaper than a timer per request.
 #[derive(Default)]
 struct Pulse {
     reads: AtomicU64,
@@ -253,19 +246,34 @@ struct Pulse {
     ended: AtomicU64,
 }
 
+/// Counts one more; nobody else counts here.
+fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
 struct UnderWay<'a>(&'a Pulse);
 
 impl<'a> UnderWay<'a> {
     fn begin(pulse: &'a Pulse) -> Self {
-        pulse.begun.fetch_add(1, Ordering::Relaxed);
+        count(&pulse.begun);
         Self(pulse)
     }
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::Relaxed);
+        count(&self.0.ended);
     }
+}
+
+/// What becomes of a connection.
+enum Order {
+    /// It ends when the answer under way is out, as soon as its client says no more.
+    Finish,
+    /// The same, and soon: its listener closes.
+    Close,
+    /// It ends now.
+    Drop,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -295,6 +303,22 @@ impl Watchdog {
         }
     }
 
+    /// Waits until something must happen to the connection.
+    async fn order(&mut self, pulse: &Pulse, close: &CancellationToken) -> Order {
+        loop {
+            tokio::select! {
+                biased;
+                () = close.cancelled() => return Order::Close,
+                () = sleep(LOOK_EVERY) => {}
+            }
+            match self.look(pulse) {
+                Verdict::Fine => {}
+                Verdict::Rested => return Order::Finish,
+                Verdict::Stalled => return Order::Drop,
+            }
+        }
+    }
+
     fn look(&mut self, pulse: &Pulse) -> Verdict {
         let (begun, ended, read) = (
             pulse.begun.load(Ordering::Relaxed),
@@ -320,7 +344,10 @@ impl Watchdog {
     }
 }
 
-/// Counts the reads.
+/// An answer up to this length, its head included, is written in one piece.
+const ONE_PIECE_BYTES: usize = 2_048;
+
+/// Counts the reads, and writes small answers in one piece: to gather head and body in the kernel costs more.
 struct Watched {
     inner: TokioIo<TcpStream>,
     pulse: Arc<Pulse>,
@@ -334,7 +361,7 @@ impl Read for Watched {
     ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
         if polled.is_ready() {
-            self.pulse.reads.fetch_add(1, Ordering::Relaxed);
+            count(&self.pulse.reads);
         }
         polled
     }
@@ -366,6 +393,16 @@ impl Write for Watched {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let length: usize = bufs.iter().map(|part| part.len()).sum();
+        if bufs.len() > 1 && length <= ONE_PIECE_BYTES {
+            let mut piece = [0; ONE_PIECE_BYTES];
+            let mut end = 0;
+            for part in bufs {
+                piece[end..end + part.len()].copy_from_slice(part);
+                end += part.len();
+            }
+            return Pin::new(&mut self.inner).poll_write(cx, &piece[..end]);
+        }
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 }

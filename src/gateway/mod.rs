@@ -248,12 +248,13 @@ impl Gateway {
             Endpoint::Messages => return self.post_sse(place, parts, body, &secret).await,
         }
         let session = parts.headers.get(&SESSION_HEADER);
-        let foreign = |session| !place.owners.lets_in(session, &secret.token);
-        if present_http(place) && session.is_some_and(foreign) {
+        let foreign =
+            |session| present_http(place) && !place.owners.lets_in(session, &secret.token);
+        if session.is_some_and(foreign) {
             return no_such_session("null");
         }
         let reply = match parts.method {
-            Method::POST => self.post(place, parts, body, &secret).await,
+            Method::POST => self.post(place, parts, body, &secret, now).await,
             // A list of tools whose first stream broke may come again.
             Method::GET => held::seen_through(
                 self.get(place, parts, &secret).await,
@@ -273,7 +274,7 @@ impl Gateway {
     }
 
     async fn get(&self, place: &Arc<Place>, parts: &Parts, secret: &Secret) -> Reply {
-        if let Some(session) = self.session_of(place, &parts.headers, secret) {
+        if let Some(session) = place.session_of(&parts.headers, secret, now_ms()) {
             if !Accepts::read(&parts.headers).events {
                 return reply::refused(
                     StatusCode::NOT_ACCEPTABLE,
@@ -307,7 +308,7 @@ impl Gateway {
     }
 
     async fn delete(&self, place: &Arc<Place>, parts: &Parts, secret: &Secret) -> Reply {
-        if let Some(session) = self.session_of(place, &parts.headers, secret) {
+        if let Some(session) = place.session_of(&parts.headers, secret, now_ms()) {
             place.table.close(&session);
             if let Some(upstream) = ready::present(&place.route) {
                 upstream.forget_session(session.key);
@@ -322,16 +323,6 @@ impl Gateway {
             _ if parts.headers.contains_key(&SESSION_HEADER) => no_such_session("null"),
             _ => not_allowed("POST"),
         }
-    }
-
-    fn session_of(
-        &self,
-        place: &Place,
-        headers: &HeaderMap,
-        secret: &Secret,
-    ) -> Option<Arc<session::Session>> {
-        let id = headers.get(&SESSION_HEADER)?.to_str().ok()?;
-        place.table.find(id, &secret.token, now_ms())
     }
 
     /// Ends the sessions that nobody used for `gateway.session_idle`.
@@ -386,6 +377,17 @@ impl Place {
             relayed: RelayedSessions::default(),
             sse: SseStreams::default(),
         }
+    }
+
+    /// The session that a request names, if there is one and it belongs to this token.
+    fn session_of(
+        &self,
+        headers: &HeaderMap,
+        secret: &Secret,
+        now: UnixMs,
+    ) -> Option<Arc<session::Session>> {
+        let id = headers.get(&SESSION_HEADER)?.to_str().ok()?;
+        self.table.find(id, &secret.token, now)
     }
 }
 

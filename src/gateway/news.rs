@@ -19,7 +19,7 @@ impl<'a> News<'a> {
     #[must_use]
     pub fn read(method: &'a str, params: Option<&RawValue>) -> Self {
         let field = |key: &str| {
-            let params = RawObject::parse(params?.get()).ok()?;
+            let params = RawObject::of(params?).ok()?;
             unquote(params.get(key)?)
         };
         let level = || {

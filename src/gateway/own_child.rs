@@ -5,16 +5,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, StatusCode, header, request::Parts};
+use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::UnixMs,
-    supervisor::{
-        access::Secret,
-        route::{MemberDesk, MemberRefused},
-    },
+    supervisor::route::{MemberDesk, MemberRefused},
     upstream::{Era, INTERNAL_ERROR, Upstream, error_message},
 };
 
@@ -51,17 +48,6 @@ impl Drop for Opening<'_> {
 
 impl Gateway {
     /// The connection for a request: to the child of its session's own, else to the one that all share.
-    pub(super) async fn ready_for(
-        &self,
-        place: &Place,
-        secret: &Secret,
-        parts: &Parts,
-    ) -> Result<Arc<Upstream>, Unready> {
-        let session = self.session_of(place, &parts.headers, secret);
-        self.ready_in(place, session.as_deref()).await
-    }
-
-    /// As [`Self::ready_for`], for a session that is known.
     pub(super) async fn ready_in(
         &self,
         place: &Place,

@@ -35,10 +35,10 @@ impl ParamHeaders {
         }
         let listed = || {
             let envelope = Envelope::parse(answer).ok()?;
-            let result = RawObject::parse(envelope.result?.get()).ok()?;
+            let result = RawObject::of(envelope.result?).ok()?;
             let tools: Vec<&RawValue> = serde_json::from_str(result.get("tools")?).ok()?;
             let named = tools.into_iter().filter_map(|tool| {
-                let object = RawObject::parse(tool.get()).ok()?;
+                let object = RawObject::of(tool).ok()?;
                 Some((unquote(object.get("name")?)?, param_headers_of(tool.get())))
             });
             Some(named.collect::<Vec<_>>())
@@ -66,10 +66,9 @@ impl ParamHeaders {
         if known.is_empty() || envelope.method() != "tools/call" {
             return Ok(());
         }
-        let params = envelope.params.map_or("{}", |params| params.get());
-        let params = RawObject::parse(params).unwrap_or_default();
-        let name = params.get("name").and_then(unquote).unwrap_or_default();
-        let arguments = params.get("arguments").unwrap_or("{}");
+        let name = envelope.parameter("name").and_then(unquote);
+        let name = name.unwrap_or_default();
+        let arguments = envelope.parameter("arguments").unwrap_or("{}");
         for param in known.get(&name).into_iter().flatten() {
             let header = &param.header;
             let path = param.path.join(".");

@@ -9,6 +9,7 @@ use super::{
     Gateway, Message, Place, Reply, SESSION_HEADER, held, limit, record, reply, scope, stateless,
 };
 use crate::{
+    domain::UnixMs,
     supervisor::access::Secret,
     upstream::{Envelope, Era, Kind},
 };
@@ -28,6 +29,7 @@ impl Gateway {
         parts: &Parts,
         body: B,
         secret: &Secret,
+        now: UnixMs,
     ) -> Reply
     where
         B: hyper::body::Body<Data = Bytes> + Unpin,
@@ -37,7 +39,7 @@ impl Gateway {
             Err(refused) => return *refused,
         };
         if source.trim_ascii_start().first() == Some(&b'[') {
-            return self.batch(place, parts, &source, secret).await;
+            return self.batch(place, parts, &source, secret, now).await;
         }
         let parsed = Envelope::parse(&source).and_then(|message| Ok((message.kind()?, message)));
         let (kind, envelope) = match parsed {
@@ -48,7 +50,7 @@ impl Gateway {
         let stateless = !in_session && stateless::is_stateless(&parts.headers, &source, &envelope);
         let recorder = self.calls.get().and_then(|sink| {
             let one = std::iter::once((&source[..], &envelope));
-            record::begin(sink, place, secret, stateless, one)
+            record::begin(sink, place, secret, (stateless, now), one)
         });
         let posted = Posted {
             source: &source,
@@ -56,7 +58,7 @@ impl Gateway {
             kind,
             stateless,
         };
-        let reply = self.post_one(place, parts, &posted, secret).await;
+        let reply = self.post_one(place, parts, &posted, secret, now).await;
         match recorder {
             Some(recorder) => recorder.watch(reply),
             None => reply,
@@ -69,6 +71,7 @@ impl Gateway {
         parts: &Parts,
         posted: &Posted<'_>,
         secret: &Secret,
+        now: UnixMs,
     ) -> Reply {
         let Posted {
             source,
@@ -92,7 +95,8 @@ impl Gateway {
             Ok(permit) => permit,
             Err(refused) => return *refused,
         };
-        let upstream = match self.ready_for(place, secret, parts).await {
+        let session = place.session_of(&parts.headers, secret, now);
+        let upstream = match self.ready_in(place, session.as_deref()).await {
             Ok(ready) => ready,
             Err(unready) => return reply::unready(&place.route, id, &unready),
         };
@@ -109,7 +113,7 @@ impl Gateway {
         };
         let era = if stateless { Era::Modern } else { Era::Legacy };
         // A child's own server answers clients of its eras itself; the others meet it as they would meet a pipe.
-        if upstream.speaks(era) && self.session_of(place, &parts.headers, secret).is_none() {
+        if upstream.speaks(era) && session.is_none() {
             let answers = (kind == Kind::Request).then(|| Box::from(id));
             let reply = self.relay(place, parts, source.clone(), answers).await;
             return shown(reply);
@@ -125,7 +129,7 @@ impl Gateway {
         let reply = if stateless {
             self.post_stateless(place, parts, &message, &upstream).await
         } else {
-            self.post_in_session(place, parts, &message, &upstream)
+            self.post_in_session(place, parts, &message, &upstream, session)
                 .await
         };
         shown(reply)

@@ -12,10 +12,11 @@ use super::{
     Place, Reply,
     body::GatewayBody,
     event_text::{EventSplitter, data_of},
-    held, now_ms,
+    held,
 };
 use crate::{
     domain::{
+        UnixMs,
         call::{CallOutcome, CallRecord},
         id::Generation,
     },
@@ -57,12 +58,12 @@ pub struct Recorder {
     passed: usize,
 }
 
-/// Begins to record the calls among some messages; `None` when there are none.
+/// Begins to record the calls among some messages that came in `now`; `None` when there are none.
 pub fn begin<'a>(
     sink: &Arc<CallSink>,
     place: &Arc<Place>,
     secret: &Secret,
-    stateless: bool,
+    (stateless, now): (bool, UnixMs),
     messages: impl Iterator<Item = (&'a [u8], &'a Envelope<'a>)>,
 ) -> Option<Box<Recorder>> {
     let mut open = Vec::new();
@@ -70,12 +71,11 @@ pub fn begin<'a>(
         let (Some(id), "tools/call") = (envelope.id, envelope.method()) else {
             continue;
         };
-        let params = envelope.params.map_or("{}", |params| params.get());
-        let params = RawObject::parse(params).unwrap_or_default();
-        let tool = params.get("name").and_then(unquoted).unwrap_or_default();
+        let tool = envelope.parameter("name");
+        let tool = tool.and_then(unquoted).unwrap_or_default();
         let keep = place.route.arguments.load();
         let arguments = keep.as_ref().and_then(|redact| {
-            let text = redact(params.get("arguments")?);
+            let text = redact(envelope.parameter("arguments")?);
             Some(cut(text, sink.arguments_bytes))
         });
         open.push(Open {
@@ -89,7 +89,7 @@ pub fn begin<'a>(
                     Some((end, _)) => tool[..end].to_owned(),
                 },
                 stateless,
-                started_at: now_ms(),
+                started_at: now,
                 duration_us: 0,
                 outcome: CallOutcome::Disconnected,
                 request_bytes: i64::try_from(source.len()).unwrap_or(i64::MAX),
@@ -269,7 +269,7 @@ fn is_plainly_good(answer: &[u8]) -> bool {
 /// How a call ended by this message; `None`: it is no answer.
 fn outcome_of(answer: &Envelope<'_>) -> Option<CallOutcome> {
     if let Some(error) = answer.error {
-        let error = RawObject::parse(error.get()).unwrap_or_default();
+        let error = RawObject::of(error).unwrap_or_default();
         let code = error.get("code").and_then(|code| code.parse().ok());
         let data = error
             .get("data")

@@ -80,9 +80,8 @@ fn called_tool(source: &[u8], envelope: &Envelope<'_>) -> Result<Option<String>,
     if envelope.method() != "tools/call" {
         return Ok(None);
     }
-    let params = envelope.params.map_or("{}", |params| params.get());
-    let params = RawObject::parse(params).map_err(|error| error.to_string())?;
-    plain_keys(&params, &["name"])?;
+    let params = envelope.parameters().map_err(ToString::to_string)?;
+    plain_keys(params, &["name"])?;
     match params.get("name").and_then(unquote) {
         Some(name) => Ok(Some(name)),
         None => Err("tools/call needs the text params.name".to_owned()),

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, request::Parts};
 
-use crate::supervisor::access::Secret;
 use crate::upstream::{
     Call, Declared, Era, First, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, Item, Kind,
-    LEGACY_VERSIONS, RawObject, Upstream, error_message, negotiate, result_message, unquote,
+    LEGACY_VERSIONS, Upstream, error_message, negotiate, result_message, unquote,
 };
 
 use super::{
@@ -40,6 +39,7 @@ impl Gateway {
         parts: &Parts,
         message: &Message<'_>,
         upstream: &Upstream,
+        session: Option<Arc<Session>>,
     ) -> Reply {
         if message.kind == Kind::Request && message.envelope.method() == "initialize" {
             return match self.open_session(place, message, upstream).await {
@@ -53,7 +53,7 @@ impl Gateway {
                 Err(refused) => *refused,
             };
         }
-        let session = match self.session_for(place, parts, message.id, message.secret) {
+        let session = match open_session_of(parts, message.id, session) {
             Ok(session) => session,
             Err(refused) => return *refused,
         };
@@ -76,44 +76,6 @@ impl Gateway {
         }
     }
 
-    /// The session that a request names, with its headers checked. To another token it does not exist.
-    pub(super) fn session_for(
-        &self,
-        place: &Place,
-        parts: &Parts,
-        id: &str,
-        secret: &Secret,
-    ) -> Result<Arc<Session>, Box<Reply>> {
-        let bad = |text: &str| {
-            Box::new(reply::error(
-                StatusCode::BAD_REQUEST,
-                id,
-                INVALID_REQUEST,
-                text,
-            ))
-        };
-        let Some(sent) = parts.headers.get(&SESSION_HEADER) else {
-            return Err(bad(
-                "The header Mcp-Session-Id is missing: send 'initialize' first, then the session id of its answer with every request.",
-            ));
-        };
-        let session = sent
-            .to_str()
-            .ok()
-            .and_then(|sent| place.table.find(sent, &secret.token, now_ms()))
-            .ok_or_else(|| Box::new(no_such_session(id)))?;
-        // Without the header, 2025-03-26 is to be assumed; the session knows better.
-        if let Some(version) = parts.headers.get(&VERSION_HEADER)
-            && !LEGACY_VERSIONS.iter().any(|known| version == *known)
-        {
-            return Err(bad(&format!(
-                "The MCP-Protocol-Version of this request is not supported in a session; supported are {}.",
-                LEGACY_VERSIONS.join(", ")
-            )));
-        }
-        Ok(session)
-    }
-
     /// Opens a session for an `initialize`, with the answer to it.
     pub(super) async fn open_session(
         &self,
@@ -122,9 +84,9 @@ impl Gateway {
         upstream: &Upstream,
     ) -> Result<(Arc<Session>, Bytes), Box<Reply>> {
         let id = message.id;
-        let params = message.envelope.params.map_or("{}", |params| params.get());
-        let params = RawObject::parse(params).unwrap_or_default();
-        let Some(wanted) = params.get("protocolVersion").and_then(unquote) else {
+        let wanted = message.envelope.parameter("protocolVersion");
+        let params = message.envelope.parameters().ok();
+        let (Some(wanted), Some(params)) = (wanted.and_then(unquote), params) else {
             return Err(Box::new(reply::error(
                 StatusCode::BAD_REQUEST,
                 id,
@@ -144,8 +106,8 @@ impl Gateway {
         let desk = desk.filter(|_| upstream.era() == Era::Legacy);
         let opened = place.table.open(
             Client {
-                traits: ClientTraits::read(&params),
-                declared: Declared::read(&params),
+                traits: ClientTraits::read(params),
+                declared: Declared::read(params),
                 version,
             },
             &message.secret.token,
@@ -198,10 +160,7 @@ impl Gateway {
         accepts: Accepts,
     ) -> Begun {
         let id = message.id;
-        let param = |key: &str| {
-            let params = RawObject::parse(message.envelope.params?.get()).ok()?;
-            unquote(params.get(key)?)
-        };
+        let param = |key: &str| unquote(message.envelope.parameter(key)?);
         let done = || Begun::Answer(result_message(id, "{}"));
         if session.own_upstream().is_none() && wishes::is_wish(message.envelope.method()) {
             match self.ready(place).await {
@@ -273,6 +232,39 @@ impl Gateway {
             Err(NotBegun::Refused(error)) => Begun::Answer(reply::upstream_message(id, &error)),
         }
     }
+}
+
+/// The session that was found for a request, with the headers of the request checked. To another token it does not
+/// exist.
+pub fn open_session_of(
+    parts: &Parts,
+    id: &str,
+    found: Option<Arc<Session>>,
+) -> Result<Arc<Session>, Box<Reply>> {
+    let bad = |text: &str| {
+        Box::new(reply::error(
+            StatusCode::BAD_REQUEST,
+            id,
+            INVALID_REQUEST,
+            text,
+        ))
+    };
+    if !parts.headers.contains_key(&SESSION_HEADER) {
+        return Err(bad(
+            "The header Mcp-Session-Id is missing: send 'initialize' first, then the session id of its answer with every request.",
+        ));
+    }
+    let session = found.ok_or_else(|| Box::new(no_such_session(id)))?;
+    // Without the header, 2025-03-26 is to be assumed; the session knows better.
+    if let Some(version) = parts.headers.get(&VERSION_HEADER)
+        && !LEGACY_VERSIONS.iter().any(|known| version == *known)
+    {
+        return Err(bad(&format!(
+            "The MCP-Protocol-Version of this request is not supported in a session; supported are {}.",
+            LEGACY_VERSIONS.join(", ")
+        )));
+    }
+    Ok(session)
 }
 
 /// A notification or a response of a client. What cannot be delivered is lost, as notifications are.

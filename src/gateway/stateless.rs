@@ -5,12 +5,12 @@ use std::{borrow::Cow, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
-use serde_json::{Value, json, value::RawValue};
+use http::{HeaderMap, HeaderName, StatusCode};
+use serde_json::{Value, json};
 
 use crate::upstream::{
     Envelope, Handshake, INVALID_PARAMS, METHOD_NOT_FOUND, MODERN, RawObject, Word, error_message,
-    splice, unquote, unquoted,
+    splice_text, unquote, unquoted,
 };
 
 use super::{Place, VERSION_HEADER, session::ClientTraits};
@@ -18,6 +18,9 @@ use super::{Place, VERSION_HEADER, session::ClientTraits};
 const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const META_LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+
+static METHOD_HEADER: HeaderName = HeaderName::from_static("mcp-method");
+static NAME_HEADER: HeaderName = HeaderName::from_static("mcp-name");
 
 /// MCP: a header is missing, or differs from the body.
 const HEADER_MISMATCH: i64 = -32_020;
@@ -83,23 +86,25 @@ pub struct Told {
 pub fn check(headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<Told, Refusal> {
     let mismatch = Refusal::mismatch;
     let invalid = |text: String| Refusal::new(StatusCode::BAD_REQUEST, INVALID_PARAMS, text);
-    let header = |name: &'static str| {
+    let header = |key: &HeaderName, name: &'static str| {
         let value = headers
-            .get(name)
+            .get(key)
             .ok_or_else(|| mismatch(format!("the header {name} is missing")))?;
         let text = value
             .to_str()
             .map_err(|_| mismatch(format!("the header {name} is not ASCII")))?;
         decoded(text).ok_or_else(|| mismatch(format!("the header {name} is not valid base64")))
     };
-    let params = envelope.params.map_or("{}", |params| params.get());
-    let params = RawObject::parse(params).map_err(|error| invalid(error.to_string()))?;
-    let meta = RawObject::parse(params.get("_meta").unwrap_or("{}"))
+    let params = envelope
+        .parameters()
         .map_err(|error| invalid(error.to_string()))?;
+    let meta = envelope
+        .meta()
+        .map_err(|error| invalid(error.to_string()))?;
+    let meta = |key| meta.and_then(|meta| meta.get(key));
 
-    let version = header("MCP-Protocol-Version")?;
-    let told = meta
-        .get(META_VERSION)
+    let version = header(&VERSION_HEADER, "MCP-Protocol-Version")?;
+    let told = meta(META_VERSION)
         .and_then(unquoted)
         .ok_or_else(|| invalid(format!("params._meta has no \"{META_VERSION}\"")))?;
     if version != told {
@@ -117,7 +122,7 @@ pub fn check(headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<Told, Refus
             )
         });
     }
-    let method = header("Mcp-Method")?;
+    let method = header(&METHOD_HEADER, "Mcp-Method")?;
     if method != envelope.method() {
         return Err(mismatch(format!(
             "the header Mcp-Method is {method:?}, the body says {:?}",
@@ -134,13 +139,13 @@ pub fn check(headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<Told, Refus
             .get(key)
             .and_then(unquoted)
             .ok_or_else(|| invalid(format!("params has no text \"{key}\"")))?;
-        if header("Mcp-Name")? != name {
+        if header(&NAME_HEADER, "Mcp-Name")? != name {
             return Err(mismatch(format!(
                 "the header Mcp-Name differs from params.{key}"
             )));
         }
     }
-    if envelope.id.is_some() && meta.get(META_CAPABILITIES).is_none() {
+    if envelope.id.is_some() && meta(META_CAPABILITIES).is_none() {
         return Err(invalid(format!(
             "params._meta has no \"{META_CAPABILITIES}\""
         )));
@@ -160,8 +165,8 @@ pub fn check(headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<Told, Refus
         ));
     }
     Ok(Told {
-        log_level: meta.get(META_LOG_LEVEL).and_then(unquote),
-        traits: ClientTraits::declared(meta.get(META_CAPABILITIES).unwrap_or("{}")),
+        log_level: meta(META_LOG_LEVEL).and_then(unquote),
+        traits: ClientTraits::declared(meta(META_CAPABILITIES).unwrap_or("{}")),
     })
 }
 
@@ -221,24 +226,29 @@ impl Finish {
         if let Some(place) = &self.learns {
             place.param_headers.learn(&answer);
         }
-        let Ok(envelope) = Envelope::parse(&answer) else {
+        // It was parsed when it came from the server.
+        let members = str::from_utf8(&answer).map(RawObject::of_checked);
+        let Ok(Ok(members)) = members else {
             return answer;
         };
-        let mut edits: Vec<(&RawValue, String)> = Vec::new();
-        if let (Some(told), Some(id)) = (envelope.id, id)
-            && told.get() != id
+        // Of the text of the answer, so that its place in it is known.
+        let member = |key: &str| match members.0.iter().find(|(known, _)| known == key) {
+            Some((_, Cow::Borrowed(raw))) => Some(*raw),
+            _ => None,
+        };
+        let mut edits: Vec<(&str, Cow<'_, str>)> = Vec::with_capacity(2);
+        if let (Some(told), Some(id)) = (member("id"), id)
+            && told != id
         {
-            edits.push((told, id.to_owned()));
+            edits.push((told, id.into()));
         }
-        if let Some(result) = envelope.result {
-            let finished = self
-                .handshake
-                .stateless_result(result.get(), self.cacheable);
+        if let Some(result) = member("result") {
+            let finished = self.handshake.stateless_result(result, self.cacheable);
             if let Ok(finished) = finished {
-                edits.push((result, finished));
+                edits.push((result, finished.into()));
             }
-        } else if let Some(raw) = envelope.error
-            && let Ok(mut error) = RawObject::parse(raw.get())
+        } else if let Some(raw) = member("error")
+            && let Ok(mut error) = RawObject::of_checked(raw)
         {
             match error.get("code") {
                 Some("-32601") => self.status = StatusCode::NOT_FOUND,
@@ -246,7 +256,7 @@ impl Finish {
                 Some("-32002") => {
                     // "Resource not found" has no code of its own any more.
                     error.set("code", INVALID_PARAMS.to_string());
-                    edits.push((raw, error.to_json()));
+                    edits.push((raw, error.to_json().into()));
                 }
                 _ => {}
             }
@@ -254,11 +264,9 @@ impl Finish {
         if edits.is_empty() {
             return answer;
         }
-        let mut edits: Vec<(&RawValue, &str)> = edits
-            .iter()
-            .map(|(part, text)| (*part, text.as_str()))
-            .collect();
-        splice(&answer, &mut edits).into()
+        let mut edits: Vec<(&str, &str)> =
+            edits.iter().map(|(part, text)| (*part, &**text)).collect();
+        splice_text(&answer, &mut edits).into()
     }
 }
 

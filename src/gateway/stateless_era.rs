@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{StatusCode, request::Parts};
 
 use crate::upstream::{
-    Caller, Envelope, Era, INVALID_PARAMS, INVALID_REQUEST, Kind, LOG_LEVELS, RawObject,
-    SessionKey, Upstream, error_message, result_message,
+    Caller, Envelope, Era, INVALID_PARAMS, INVALID_REQUEST, Kind, LOG_LEVELS, SessionKey, Upstream,
+    error_message, result_message,
 };
 
 use super::{
@@ -192,8 +192,7 @@ fn take(message: &Message<'_>, upstream: &Upstream) {
 }
 
 fn progress_token(envelope: &Envelope<'_>) -> Option<Box<str>> {
-    let params = RawObject::parse(envelope.params?.get()).ok()?;
-    let meta = RawObject::parse(params.get("_meta")?).ok()?;
+    let meta = envelope.meta().ok()??;
     meta.get("progressToken").map(Box::from)
 }
 

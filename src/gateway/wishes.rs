@@ -33,7 +33,7 @@ impl Place {
             return reply::failure_message(id, "it is not initialized yet");
         };
         let param = |key: &str| {
-            let params = RawObject::parse(message.envelope.params?.get()).ok()?;
+            let params = RawObject::of(message.envelope.params?).ok()?;
             unquote(params.get(key)?)
         };
         let method = message.envelope.method();

@@ -15,7 +15,7 @@ use super::{
     handshake::Era,
     in_flight::{Caller, InFlight, Origin, SessionKey},
     mailbox::{Item, Mailbox},
-    message::{Envelope, RawObject, splice},
+    message::{Envelope, splice},
     rounds::{self, Crossing},
     translate::{compose, rewritten},
     wire::{NotSent, Wire},
@@ -67,12 +67,16 @@ impl Call {
 
     /// The first message, or the news that it takes long.
     pub async fn first(&mut self) -> First {
+        let mut woken = false;
         poll_fn(|cx| match self.poll_next(cx) {
             Poll::Ready(Some(item)) => Poll::Ready(First::Item(item)),
             Poll::Ready(None) => Poll::Ready(First::Over),
             // The sweep of the connection wakes every call now and then; no call has a timer of its own.
-            Poll::Pending if self.is_slow() => Poll::Ready(First::Slow),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending if woken && self.is_slow() => Poll::Ready(First::Slow),
+            Poll::Pending => {
+                woken = true;
+                Poll::Pending
+            }
         })
         .await
     }
@@ -85,6 +89,12 @@ impl Call {
                 Item::Answer(answer) => return Some(answer),
             }
         }
+    }
+
+    /// Whether its answer was taken, or it was cancelled.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.answered
     }
 
     /// Whether it has taken ten seconds or more so far.
@@ -237,8 +247,10 @@ impl Upstream {
         let Some(raw) = envelope.params else {
             return Ok(());
         };
-        let mut params = RawObject::parse(raw.get())
-            .map_err(|error| UpstreamError::Protocol(error.to_string()))?;
+        let mut params = envelope
+            .parameters()
+            .map_err(|error| UpstreamError::Protocol(error.to_string()))?
+            .clone();
         let id = {
             let mut table = wire.table();
             let id = params
@@ -292,6 +304,16 @@ impl Upstream {
     /// A session ended: what the child asked it is answered with an error, and its calls are cancelled, because nobody
     /// can fetch their answers any more.
     pub fn forget_session(&self, session: SessionKey) {
+        self.forget_asked(session);
+        let wire = &self.wire;
+        let calls = wire.table().end_calls_of(session);
+        for id in calls {
+            wire.cancel(id, "the client left");
+        }
+    }
+
+    /// As [`Self::forget_session`], for a session that has no call under way any more.
+    pub fn forget_asked(&self, session: SessionKey) {
         let wire = &self.wire;
         let asked = wire.table().forget_session(session);
         for origin in asked {
@@ -309,10 +331,6 @@ impl Upstream {
                 None,
             );
             let _ = wire.send(answer.into());
-        }
-        let calls = wire.table().end_calls_of(session);
-        for id in calls {
-            wire.cancel(id, "the client left");
         }
     }
 

@@ -113,7 +113,7 @@ fn message(
 /// Whether an answer is an error, or the result of a tool that failed.
 fn has_failed(answer: &Envelope<'_>) -> bool {
     answer.result.is_none_or(|result| {
-        RawObject::parse(result.get()).is_ok_and(|result| result.get("isError") == Some("true"))
+        RawObject::of(result).is_ok_and(|result| result.get("isError") == Some("true"))
     })
 }
 
@@ -261,9 +261,8 @@ fn marked(
 
 fn remarked(line: &[u8], envelope: &Envelope<'_>, client_id: &str) -> Option<Bytes> {
     let raw = envelope.params?;
-    let mut params = RawObject::parse(raw.get()).ok()?;
-    let meta_raw = params.get("_meta")?.to_owned();
-    let mut meta = RawObject::parse(&meta_raw).ok()?;
+    let mut params = envelope.parameters().ok()?.clone();
+    let mut meta = envelope.meta().ok()??.clone();
     meta.set(META_SUBSCRIPTION, client_id);
     params.set("_meta", meta.to_json());
     Some(splice(line, &mut [(raw, &params.to_json())]).into())
@@ -281,8 +280,7 @@ fn tell_all(
 }
 
 fn progress(wire: &Wire, line: &[u8], envelope: &Envelope<'_>) {
-    let Some(raw) = envelope.params else { return };
-    let Ok(mut params) = RawObject::parse(raw.get()) else {
+    let (Some(raw), Ok(params)) = (envelope.params, envelope.parameters()) else {
         return;
     };
     let token = params.get("progressToken").and_then(|t| t.parse().ok());
@@ -291,6 +289,7 @@ fn progress(wire: &Wire, line: &[u8], envelope: &Envelope<'_>) {
     if let Some(call) = table.touch(token, Instant::now())
         && let Some(client_token) = &call.progress_token
     {
+        let mut params = params.clone();
         params.set("progressToken", client_token.to_string());
         let message = splice(line, &mut [(raw, &params.to_json())]);
         call.mailbox.push(message.into());
@@ -298,8 +297,7 @@ fn progress(wire: &Wire, line: &[u8], envelope: &Envelope<'_>) {
 }
 
 fn cancelled(wire: &Wire, line: &[u8], envelope: &Envelope<'_>) {
-    let Some(raw) = envelope.params else { return };
-    let Ok(mut params) = RawObject::parse(raw.get()) else {
+    let (Some(raw), Ok(params)) = (envelope.params, envelope.parameters()) else {
         return;
     };
     let Some(child_id) = params.get("requestId") else {
@@ -307,6 +305,7 @@ fn cancelled(wire: &Wire, line: &[u8], envelope: &Envelope<'_>) {
     };
     let taken_back = wire.table().taken_back(child_id);
     if let Some((id, mailbox)) = taken_back {
+        let mut params = params.clone();
         params.set("requestId", id.to_string());
         mailbox.push(splice(line, &mut [(raw, &params.to_json())]).into());
     }
@@ -315,7 +314,7 @@ fn cancelled(wire: &Wire, line: &[u8], envelope: &Envelope<'_>) {
 /// The level of a log notification as an index into [`LOG_LEVELS`].
 #[must_use]
 pub fn level_of(params: Option<&RawValue>) -> Option<u8> {
-    let params = RawObject::parse(params?.get()).ok()?;
+    let params = RawObject::of(params?).ok()?;
     let name = unquote(params.get("level")?)?;
     let index = LOG_LEVELS.iter().position(|level| *level == name)?;
     u8::try_from(index).ok()

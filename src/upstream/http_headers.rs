@@ -88,10 +88,7 @@ impl Standing {
             "resources/read" => "uri",
             _ => return Ok(headers),
         };
-        let Some(params) = message
-            .params
-            .and_then(|raw| RawObject::parse(raw.get()).ok())
-        else {
+        let Some(params) = message.params.and_then(|raw| RawObject::of(raw).ok()) else {
             return Ok(headers);
         };
         if let Some(name) = params.get(key).and_then(unquote) {

@@ -103,7 +103,7 @@ impl Posts {
             _ => None,
         };
         let cancelled = (envelope.method() == "notifications/cancelled")
-            .then(|| RawObject::parse(envelope.params?.get()).ok())
+            .then(|| RawObject::of(envelope.params?).ok())
             .flatten()
             .and_then(|params| params.get("requestId").and_then(number));
         let mut tasks = self.tasks();
@@ -320,7 +320,7 @@ pub fn end_with(wire: &Wire, id: u64, answer: impl Fn(&str) -> Bytes) {
 fn is_header_mismatch(body: &[u8]) -> bool {
     let code = || {
         let envelope = Envelope::parse(body).ok()?;
-        let error = RawObject::parse(envelope.error?.get()).ok()?;
+        let error = RawObject::of(envelope.error?).ok()?;
         Some(error.get("code") == Some(HEADER_MISMATCH))
     };
     code().unwrap_or(false)

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    failure::Failure, handshake::Era, mailbox::Mailbox, news::News, rounds::Crossing,
-    translate::Declared,
+    failure::Failure, handshake::Era, id_hash::ByOurId, mailbox::Mailbox, news::News,
+    rounds::Crossing, translate::Declared,
 };
 use crate::domain::template::UnclaimedRequests;
 
@@ -160,7 +160,7 @@ pub enum Home<'a> {
 /// The two tables, and the end of it all.
 pub struct Table {
     pub(super) next_id: u64,
-    pub(super) calls: HashMap<u64, InFlight>,
+    pub(super) calls: HashMap<u64, InFlight, ByOurId>,
     pub(super) asked: BTreeMap<u64, Asked>,
     /// What the child tells of changes; for a stateless one.
     pub(super) news: News,
@@ -183,7 +183,7 @@ impl Table {
     pub fn new(first_id: u64, unclaimed: UnclaimedRequests) -> Self {
         Self {
             next_id: first_id,
-            calls: HashMap::new(),
+            calls: HashMap::default(),
             asked: BTreeMap::new(),
             news: News::default(),
             unclaimed,

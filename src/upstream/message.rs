@@ -12,6 +12,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use super::members::Parameters;
+
 /// The parts of one JSON-RPC 2.0 message that routing needs; everything borrows from the source.
 #[derive(Debug, Deserialize)]
 pub struct Envelope<'a> {
@@ -31,6 +33,8 @@ pub struct Envelope<'a> {
     /// The error of a response.
     #[serde(borrow, default, deserialize_with = "present")]
     pub error: Option<&'a RawValue>,
+    #[serde(skip)]
+    parameters: Parameters<'a>,
 }
 
 /// What a message is.
@@ -68,7 +72,7 @@ impl<'a> Envelope<'a> {
         // The parser does not look into what it skips, and a server may end over a byte that it cannot decode.
         let source = std::str::from_utf8(source)
             .map_err(|error| EnvelopeError::Syntax(format!("it is not UTF-8: {error}")))?;
-        let envelope: Self = serde_json::from_str(source).map_err(|error| {
+        let mut envelope: Self = serde_json::from_str(source).map_err(|error| {
             if error.is_data() {
                 // The derive may stop at the first wrong field of a text that is not even JSON.
                 match serde_json::from_str::<&RawValue>(source) {
@@ -88,7 +92,32 @@ impl<'a> Envelope<'a> {
                 "\"jsonrpc\" must be \"2.0\"".to_owned(),
             ));
         }
+        if let Some(params) = envelope.params {
+            envelope.parameters = Parameters::of(params);
+        }
         Ok(envelope)
+    }
+
+    /// The members of the parameters; none when there are no parameters.
+    ///
+    /// # Errors
+    /// When they are no object, or a key is there twice.
+    pub fn parameters(&self) -> Result<&RawObject<'a>, &EnvelopeError> {
+        self.parameters.members.as_ref()
+    }
+
+    /// The raw value of one parameter.
+    #[must_use]
+    pub fn parameter(&self, key: &str) -> Option<&str> {
+        self.parameters().ok()?.get(key)
+    }
+
+    /// The members of `_meta` among the parameters, if it is there.
+    ///
+    /// # Errors
+    /// When it is no object, or a key is there twice.
+    pub fn meta(&self) -> Result<Option<&RawObject<'a>>, &EnvelopeError> {
+        self.parameters.meta.as_ref().map(Option::as_ref)
     }
 
     /// Tells what the message is.
@@ -162,15 +191,47 @@ pub fn is_id(raw: &str) -> bool {
 /// When a part does not borrow from `source`: a fault in this program.
 #[must_use]
 pub fn splice(source: &[u8], edits: &mut [(&RawValue, &str)]) -> Vec<u8> {
-    edits.sort_unstable_by_key(|(part, _)| part.get().as_ptr().addr());
+    splice_at(source, edits, 0, |part| part.get())
+}
+
+/// As [`splice`], with room for the end of a line.
+///
+/// # Panics
+/// As [`splice`].
+#[must_use]
+pub fn splice_line(source: &[u8], edits: &mut [(&RawValue, &str)]) -> Vec<u8> {
+    splice_at(source, edits, 1, |part| part.get())
+}
+
+/// As [`splice`], for parts as text.
+///
+/// # Panics
+/// As [`splice`].
+#[must_use]
+pub fn splice_text(source: &[u8], edits: &mut [(&str, &str)]) -> Vec<u8> {
+    splice_at(source, edits, 0, |part| part)
+}
+
+fn splice_at<'p, P: Copy>(
+    source: &[u8],
+    edits: &mut [(P, &str)],
+    spare: usize,
+    text_of: impl Fn(P) -> &'p str,
+) -> Vec<u8> {
+    if edits.len() > 1 {
+        edits.sort_unstable_by_key(|(part, _)| text_of(*part).as_ptr().addr());
+    }
     let grown: usize = edits.iter().map(|(_, text)| text.len()).sum();
-    let mut out = Vec::with_capacity(source.len() + grown + 1);
+    let gone: usize = edits.iter().map(|(part, _)| text_of(*part).len()).sum();
+    // Exact: then it becomes `Bytes` as it is.
+    let mut out = Vec::with_capacity(source.len() - gone + grown + spare);
     let mut from = 0;
     for (part, text) in edits {
-        let start = part.get().as_ptr().addr() - source.as_ptr().addr();
+        let part = text_of(*part);
+        let start = part.as_ptr().addr() - source.as_ptr().addr();
         out.extend_from_slice(&source[from..start]);
         out.extend_from_slice(text.as_bytes());
-        from = start + part.get().len();
+        from = start + part.len();
     }
     out.extend_from_slice(&source[from..]);
     if memchr::memchr2(b'\n', b'\r', &out).is_some() {
@@ -184,7 +245,7 @@ pub fn splice(source: &[u8], edits: &mut [(&RawValue, &str)]) -> Vec<u8> {
 }
 
 /// A JSON object with its members in order and untouched.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct RawObject<'a>(pub Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for RawObject<'a> {
@@ -294,7 +355,14 @@ pub fn unquote(raw: &str) -> Option<String> {
 /// As [`unquote`]; a string without an escape is not copied.
 #[must_use]
 pub fn unquoted(raw: &str) -> Option<Cow<'_, str>> {
-    serde_json::from_str(raw).ok().map(|Text(text)| text)
+    let is_plain = |byte: &u8| *byte >= b' ' && *byte != b'"' && *byte != b'\\';
+    match raw
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+    {
+        Some(text) if text.as_bytes().iter().all(is_plain) => Some(Cow::Borrowed(text)),
+        _ => serde_json::from_str(raw).ok().map(|Text(text)| text),
+    }
 }
 
 #[cfg(test)]

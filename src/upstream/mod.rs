@@ -4,6 +4,7 @@
 //! died. The gateway relays the calls of many client sessions through it: ids and progress tokens are rewritten
 //! both ways, everything else stays as it is, byte for byte.
 
+mod aside;
 mod call;
 mod dispatch;
 mod failure;
@@ -17,11 +18,13 @@ mod http_handshake;
 mod http_headers;
 mod http_streams;
 mod http_wire;
+mod id_hash;
 mod in_flight;
 #[cfg(test)]
 mod in_flight_tests;
 mod lifeline;
 mod mailbox;
+mod members;
 mod message;
 mod news;
 mod param_headers;
@@ -61,6 +64,7 @@ use crate::{
 
 use crate::runtime::Workload;
 
+pub use aside::Aside;
 pub use call::{Call, First};
 pub use failure::{
     Failure, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, MISSING_CAPABILITY,
@@ -73,7 +77,7 @@ pub use in_flight::{Caller, LOG_LEVELS, SessionKey, wants_level};
 pub use mailbox::{Item, Mailbox};
 pub use message::{
     Envelope, EnvelopeError, Kind, RawObject, Word, has_numbered_characters, is_id, quote, splice,
-    unquote, unquoted,
+    splice_text, unquote, unquoted,
 };
 pub use news::{Interest, NEWS_KINDS};
 pub use param_headers::{ParamHeader, of_tool as param_headers_of};

@@ -60,7 +60,7 @@ impl<'a> ListedTool<'a> {
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         let hint = || {
-            let annotations = RawObject::parse(self.annotations?.get()).ok()?;
+            let annotations = RawObject::of(self.annotations?).ok()?;
             Some(annotations.get("readOnlyHint") == Some("true"))
         };
         hint().unwrap_or(false)

@@ -12,7 +12,8 @@ use super::{
     handshake::{Era, MODERN},
     in_flight::{Caller, LOG_LEVELS},
     message::{
-        Envelope, EnvelopeError, RawObject, Word, has_numbered_characters, quote, splice, unquote,
+        Envelope, EnvelopeError, RawObject, Word, has_numbered_characters, quote, splice,
+        splice_line, unquote,
     },
 };
 
@@ -115,14 +116,8 @@ pub fn rewritten<'a>(
     if !crosses && !PROGRESS_TOKEN.is_in(raw) && !has_numbered_characters(raw) {
         return Ok(None);
     }
-    let params = RawObject::parse(raw)?;
-    // `raw` lives as long as the source; the members borrow from it.
-    let member = params.0.iter().find(|(key, _)| key == "_meta");
-    let meta_raw: Option<&'a str> = match member {
-        Some((_, Cow::Borrowed(raw))) => Some(raw),
-        _ => None,
-    };
-    let mut meta = meta_raw.map(RawObject::parse).transpose()?;
+    let params = envelope.parameters().map_err(Clone::clone)?.clone();
+    let mut meta = envelope.meta().map_err(Clone::clone)?.cloned();
     let token = meta
         .as_ref()
         .and_then(|meta| meta.get("progressToken"))
@@ -178,15 +173,15 @@ impl Rewritten<'_> {
 pub fn compose(source: &[u8], envelope: &Envelope<'_>, id: u64, params: Option<String>) -> Vec<u8> {
     let id_text = id.to_string();
     let Some(id) = envelope.id else {
-        return splice(source, &mut []);
+        return splice_line(source, &mut []);
     };
     match (envelope.params, params) {
-        (Some(raw), Some(params)) => splice(source, &mut [(id, &id_text), (raw, &params)]),
+        (Some(raw), Some(params)) => splice_line(source, &mut [(id, &id_text), (raw, &params)]),
         (None, Some(params)) => {
             let with_params = format!("{id_text},\"params\":{params}");
-            splice(source, &mut [(id, &with_params)])
+            splice_line(source, &mut [(id, &with_params)])
         }
-        (_, None) => splice(source, &mut [(id, &id_text)]),
+        (_, None) => splice_line(source, &mut [(id, &id_text)]),
     }
 }
 
@@ -339,7 +334,7 @@ pub fn capability_for(method: &str) -> Option<&'static str> {
 pub fn unmarked(line: &[u8], envelope: &Envelope<'_>) -> Option<(String, Bytes)> {
     let raw = envelope.params?;
     memchr::memmem::find(raw.get().as_bytes(), META_SUBSCRIPTION.as_bytes())?;
-    let mut params = RawObject::parse(raw.get()).ok()?;
+    let mut params = RawObject::of(raw).ok()?;
     let meta_raw = params.get("_meta")?.to_owned();
     let mut meta = RawObject::parse(&meta_raw).ok()?;
     let mark = meta.get(META_SUBSCRIPTION)?.to_owned();

@@ -1,7 +1,6 @@
 //! What the callers of a child share, whatever carries the messages: the table of calls, their time, the way out.
 
 use std::{
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    aside::Aside,
     failure::{INTERNAL_ERROR, error_message},
     http_wire::Posts,
     in_flight::Table,
@@ -123,7 +123,8 @@ impl Wire {
     /// Makes sure that a call that was just begun is looked at when its time is over. One timer serves all calls of
     /// a child, and none runs while there are none.
     pub fn watch_time(&self) {
-        if self.sweeping.swap(true, Ordering::AcqRel) {
+        // Nearly always it is on already: a look is cheaper than a swap.
+        if self.sweeping.load(Ordering::Acquire) || self.sweeping.swap(true, Ordering::AcqRel) {
             return;
         }
         match &self.output {
@@ -143,14 +144,14 @@ impl Wire {
     }
 
     /// Ends the calls whose time is over. `timer` is the caller's; it is `None` afterwards when no call is left.
-    pub fn poll_sweep(&self, timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) {
+    pub fn poll_sweep(&self, timer: &mut Option<Aside<Sleep>>, cx: &mut Context<'_>) {
         if !self.sweeping.load(Ordering::Acquire) {
             return;
         }
         let interval =
             (self.call_timeout / 8).clamp(Duration::from_millis(5), Duration::from_secs(5));
-        let armed = timer.get_or_insert_with(|| Box::pin(sleep(interval)));
-        while armed.as_mut().poll(cx).is_ready() {
+        let armed = timer.get_or_insert_with(|| Aside::new(sleep(interval)));
+        while armed.poll(cx).is_ready() {
             let (overdue, idle) = {
                 let mut table = self.table();
                 let overdue = Instant::now()
@@ -188,7 +189,7 @@ impl Wire {
                 *timer = None;
                 return;
             }
-            armed.as_mut().reset(Instant::now() + interval);
+            *armed = Aside::new(sleep(interval));
         }
     }
 
