@@ -245,7 +245,9 @@ impl Gateway {
                 let stream = self.open_sse(place, asked, parts, &secret);
                 return held::until_over(stream, secret.validity);
             }
-            Endpoint::Messages => return self.post_sse(place, parts, body, &secret).await,
+            Endpoint::Messages => {
+                return Box::pin(self.post_sse(place, parts, body, &secret)).await;
+            }
         }
         let session = parts.headers.get(&SESSION_HEADER);
         let foreign =
@@ -257,11 +259,11 @@ impl Gateway {
             Method::POST => self.post(place, parts, body, &secret, now).await,
             // A list of tools whose first stream broke may come again.
             Method::GET => held::seen_through(
-                self.get(place, parts, &secret).await,
+                Box::pin(self.get(place, parts, &secret)).await,
                 &secret,
                 self.config.line_limit_bytes,
             ),
-            Method::DELETE => self.delete(place, parts, &secret).await,
+            Method::DELETE => Box::pin(self.delete(place, parts, &secret)).await,
             _ => return not_allowed("POST, GET, DELETE"),
         };
         if session.is_none()

@@ -23,6 +23,7 @@ struct Posted<'a> {
 }
 
 impl Gateway {
+    /// Boxed below is what few requests need: the state of a request is moved with each of them.
     pub(super) async fn post<B>(
         &self,
         place: &Arc<Place>,
@@ -39,7 +40,7 @@ impl Gateway {
             Err(refused) => return *refused,
         };
         if source.trim_ascii_start().first() == Some(&b'[') {
-            return self.batch(place, parts, &source, secret, now).await;
+            return Box::pin(self.batch(place, parts, &source, secret, now)).await;
         }
         let parsed = Envelope::parse(&source).and_then(|message| Ok((message.kind()?, message)));
         let (kind, envelope) = match parsed {
@@ -115,7 +116,7 @@ impl Gateway {
         // A child's own server answers clients of its eras itself; the others meet it as they would meet a pipe.
         if upstream.speaks(era) && session.is_none() {
             let answers = (kind == Kind::Request).then(|| Box::from(id));
-            let reply = self.relay(place, parts, source.clone(), answers).await;
+            let reply = Box::pin(self.relay(place, parts, source.clone(), answers)).await;
             return shown(reply);
         }
         let message = Message {

@@ -56,6 +56,15 @@ impl Gateway {
             place.attach(&found.0, found.1);
             return Ok(found);
         }
+        // Boxed, because hardly any request waits.
+        Box::pin(self.wait_until_ready(place, failed)).await
+    }
+
+    async fn wait_until_ready(
+        &self,
+        place: &Place,
+        failed: Option<(Generation, Arc<Failure>)>,
+    ) -> Result<(Arc<Upstream>, Generation), Unready> {
         let began = Instant::now();
         let deadline = began + self.config.wake_budget.std();
         let mut state: watch::Receiver<RouteState> = place.route.state.clone();

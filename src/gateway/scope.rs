@@ -42,7 +42,7 @@ pub async fn check(
     let Some(name) = name else { return Ok(()) };
     let (allowed, names) = match scope {
         TokenScope::ReadOnly => {
-            let known = upstream.with_present_tools().await.map_err(|error| {
+            let known = Box::pin(upstream.with_present_tools()).await.map_err(|error| {
                 let text = format!(
                     "Which of the server's tools are read-only is not known, because they cannot be listed: {error}"
                 );

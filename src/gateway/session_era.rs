@@ -42,7 +42,7 @@ impl Gateway {
         session: Option<Arc<Session>>,
     ) -> Reply {
         if message.kind == Kind::Request && message.envelope.method() == "initialize" {
-            return match self.open_session(place, message, upstream).await {
+            return match Box::pin(self.open_session(place, message, upstream)).await {
                 Ok((session, answer)) => {
                     let mut answer = reply::json(StatusCode::OK, answer);
                     if let Ok(value) = HeaderValue::from_str(&session.id()) {
@@ -249,12 +249,14 @@ pub fn open_session_of(
             text,
         ))
     };
-    if !parts.headers.contains_key(&SESSION_HEADER) {
+    let Some(session) = found else {
+        if parts.headers.contains_key(&SESSION_HEADER) {
+            return Err(Box::new(no_such_session(id)));
+        }
         return Err(bad(
             "The header Mcp-Session-Id is missing: send 'initialize' first, then the session id of its answer with every request.",
         ));
-    }
-    let session = found.ok_or_else(|| Box::new(no_such_session(id)))?;
+    };
     // Without the header, 2025-03-26 is to be assumed; the session knows better.
     if let Some(version) = parts.headers.get(&VERSION_HEADER)
         && !LEGACY_VERSIONS.iter().any(|known| version == *known)

@@ -1,6 +1,6 @@
 //! Call records: written in batches, each once; read in pages.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool, query, query_as, query_scalar};
 
@@ -230,6 +230,19 @@ fn behind(calls: &[NumberedCall], last: i64) -> &[NumberedCall] {
     &calls[calls.partition_point(|call| call.number <= last)..]
 }
 
+/// A column in which a row mostly has the text of the row before: that is not copied again.
+#[derive(Default)]
+struct Repeated(Option<Arc<str>>);
+
+impl Repeated {
+    fn shared(&mut self, text: &str) -> Arc<str> {
+        match &self.0 {
+            Some(known) if **known == *text => known.clone(),
+            _ => self.0.insert(text.into()).clone(),
+        }
+    }
+}
+
 async fn insert_sqlite(pool: &SqlitePool, calls: &[NumberedCall]) -> Result<(), StoreError> {
     let (Some(first), Some(newest)) = (calls.first(), calls.last()) else {
         return Ok(());
@@ -244,6 +257,7 @@ async fn insert_sqlite(pool: &SqlitePool, calls: &[NumberedCall]) -> Result<(), 
         .bind(first.writer)
         .fetch_one(&mut *tx)
         .await?;
+    let (mut token, mut tool, mut outcome) = <(Repeated, Repeated, Repeated)>::default();
     for (sql, chunk) in cut(behind(calls, last), &CHUNK_INSERTS) {
         let mut insert = query(AssertSqlSafe(sql));
         for NumberedCall { record, .. } in chunk {
@@ -251,12 +265,12 @@ async fn insert_sqlite(pool: &SqlitePool, calls: &[NumberedCall]) -> Result<(), 
             insert = insert
                 .bind(record.instance_key)
                 .bind(to_column(record.generation.0))
-                .bind(record.token.as_str())
-                .bind(without_nul(&record.tool).into_owned())
+                .bind(token.shared(record.token.as_str()))
+                .bind(tool.shared(&without_nul(&record.tool)))
                 .bind(record.stateless)
                 .bind(record.started_at)
                 .bind(record.duration_us)
-                .bind(record.outcome.word())
+                .bind(outcome.shared(record.outcome.word()))
                 .bind(record.outcome.code())
                 .bind(record.request_bytes)
                 .bind(record.answer_bytes)

@@ -16,7 +16,7 @@ use super::{
     Totals, boot,
     command::{Command, Verb},
     create, keeper_watch,
-    members::listed,
+    members::{listed, under_way},
     registry::ActorHandle,
     route::RouteState,
 };
@@ -267,14 +267,15 @@ impl Supervisor {
             RouteState::Ready { upstream, .. } => (upstream.calls(), upstream.overdue()),
             _ => (0, 0),
         };
+        let (own_in_flight, own_overdue) = under_way(&handle.census.borrow());
         Ok(wire::Stats {
             rss_kib: usage.rss_kib,
             cpu_ms: usage.cpu_ms,
             processes: usage.processes,
             sessions: handle.route.sessions.load(Ordering::Relaxed),
             session_children: members.len() as u64,
-            calls_in_flight: in_flight as u64,
-            calls_overdue: overdue,
+            calls_in_flight: (in_flight + own_in_flight) as u64,
+            calls_overdue: overdue + own_overdue,
             requests: handle.route.requests.load(Ordering::Relaxed),
             log_lines: self.context.logs.lines_of(key),
             calls: wire::CallStats::default(),

@@ -3,7 +3,7 @@
 use std::{
     future::{Future, pending},
     sync::{
-        Arc,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -29,7 +29,7 @@ use crate::{
         state::StopReason,
     },
     runtime::{KeeperState, RuntimeError, WorkloadId},
-    upstream::{Failure, UpstreamError},
+    upstream::{Failure, Upstream, UpstreamError},
 };
 
 /// A child that ends closes its stdout a moment before its exit report comes, which tells more.
@@ -66,6 +66,8 @@ pub(super) struct Signals {
     pub(super) lost: CancellationToken,
     /// The keeper has launched it, as this pid; 0 before.
     pub(super) pid: Arc<AtomicU32>,
+    /// The connection to it, once it was launched.
+    pub(super) upstream: Arc<OnceLock<Weak<Upstream>>>,
 }
 
 /// One member, owned by its task.
@@ -250,6 +252,8 @@ impl Member {
             .pid
             .store(child.workload.pid(), Ordering::Relaxed);
         let upstream = Arc::clone(&child.upstream);
+        // A member is launched once.
+        let _ = self.signals.upstream.set(Arc::downgrade(&upstream));
         self.shaking = Some(Box::pin(
             async move { upstream.handshake().await.map(drop) },
         ));

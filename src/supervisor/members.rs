@@ -28,6 +28,7 @@ use crate::{
         state::{InstanceState, StopReason},
     },
     runtime::{RuntimeError, WorkloadId},
+    upstream::Upstream,
 };
 
 /// Wishes that wait for the task; further ones are refused.
@@ -50,6 +51,11 @@ impl MemberSeen {
         (pid > 0).then_some(pid)
     }
 
+    /// The connection to it, while there is one.
+    fn upstream(&self) -> Option<Arc<Upstream>> {
+        self.signals.upstream.get()?.upgrade()
+    }
+
     /// The keeper does not have it any more.
     pub(super) fn lose(&self) {
         self.signals.lost.cancel();
@@ -65,6 +71,14 @@ pub(super) fn listed(census: &Census) -> Vec<(u32, Option<u32>)> {
     members
         .map(|member| (member.number, member.pid()))
         .collect()
+}
+
+/// Calls under way at them, and those that they did not answer in time.
+pub(super) fn under_way(census: &Census) -> (usize, u64) {
+    let connections = census.iter().filter_map(MemberSeen::upstream);
+    connections.fold((0, 0), |(calls, overdue), upstream| {
+        (calls + upstream.calls(), overdue + upstream.overdue())
+    })
 }
 
 /// The way to the set, held by the actor. Dropping it ends every member.

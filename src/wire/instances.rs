@@ -232,10 +232,11 @@ pub struct Stats {
     /// Children that serve one client session each; memory and CPU time count them.
     #[serde(default)]
     pub session_children: u64,
-    /// Requests under way at the main child now, over pipes and HTTP alike.
+    /// Requests under way now, over pipes and HTTP alike: at the main child and at those of single sessions.
     #[serde(default)]
     pub calls_in_flight: u64,
-    /// Requests that the main child did not answer in time, since it was launched.
+    /// Requests that were not answered in time: by the main child since it was launched, and by those children of
+    /// single sessions that live.
     #[serde(default)]
     pub calls_overdue: u64,
     /// MCP requests relayed since the daemon started.

@@ -205,6 +205,16 @@ fn give(folder: &OwnedFd, to: u32, depth: usize) -> io::Result<()> {
     Ok(fchown(folder, uid, gid)?)
 }
 
+/// Gives the child's ends of its pipes to the user that it will be. Without that it could use them, but not open
+/// `/dev/stdout` or `/proc/self/fd/0`; some servers do, to read without blocking.
+pub(super) fn give_pipes(pipes: [&OwnedFd; 3], uid: Option<u32>) -> Result<(), Errno> {
+    let Some(uid) = uid else { return Ok(()) };
+    for pipe in pipes {
+        fchown(pipe, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)))?;
+    }
+    Ok(())
+}
+
 /// Becomes that user for good, in a user namespace of one id where `own_namespace`. What root alone may do must be done.
 pub(super) fn become_user(uid: u32, own_namespace: bool) -> Result<(), Errno> {
     let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
@@ -283,6 +293,30 @@ mod tests {
         for (change, why) in cases {
             assert_eq!(of(change), Ok(Identity::Keepers(why)), "{}", why.reason());
         }
+    }
+
+    #[test]
+    fn the_user_that_a_child_will_be_can_open_its_pipes() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: only root can give pipes away");
+            return;
+        }
+        let pipes = || [(); 3].map(|()| nix::unistd::pipe().expect("descriptors").0);
+        let opens = |pipes: &[OwnedFd; 3]| {
+            use std::os::unix::process::CommandExt;
+            let mut shell = std::process::Command::new("/bin/sh");
+            shell.args(["-c", ": < /proc/self/fd/0"]).uid(4_242);
+            let stdin = pipes[0].try_clone().expect("a descriptor");
+            let ended = shell
+                .stdin(stdin)
+                .stderr(std::process::Stdio::null())
+                .status();
+            ended.expect("a shell").success()
+        };
+        let [given, kept] = [pipes(), pipes()];
+        give_pipes(given.each_ref(), Some(4_242)).expect("root may");
+        give_pipes(kept.each_ref(), None).expect("nothing to do");
+        assert!(opens(&given) && !opens(&kept));
     }
 
     #[test]

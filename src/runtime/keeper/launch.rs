@@ -229,6 +229,8 @@ impl Launcher {
         let (child_stdin, stdin) = pipe()?;
         let (stdout, child_stdout) = pipe()?;
         let (stderr, child_stderr) = pipe()?;
+        let for_child = [&child_stdin, &child_stdout, &child_stderr];
+        identity::give_pipes(for_child, own).map_err(no_pipe)?;
         for ours in [&stdin, &stdout, &stderr] {
             fcntl(ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(no_pipe)?;
         }
