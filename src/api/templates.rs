@@ -13,11 +13,7 @@ use super::{
     openapi::PREFIX,
 };
 use crate::{
-    domain::{
-        id::TemplateName,
-        principal::Principal,
-        template::{Template, Transport},
-    },
+    domain::{id::TemplateName, principal::Principal, template::Template},
     supervisor::{PackageState, Supervisor},
     templates::{Entry, settings_schema},
     wire::{Page, Problem, TemplateCredential, TemplateIcon, TemplatePackage, TemplateSummary},
@@ -44,10 +40,6 @@ fn package(entry: &Entry, supervisor: &Supervisor) -> Option<TemplatePackage> {
 
 fn summary(entry: &Entry, supervisor: &Supervisor) -> TemplateSummary {
     let template: &Template = &entry.template;
-    let transport = match template.server.transport {
-        Transport::Stdio => "stdio",
-        Transport::Http => "http",
-    };
     TemplateSummary {
         name: template.name.to_string(),
         title: template.title.clone(),
@@ -61,7 +53,7 @@ fn summary(entry: &Entry, supervisor: &Supervisor) -> TemplateSummary {
                 sizes: vec![icon.sizes.clone()],
             })
             .collect(),
-        transport: transport.to_owned(),
+        transport: template.server.transport.word().to_owned(),
         available: entry.program.is_ok() || entry.missing_package.is_some(),
         unavailable_reason: match entry.missing_package {
             Some(_) => None,

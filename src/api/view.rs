@@ -55,6 +55,7 @@ pub fn instance(status: &InstanceStatus) -> wire::Instance {
         generation: record.generation.0,
         port: record.port,
         pid: status.pid,
+        remote: status.remote.clone(),
         session_children: status
             .members
             .iter()
@@ -81,7 +82,10 @@ pub fn instance(status: &InstanceStatus) -> wire::Instance {
         }),
         isolation: status.isolation.clone(),
         egress: status.egress.as_ref().map(egress),
-        limits: serde_json::to_value(status.limits).unwrap_or_default(),
+        limits: match status.remote {
+            None => serde_json::to_value(status.limits).unwrap_or_default(),
+            Some(_) => serde_json::json!({}),
+        },
         credentials: record
             .spec
             .credentials
@@ -129,9 +133,10 @@ fn last_exit(exit: &ExitRecord) -> wire::LastExit {
     let (code, signal) = match exit.status {
         ExitStatus::Exited { code } => (Some(code), None),
         ExitStatus::Signaled { signal } => (None, Some(signal)),
-        ExitStatus::OutOfMemory | ExitStatus::NotStarted { .. } | ExitStatus::KeeperLost => {
-            (None, None)
-        }
+        ExitStatus::OutOfMemory
+        | ExitStatus::NotStarted { .. }
+        | ExitStatus::KeeperLost
+        | ExitStatus::Disconnected { .. } => (None, None),
     };
     wire::LastExit {
         generation: exit.generation.0,

@@ -247,8 +247,11 @@ fn described(instance: &Instance, now: Timestamp) -> String {
         ("Wanted", instance.desired.clone()),
         ("Access URL", instance.access_url.clone()),
         ("Path URL", instance.path_url.clone()),
-        ("Process", optional(instance.pid.map(|pid| pid.to_string()))),
     ]);
+    lines.push(match &instance.remote {
+        Some(url) => ("Remote", format!("{url} (no process runs here)")),
+        None => ("Process", optional(instance.pid.map(|pid| pid.to_string()))),
+    });
     for (index, child) in instance.session_children.iter().enumerate() {
         let title = if index == 0 { "Sessions" } else { "" };
         let pid = optional(child.pid.map(|pid| pid.to_string()));

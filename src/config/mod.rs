@@ -6,6 +6,7 @@ mod overlay;
 mod packages;
 mod public;
 mod redact;
+mod remote;
 mod sandbox;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub use check::ConfigFault;
 pub use load::{ConfigError, ConfigSource, DEFAULT_FILE};
 pub use packages::PackagesConfig;
 pub use public::{PublicUrl, TrustedProxy};
+pub use remote::RemoteConfig;
 pub use sandbox::SandboxConfig;
 
 /// The whole configuration. `config.toml` at the top of the repository documents every key with its default,
@@ -37,6 +39,8 @@ pub struct Config {
     pub runtime: RuntimeConfig,
     /// The most that instances may reach.
     pub sandbox: SandboxConfig,
+    /// Servers elsewhere.
+    pub remote: RemoteConfig,
     /// Packages that templates name as their source.
     pub packages: PackagesConfig,
     /// Log capture and retention.
@@ -58,6 +62,7 @@ impl Default for Config {
             database: DatabaseConfig::default(),
             runtime: RuntimeConfig::default(),
             sandbox: SandboxConfig::default(),
+            remote: RemoteConfig::default(),
             packages: PackagesConfig::default(),
             logs: LogsConfig::default(),
             calls: CallsConfig::default(),

@@ -10,6 +10,7 @@ const PREFIX: &str = "MINIMCP_";
 pub(super) fn known_keys() -> std::collections::BTreeMap<String, Table> {
     let mut full = Config::default();
     full.api.unix_socket = Some("x".into());
+    full.remote.ca_file = Some("x".into());
     full.gateway.public_host = Some("x".to_owned());
     full.gateway.public_url = "https://x".parse().ok();
     full.gateway.token_rate_limit = "1/1s".parse().ok();

@@ -29,6 +29,11 @@ pub enum ExitStatus {
     },
     /// The keeper died, and with it every child (see ARCHITECTURE.md, zero orphans).
     KeeperLost,
+    /// It is no process of ours but a server elsewhere, with which we speak no more.
+    Disconnected {
+        /// Why, unless somebody asked for it.
+        cause: Option<String>,
+    },
 }
 
 impl ExitStatus {
@@ -49,6 +54,8 @@ impl fmt::Display for ExitStatus {
             Self::OutOfMemory => f.write_str("was ended for want of memory"),
             Self::NotStarted { reason } => write!(f, "could not be started: {reason}"),
             Self::KeeperLost => f.write_str("was ended because the keeper died"),
+            Self::Disconnected { cause: None } => f.write_str("was disconnected"),
+            Self::Disconnected { cause: Some(cause) } => write!(f, "was disconnected: {cause}"),
         }
     }
 }

@@ -102,7 +102,10 @@ impl RestartRow {
             }
             _ => {}
         }
-        if self.failures_in_row >= spec.burst.max(1) {
+        // A server elsewhere comes back, or takes a new credential, without our doing: it is asked again at the longest
+        // wait for as long as it takes.
+        let is_elsewhere = matches!(status, ExitStatus::Disconnected { .. });
+        if self.failures_in_row >= spec.burst.max(1) && !is_elsewhere {
             return RestartDecision::GiveUp(format!(
                 "it {status}; ended {} times in a row without {} of running",
                 self.failures_in_row, spec.stable_after
@@ -196,6 +199,23 @@ mod tests {
             &RestartSpec::default(),
             &ExitStatus::NotStarted { reason: "x".into() }
         ));
+    }
+
+    #[test]
+    fn a_server_elsewhere_is_asked_again_for_as_long_as_it_takes() {
+        let spec = RestartSpec::default();
+        let status = ExitStatus::Disconnected {
+            cause: Some("it is down".into()),
+        };
+        let mut row = RestartRow {
+            failures_in_row: 1_000,
+            ready_at: None,
+        };
+        let longest = i64::try_from(spec.backoff_max.ms()).expect("it fits");
+        assert_eq!(
+            row.after_exit(&spec, &status, 0, u16::MAX),
+            RestartDecision::LaunchAt(longest)
+        );
     }
 
     proptest! {

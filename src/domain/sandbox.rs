@@ -251,6 +251,9 @@ pub enum Denial {
         "{0} stands for every host, which is not allowed: it needs sandbox.widest_network = \"open\" in config.toml"
     )]
     EveryHost(HostRule),
+    /// A host of the operator's list.
+    #[error("{0} is not allowed: it is among sandbox.deny_hosts of config.toml")]
+    Host(HostRule),
     /// More ports than can be listened on.
     #[error("its hosts have {0} different ports; at most {PORTS_MAX} are allowed")]
     Ports(usize),

@@ -17,6 +17,20 @@ impl Ceiling {
             .ok_or_else(|| Denial::EveryHost(rule.clone()))
     }
 
+    /// Whether a single host may be reached.
+    ///
+    /// # Errors
+    /// The [`Denial`].
+    pub fn reaches(&self, rule: &HostRule) -> Result<(), Denial> {
+        let denied = self.denied_hosts.iter().any(|denied| match &rule.host {
+            HostPattern::Name(name) => denied.matches(name),
+            host => denied == host,
+        });
+        (!denied)
+            .then_some(())
+            .ok_or_else(|| Denial::Host(rule.clone()))
+    }
+
     /// What of the network a server reaches, with every [`Denial`].
     pub(super) fn egress(
         &self,

@@ -80,7 +80,7 @@ pub struct CallsSpec {
     pub record_arguments: bool,
 }
 
-/// What runs and how to talk to it. Exactly one of `builtin` and `command` is given.
+/// What runs and how to talk to it. Exactly one of `builtin`, `command` and `url` is given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServerSpec {
@@ -102,6 +102,12 @@ pub struct ServerSpec {
     /// How to install the program, shown when it is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub install: Option<String>,
+    /// Remote only: where the server is. `{setting.NAME}` and `{credential.NAME}` stand for values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Remote only: sent with every request, with the same placeholders; one whose values are not given is not sent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
     /// HTTP only: the variable that tells the server its port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_env: Option<EnvName>,
@@ -163,6 +169,20 @@ pub enum Transport {
     Stdio,
     /// MCP Streamable HTTP on a private loopback port.
     Http,
+    /// MCP Streamable HTTP at a server elsewhere, which is none of our processes.
+    Remote,
+}
+
+impl Transport {
+    /// Its word in manifests and in the API.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Stdio => "stdio",
+            Self::Http => "http",
+            Self::Remote => "remote",
+        }
+    }
 }
 
 /// Which era of MCP is spoken with a server. The era of a stdio process is decided by the first request that it gets.

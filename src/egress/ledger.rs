@@ -37,7 +37,7 @@ impl From<Refused> for Why {
 }
 
 impl Why {
-    fn words(self) -> &'static str {
+    pub(super) fn words(self) -> &'static str {
         match self {
             Self::Rule(Refused::NotAllowed) => "it is not among the allowed hosts",
             Self::Rule(Refused::Denied) => "the operator denies it (sandbox.deny_hosts)",

@@ -1,10 +1,11 @@
-//! The gate: the only way out of a network namespace of an instance's own.
+//! The gate: the only way out of a network namespace of an instance's own; and the way to servers elsewhere.
 //!
 //! Inside, every name that is allowed has a synthetic address, and whatever connects there ends at a listener that the
 //! keeper made. Here the address is turned into its name again, the name is resolved outside, what is private is
 //! refused, and bytes are copied. A server needs no proxy setting, and what it does not name it cannot reach.
 
 mod connection;
+mod dial;
 mod dns;
 mod hello;
 mod ledger;
@@ -22,11 +23,12 @@ use std::{
 use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{dns::Answer, names::Names};
 pub use self::{
+    dial::{DialError, Dialer},
     ledger::{EgressReport, HostCount, Ledger},
     resolve::{HostResolver, Resolve},
 };
+use self::{dns::Answer, names::Names};
 use crate::{
     clock::Clock,
     domain::{egress::Egress, private_address::Opened},

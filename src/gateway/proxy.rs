@@ -73,6 +73,29 @@ fn relayed(headers: &HeaderMap) -> HeaderMap {
     out
 }
 
+/// What goes on to a server elsewhere, and comes back from it: the headers of MCP and no others. A stranger gets nothing
+/// that a client says of itself, and says nothing to it about a host that is not its own.
+fn relayed_elsewhere(headers: &HeaderMap) -> HeaderMap {
+    const ALSO: [HeaderName; 4] = [
+        header::ACCEPT,
+        header::CONTENT_TYPE,
+        header::CACHE_CONTROL,
+        HeaderName::from_static("last-event-id"),
+    ];
+    let ours = |name: &HeaderName| ALSO.contains(name) || name.as_str().starts_with("mcp-");
+    let kept = headers.iter().filter(|(name, _)| ours(name));
+    kept.map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+fn relayed_by(link: &HttpLink, headers: &HeaderMap) -> HeaderMap {
+    if link.is_remote() {
+        relayed_elsewhere(headers)
+    } else {
+        relayed(headers)
+    }
+}
+
 /// The sessions that an HTTP child opened for clients, by the launch that knows them: they end with it, but not every
 /// server says so in the way of the specification, which is what makes a client begin anew.
 #[derive(Default)]
@@ -138,7 +161,7 @@ impl Gateway {
                 Ok(counted) => counted,
                 Err(full) => return reply::json(failure_status(&answers), full.answer(id)),
             };
-            let headers = relayed(&parts.headers);
+            let headers = relayed_by(link, &parts.headers);
             let sent = link.exchange(parts.method.clone(), headers, body.clone());
             // A response head may take as long as a call: a child that answers JSON sends nothing before.
             let limit = upstream.options().call_timeout;
@@ -228,7 +251,7 @@ fn stream_back(
     );
     let mut reply = Reply::new(GatewayBody::Relayed(Box::new(body)));
     *reply.status_mut() = parts.status;
-    *reply.headers_mut() = relayed(&parts.headers);
+    *reply.headers_mut() = relayed_by(link, &parts.headers);
     if streams {
         let no = HeaderValue::from_static("no");
         reply.headers_mut().insert("x-accel-buffering", no);
@@ -254,6 +277,40 @@ mod tests {
         }
         assert!(sessions.known().len() <= RELAYED_SESSIONS_MAX);
         assert!(!sessions.is_of_another(&session, Generation(2)));
+    }
+
+    #[test]
+    fn a_server_elsewhere_gets_the_headers_of_mcp_and_no_others() {
+        let mut headers = HeaderMap::new();
+        for name in [
+            "accept",
+            "authorization",
+            "content-type",
+            "cookie",
+            "host",
+            "last-event-id",
+            "location",
+            "mcp-param-region",
+            "mcp-session-id",
+            "set-cookie",
+            "strict-transport-security",
+            "user-agent",
+            "www-authenticate",
+            "x-api-key",
+        ] {
+            headers.insert(name, HeaderValue::from_static("v"));
+        }
+        let out = relayed_elsewhere(&headers);
+        let mut names: Vec<&str> = out.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        let expected = [
+            "accept",
+            "content-type",
+            "last-event-id",
+            "mcp-param-region",
+            "mcp-session-id",
+        ];
+        assert_eq!(names, expected);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::sync::watch;
     reason = "descriptors that arrive by SCM_RIGHTS are raw numbers"
 )]
 mod channel;
+mod elsewhere;
 pub mod fake;
 mod folder_walk;
 pub mod host;
@@ -34,6 +35,7 @@ mod plan;
 mod usage;
 mod workload;
 
+pub use elsewhere::elsewhere;
 pub use folder_walk::{EntryKind, FoundEntry, LeftOut, walk_folder};
 pub use host::{FileLock, LockError, bind_listener, harden_process, lock_file};
 pub use pidfd::Pidfd;

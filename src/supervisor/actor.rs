@@ -301,19 +301,24 @@ impl Actor {
                 self.on_handshake(generation, &handshake).await
             }
             ProbeOutcome::Handshake(Err(error)) => {
-                self.apply(Event::Broken(
-                    generation,
-                    format!("the MCP handshake failed: {error}"),
-                ))
-                .await;
+                let cause = format!("the MCP handshake failed: {}", self.redacted(&error));
+                self.apply(Event::Broken(generation, cause)).await;
             }
             ProbeOutcome::Liveness(result) => {
                 let threshold = self.life_policy_threshold();
                 let health = self.tracker.note(result.is_ok(), threshold);
+                let mut lost = None;
                 if let Err(error) = result {
-                    tracing::debug!(instance = %self.record.id, %generation, %error, "a liveness probe failed");
+                    let error = self.redacted(&error);
+                    tracing::debug!(instance = %self.record.id, %generation, error, "a liveness probe failed");
+                    self.log_of_remote(&format!("a probe failed: {error}"));
+                    lost = self.remote_is_lost(health, &error);
                 }
-                self.apply(Event::Health(generation, health)).await;
+                self.apply(match lost {
+                    Some(cause) => Event::Broken(generation, cause),
+                    None => Event::Health(generation, health),
+                })
+                .await;
                 self.arm_probe();
             }
         }

@@ -24,6 +24,7 @@ use super::{
     members::Census,
     recovery,
     registry::ActorHandle,
+    remote,
     route::{About, AccessEvent, Route, RouteState},
     timers::Timers,
 };
@@ -319,6 +320,7 @@ impl Estate {
         let id = record.id;
         let held = self.held.remove(&listener_name(id)).map(TcpListener::from);
         let workload = self.workloads.remove(&id);
+        let workload = workload.or_else(|| remote::left(context, &record));
         let alive = workload.is_some();
         let tokens = TokenSet::restored(self.tokens.remove(&id).unwrap_or_default());
         let mut stale_members = Vec::new();

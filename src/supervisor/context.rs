@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::{Semaphore, broadcast, mpsc};
 
 use super::{
-    InstanceEvent, SupervisorError, private_port::PrivatePorts, registry::Registry,
+    InstanceEvent, SupervisorError, private_port::PrivatePorts, registry::Registry, remote::Trust,
     route::AccessEvent,
 };
 use crate::{
@@ -57,6 +57,8 @@ pub struct Context {
     pub(super) registry: Registry,
     pub(super) ports: Mutex<PortPool>,
     pub(super) private_ports: PrivatePorts,
+    /// What TLS to servers elsewhere trusts.
+    pub(super) trust: Trust,
     /// What the gates of all children share.
     pub(super) outside: Arc<Outside>,
     /// Turns to launch, so that hundreds of starts do not fight for the processors.
@@ -122,6 +124,7 @@ impl Context {
             registry: Registry::default(),
             ports: Mutex::new(ports),
             private_ports: PrivatePorts::default(),
+            trust: Trust::default(),
             outside,
             launch_turns,
             closing: AtomicBool::new(false),

@@ -8,6 +8,7 @@ use super::{
     SupervisorError,
     actor::{Actor, Launching, ProbeOutcome},
     launch::{self, LaunchOutcome, Turn},
+    remote,
     route::RouteState,
     timers::Timer,
 };
@@ -101,12 +102,15 @@ impl Actor {
             Effect::Publish => self.publish(),
             Effect::Launch(_) => {
                 let entry = self.context.catalogue.refresh(&self.record.template);
+                let needs_keeper = entry
+                    .as_ref()
+                    .is_none_or(|entry| !remote::is_remote(&entry.template));
                 let package = entry.and_then(|entry| entry.missing_package);
                 if let Some(package) = &package {
                     let message = format!("the package {} is installed first", package.source);
                     self.note("installing", message);
                 }
-                let waiting = launch::await_turn(Arc::clone(&self.context), package);
+                let waiting = launch::await_turn(Arc::clone(&self.context), package, needs_keeper);
                 self.launching = Some(Launching::Waiting(waiting));
             }
             Effect::CloseStdin(generation) => {
@@ -179,6 +183,7 @@ impl Actor {
                 self.child = Some(Box::new(launched.child));
                 self.timers
                     .arm(Timer::YieldLaunchTurn, Instant::now() + TURN_LIMIT);
+                self.log_connecting();
                 self.begin_handshake();
                 self.apply(Event::Launched(generation)).await;
             }
@@ -230,7 +235,11 @@ impl Actor {
         self.timers.arm(Timer::Probe, Instant::now() + wait);
     }
 
-    pub(super) async fn on_exit(&mut self, report: ExitReport) {
+    pub(super) async fn on_exit(&mut self, mut report: ExitReport) {
+        if let ExitStatus::Disconnected { cause } = &mut report.status {
+            *cause = self.life.broken().map(str::to_owned);
+            self.log_of_remote(&report.status.to_string());
+        }
         let Some(child) = self.child.take() else {
             return;
         };
@@ -247,6 +256,7 @@ impl Actor {
         }
         let last_stderr = child.last_lines();
         let cause = match self.life.broken() {
+            Some(_) if self.is_remote() => format!("it {}", report.status),
             Some(broken) => format!("{broken}; it {}", report.status),
             None => format!("it {}", report.status),
         };
@@ -282,6 +292,7 @@ impl Actor {
         let status = Arc::new(self.current_status());
         let word = status.word;
         self.tell_version(&status);
+        let retry_after_s = self.remote_retry_after_s();
         let route_state = match (&self.life.state, &self.child) {
             (InstanceState::Running, Some(child)) => RouteState::Ready {
                 upstream: Arc::clone(&child.upstream),
@@ -296,7 +307,7 @@ impl Actor {
                     then_start: true, ..
                 },
                 _,
-            ) => RouteState::Starting,
+            ) if retry_after_s.is_none() => RouteState::Starting,
             _ => RouteState::Down {
                 word,
                 since: self.since,
@@ -311,7 +322,7 @@ impl Actor {
                         last_stderr: exit.last_stderr.clone(),
                     })
                 }),
-                retry_after_s: None,
+                retry_after_s,
             },
         };
         self.route_state.send_replace(route_state);
@@ -328,6 +339,7 @@ impl Actor {
         let was_ready = self.life.word() == StatusWord::Running;
         self.apply(Event::Ready(generation)).await;
         if !was_ready && self.life.word() == StatusWord::Running {
+            self.log_connected(handshake);
             self.save_handshake(generation, handshake).await;
             self.arm_probe();
         }

@@ -231,7 +231,7 @@ impl Supervisor {
                     | StatusWord::Starting
                     | StatusWord::BackingOff
                     | StatusWord::Stopping
-            )
+            ) || (status.word == StatusWord::BackingOff && status.remote.is_some())
         };
         // An actor that ended meanwhile, like a patience that is over: what was last known is the answer.
         let _ = timeout_at(deadline, status.wait_for(settled)).await;

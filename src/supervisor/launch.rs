@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::OwnedSemaphorePermit;
 use zeroize::Zeroizing;
 
-use super::{Context, private_port::PrivatePort, route::ArgumentsHook};
+use super::{Context, private_port::PrivatePort, remote, route::ArgumentsHook};
 use crate::{
     domain::{
         credential::SealedSecret,
@@ -52,6 +52,8 @@ pub(super) struct Child {
     pub(super) captures: Vec<Capture>,
     /// The private port of an HTTP server.
     pub(super) http_port: Option<PrivatePort>,
+    /// Its secrets, as they are hidden in what is told.
+    pub(super) redactions: Arc<Redactions>,
     /// Its way to the network, where that goes through the gate; ends with it.
     pub(super) _gate: Option<Gate>,
     /// Its upstream told that it can never answer again.
@@ -98,10 +100,12 @@ pub(super) struct Launched {
     pub(super) recipe: Option<Arc<Recipe>>,
 }
 
-/// Waits for the package that is missing, for a turn and for a keeper; `None` when the daemon goes down.
+/// Waits for the package that is missing, for a turn and, where one is needed, for a keeper; `None` when the daemon goes
+/// down.
 pub(super) fn await_turn(
     context: Arc<Context>,
     package: Option<Package>,
+    needs_keeper: bool,
 ) -> BoxFuture<'static, Option<Turn>> {
     Box::pin(async move {
         // Not in the turn: an installation takes long, and others need not wait for it.
@@ -113,11 +117,13 @@ pub(super) fn await_turn(
             .acquire_owned()
             .await
             .ok()?;
-        let mut keeper = context.runtime.state();
-        keeper
-            .wait_for(|state| matches!(state, KeeperState::Connected { .. }))
-            .await
-            .ok()?;
+        if needs_keeper {
+            let mut keeper = context.runtime.state();
+            keeper
+                .wait_for(|state| matches!(state, KeeperState::Connected { .. }))
+                .await
+                .ok()?;
+        }
         Some(Turn {
             _permit: permit,
             obstacle,
@@ -153,6 +159,9 @@ async fn try_launch(
         .ok_or_else(|| not_started(format!("there is no template {} any more", record.template)))?
         .template;
     let port = match template.server.transport {
+        Transport::Remote => {
+            return remote::launch(context, record, generation, template, known).await;
+        }
         Transport::Stdio => None,
         Transport::Http => {
             let runtime = &context.config.runtime;
@@ -257,6 +266,10 @@ pub(super) async fn attach_adopted(
     workload: Workload,
     kept: Option<KeptHandshake>,
 ) -> std::io::Result<(Child, Option<Arc<Recipe>>)> {
+    if remote::is_remote(template) {
+        let child = remote::adopt(context, record, template, workload, kept).await?;
+        return Ok((child, None));
+    }
     let sealed = read_sealed(context, record, SealedByVariable::new())
         .await
         .unwrap_or_default();
@@ -311,7 +324,8 @@ async fn attach(
     egress: Egress,
 ) -> std::io::Result<Child> {
     let number = port.as_ref().map(PrivatePort::number);
-    let attached = try_attach(context, record, template, number, &workload, redactions);
+    let hidden = Arc::clone(&redactions);
+    let attached = try_attach(context, record, template, number, &workload, hidden);
     let attached = attached.and_then(|(upstream, captures)| {
         let gate = super::egress::open_gate(context, record.id, &workload, egress)?;
         Ok((upstream, captures, gate))
@@ -325,6 +339,7 @@ async fn attach(
                 upstream,
                 captures,
                 http_port: port,
+                redactions,
                 _gate: gate,
                 told_silent: false,
             })
@@ -354,20 +369,8 @@ fn try_attach(
         generation: workload.id().generation,
         member: workload.id().member,
     };
-    let gateway = &context.config.gateway;
-    let options = UpstreamOptions {
-        line_limit_bytes: gateway.line_limit_bytes,
-        call_timeout: gateway.call_timeout.std(),
-        handshake_timeout: template.health.start_timeout.std(),
-        era: template.server.era,
-        unclaimed_requests: template.server.unclaimed_requests,
-    };
-    if let Some(handle) = context.registry.get(record.id) {
-        let redactions = Arc::clone(&redactions);
-        let hook: ArgumentsHook = Box::new(move |text| redactions.redact(text).into_owned());
-        let wanted = template.calls.record_arguments.then(|| Arc::new(hook));
-        handle.route.arguments.store(wanted);
-    }
+    let options = upstream_options(context, template);
+    arguments_hook(context, record, template, &redactions);
     let logs = &context.logs;
     let mut captures = vec![logs.capture(
         source,
@@ -395,12 +398,40 @@ fn try_attach(
             let path = template.server.path.clone();
             Upstream::over_http(address, path, inside, options, noise)
         }
+        Transport::Remote => return Err(std::io::Error::other("its server is not here")),
     };
     Ok((upstream, captures))
 }
 
+/// The limits of a connection to a server of this template.
+pub(super) fn upstream_options(context: &Context, template: &Template) -> UpstreamOptions {
+    let gateway = &context.config.gateway;
+    UpstreamOptions {
+        line_limit_bytes: gateway.line_limit_bytes,
+        call_timeout: gateway.call_timeout.std(),
+        handshake_timeout: template.health.start_timeout.std(),
+        era: template.server.era,
+        unclaimed_requests: template.server.unclaimed_requests,
+    }
+}
+
+/// Lets the arguments of calls be recorded without secrets, where the template wants them recorded.
+pub(super) fn arguments_hook(
+    context: &Context,
+    record: &InstanceRecord,
+    template: &Template,
+    redactions: &Arc<Redactions>,
+) {
+    if let Some(handle) = context.registry.get(record.id) {
+        let redactions = Arc::clone(redactions);
+        let hook: ArgumentsHook = Box::new(move |text| redactions.redact(text).into_owned());
+        let wanted = template.calls.record_arguments.then(|| Arc::new(hook));
+        handle.route.arguments.store(wanted);
+    }
+}
+
 /// The sealed credentials of an instance; those known from an earlier launch serve while the store is away.
-async fn read_sealed(
+pub(super) async fn read_sealed(
     context: &Context,
     record: &InstanceRecord,
     known: SealedByVariable,
@@ -427,7 +458,7 @@ async fn read_sealed(
     Ok(sealed)
 }
 
-fn open_all(
+pub(super) fn open_all(
     context: &Context,
     record: &InstanceRecord,
     sealed: &SealedByVariable,

@@ -106,7 +106,7 @@ impl Member {
     ) -> Self {
         let life = MemberLife::new(MemberPolicy::from(&*recipe.template));
         Self {
-            waiting: Some(launch::await_turn(Arc::clone(&context), None)),
+            waiting: Some(launch::await_turn(Arc::clone(&context), None, true)),
             context,
             recipe,
             number,

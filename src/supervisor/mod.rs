@@ -27,6 +27,7 @@ mod profiles;
 mod reconcile;
 mod recovery;
 mod registry;
+mod remote;
 pub mod route;
 mod status;
 mod timers;

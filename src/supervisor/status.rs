@@ -61,6 +61,8 @@ pub struct InstanceStatus {
     pub health: Health,
     /// Host pid of the present child.
     pub pid: Option<u32>,
+    /// Where its server is, without secrets; `None`: it is a child of ours.
+    pub remote: Option<String>,
     /// Members: number and, once it was launched, host pid.
     pub members: Vec<(u32, Option<u32>)>,
     /// Layer to state.
@@ -87,6 +89,7 @@ impl InstanceStatus {
             next_action_at: None,
             health: Health::Unknown,
             pid: None,
+            remote: None,
             members: Vec::new(),
             isolation: BTreeMap::new(),
             egress: None,

@@ -248,7 +248,12 @@ impl Actor {
             reason: self.reason(word),
             next_action_at: self.next_action_at(),
             health: self.life.health,
-            pid: self.child.as_ref().map(|child| child.workload.pid()),
+            pid: self
+                .child
+                .as_ref()
+                .map(|child| child.workload.pid())
+                .filter(|pid| *pid > 0),
+            remote: self.remote_url(),
             members: listed(&self.census.borrow()),
             isolation: self
                 .child

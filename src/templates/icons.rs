@@ -54,6 +54,7 @@ const EMBEDDED: &[(&str, &[u8])] = icons![
     "notion",
     "playwright",
     "redis",
+    "remote",
     "sentry",
     "sequential-thinking",
     "slack",

@@ -148,6 +148,13 @@ impl Shape {
                 let value = json!({"type": "string", "maxLength": 8_192});
                 schema.insert("additionalProperties".to_owned(), value);
             }
+            Self::Headers => {
+                schema.remove("default");
+                schema.insert("type".to_owned(), json!("object"));
+                schema.insert("maxProperties".to_owned(), json!(64));
+                let value = json!({"type": "string", "minLength": 1, "maxLength": 8_192});
+                schema.insert("additionalProperties".to_owned(), value);
+            }
             Self::Scalar => set(json!({
                 "type": ["string", "integer", "boolean", "array"], "items": {"type": "string"},
             })),

@@ -53,6 +53,9 @@ pub enum ResolveError {
     /// The operator's ceiling does not allow what the template or a setting asks for.
     #[error("{0}")]
     Denied(String),
+    /// The URL or a header of a server elsewhere cannot be made.
+    #[error("{0}")]
+    Remote(String),
     /// A path that is not UTF-8 cannot be handed to programs portably.
     #[error("the path {} is not UTF-8", .0.display())]
     PathEncoding(PathBuf),
@@ -186,7 +189,7 @@ fn granting<'a>(
 }
 
 /// The host and port of a web address, or a rule as it is; a name alone means `https`.
-fn host_of(text: &str) -> Result<HostRule, String> {
+pub(super) fn host_of(text: &str) -> Result<HostRule, String> {
     let Some((scheme, _)) = text.split_once("://") else {
         let with_port = text.parse::<HostRule>();
         return with_port
@@ -226,7 +229,7 @@ fn variable_value(value: &Value) -> String {
     }
 }
 
-fn plain(value: &Value) -> String {
+pub(super) fn plain(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)

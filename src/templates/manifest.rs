@@ -8,7 +8,7 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    parameters,
+    parameters, remote,
     schema::{self, Found},
 };
 use crate::{
@@ -152,6 +152,24 @@ impl Check<'_> {
 
     fn server(&mut self) {
         let server = &self.template.server;
+        if server.transport == Transport::Remote {
+            for (keys, message) in remote::faults(self.template) {
+                let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+                self.report(&keys, message);
+            }
+            return self.sessions();
+        }
+        for (key, is_given) in [
+            ("server.url", server.url.is_some()),
+            ("server.headers", !server.headers.is_empty()),
+        ] {
+            if is_given {
+                self.report(
+                    &[key, "server.transport"],
+                    "goes with transport = \"remote\"",
+                );
+            }
+        }
         match (&server.builtin, server.command.as_slice()) {
             (None, []) => self.report(
                 &["server", "server.builtin", "server.command"],
@@ -246,9 +264,9 @@ impl Check<'_> {
     fn sessions(&mut self) {
         let server = &self.template.server;
         match (server.sessions, server.transport) {
-            (Sessions::PerSession, Transport::Http) => self.report(
+            (Sessions::PerSession, Transport::Http | Transport::Remote) => self.report(
                 &["server.sessions", "server.transport"],
-                "per-session is for stdio servers: an http server keeps the sessions of its clients itself",
+                "per-session is for stdio servers: one that speaks HTTP keeps the sessions of its clients itself",
             ),
             (Sessions::PerSession, Transport::Stdio) => {
                 if server.era == EraPolicy::Stateless {
@@ -360,7 +378,8 @@ impl Check<'_> {
         let key = |name: &str| format!("{at}.{name}");
         let kind_key = key("type");
         let only_opens = setting.grants == Some(Grant::Host);
-        if setting.env.is_none() && setting.arguments.is_empty() && !only_opens {
+        let is_remote = self.template.server.transport == Transport::Remote;
+        if setting.env.is_none() && setting.arguments.is_empty() && !only_opens && !is_remote {
             self.report(
                 &[at, &key("env"), &key("arguments")],
                 "needs env or arguments, else the server never sees it",

@@ -17,8 +17,7 @@ use crate::{
         id::TemplateName,
         instance::InstanceSpec,
         sandbox::{Ceiling, Denial},
-        template::Template,
-        violation::Violation,
+        template::{Template, Transport},
     },
     packages::{self, Package},
 };
@@ -26,6 +25,7 @@ use crate::{
 mod forms;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod grants;
 mod icons;
 mod imported;
 mod json_schema;
@@ -35,6 +35,9 @@ mod manifest;
 mod manifest_tests;
 mod parameters;
 mod program_files;
+mod remote;
+#[cfg(test)]
+mod remote_tests;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -45,6 +48,7 @@ pub use json_schema::manifest_schema;
 pub use launch::{ResolveError, Resolved, resolve};
 pub use manifest::{Fault, MANIFEST_BYTES_MAX, read};
 pub use parameters::{SETTING_BYTES_MAX, SETTING_ENTRIES_MAX, check, settings_schema};
+pub use remote::{RemoteAddress, shown_url};
 
 macro_rules! embedded {
     ($($name:literal),* $(,)?) => {
@@ -78,6 +82,7 @@ const EMBEDDED: &[(&str, &str)] = embedded![
     "notion",
     "playwright",
     "redis",
+    "remote",
     "sentry",
     "sequential-thinking",
     "slack",
@@ -95,7 +100,7 @@ pub struct Entry {
     pub file: Option<PathBuf>,
     /// Its picture.
     pub icon: Option<Icon>,
-    /// The absolute path of its program, or why there is none, with the install hint.
+    /// The absolute path of its program (empty for a server elsewhere), or why there is none, with the install hint.
     pub program: Result<PathBuf, String>,
     /// The package that would bring the missing program, and whose installer is here.
     pub missing_package: Option<Package>,
@@ -150,31 +155,6 @@ impl Catalogue {
     pub fn under(mut self, ceiling: Ceiling) -> Self {
         self.ceiling = ceiling;
         self
-    }
-
-    /// What `settings` of a create request grant beyond the operator's ceiling, with pointers such as
-    /// `/settings/folders`.
-    #[must_use]
-    pub fn check_grants(
-        &self,
-        template: &Template,
-        settings: &BTreeMap<String, serde_json::Value>,
-    ) -> Vec<Violation> {
-        let denied = |name: &str, why: String| {
-            Violation::new(format!("/settings/{name}"), "not-granted", why)
-        };
-        let paths = launch::grants(template, settings).filter_map(|(name, path, access)| {
-            let denial = self.ceiling.grants(&path, access).err()?;
-            Some(denied(name, denial.to_string()))
-        });
-        let hosts = launch::hosts(template, settings).filter_map(|(name, rule)| {
-            let denial = match rule {
-                Ok(rule) => self.ceiling.opens(&rule).err()?.to_string(),
-                Err(fault) => fault,
-            };
-            Some(denied(name, denial))
-        });
-        paths.chain(hosts).collect()
     }
 
     /// Reads all templates anew and looks for their programs again; the answer is every fault found. A manifest
@@ -370,6 +350,9 @@ impl Catalogue {
     /// Where the program of `template` lies, or why it cannot run here; and the package that would bring it.
     fn find_program(&self, template: &Template) -> (Result<PathBuf, String>, Option<Package>) {
         let server = &template.server;
+        if server.transport == Transport::Remote {
+            return (Ok(PathBuf::new()), None);
+        }
         let Some(program) = server.command.first() else {
             return (Ok(self.exe.clone()), None);
         };

@@ -40,6 +40,8 @@ pub(super) enum Shape {
     Words(&'static [&'static str]),
     /// A table of at most 64 environment variables to text.
     Variables,
+    /// A table of at most 64 HTTP headers to text.
+    Headers,
     /// Text, whole number, boolean or list of texts.
     Scalar,
     /// A list of at most 256 of those, lists excepted.
@@ -95,12 +97,18 @@ pub(super) const MANIFEST: &[Key] = &[
 const CALLS: &[Key] = &[key("record_arguments", Shape::Flag)];
 
 const SERVER: &[Key] = &[
-    required("transport", Shape::Word(&["stdio", "http"]), "'stdio'"),
+    required(
+        "transport",
+        Shape::Word(&["stdio", "http", "remote"]),
+        "'stdio'",
+    ),
     key("builtin", Shape::Text(40)),
     key("command", Shape::Texts),
     key("package", Shape::Name(&PACKAGE)),
     key("package_scripts", Shape::Flag),
     key("install", Shape::Text(500)),
+    key("url", Shape::Text(2_000)),
+    key("headers", Shape::Headers),
     key("port_env", Shape::Name(&ENV_NAME)),
     key("path", Shape::Name(&HTTP_PATH)),
     key("era", Shape::Word(&["auto", "session", "stateless"])),
@@ -273,6 +281,7 @@ impl Shape {
             Self::Variables => {
                 "a table of at most 64 environment variables, each with text".to_owned()
             }
+            Self::Headers => "a table of at most 64 HTTP headers, each with text".to_owned(),
             Self::Scalar => "text, a whole number, true or false, or a list of texts".to_owned(),
             Self::Scalars => "a list of 1 to 256 texts or whole numbers".to_owned(),
             Self::Section(_) => "a table".to_owned(),
@@ -313,6 +322,18 @@ impl Shape {
                         ));
                         return false;
                     }
+                }
+                return true;
+            }
+            (Self::Headers, Value::Table(table)) if table.len() <= 64 => {
+                let text =
+                    |value: &Value| value.as_str().is_some_and(|text| is_text(text, 1, 8_192));
+                let wrong = table.iter().find(|(_, value)| !text(value));
+                if let Some((name, _)) = wrong {
+                    let name: String = name.chars().take(80).collect();
+                    let allowed = "must be text of 1 to 8192 bytes".to_owned();
+                    found.push((join(at, &name), allowed));
+                    return false;
                 }
                 return true;
             }

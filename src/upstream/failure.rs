@@ -57,7 +57,12 @@ impl Failure {
             Some(ExitStatus::Exited { code }) => data["exit_code"] = json!(code),
             Some(ExitStatus::Signaled { signal }) => data["signal"] = json!(signal),
             Some(ExitStatus::OutOfMemory) => data["out_of_memory"] = json!(true),
-            Some(ExitStatus::NotStarted { .. } | ExitStatus::KeeperLost) | None => {}
+            Some(
+                ExitStatus::NotStarted { .. }
+                | ExitStatus::KeeperLost
+                | ExitStatus::Disconnected { .. },
+            )
+            | None => {}
         }
         data
     }

@@ -1,4 +1,4 @@
-//! A child that speaks Streamable HTTP on a private port.
+//! A child that speaks Streamable HTTP on a private port, or a server elsewhere that does.
 
 use std::{
     net::SocketAddr,
@@ -25,6 +25,7 @@ use super::{
     ChildConnector, Envelope, Failure, Kind, UpstreamError,
     http_headers::{self, Standing, ToolHeaders},
     in_flight::CALLS_MAX,
+    remote::{Remote, RemoteServer},
     sse::{Decoder, Event},
 };
 use crate::runtime::Workload;
@@ -36,14 +37,21 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 /// The HTTP side of a connection. Requests of clients that speak what the child speaks are streamed through by the
 /// gateway; our own calls, and those of other clients, are read here.
 pub struct HttpLink {
-    client: Client<ChildConnector, Full<Bytes>>,
-    addr: SocketAddr,
-    path: String,
+    pub(super) client: Client<ChildConnector, Full<Bytes>>,
+    place: Place,
     answer_limit_bytes: usize,
     failure: watch::Sender<Option<Arc<Failure>>>,
     standing: ArcSwapOption<Standing>,
     tools: Mutex<ToolHeaders>,
     relayed: Arc<AtomicUsize>,
+}
+
+/// Where the server is.
+enum Place {
+    /// A child of ours.
+    Child { addr: SocketAddr, path: String },
+    /// Elsewhere.
+    Remote(Box<Remote>),
 }
 
 /// One call that is relayed; it is under way until this is dropped.
@@ -67,6 +75,18 @@ impl HttpLink {
         inside: Option<Workload>,
     ) -> Self {
         let connector = ChildConnector::new(addr, inside);
+        Self::over(connector, Place::Child { addr, path }, answer_limit_bytes)
+    }
+
+    /// The same, to a server elsewhere.
+    #[must_use]
+    pub fn elsewhere(server: RemoteServer, answer_limit_bytes: usize) -> Self {
+        let remote = Box::new(Remote::new(&server));
+        let connector = ChildConnector::elsewhere(server.dial, server.tls);
+        Self::over(connector, Place::Remote(remote), answer_limit_bytes)
+    }
+
+    fn over(connector: ChildConnector, place: Place, answer_limit_bytes: usize) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(16)
@@ -75,14 +95,27 @@ impl HttpLink {
             .build(connector);
         Self {
             client,
-            addr,
-            path,
+            place,
             answer_limit_bytes,
             failure: watch::Sender::new(None),
             standing: ArcSwapOption::empty(),
             tools: Mutex::default(),
             relayed: Arc::default(),
         }
+    }
+
+    /// The server elsewhere, where it is none of our children.
+    pub(super) fn remote(&self) -> Option<&Remote> {
+        match &self.place {
+            Place::Remote(remote) => Some(remote),
+            Place::Child { .. } => None,
+        }
+    }
+
+    /// Whether it leads to a server elsewhere.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        self.remote().is_some()
     }
 
     /// Ends this connection: requests under way and later ones get the failure.
@@ -124,12 +157,17 @@ impl HttpLink {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response<Incoming>, UpstreamError> {
-        let uri = format!("http://{}{}", self.addr, self.path);
+        let (addr, path) = match &self.place {
+            Place::Child { addr, path } => (addr, path),
+            Place::Remote(remote) => {
+                return self.exchange_elsewhere(remote, method, headers, body).await;
+            }
+        };
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
-        *request.uri_mut() = uri
+        *request.uri_mut() = format!("http://{addr}{path}")
             .parse()
-            .map_err(|_| UpstreamError::Http(format!("its path {:?} is not valid", self.path)))?;
+            .map_err(|_| UpstreamError::Http(format!("its path {path:?} is not valid")))?;
         *request.headers_mut() = headers;
         tokio::select! {
             biased;
@@ -318,7 +356,7 @@ pub async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, UpstreamErr
 }
 
 /// The deepest cause, which tells most.
-fn describe(error: &dyn std::error::Error) -> String {
+pub(super) fn describe(error: &dyn std::error::Error) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;

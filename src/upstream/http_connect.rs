@@ -1,4 +1,5 @@
-//! How connections to an HTTP child are made: over the host's loopback, or over that of its own network namespace.
+//! How connections to an HTTP child are made: over the host's loopback, or over that of its own network namespace; and
+//! those to a server elsewhere.
 
 use std::{
     io,
@@ -11,21 +12,27 @@ use std::{
 };
 
 use http::Uri;
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use rustls::ClientConfig;
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
 use tower::Service;
 
+use super::remote_connect::{Dial, TcpOnly};
 use crate::runtime::Workload;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// To a server elsewhere: its name, its address and the agreement of TLS together.
+const REMOTE_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Sockets that are made at once: a pool opens several connections after each other.
 const SOCKETS_AT_ONCE: u8 = 4;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-type Connecting = Pin<Box<dyn Future<Output = Result<TokioIo<TcpStream>, BoxError>> + Send>>;
+type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
+type Connecting = Pin<Box<dyn Future<Output = Result<Connection, BoxError>> + Send>>;
 
 /// Makes connections to one child.
 #[derive(Clone)]
@@ -35,6 +42,7 @@ pub struct ChildConnector(Way);
 enum Way {
     Host(HttpConnector),
     Inside(Arc<Inside>),
+    Elsewhere(HttpsConnector<TcpOnly>),
 }
 
 /// A child whose loopback is its own.
@@ -63,10 +71,16 @@ impl ChildConnector {
             }
         })
     }
+
+    /// To a server elsewhere.
+    #[must_use]
+    pub fn elsewhere(dial: Dial, tls: Arc<ClientConfig>) -> Self {
+        Self(Way::Elsewhere((TcpOnly(dial), tls).into()))
+    }
 }
 
 impl Service<Uri> for ChildConnector {
-    type Response = TokioIo<TcpStream>;
+    type Response = Connection;
     type Error = BoxError;
     type Future = Connecting;
 
@@ -74,6 +88,7 @@ impl Service<Uri> for ChildConnector {
         match &mut self.0 {
             Way::Host(connector) => connector.poll_ready(cx).map_err(Into::into),
             Way::Inside(_) => Poll::Ready(Ok(())),
+            Way::Elsewhere(connector) => connector.poll_ready(cx),
         }
     }
 
@@ -81,7 +96,7 @@ impl Service<Uri> for ChildConnector {
         match &mut self.0 {
             Way::Host(connector) => {
                 let connecting = connector.call(uri);
-                Box::pin(async move { Ok(connecting.await?) })
+                Box::pin(async move { Ok(connecting.await?.into()) })
             }
             Way::Inside(inside) => {
                 let inside = Arc::clone(inside);
@@ -89,7 +104,14 @@ impl Service<Uri> for ChildConnector {
                     let connected = timeout(CONNECT_TIMEOUT, inside.connect()).await;
                     let stream =
                         connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-                    Ok(TokioIo::new(stream))
+                    Ok(TokioIo::new(stream).into())
+                })
+            }
+            Way::Elsewhere(connector) => {
+                let connecting = connector.call(uri);
+                Box::pin(async move {
+                    let connected = timeout(REMOTE_CONNECT_TIMEOUT, connecting).await;
+                    connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
                 })
             }
         }

@@ -295,6 +295,10 @@ impl Posts {
         standing.epoch = old.epoch + 1;
         self.link.set_standing(standing);
         tracing::debug!("an HTTP server forgot our session; a new one was opened");
+        if let Some(wire) = self.wire.upgrade() {
+            // It may be another version of itself by now.
+            wire.set_tools_changed(true);
+        }
         if let Some(downstream) = self.downstream.get().and_then(Weak::upgrade) {
             downstream.renewed();
         }

@@ -101,7 +101,14 @@ impl Upstream {
         match timeout(limit, asked).await {
             Ok(Ok(_) | Err(UpstreamError::Rpc { .. })) => Ok(()),
             // An HTTP server that forgot our session answers 404 without a message: it lives all the same.
-            Ok(Err(UpstreamError::Protocol(_))) if self.http().is_some() => Ok(()),
+            Ok(Err(error @ UpstreamError::Protocol(_))) => match self.http() {
+                None => Err(error),
+                Some(link) if !link.is_remote() => Ok(()),
+                // Whether it still serves us is another question, which a new session answers.
+                Some(_) => timeout(limit, self.wire.renew_session(error))
+                    .await
+                    .unwrap_or_else(|_| Err(late("initialize", limit))),
+            },
             Ok(Err(error)) => Err(error),
             Err(_) => Err(late(method, limit)),
         }

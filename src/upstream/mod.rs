@@ -28,6 +28,8 @@ mod members;
 mod message;
 mod news;
 mod param_headers;
+mod remote;
+mod remote_connect;
 mod rounds;
 #[cfg(test)]
 mod rounds_tests;
@@ -81,6 +83,8 @@ pub use message::{
 };
 pub use news::{Interest, NEWS_KINDS};
 pub use param_headers::{ParamHeader, of_tool as param_headers_of};
+pub use remote::RemoteServer;
+pub use remote_connect::{Dial, trusted};
 pub use tools::ListedTool;
 pub use translate::Declared;
 pub use wire::NotSent;
@@ -159,6 +163,9 @@ pub enum UpstreamError {
     /// Nobody listens at the port of the child's HTTP server, or not yet.
     #[error("its HTTP server cannot be reached: {0}")]
     NotListening(String),
+    /// A server elsewhere cannot be reached, or does not serve us: why, and what to do.
+    #[error("{0}")]
+    Elsewhere(String),
     /// The HTTP server of the child broke off.
     #[error("its HTTP server did not answer: {0}")]
     Http(String),
@@ -248,7 +255,23 @@ impl Upstream {
         options: UpstreamOptions,
         noise: NoiseSink,
     ) -> Arc<Self> {
-        let link = Arc::new(HttpLink::new(addr, path, options.line_limit_bytes, inside));
+        let link = HttpLink::new(addr, path, options.line_limit_bytes, inside);
+        Self::over_link(link, options, noise)
+    }
+
+    /// Speaks with a server elsewhere. Spawns tasks when it is used, so it must be used inside a tokio runtime.
+    #[must_use]
+    pub fn over_remote(
+        server: RemoteServer,
+        options: UpstreamOptions,
+        noise: NoiseSink,
+    ) -> Arc<Self> {
+        let link = HttpLink::elsewhere(server, options.line_limit_bytes);
+        Self::over_link(link, options, noise)
+    }
+
+    fn over_link(link: HttpLink, options: UpstreamOptions, noise: NoiseSink) -> Arc<Self> {
+        let link = Arc::new(link);
         let downstream: Arc<OnceLock<Weak<dyn Downstream>>> = Arc::default();
         let wire = Arc::new_cyclic(|wire| {
             let posts = Posts::new(
@@ -383,10 +406,17 @@ impl Upstream {
         self.wire.table().failure()
     }
 
-    /// Closes our end of the child's stdin: the first step of a polite stop. Nothing for an HTTP child.
+    /// Closes our end of the child's stdin: the first step of a polite stop. Nothing for an HTTP child; a server
+    /// elsewhere is told that our session is over.
     pub fn close_stdin(&self) {
-        if let Link::Stdio(pipe) = &self.link {
-            pipe.close_stdin();
+        match &self.link {
+            Link::Stdio(pipe) => pipe.close_stdin(),
+            Link::Http(link) => {
+                if let Some(standing) = link.standing().filter(|_| link.is_remote()) {
+                    let link = link.clone();
+                    tokio::spawn(async move { link.say_goodbye(&standing).await });
+                }
+            }
         }
     }
 }

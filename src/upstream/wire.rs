@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    UpstreamError,
     aside::Aside,
     failure::{INTERNAL_ERROR, error_message},
     http_wire::Posts,
@@ -109,6 +110,23 @@ impl Wire {
     pub fn hear_standing(&self) {
         if let Output::Http(posts) = &self.output {
             posts.hear();
+        }
+    }
+
+    /// Opens a new session at an HTTP server in the place of one that it forgot.
+    ///
+    /// # Errors
+    /// `forgotten` where there is no session, or why there is no new one.
+    pub async fn renew_session(&self, forgotten: UpstreamError) -> Result<(), UpstreamError> {
+        match &self.output {
+            Output::Http(posts) => {
+                let standing = posts.present()?;
+                match standing.session {
+                    Some(_) => posts.renew(&standing).await,
+                    None => Err(forgotten),
+                }
+            }
+            Output::Pipe(_) => Err(forgotten),
         }
     }
 

@@ -93,6 +93,9 @@ pub struct Instance {
     pub port: Option<u16>,
     /// The process id of the child on the host.
     pub pid: Option<u32>,
+    /// Where its server is (without secrets) when that is no process here: then there is no pid, and no isolation.
+    #[serde(default)]
+    pub remote: Option<String>,
     /// The children of its client sessions, where each session has one of its own.
     #[serde(default)]
     pub session_children: Vec<SessionChild>,

@@ -15,7 +15,7 @@ pub struct TemplateSummary {
     /// Its pictures, as SEP-973 of MCP writes them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub icons: Vec<TemplateIcon>,
-    /// stdio or http.
+    /// stdio, http or remote.
     pub transport: String,
     /// Whether an instance can be created now.
     pub available: bool,

@@ -268,8 +268,7 @@ fn what_is_written_for_every_format_is_a_valid_template() {
                 .draft
                 .unwrap_or_else(|why| panic!("{}: {why}", path.display()));
             match &draft.run {
-                // Transport remote has tests of its own.
-                Run::Remote { .. } => continue,
+                Run::Remote { .. } => {}
                 Run::Container { .. } => draft.run_package("npm:x@1.0.0").expect("a package"),
                 Run::Package { version, .. } => assert!(matches!(version, Wanted::Exact(_))),
                 Run::Command(_) => {}

@@ -41,6 +41,8 @@ mod path_gateway;
 mod per_session;
 mod processes;
 mod races;
+mod remote;
+mod remote_tls;
 mod session_ends;
 mod soak;
 mod soak_sessions;

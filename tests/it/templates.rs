@@ -415,7 +415,7 @@ async fn an_absent_program_is_told_with_its_hint_until_it_is_installed(database:
     let list = server.get("/templates").await;
     for template in list["items"].as_array().expect("a list") {
         let name = template["name"].as_str().expect("a name");
-        let builtin = ["demo", "figma", "github", "gmail"].contains(&name);
+        let builtin = ["demo", "figma", "github", "gmail", "remote"].contains(&name);
         assert_eq!(template["available"], builtin, "{template}");
         let reason = template["unavailable_reason"].as_str().unwrap_or_default();
         assert_eq!(reason.contains("install it with: "), !builtin, "{template}");

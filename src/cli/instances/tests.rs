@@ -22,6 +22,7 @@ pub(in crate::cli) fn instance(name: &str, id: &str) -> Instance {
         generation: 1,
         port: Some(3001),
         pid: Some(4711),
+        remote: None,
         session_children: Vec::new(),
         access_url: "http://127.0.0.1:3001/mcp".to_owned(),
         path_url: format!("http://127.0.0.1:7420/i/{name}/mcp"),
