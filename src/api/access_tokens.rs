@@ -8,18 +8,22 @@ use serde_json::Value;
 use super::{
     AppState,
     error::ApiError,
-    extract::{Field, Json, PathPair, PathParam, RequestBody, Shape, optional, required},
+    extract::{Faults, Json, PathPair, PathParam},
     verbs::overlap_of,
     view,
 };
 use crate::{
     domain::{
         UnixMs,
-        access::{CONCURRENCY_MAX, RateLimit, TokenPatch, TokenScope, TokenSettings},
+        access::{
+            CONCURRENCY_MAX, RATE_PER, RATE_REQUESTS_MAX, RateLimit, TokenPatch, TokenScope,
+            TokenSettings,
+        },
         duration::HumanDuration,
         id::TokenName,
+        lease::read_duration,
         principal::Principal,
-        violation::{Violation, pointer_token},
+        violation::Violation,
     },
     supervisor::{Granted, TokenStatus},
     wire::{
@@ -32,27 +36,6 @@ pub type AccessTokenPage = Page<AccessToken>;
 
 /// Longest time that a token can be made for; one without end has none.
 const TTL_MAX: HumanDuration = HumanDuration::from_secs(3_650 * 24 * 3_600);
-
-impl RequestBody for CreateAccessToken {
-    const FIELDS: &'static [Field] = &[
-        required("name", Shape::Text),
-        optional("scope", Shape::Open),
-        optional("ttl", Shape::Duration),
-        optional("expires_at", Shape::Text),
-        optional("rate_limit", Shape::Open),
-        optional("concurrency_max", Shape::Open),
-    ];
-}
-
-impl RequestBody for PatchAccessToken {
-    const FIELDS: &'static [Field] = &[
-        optional("scope", Shape::Open),
-        optional("ttl", Shape::Duration),
-        optional("expires_at", Shape::Text),
-        optional("rate_limit", Shape::Open),
-        optional("concurrency_max", Shape::Open),
-    ];
-}
 
 /// Collects the faults of a body's values.
 struct Reader {
@@ -76,8 +59,8 @@ impl Reader {
             self.wrong("/expires_at", "conflict", text);
         }
         if let Some(value) = ttl {
-            match serde_json::from_value::<HumanDuration>(value.clone()) {
-                Err(error) => self.wrong("/ttl", "invalid-duration", error.to_string()),
+            match read_duration(value) {
+                Err(text) => self.wrong("/ttl", "invalid-duration", text),
                 Ok(ttl) if ttl.ms() == 0 || ttl > TTL_MAX => {
                     let text = format!("ttl must be more than zero and {TTL_MAX} at most");
                     self.wrong("/ttl", "out-of-range", text);
@@ -102,42 +85,30 @@ impl Reader {
     }
 
     fn rate_limit(&mut self, value: &Value) -> Option<RateLimit> {
-        let Some(members) = value.as_object() else {
-            let text = "rate_limit must be an object such as {\"requests\": 100, \"per\": \"1m\"}";
-            self.wrong("/rate_limit", "type", text);
-            return None;
-        };
-        for key in members.keys() {
-            if !["requests", "per"].contains(&key.as_str()) {
-                let shown: String = key.chars().take(80).collect();
-                let pointer = format!("/rate_limit/{}", pointer_token(&shown));
-                let text = format!("{shown:?} is not known here; known are requests, per");
-                self.wrong(&pointer, "unknown", text);
-            }
-        }
-        let requests = members.get("requests").and_then(Value::as_u64);
-        let requests = requests.and_then(|number| u32::try_from(number).ok());
+        let requests = value["requests"].as_u64();
+        let requests = requests
+            .and_then(|number| u32::try_from(number).ok())
+            .filter(|number| (1..=RATE_REQUESTS_MAX).contains(number));
         if requests.is_none() {
-            let text = "requests must be a whole number";
-            self.wrong("/rate_limit/requests", "type", text);
+            let text = format!("requests must be 1 to {RATE_REQUESTS_MAX}");
+            self.wrong("/rate_limit/requests", "out-of-range", text);
         }
-        let per = members.get("per").cloned().unwrap_or_default();
-        let per = serde_json::from_value::<HumanDuration>(per);
-        if per.is_err() {
-            let text = "per must be seconds, or a text such as \"1m\"";
-            self.wrong("/rate_limit/per", "invalid-duration", text);
-        }
-        let rate = RateLimit {
-            requests: requests?,
-            per: per.ok()?,
-        };
-        match rate.check() {
-            Ok(rate) => Some(rate),
-            Err(text) => {
-                self.wrong("/rate_limit", "out-of-range", text);
-                None
+        let per = read_duration(&value["per"]);
+        match &per {
+            Err(text) => self.wrong("/rate_limit/per", "invalid-duration", text.as_str()),
+            Ok(per) if !(RATE_PER.0..=RATE_PER.1).contains(per) => {
+                let text = format!("per must be {} to {}", RATE_PER.0, RATE_PER.1);
+                self.wrong("/rate_limit/per", "out-of-range", text);
             }
+            Ok(_) => {}
         }
+        let requests = requests?;
+        RateLimit {
+            requests,
+            per: per.ok()?,
+        }
+        .check()
+        .ok()
     }
 
     fn concurrency_max(&mut self, value: &Value) -> Option<u32> {
@@ -151,16 +122,17 @@ impl Reader {
         most
     }
 
-    fn done<T>(self, value: T) -> Result<T, ApiError> {
-        if self.violations.is_empty() {
-            Ok(value)
-        } else {
-            Err(ApiError::invalid(self.violations))
-        }
+    fn done<T>(self, value: T, mut faults: Faults) -> Result<T, ApiError> {
+        faults.add(self.violations);
+        faults.refuse()?;
+        Ok(value)
     }
 }
 
-fn read_new(body: CreateAccessToken, now: UnixMs) -> Result<(TokenName, TokenSettings), ApiError> {
+fn read_new(
+    Json(body, faults): Json<CreateAccessToken>,
+    now: UnixMs,
+) -> Result<(TokenName, TokenSettings), ApiError> {
     let mut reader = Reader {
         now,
         violations: Vec::new(),
@@ -182,12 +154,15 @@ fn read_new(body: CreateAccessToken, now: UnixMs) -> Result<(TokenName, TokenSet
             .as_ref()
             .and_then(|value| reader.concurrency_max(value)),
     };
-    let name = reader.done(name)?;
+    let name = reader.done(name, faults)?;
     let name = name.map_err(|error| ApiError::internal(error.to_string()))?;
     Ok((name, settings))
 }
 
-fn read_patch(body: &PatchAccessToken, now: UnixMs) -> Result<TokenPatch, ApiError> {
+fn read_patch(
+    Json(body, faults): Json<PatchAccessToken>,
+    now: UnixMs,
+) -> Result<TokenPatch, ApiError> {
     let mut reader = Reader {
         now,
         violations: Vec::new(),
@@ -207,7 +182,7 @@ fn read_patch(body: &PatchAccessToken, now: UnixMs) -> Result<TokenPatch, ApiErr
             value => reader.concurrency_max(value),
         }),
     };
-    reader.done(patch)
+    reader.done(patch, faults)
 }
 
 fn shown(token: TokenStatus, access_url: String) -> AccessToken {
@@ -285,10 +260,10 @@ pub async fn create(
     who: Principal,
     State(state): State<AppState>,
     PathParam(id): PathParam,
-    Json(body): Json<CreateAccessToken>,
+    body: Json<CreateAccessToken>,
 ) -> Result<(StatusCode, axum::Json<AccessToken>), ApiError> {
-    let (name, settings) = read_new(body, view::now_ms())?;
     let id = state.supervisor.resolve(&who, &id)?;
+    let (name, settings) = read_new(body, view::now_ms())?;
     let made = state
         .supervisor
         .create_token(&who, id, name, settings)
@@ -331,10 +306,10 @@ pub async fn patch(
     who: Principal,
     State(state): State<AppState>,
     PathPair(id, name): PathPair,
-    Json(body): Json<PatchAccessToken>,
+    body: Json<PatchAccessToken>,
 ) -> Result<axum::Json<AccessToken>, ApiError> {
-    let patch = read_patch(&body, view::now_ms())?;
     let id = state.supervisor.resolve(&who, &id)?;
+    let patch = read_patch(body, view::now_ms())?;
     let token = state.supervisor.patch_token(&who, id, &name, patch).await?;
     let access_url = state.supervisor.get(&who, id)?.access_url;
     Ok(axum::Json(shown(token, access_url)))
@@ -376,10 +351,10 @@ pub async fn rotate(
     who: Principal,
     State(state): State<AppState>,
     PathPair(id, name): PathPair,
-    Json(body): Json<RotateAccessToken>,
+    Json(body, faults): Json<RotateAccessToken>,
 ) -> Result<axum::Json<AccessToken>, ApiError> {
-    let overlap = overlap_of(body)?;
     let id = state.supervisor.resolve(&who, &id)?;
+    let overlap = overlap_of(&body, faults)?;
     let (token, secret) = state
         .supervisor
         .rotate_token(&who, id, &name, overlap)
@@ -392,46 +367,52 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::extract::{RequestBody, reduced};
+
+    fn body<T: RequestBody>(value: Value) -> Json<T> {
+        reduced(value).expect("an object")
+    }
 
     fn pointers(error: &ApiError) -> Vec<String> {
-        let problem = error.problem("r");
-        problem
-            .violations
-            .into_iter()
-            .map(|found| found.pointer)
-            .collect()
+        let told = error.problem("r").violations;
+        told.into_iter().filter_map(|found| found.pointer).collect()
     }
 
     #[test]
     fn every_fault_of_a_new_token_is_told_at_once() {
-        let body = json!({
-            "name": "No Name", "scope": {"tools": ["a", 7]}, "ttl": 0, "expires_at": "yesterday",
-            "rate_limit": {"requests": -1, "per": "x", "burst": 5}, "concurrency_max": 0,
-        });
-        let body: CreateAccessToken = serde_json::from_value(body).expect("the shape is right");
-        let error = read_new(body, 1_000).expect_err("all of it is wrong");
+        let error = read_new(
+            body(json!({
+                "name": "No Name", "scope": {"tools": ["a", 7, "b*c"]}, "ttl": 0, "expires_at": "yesterday",
+                "rate_limit": {"requests": -1, "per": "x", "burst": 5}, "concurrency_max": 0, "limit": 1,
+            })),
+            1_000,
+        );
         assert_eq!(
-            pointers(&error),
+            pointers(&error.expect_err("all of it is wrong")),
             [
-                "/name",
-                "/scope/tools/1",
-                "/expires_at",
-                "/ttl",
-                "/expires_at",
-                "/rate_limit/burst",
-                "/rate_limit/requests",
-                "/rate_limit/per",
                 "/concurrency_max",
+                "/expires_at",
+                "/expires_at",
+                "/limit",
+                "/name",
+                "/rate_limit/burst",
+                "/rate_limit/per",
+                "/rate_limit/requests",
+                "/scope/tools/1",
+                "/scope/tools/2",
+                "/ttl",
             ]
+        );
+        let error = read_patch(body(json!({"rate_limit": {}, "scope": 3})), 1_000);
+        assert_eq!(
+            pointers(&error.expect_err("three faults")),
+            ["/rate_limit/per", "/rate_limit/requests", "/scope"]
         );
     }
 
     #[test]
     fn absence_keeps_and_null_takes_away() {
-        let patch = |body: Value| {
-            let body: PatchAccessToken = serde_json::from_value(body).expect("the shape is right");
-            read_patch(&body, 1_000).expect("all is well")
-        };
+        let patch = |value| read_patch(body(value), 1_000).expect("all is well");
         assert_eq!(patch(json!({})), TokenPatch::default());
         let all = patch(json!({"expires_at": null, "rate_limit": null, "concurrency_max": null}));
         let expected = TokenPatch {

@@ -8,7 +8,7 @@ use utoipa::IntoParams;
 
 use super::{
     AppState,
-    error::{ApiError, Code},
+    error::ApiError,
     extract::{PathParam, Query},
     instances::page_limit,
     logs::point,
@@ -19,9 +19,10 @@ use crate::{
         call::{CallOutcome, percentile},
         duration::HumanDuration,
         principal::Principal,
+        violation::Violation,
     },
     store::{CallQuery, CallSample, Store, StoreError},
-    wire::{CallEntry, CallNumbers, CallStats, Page, Problem, ToolStats},
+    wire::{CallEntry, CallNumbers, CallStats, OutcomeSchema, Page, Problem, ToolStats},
 };
 
 /// The answer for one page of calls.
@@ -43,6 +44,7 @@ pub struct CallsQuery {
     token: Option<String>,
     /// Only calls that ended so: ok, tool-error, rpc-error, input-required, cancelled, disconnected, failed, refused; and
     /// `lost`, which tells how many calls from then on have no record.
+    #[param(value_type = Option<OutcomeSchema>, inline)]
     outcome: Option<String>,
     /// Only calls of this time or later: RFC 3339, or how long ago, such as `10m`.
     #[param(example = "10m")]
@@ -69,26 +71,27 @@ pub async fn list(
     who: Principal,
     State(state): State<AppState>,
     PathParam(id): PathParam,
-    Query(query): Query<CallsQuery>,
+    Query(query, mut faults): Query<CallsQuery>,
 ) -> Result<axum::Json<CallPage>, ApiError> {
-    let limit = page_limit(query.limit)?;
+    let limit = page_limit(query.limit, &mut faults);
     let now = view::now_ms();
     if let Some(outcome) = &query.outcome
         && !CallOutcome::WORDS.contains(&outcome.as_str())
     {
         let text = format!("outcome must be one of {}", CallOutcome::WORDS.join(", "));
-        return Err(ApiError::new(Code::InvalidQuery, text));
+        faults.add([Violation::of_parameter("outcome", "enum", text)]);
     }
     let page = CallQuery {
         before: query.cursor,
-        since: point(query.since.as_deref(), "since", now)?,
-        until: point(query.until.as_deref(), "until", now)?,
+        since: point(query.since.as_deref(), "since", now, &mut faults),
+        until: point(query.until.as_deref(), "until", now, &mut faults),
         tool: query.tool.as_deref(),
         token: query.token.as_deref(),
         outcome: query.outcome.as_deref(),
         // One more tells whether there is a next page.
         limit: u32::try_from(limit + 1).unwrap_or(u32::MAX),
     };
+    faults.refuse()?;
     let id = state.supervisor.resolve(&who, &id)?;
     let key = state.supervisor.get(&who, id)?.record.key;
     let mut rows = state.store.calls_page(key, page).await?;

@@ -6,11 +6,11 @@ use utoipa::IntoParams;
 
 use super::{
     AppState,
-    error::{ApiError, Code},
+    error::ApiError,
     extract::{PathParam, Query},
 };
 use crate::{
-    domain::principal::Principal,
+    domain::{principal::Principal, violation::Violation},
     interchange::export::Client,
     wire::{ClientConfig, Page, Problem},
 };
@@ -47,28 +47,33 @@ pub async fn list(
     who: Principal,
     State(state): State<AppState>,
     PathParam(id): PathParam,
-    Query(query): Query<ConfigQuery>,
+    Query(query, mut faults): Query<ConfigQuery>,
 ) -> Result<axum::Json<ClientConfigPage>, ApiError> {
+    let id = state.supervisor.resolve(&who, &id)?;
+    let status = state.supervisor.get(&who, id)?;
+    let mut wrong = |name: &str, message: String| {
+        faults.add([Violation::of_parameter(name, "enum", message)]);
+    };
     let clients = match query.client.as_deref() {
         None => Client::ALL.to_vec(),
         Some(word) => {
-            let known = Client::ALL.map(Client::word).join(", ");
-            let client = Client::of_word(word).ok_or_else(|| {
-                ApiError::new(Code::InvalidQuery, format!("client must be one of {known}"))
-            })?;
-            vec![client]
+            let client = Client::of_word(word);
+            if client.is_none() {
+                let known = Client::ALL.map(Client::word).join(", ");
+                wrong("client", format!("client must be one of {known}"));
+            }
+            client.into_iter().collect()
         }
     };
-    let id = state.supervisor.resolve(&who, &id)?;
-    let status = state.supervisor.get(&who, id)?;
     let url = match query.url.as_deref() {
         None | Some("access") => &status.access_url,
         Some("path") => &status.path_url,
         Some(_) => {
-            let text = "url must be access or path";
-            return Err(ApiError::new(Code::InvalidQuery, text));
+            wrong("url", "url must be access or path".to_owned());
+            &status.access_url
         }
     };
+    faults.refuse()?;
     let name = status.record.name.as_str();
     let items = clients.into_iter().map(|client| config(client, name, url));
     Ok(axum::Json(Page {

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::{
     AppState,
     error::{ApiError, Code},
-    extract::{Field, Json, PathParam, Query, RequestBody, Shape, optional, required},
+    extract::{Faults, Json, PathParam, Query},
     instances::page_limit,
     view,
 };
@@ -27,20 +27,6 @@ const VALUE_BYTES_MAX: usize = 64 << 10;
 
 /// The answer for one page of credentials.
 pub type CredentialPage = Page<Credential>;
-
-impl RequestBody for PutCredential {
-    const FIELDS: &'static [Field] = &[
-        required("name", Shape::Text),
-        required("value", Shape::Text),
-    ];
-}
-
-impl RequestBody for ReplaceCredential {
-    const FIELDS: &'static [Field] = &[
-        optional("name", Shape::Text),
-        required("value", Shape::Text),
-    ];
-}
 
 /// Query of a list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -61,25 +47,23 @@ fn not_found(name: &str) -> ApiError {
     ApiError::new(Code::NotFound, format!("you have no credential {shown:?}"))
 }
 
-/// Checks name and value and lists the faults of both.
-fn check(name: &str, value: &str) -> Result<CredentialName, ApiError> {
-    let mut violations = Vec::new();
-    let name = CredentialName::new(name);
-    if let Err(error) = &name {
-        violations.push(Violation::new("/name", "pattern", error.to_string()));
-    }
+/// Checks name and value and adds the faults of both.
+fn check(name: &str, value: &str, mut faults: Faults) -> Result<CredentialName, ApiError> {
+    let name = CredentialName::new(name)
+        .map_err(|error| Violation::new("/name", "pattern", error.to_string()));
+    let name = faults.take(name);
+    let mut found = Vec::new();
     if !(1..=VALUE_BYTES_MAX).contains(&value.len()) {
         let message = format!("value must hold 1 to {VALUE_BYTES_MAX} bytes");
-        violations.push(Violation::new("/value", "out-of-range", message));
+        found.push(Violation::new("/value", "out-of-range", message));
     }
     if value.contains('\0') {
         let message = "value must not hold a NUL character: no environment variable can";
-        violations.push(Violation::new("/value", "pattern", message));
+        found.push(Violation::new("/value", "pattern", message));
     }
-    match (name, violations.is_empty()) {
-        (Ok(name), true) => Ok(name),
-        _ => Err(ApiError::invalid(violations)),
-    }
+    faults.add(found);
+    faults.refuse()?;
+    name.ok_or_else(|| ApiError::internal("a name without a fault was not read"))
 }
 
 async fn put(
@@ -87,8 +71,9 @@ async fn put(
     who: &Principal,
     name: &str,
     value: Zeroizing<String>,
+    faults: Faults,
 ) -> Result<(StatusCode, axum::Json<Credential>), ApiError> {
-    let name = check(name, &value)?;
+    let name = check(name, &value, faults)?;
     let known = state.store.credential(&who.owner, &name).await?;
     let sealed = state.keys.seal(&who.owner, &name, value.as_bytes())?;
     let now = view::now_ms();
@@ -125,9 +110,10 @@ async fn put(
 pub async fn create(
     who: Principal,
     State(state): State<AppState>,
-    Json(body): Json<PutCredential>,
+    Json(body, faults): Json<PutCredential>,
 ) -> Result<(StatusCode, axum::Json<Credential>), ApiError> {
-    put(&state, &who, &body.name, Zeroizing::new(body.value)).await
+    let value = Zeroizing::new(body.value);
+    put(&state, &who, &body.name, value, faults).await
 }
 
 /// Stores or rotates the secret of this name.
@@ -145,15 +131,14 @@ pub async fn replace(
     who: Principal,
     State(state): State<AppState>,
     PathParam(name): PathParam,
-    Json(body): Json<ReplaceCredential>,
+    Json(body, mut faults): Json<ReplaceCredential>,
 ) -> Result<(StatusCode, axum::Json<Credential>), ApiError> {
     let value = Zeroizing::new(body.value);
     if body.name.is_some_and(|given| given != name) {
         let message = "name must be the one in the path, or absent";
-        let violation = Violation::new("/name", "mismatch", message);
-        return Err(ApiError::invalid(vec![violation]));
+        faults.add([Violation::new("/name", "mismatch", message)]);
     }
-    put(&state, &who, &name, value).await
+    put(&state, &who, &name, value, faults).await
 }
 
 /// Lists credentials by owner and name, without their values.
@@ -164,22 +149,23 @@ pub async fn replace(
 pub async fn list(
     _who: Principal,
     State(state): State<AppState>,
-    Query(query): Query<CredentialQuery>,
+    Query(query, mut faults): Query<CredentialQuery>,
 ) -> Result<axum::Json<CredentialPage>, ApiError> {
-    let limit = page_limit(query.limit)?;
-    let owner = query
-        .owner
-        .map(OwnerId::new)
-        .transpose()
-        .map_err(|error| ApiError::new(Code::InvalidQuery, error.to_string()))?;
+    let limit = page_limit(query.limit, &mut faults);
+    let wrong = |name: &str, message: String| Violation::of_parameter(name, "pattern", message);
+    let owner = query.owner.map(OwnerId::new).transpose();
+    let owner = faults.take(owner.map_err(|error| wrong("owner", error.to_string())));
     let after = match query.cursor.as_deref().map(|cursor| cursor.split_once('/')) {
-        None => None,
-        Some(Some((owner, name))) => Some((owner.to_owned(), name.to_owned())),
+        None => Ok(None),
+        Some(Some((owner, name))) => Ok(Some((owner.to_owned(), name.to_owned()))),
         Some(None) => {
             let text = "cursor is not one that a list of credentials gave";
-            return Err(ApiError::new(Code::InvalidQuery, text));
+            Err(wrong("cursor", text.to_owned()))
         }
     };
+    let after = faults.take(after).flatten();
+    faults.refuse()?;
+    let owner = owner.flatten();
     let mut rows = state.store.credentials(owner.as_ref()).await?;
     // The database's collation may differ from ours; the cursor needs one order.
     rows.sort_by(|a, b| {
@@ -209,11 +195,46 @@ pub async fn list(
     Ok(axum::Json(Page { items, next_cursor }))
 }
 
-/// Deletes a credential; the next launch of an instance that is bound to it fails and says so.
+/// Query of a deletion.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct DeleteQuery {
+    /// `true`: even when instances use it.
+    force: Option<bool>,
+}
+
+/// Instances that are named in a refusal.
+const NAMED_MAX: usize = 5;
+
+/// Refuses the deletion of what instances would miss at their next launch.
+fn check_unused(state: &AppState, who: &Principal, name: &CredentialName) -> Result<(), ApiError> {
+    let users = state.supervisor.users_of(who, name);
+    let Some(first) = users.first() else {
+        return Ok(());
+    };
+    let text = match users.len() {
+        1 => format!("the instance {first} uses"),
+        many => {
+            let shown = users[..many.min(NAMED_MAX)].join(", ");
+            let more = if many > NAMED_MAX { ", …" } else { "" };
+            format!("{many} instances use ({shown}{more})")
+        }
+    };
+    let text = format!(
+        "{text} the credential {name}; delete them first, or force it: their next launch fails then"
+    );
+    Err(ApiError::new(Code::CredentialInUse, text))
+}
+
+/// Deletes a credential. One that instances use, stopped and expired ones too, is deleted only with `force=true`; their
+/// next launch fails then and says so.
 #[utoipa::path(
-    delete, path = "/credentials/{name}", tag = "credentials", params(("name" = String, Path, description = "Its name")),
+    delete, path = "/credentials/{name}", tag = "credentials",
+    params(("name" = String, Path, description = "Its name"), DeleteQuery),
     responses(
         (status = 204, description = "Gone"),
+        (status = 409, description = "`credential-in-use`: by the instances that are named", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -221,8 +242,13 @@ pub async fn delete(
     who: Principal,
     State(state): State<AppState>,
     PathParam(name): PathParam,
+    Query(query, faults): Query<DeleteQuery>,
 ) -> Result<StatusCode, ApiError> {
+    faults.refuse()?;
     let checked = CredentialName::new(name.as_str()).map_err(|_| not_found(&name))?;
+    if !query.force.unwrap_or(false) {
+        check_unused(&state, &who, &checked)?;
+    }
     if state.store.delete_credential(&who.owner, &checked).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {

@@ -58,7 +58,7 @@ macro_rules! codes {
 codes! {
     /// The body is not JSON.
     MalformedJson = "malformed-json", BAD_REQUEST, "The body is not JSON";
-    /// An unknown or unreadable query parameter.
+    /// Unknown, repeated or unreadable query parameters; all are listed.
     InvalidQuery = "invalid-query", BAD_REQUEST, "The query string is not valid";
     /// A header of ours is not valid.
     InvalidHeader = "invalid-header", BAD_REQUEST, "A header is not valid";
@@ -80,6 +80,8 @@ codes! {
     NameTaken = "name-taken", CONFLICT, "The name is taken";
     /// The template's program is missing.
     TemplateUnavailable = "template-unavailable", CONFLICT, "The template is not available here";
+    /// Instances are bound to the credential.
+    CredentialInUse = "credential-in-use", CONFLICT, "The credential is in use";
     /// Someone else changed it at the same time.
     Conflict = "conflict", CONFLICT, "Changed by someone else at the same time";
     /// The first request with this key has no answer yet.
@@ -149,7 +151,7 @@ impl ApiError {
         error
     }
 
-    /// Faults of the input, all of them.
+    /// Faults of the input, all of them: `invalid-query` when all of them are in the query string.
     #[must_use]
     pub fn invalid(violations: Vec<Violation>) -> Self {
         let detail = match violations.as_slice() {
@@ -159,7 +161,13 @@ impl ApiError {
                 many.len()
             ),
         };
-        let mut error = Self::new(Code::ValidationFailed, detail);
+        let of_query = |violation: &Violation| violation.parameter.is_some();
+        let code = if !violations.is_empty() && violations.iter().all(of_query) {
+            Code::InvalidQuery
+        } else {
+            Code::ValidationFailed
+        };
+        let mut error = Self::new(code, detail);
         error.violations = violations;
         error
     }
@@ -232,8 +240,10 @@ impl ApiError {
 }
 
 fn problem_violation(violation: &Violation) -> ProblemViolation {
+    let of_body = violation.parameter.is_none();
     ProblemViolation {
-        pointer: violation.pointer.clone(),
+        pointer: of_body.then(|| violation.pointer.clone()),
+        parameter: violation.parameter.clone(),
         code: violation.code.clone(),
         message: violation.message.clone(),
     }

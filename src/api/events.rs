@@ -131,8 +131,9 @@ pub async fn stream_all(
     who: Principal,
     State(state): State<AppState>,
     headers: HeaderMap,
-    Query(query): Query<StreamQuery>,
+    Query(query, faults): Query<StreamQuery>,
 ) -> Result<Response, ApiError> {
+    faults.refuse()?;
     let instance = query
         .instance
         .map(|id| state.supervisor.resolve(&who, &id))
@@ -157,9 +158,10 @@ pub async fn of_instance(
     State(state): State<AppState>,
     PathParam(id): PathParam,
     headers: HeaderMap,
-    Query(query): Query<EventQuery>,
+    Query(query, mut faults): Query<EventQuery>,
 ) -> Result<Response, ApiError> {
-    let limit = page_limit(query.limit)?;
+    let limit = page_limit(query.limit, &mut faults);
+    faults.refuse()?;
     let id = state.supervisor.resolve(&who, &id)?;
     if wants_stream(&headers) {
         let after = last_event_id(&headers)?.or(query.cursor);

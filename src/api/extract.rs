@@ -1,78 +1,71 @@
-//! Extractors whose every refusal is a problem, and which report all structural faults of a body at once.
+//! Extractors whose every refusal is a problem, and which hide no fault behind another.
+//!
+//! Body and query string come with the faults that were found in them; the handler adds those of the values and then
+//! refuses all of them together, see [`Faults`].
+
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Request},
 };
-use http::{HeaderMap, header, request::Parts};
+use http::{HeaderMap, Uri, header, request::Parts};
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
 
-use super::error::{ApiError, Code};
-use crate::domain::violation::{Violation, pointer_token};
+pub use super::faults::Faults;
+use super::{
+    error::{ApiError, Code},
+    shape::Shape,
+};
+use crate::{
+    domain::violation::Violation,
+    wire::{
+        CreateAccessToken, CreateInstance, ImportRequest, PatchAccessToken, PatchInstance,
+        PutCredential, ReplaceCredential, RotateAccessToken, TtlRequest,
+    },
+};
 
-/// What one field of a request body may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    /// A text.
-    Text,
-    /// Seconds or a text such as `30m`; its value is checked later.
-    Duration,
-    /// An object whose values are texts.
-    TextMap,
-    /// An object.
-    AnyMap,
-    /// `true` or `false`.
-    Flag,
-    /// A list of texts.
-    TextList,
-    /// Of several types; its value is checked later.
-    Open,
-}
+/// A request body, whose shape is that of its schema.
+pub trait RequestBody: DeserializeOwned + ToSchema {
+    /// [`Shape::of`] this type, made once.
+    fn shape() -> &'static Shape;
 
-/// One field of a request body.
-#[derive(Debug, Clone, Copy)]
-pub struct Field {
-    /// Its key.
-    pub name: &'static str,
-    /// What it may hold.
-    pub shape: Shape,
-    /// Whether it must be there.
-    pub required: bool,
-}
-
-/// A field that must be there.
-#[must_use]
-pub const fn required(name: &'static str, shape: Shape) -> Field {
-    Field {
-        name,
-        shape,
-        required: true,
-    }
-}
-
-/// A field that may be absent or null.
-#[must_use]
-pub const fn optional(name: &'static str, shape: Shape) -> Field {
-    Field {
-        name,
-        shape,
-        required: false,
-    }
-}
-
-/// A request body: its fields are known, so that every fault can be listed, where serde stops at the first.
-pub trait RequestBody: DeserializeOwned {
-    /// Every field; the order is that of messages.
-    const FIELDS: &'static [Field];
     /// What an empty body means; `None`: a body is required.
-    fn when_empty() -> Option<Self> {
-        None
-    }
+    fn when_empty() -> Option<Self>;
 }
 
-/// A JSON body of type `T`.
-pub struct Json<T>(pub T);
+macro_rules! request_bodies {
+    ($($body:ident, $when_empty:expr;)*) => {
+        $(impl RequestBody for $body {
+            fn shape() -> &'static Shape {
+                static SHAPE: LazyLock<Shape> = LazyLock::new(Shape::of::<$body>);
+                &SHAPE
+            }
+
+            fn when_empty() -> Option<Self> {
+                $when_empty
+            }
+        })*
+    };
+}
+
+request_bodies! {
+    CreateInstance, None;
+    PatchInstance, None;
+    TtlRequest, Some(Self::default());
+    RotateAccessToken, Some(Self::default());
+    CreateAccessToken, None;
+    PatchAccessToken, None;
+    PutCredential, None;
+    ReplaceCredential, None;
+    ImportRequest, None;
+}
+
+/// A JSON body: what is right of it, and its faults. Fields that must be there and are not, or are of a wrong type, are
+/// empty.
+pub struct Json<T>(pub T, pub Faults);
 
 impl<T: RequestBody, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
@@ -82,15 +75,15 @@ impl<T: RequestBody, S: Send + Sync> FromRequest<S> for Json<T> {
         let bytes = Bytes::from_request(request, state)
             .await
             .map_err(|rejection| ApiError::of_bare_status(rejection.status()))?;
-        read_body(&headers, &bytes).map(Json)
+        read_body(&headers, &bytes)
     }
 }
 
-fn read_body<T: RequestBody>(headers: &HeaderMap, bytes: &[u8]) -> Result<T, ApiError> {
+fn read_body<T: RequestBody>(headers: &HeaderMap, bytes: &[u8]) -> Result<Json<T>, ApiError> {
     if bytes.is_empty()
         && let Some(value) = T::when_empty()
     {
-        return Ok(value);
+        return Ok(Json(value, Faults::default()));
     }
     if !is_json(headers) {
         return Err(ApiError::new(
@@ -99,15 +92,26 @@ fn read_body<T: RequestBody>(headers: &HeaderMap, bytes: &[u8]) -> Result<T, Api
         ));
     }
     let value: Value = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
-    let violations = faults(&value, T::FIELDS);
-    if !violations.is_empty() {
-        return Err(ApiError::invalid(violations));
+    reduced(value)
+}
+
+/// A body that is JSON, by its shape.
+pub(super) fn reduced<T: RequestBody>(mut value: Value) -> Result<Json<T>, ApiError> {
+    let mut faults = Vec::new();
+    T::shape().reduce(&mut value, &mut faults);
+    // serde would read a list of fields, too.
+    if !value.is_object() {
+        return Err(ApiError::invalid(faults));
     }
-    serde_json::from_value(value).map_err(|_| {
-        // serde's own text may repeat a value, and a value may be a secret.
-        let message = "the body does not have the documented shape";
-        ApiError::invalid(vec![Violation::new("", "type", message)])
-    })
+    match serde_json::from_value(value) {
+        Ok(value) => Ok(Json(value, faults.into())),
+        Err(_) => {
+            // serde's own text may repeat a value, and a value may be a secret.
+            let message = "the body does not have the documented shape";
+            faults.push(Violation::new("", "type", message));
+            Err(ApiError::invalid(faults))
+        }
+    }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -138,114 +142,80 @@ fn malformed(error: &serde_json::Error) -> ApiError {
     )
 }
 
-fn faults(value: &Value, fields: &[Field]) -> Vec<Violation> {
-    let Some(object) = value.as_object() else {
-        return vec![Violation::new("", "type", "the body must be a JSON object")];
-    };
-    let mut found = Vec::new();
-    for field in fields {
-        match object.get(field.name) {
-            None | Some(Value::Null) if !field.required => {
-                // An optional map is either there or not; null would be a third meaning.
-                if object.contains_key(field.name)
-                    && matches!(field.shape, Shape::TextMap | Shape::AnyMap | Shape::Flag)
-                {
-                    found.push(wrong_type(field, &format!("/{}", field.name)));
-                }
-            }
-            None => {
-                let message = format!("{} is required", field.name);
-                found.push(Violation::new(
-                    format!("/{}", field.name),
-                    "required",
-                    message,
-                ));
-            }
-            Some(given) => check_shape(field, given, &mut found),
-        }
-    }
-    unknown_fields(object, fields, &mut found);
-    found
-}
+/// The query string: what is right of it, and its faults. Every parameter of `T` must be optional.
+pub struct Query<T>(pub T, pub Faults);
 
-fn check_shape(field: &Field, given: &Value, found: &mut Vec<Violation>) {
-    let pointer = format!("/{}", field.name);
-    match (field.shape, given) {
-        (Shape::Text | Shape::Duration, Value::String(_))
-        | (Shape::Open, _)
-        | (Shape::Duration, Value::Number(_))
-        | (Shape::Flag, Value::Bool(_))
-        | (Shape::AnyMap, Value::Object(_)) => {}
-        (Shape::TextList, Value::Array(list)) => {
-            for (index, entry) in list.iter().enumerate() {
-                if !entry.is_string() {
-                    let pointer = format!("{pointer}/{index}");
-                    found.push(Violation::new(pointer, "type", "a text is expected"));
-                }
-            }
-        }
-        (Shape::TextMap, Value::Object(map)) => {
-            for (key, value) in map {
-                if !value.is_string() {
-                    let pointer = format!("{pointer}/{}", pointer_token(key));
-                    found.push(Violation::new(pointer, "type", "a text is expected"));
-                }
-            }
-        }
-        _ => found.push(wrong_type(field, &pointer)),
-    }
-}
-
-fn wrong_type(field: &Field, pointer: &str) -> Violation {
-    let expected = match field.shape {
-        Shape::Text => "a text",
-        Shape::Duration => "seconds, or a text such as \"30m\" or \"2h\"",
-        Shape::TextMap => "an object of texts",
-        Shape::AnyMap => "an object",
-        Shape::Flag => "true or false",
-        Shape::TextList => "a list of texts",
-        Shape::Open => "there",
-    };
-    Violation::new(
-        pointer,
-        "type",
-        format!("{} must be {expected}", field.name),
-    )
-}
-
-fn unknown_fields(object: &Map<String, Value>, fields: &[Field], found: &mut Vec<Violation>) {
-    for key in object.keys() {
-        if !fields.iter().any(|field| field.name == key) {
-            let allowed: Vec<_> = fields.iter().map(|field| field.name).collect();
-            let shown: String = key.chars().take(80).collect();
-            let message = format!(
-                "{shown:?} is not known here; known are {}",
-                allowed.join(", ")
-            );
-            let pointer = format!("/{}", pointer_token(&shown));
-            found.push(Violation::new(pointer, "unknown", message));
-        }
-    }
-}
-
-/// The query string; unknown and doubled parameters are refused.
-pub struct Query<T>(pub T);
-
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+impl<T: DeserializeOwned + IntoParams, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        match axum::extract::Query::<T>::from_request_parts(parts, state).await {
-            Ok(axum::extract::Query(value)) => Ok(Self(value)),
-            Err(rejection) => {
-                let text = rejection.body_text();
-                // What is left names the parameter and what is allowed.
-                let text = text.trim_start_matches("Failed to deserialize query string: ");
-                let text: String = text.chars().take(400).collect();
-                Err(ApiError::new(Code::InvalidQuery, text))
-            }
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        read_query(parts.uri.query().unwrap_or_default())
+    }
+}
+
+/// Each parameter is read alone first, so that no fault hides another.
+fn read_query<T: DeserializeOwned + IntoParams>(query: &str) -> Result<Query<T>, ApiError> {
+    let (mut seen, mut right) = (BTreeSet::new(), Vec::new());
+    let mut faults = Faults::default();
+    for piece in query.split('&').filter(|piece| !piece.is_empty()) {
+        let name = parsed::<Vec<(String, String)>>(piece)
+            .ok()
+            .and_then(|pairs| Some(pairs.into_iter().next()?.0))
+            .unwrap_or_default();
+        let shown: String = name.chars().take(80).collect();
+        if !seen.insert(name) {
+            let message = format!("{shown} is given more than once");
+            faults.add([Violation::of_parameter(shown, "repeated", message)]);
+            continue;
+        }
+        match parsed::<T>(piece) {
+            Ok(_) => right.push(piece),
+            Err(text) => faults.add([of_parameter::<T>(shown, &text)]),
         }
     }
+    // Two names of one parameter, each of which is right.
+    let value = parsed(&right.join("&")).map_err(|text| ApiError::new(Code::InvalidQuery, text))?;
+    Ok(Query(value, faults))
+}
+
+fn parsed<T: DeserializeOwned>(query: &str) -> Result<T, String> {
+    let uri = Uri::builder().path_and_query(format!("/?{query}")).build();
+    let uri = uri.map_err(|_| "it is not valid in a URL".to_owned())?;
+    match axum::extract::Query::try_from_uri(&uri) {
+        Ok(axum::extract::Query(value)) => Ok(value),
+        Err(rejection) => {
+            let text = rejection.body_text();
+            let text = text.trim_start_matches("Failed to deserialize query string: ");
+            Err(text.chars().take(400).collect())
+        }
+    }
+}
+
+/// What serde says of one parameter: it names what is allowed, but for numbers.
+fn of_parameter<T: IntoParams>(name: String, text: &str) -> Violation {
+    let known = T::into_params(|| None);
+    let number = known.iter().find_map(|parameter| {
+        let schema = serde_json::to_value(parameter.schema.as_ref()?).ok()?;
+        let is_number = schema["type"].to_string().contains("integer");
+        (parameter.name == name && is_number).then_some(schema)
+    });
+    if let Some(schema) = number {
+        let mut message = format!("{name} must be a whole number");
+        if let (Some(least), Some(most)) = (schema["minimum"].as_u64(), schema["maximum"].as_u64())
+        {
+            message.push_str(&format!(" from {least} to {most}"));
+        }
+        return Violation::of_parameter(name, "type", message);
+    }
+    let text = text.strip_prefix(&format!("{name}: ")).unwrap_or(text);
+    let code = if text.starts_with("unknown field") {
+        "unknown"
+    } else if text.starts_with("unknown variant") {
+        "enum"
+    } else {
+        "pattern"
+    };
+    Violation::of_parameter(name, code, text)
 }
 
 /// One parameter of the path.
@@ -280,5 +250,161 @@ impl<S: Send + Sync> FromRequestParts<S> for PathPair {
                 "the path is not valid percent-encoded UTF-8",
             )),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::Deserialize;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize, IntoParams)]
+    #[serde(deny_unknown_fields)]
+    struct Asked {
+        /// So many.
+        #[param(minimum = 1, maximum = 9)]
+        limit: Option<usize>,
+        /// Which.
+        #[serde(alias = "word")]
+        #[param(value_type = Option<String>)]
+        which: Option<Which>,
+        /// A text.
+        text: Option<String>,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    enum Which {
+        First,
+        Last,
+    }
+
+    fn told(faults: Faults) -> Vec<(String, String)> {
+        let of = |one: &Violation| {
+            let place = one.parameter.as_ref().unwrap_or(&one.pointer);
+            (place.clone(), one.code.clone())
+        };
+        faults.list().iter().map(of).collect()
+    }
+
+    #[test]
+    fn every_parameter_of_a_query_is_judged_alone() {
+        let Query(asked, faults) =
+            read_query::<Asked>("limit=many&which=middle&text=a%26b&lim%C3%AFt=1&text=c")
+                .expect("read");
+        assert_eq!(asked.text.as_deref(), Some("a&b"));
+        assert_eq!((asked.limit, asked.which), (None, None));
+        let expected = [
+            ("limit", "type"),
+            ("which", "enum"),
+            ("lim\u{ef}t", "unknown"),
+            ("text", "repeated"),
+        ];
+        assert_eq!(
+            told(faults),
+            expected.map(|(name, code)| (name.to_owned(), code.to_owned()))
+        );
+
+        let Query(asked, faults) = read_query::<Asked>("&limit=3&word=last&").expect("read");
+        assert_eq!((asked.limit, asked.which), (Some(3), Some(Which::Last)));
+        assert!(!faults.any());
+        assert!(read_query::<Asked>("which=last&word=last").is_err());
+    }
+
+    #[test]
+    fn a_number_is_said_to_be_one_and_its_range() {
+        let Query(_, faults) = read_query::<Asked>("limit=-1").expect("read");
+        assert_eq!(
+            faults.list()[0].message,
+            "limit must be a whole number from 1 to 9"
+        );
+    }
+
+    /// JSON that is nearly a body: fields of ours and others, with values of every type.
+    fn nearly() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[a-z]{0,4}".prop_map(Value::from),
+        ];
+        let key = prop::sample::select(vec![
+            "template",
+            "name",
+            "ttl",
+            "credentials",
+            "settings",
+            "labels",
+            "scope",
+            "tools",
+            "expires_at",
+            "rate_limit",
+            "requests",
+            "per",
+            "concurrency_max",
+            "overlap",
+            "value",
+            "other",
+            "a/b",
+        ]);
+        leaf.prop_recursive(3, 24, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(key.clone(), inner, 0..7).prop_map(|map| map
+                    .into_iter()
+                    .map(|(key, value)| (key.to_owned(), value))
+                    .collect::<Value>()),
+            ]
+        })
+    }
+
+    /// The schema is no looser than the type: what is left over can always be read, and what has no fault is unchanged.
+    fn reads<T: RequestBody + serde::Serialize>(value: &Value) {
+        let mut left = value.clone();
+        let mut faults = Vec::new();
+        T::shape().reduce(&mut left, &mut faults);
+        if !value.is_object() {
+            assert_eq!(faults.len(), 1, "{value}");
+            return;
+        }
+        let read = serde_json::from_value::<T>(left.clone());
+        assert!(read.is_ok(), "{:?}: {value} became {left}", read.err());
+        assert_eq!(
+            faults.is_empty(),
+            left == *value,
+            "{value} became {left}: {faults:?}"
+        );
+        let mut again = Vec::new();
+        T::shape().reduce(&mut left, &mut again);
+        assert!(again.is_empty(), "{left}: {again:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_left_of_any_body_can_be_read(value in nearly()) {
+            reads::<CreateInstance>(&value);
+            reads::<PatchInstance>(&value);
+            reads::<TtlRequest>(&value);
+            reads::<RotateAccessToken>(&value);
+            reads::<CreateAccessToken>(&value);
+            reads::<PatchAccessToken>(&value);
+            reads::<PutCredential>(&value);
+            reads::<ReplaceCredential>(&value);
+            reads::<ImportRequest>(&value);
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_no_object_is_refused_at_once() {
+        let refused = reduced::<TtlRequest>(json!([])).err().expect("refused");
+        assert_eq!(
+            refused.problem("r").violations[0].pointer.as_deref(),
+            Some("")
+        );
     }
 }

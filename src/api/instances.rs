@@ -7,14 +7,17 @@ use utoipa::IntoParams;
 
 use super::{
     AppState,
-    error::{ApiError, Code},
-    extract::{Field, Json, PathParam, Query, RequestBody, Shape, optional, required},
+    error::ApiError,
+    extract::{Faults, Json, PathParam, Query},
     view,
 };
 use crate::{
-    domain::{duration::HumanDuration, id::InstanceId, principal::Principal, state::StatusWord},
-    supervisor::{CreateRequest, ListFilter},
-    wire::{CreateInstance, Instance, Page, PatchInstance, Problem, Stats},
+    domain::{
+        duration::HumanDuration, id::InstanceId, principal::Principal, state::StatusWord,
+        violation::Violation,
+    },
+    supervisor::{CreateRequest, ListFilter, check_patch},
+    wire::{CreateInstance, Instance, Page, PatchInstance, Problem, Stats, StatusSchema},
 };
 
 /// Entries of a page when the request does not say.
@@ -26,24 +29,6 @@ const WAIT_DEFAULT: HumanDuration = HumanDuration::from_secs(30);
 
 /// The answer for one page of instances.
 pub type InstancePage = Page<Instance>;
-
-impl RequestBody for CreateInstance {
-    const FIELDS: &'static [Field] = &[
-        required("template", Shape::Text),
-        optional("name", Shape::Text),
-        optional("ttl", Shape::Duration),
-        optional("credentials", Shape::TextMap),
-        optional("settings", Shape::AnyMap),
-        optional("labels", Shape::TextMap),
-    ];
-}
-
-impl RequestBody for PatchInstance {
-    const FIELDS: &'static [Field] = &[
-        optional("name", Shape::Text),
-        optional("labels", Shape::TextMap),
-    ];
-}
 
 /// What a create call waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -71,7 +56,7 @@ pub struct CreateQuery {
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
     /// Only instances with this status.
-    #[param(value_type = Option<String>, example = "running")]
+    #[param(value_type = Option<StatusSchema>, inline, example = "running")]
     status: Option<StatusWord>,
     /// Only instances of this template.
     template: Option<String>,
@@ -84,19 +69,15 @@ pub struct ListQuery {
     limit: Option<usize>,
 }
 
-/// Checks `limit` of a query.
-///
-/// # Errors
-/// `invalid-query` outside 1 to [`LIMIT_MAX`].
-pub fn page_limit(asked: Option<usize>) -> Result<usize, ApiError> {
-    match asked {
-        None => Ok(LIMIT_DEFAULT),
-        Some(limit) if (1..=LIMIT_MAX).contains(&limit) => Ok(limit),
-        Some(_) => Err(ApiError::new(
-            Code::InvalidQuery,
-            format!("limit must be 1 to {LIMIT_MAX}"),
-        )),
+/// Checks `limit` of a query; the default stands in for one that is not allowed.
+pub fn page_limit(asked: Option<usize>, faults: &mut Faults) -> usize {
+    let limit = asked.unwrap_or(LIMIT_DEFAULT);
+    if (1..=LIMIT_MAX).contains(&limit) {
+        return limit;
     }
+    let message = format!("limit must be 1 to {LIMIT_MAX}");
+    faults.add([Violation::of_parameter("limit", "out-of-range", message)]);
+    LIMIT_DEFAULT
 }
 
 /// Creates an instance and starts it.
@@ -116,14 +97,13 @@ pub fn page_limit(asked: Option<usize>) -> Result<usize, ApiError> {
 pub async fn create(
     who: Principal,
     State(state): State<AppState>,
-    Query(query): Query<CreateQuery>,
-    Json(body): Json<CreateInstance>,
+    Query(query, asked): Query<CreateQuery>,
+    Json(body, mut faults): Json<CreateInstance>,
 ) -> Result<impl IntoResponse, ApiError> {
+    faults.join(asked);
     if query.timeout.is_some() && query.wait.is_none() {
-        return Err(ApiError::new(
-            Code::InvalidQuery,
-            "timeout goes with wait=ready",
-        ));
+        let message = "timeout goes with wait=ready";
+        faults.add([Violation::of_parameter("timeout", "conflict", message)]);
     }
     let request = CreateRequest {
         template: body.template,
@@ -133,6 +113,10 @@ pub async fn create(
         settings: body.settings,
         labels: body.labels,
     };
+    if faults.any() {
+        faults.of(state.supervisor.check_create(&who, request.clone()).await)?;
+    }
+    faults.refuse()?;
     let granted = state.supervisor.create(&who, request).await?;
     let id = granted.status.record.id;
     let shown = match query.wait {
@@ -158,20 +142,16 @@ pub async fn create(
 pub async fn list(
     who: Principal,
     State(state): State<AppState>,
-    Query(query): Query<ListQuery>,
+    Query(query, mut faults): Query<ListQuery>,
 ) -> Result<axum::Json<InstancePage>, ApiError> {
-    let limit = page_limit(query.limit)?;
-    let after = query
-        .cursor
-        .as_deref()
-        .map(str::parse::<InstanceId>)
-        .transpose()
-        .map_err(|_| {
-            ApiError::new(
-                Code::InvalidQuery,
-                "cursor is not one that a list of instances gave",
-            )
-        })?;
+    let limit = page_limit(query.limit, &mut faults);
+    let cursor = query.cursor.as_deref().map(str::parse::<InstanceId>);
+    let after = cursor.transpose().map_err(|_| {
+        let message = "cursor is not one that a list of instances gave";
+        Violation::of_parameter("cursor", "pattern", message)
+    });
+    let after = faults.take(after).flatten();
+    faults.refuse()?;
     let filter = ListFilter {
         status: query.status,
         template: query.template,
@@ -217,12 +197,14 @@ pub async fn patch(
     who: Principal,
     State(state): State<AppState>,
     PathParam(id): PathParam,
-    Json(body): Json<PatchInstance>,
+    Json(body, mut faults): Json<PatchInstance>,
 ) -> Result<axum::Json<Instance>, ApiError> {
     let id = state.supervisor.resolve(&who, &id)?;
+    let name = faults.of(check_patch(body.name, body.labels.as_ref()))?;
+    faults.refuse()?;
     let status = state
         .supervisor
-        .patch(&who, id, body.name, body.labels)
+        .patch(&who, id, name.flatten(), body.labels)
         .await?;
     Ok(axum::Json(view::instance(&status)))
 }
@@ -258,14 +240,14 @@ pub struct StatsQuery {
 /// Longest time that calls are counted over.
 const WINDOW_MAX: HumanDuration = HumanDuration::from_secs(30 * 24 * 3_600);
 
-fn window(asked: Option<&str>) -> Result<HumanDuration, ApiError> {
+fn window(asked: Option<&str>) -> Result<HumanDuration, Violation> {
     let window = asked.map_or(Ok(HumanDuration::from_secs(3_600)), str::parse);
     window
         .ok()
         .filter(|window| (HumanDuration::from_secs(1)..=WINDOW_MAX).contains(window))
         .ok_or_else(|| {
             let text = format!("window must be a time from 1s to {WINDOW_MAX}, such as 1h");
-            ApiError::new(Code::InvalidQuery, text)
+            Violation::of_parameter("window", "out-of-range", text)
         })
 }
 
@@ -281,12 +263,13 @@ pub async fn stats(
     who: Principal,
     State(state): State<AppState>,
     PathParam(id): PathParam,
-    Query(query): Query<StatsQuery>,
+    Query(query, mut faults): Query<StatsQuery>,
 ) -> Result<axum::Json<Stats>, ApiError> {
-    let window = window(query.window.as_deref())?;
+    let window = faults.take(window(query.window.as_deref()));
+    faults.refuse()?;
     let id = state.supervisor.resolve(&who, &id)?;
     let key = state.supervisor.get(&who, id)?.record.key;
     let mut stats = state.supervisor.stats(&who, id).await?;
-    stats.calls = super::calls::stats(&state.store, key, window).await?;
+    stats.calls = super::calls::stats(&state.store, key, window.unwrap_or_default()).await?;
     Ok(axum::Json(stats))
 }

@@ -12,14 +12,14 @@ use utoipa::IntoParams;
 
 use super::{
     AppState,
-    error::{ApiError, Code},
+    error::ApiError,
     events::{last_event_id, sse, stream_place, wants_stream},
-    extract::{PathParam, Query},
+    extract::{Faults, PathParam, Query},
     instances::page_limit,
     view,
 };
 use crate::{
-    domain::{UnixMs, duration::HumanDuration, principal::Principal},
+    domain::{UnixMs, duration::HumanDuration, principal::Principal, violation::Violation},
     logs::{LogStream, StoredLog, Tail, TailFilter, TailStart},
     store::{LogEntry, LogQuery},
     wire::{LogLine, Page, Problem},
@@ -86,17 +86,23 @@ pub async fn read(
     State(state): State<AppState>,
     PathParam(id): PathParam,
     headers: HeaderMap,
-    Query(query): Query<LogsQuery>,
+    Query(query, mut faults): Query<LogsQuery>,
 ) -> Result<Response, ApiError> {
-    let now = view::now_ms();
-    let plan = Plan::new(&query, now)?;
     let id = state.supervisor.resolve(&who, &id)?;
     let key = state.supervisor.get(&who, id)?.record.key;
+    let plan = Plan::new(&query, view::now_ms(), &mut faults);
     if wants_stream(&headers) {
-        let start = follow_start(&query, last_event_id(&headers)?)?;
+        check_follow(&query, &mut faults);
+        faults.refuse()?;
+        let start = follow_start(&query, plan.limit, last_event_id(&headers)?);
         return follow(&state, key, start, plan.filter()).await;
     }
-    let rows = state.store.logs_page(key, plan.store_query(&query)).await?;
+    faults.refuse()?;
+    let rows = match plan.limit {
+        // A tail of none is asked by those who only want to know that the log is there.
+        0 => Vec::new(),
+        _ => state.store.logs_page(key, plan.store_query(&query)).await?,
+    };
     Ok(axum::Json(plan.page(rows)).into_response())
 }
 
@@ -112,45 +118,46 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(query: &'a LogsQuery, now: UnixMs) -> Result<Self, ApiError> {
-        let invalid = |text: &str| ApiError::new(Code::InvalidQuery, text);
-        let stream = match query.stream.as_deref() {
-            None => None,
-            Some(text) => Some(
-                [LogStream::Stdout, LogStream::Stderr, LogStream::System]
-                    .into_iter()
-                    .find(|stream| stream.as_str() == text)
-                    .ok_or_else(|| invalid("stream must be stdout, stderr or system"))?,
-            ),
+    fn new(query: &'a LogsQuery, now: UnixMs, faults: &mut Faults) -> Self {
+        let mut wrong = |name: &str, code: &str, message: &str| {
+            faults.add([Violation::of_parameter(name, code, message)]);
         };
+        let words = [LogStream::Stdout, LogStream::Stderr, LogStream::System];
+        let stream = query.stream.as_deref().and_then(|text| {
+            let found = words.into_iter().find(|stream| stream.as_str() == text);
+            if found.is_none() {
+                wrong("stream", "enum", "stream must be stdout, stderr or system");
+            }
+            found
+        });
         if query
             .q
             .as_ref()
             .is_some_and(|text| text.len() > SEARCH_BYTES_MAX)
         {
-            return Err(invalid("q may hold 1024 bytes at most"));
+            wrong("q", "too-long", "q may hold 1024 bytes at most");
         }
         let tail = query.tail.is_some();
         if tail && (query.cursor.is_some() || query.order.is_some() || query.limit.is_some()) {
-            return Err(invalid("tail does not go with cursor, order or limit"));
+            let message = "tail does not go with cursor, order or limit";
+            wrong("tail", "conflict", message);
         }
         if query.tail.is_some_and(|count| count > TAIL_MAX) {
-            return Err(invalid("tail may be 10000 at most"));
+            wrong("tail", "out-of-range", "tail may be 10000 at most");
         }
         let limit = match query.tail {
-            // A page of none would be no answer; a follow takes 0 from the query itself.
-            Some(count) => (count as usize).clamp(1, super::instances::LIMIT_MAX),
-            None => page_limit(query.limit)?,
+            Some(count) => (count as usize).min(super::instances::LIMIT_MAX),
+            None => page_limit(query.limit, faults),
         };
-        Ok(Self {
+        Self {
             stream,
             text: query.q.as_deref().filter(|text| !text.is_empty()),
-            since: point(query.since.as_deref(), "since", now)?,
-            until: point(query.until.as_deref(), "until", now)?,
+            since: point(query.since.as_deref(), "since", now, faults),
+            until: point(query.until.as_deref(), "until", now, faults),
             newest_first: tail || query.order == Some(Order::Desc),
             tail,
             limit,
-        })
+        }
     }
 
     fn store_query(&self, query: &LogsQuery) -> LogQuery<'a> {
@@ -217,34 +224,41 @@ pub(super) fn point(
     given: Option<&str>,
     name: &str,
     now: UnixMs,
-) -> Result<Option<UnixMs>, ApiError> {
-    let Some(text) = given else { return Ok(None) };
+    faults: &mut Faults,
+) -> Option<UnixMs> {
+    let text = given?;
     if let Ok(time) = text.parse::<Timestamp>() {
-        return Ok(Some(time.as_millisecond()));
+        return Some(time.as_millisecond());
     }
     if let Ok(ago) = text.parse::<HumanDuration>() {
         let ago_ms = i64::try_from(ago.ms()).unwrap_or(i64::MAX);
-        return Ok(Some(now.saturating_sub(ago_ms)));
+        return Some(now.saturating_sub(ago_ms));
     }
-    Err(ApiError::new(
-        Code::InvalidQuery,
-        format!("{name} must be a time such as 2026-01-31T12:00:00Z, or how long ago, such as 10m"),
-    ))
+    let message =
+        format!("{name} must be a time such as 2026-01-31T12:00:00Z, or how long ago, such as 10m");
+    faults.add([Violation::of_parameter(name, "pattern", message)]);
+    None
 }
 
-fn follow_start(query: &LogsQuery, last_id: Option<i64>) -> Result<TailStart, ApiError> {
-    if query.since.is_some() || query.until.is_some() || query.order.is_some() {
-        return Err(ApiError::new(
-            Code::InvalidQuery,
-            "since, until and order do not go with a follow",
-        ));
+fn check_follow(query: &LogsQuery, faults: &mut Faults) {
+    let given = [
+        ("since", query.since.is_some()),
+        ("until", query.until.is_some()),
+        ("order", query.order.is_some()),
+    ];
+    for (name, _) in given.into_iter().filter(|(_, given)| *given) {
+        let message = format!("{name} does not go with a follow");
+        faults.add([Violation::of_parameter(name, "conflict", message)]);
     }
+}
+
+fn follow_start(query: &LogsQuery, limit: usize, last_id: Option<i64>) -> TailStart {
     // On a reconnect the header tells the newer place.
-    Ok(match (last_id.or(query.cursor), query.tail) {
+    match (last_id.or(query.cursor), query.tail) {
         (Some(id), _) => TailStart::After(id),
         (None, Some(count)) => TailStart::Last(count),
-        (None, None) => TailStart::Last(u32::try_from(page_limit(query.limit)?).unwrap_or(0)),
-    })
+        (None, None) => TailStart::Last(u32::try_from(limit).unwrap_or(u32::MAX)),
+    }
 }
 
 async fn follow(
@@ -326,40 +340,49 @@ mod tests {
         ids.iter().map(row).collect()
     }
 
+    fn plan(query: &LogsQuery) -> Plan<'_> {
+        let mut faults = Faults::default();
+        let plan = Plan::new(query, 0, &mut faults);
+        assert!(!faults.any(), "{faults:?}");
+        plan
+    }
+
     #[test]
     fn a_time_is_a_date_or_how_long_ago() {
-        let ago = point(Some("10m"), "since", 1_000_000).expect("a duration");
-        assert_eq!(ago, Some(400_000));
-        let date = point(Some("1970-01-01T00:00:01Z"), "since", 0).expect("a date");
-        assert_eq!(date, Some(1_000));
-        assert!(point(Some("yesterday"), "since", 0).is_err());
+        let mut faults = Faults::default();
+        let mut at = |text, now| point(Some(text), "since", now, &mut faults);
+        assert_eq!(at("10m", 1_000_000), Some(400_000));
+        assert_eq!(at("1970-01-01T00:00:01Z", 0), Some(1_000));
+        assert_eq!(at("yesterday", 0), None);
+        assert!(faults.any());
     }
 
     #[test]
     fn tail_reads_the_end_and_shows_it_in_order() {
-        let query = query("tail=2");
-        let plan = Plan::new(&query, 0).expect("a plan");
-        let asked = plan.store_query(&query);
+        let two = query("tail=2");
+        let asked = plan(&two).store_query(&two);
         assert!(asked.newest_first);
         assert_eq!(asked.limit, 2);
-        let page = plan.page(rows(&[9, 8]));
+        let page = plan(&two).page(rows(&[9, 8]));
         assert_eq!(
             page.items.iter().map(|line| line.id).collect::<Vec<_>>(),
             [8, 9]
         );
         assert_eq!(page.next_cursor, None);
+        let none = query("tail=0");
+        assert_eq!(plan(&none).limit, 0);
+        assert_eq!(plan(&none).page(rows(&[])).next_cursor, None);
     }
 
     #[test]
     fn the_cursor_goes_on_in_the_same_direction() {
         let forward = query("cursor=5&limit=2");
-        let plan = Plan::new(&forward, 0).expect("a plan");
-        assert_eq!(plan.store_query(&forward).after, Some(5));
-        assert_eq!(plan.page(rows(&[6, 7])).next_cursor.as_deref(), Some("7"));
-        assert_eq!(plan.page(rows(&[6])).next_cursor, None);
+        assert_eq!(plan(&forward).store_query(&forward).after, Some(5));
+        let cursor = |ids: &[i64]| plan(&forward).page(rows(ids)).next_cursor;
+        assert_eq!(cursor(&[6, 7]).as_deref(), Some("7"));
+        assert_eq!(cursor(&[6]), None);
         let backward = query("cursor=5&order=desc");
-        let plan = Plan::new(&backward, 0).expect("a plan");
-        assert_eq!(plan.store_query(&backward).before, Some(5));
+        assert_eq!(plan(&backward).store_query(&backward).before, Some(5));
     }
 
     #[test]
@@ -373,14 +396,22 @@ mod tests {
             "since=soon",
             "tail=5&order=asc",
         ] {
-            assert!(Plan::new(&query(bad), 0).is_err(), "{bad}");
+            let mut faults = Faults::default();
+            Plan::new(&query(bad), 0, &mut faults);
+            assert!(faults.any(), "{bad}");
         }
-        assert!(follow_start(&query("since=10m"), None).is_err());
+        let mut faults = Faults::default();
+        check_follow(&query("since=10m&order=asc"), &mut faults);
+        Plan::new(&query("stream=both&limit=0&until=x"), 0, &mut faults);
+        let error = faults.refuse().expect_err("five faults");
+        let told = error.problem("r").violations.into_iter();
+        let told: Vec<_> = told.filter_map(|one| one.parameter).collect();
+        assert_eq!(told, ["limit", "order", "since", "stream", "until"]);
     }
 
     #[test]
     fn a_follow_prefers_the_place_the_client_reached() {
-        let start = |text, last| follow_start(&query(text), last).expect("a start");
+        let start = |text, last| follow_start(&query(text), 100, last);
         assert_eq!(start("cursor=5", Some(9)), TailStart::After(9));
         assert_eq!(start("cursor=5", None), TailStart::After(5));
         assert_eq!(start("tail=0", None), TailStart::Last(0));

@@ -29,7 +29,7 @@ const SCHEME: &str = "administrator-token";
         description = "Runs MCP servers for other people: create an instance from a template, give its access URL to \
 an MCP client, read its logs.\n\nEvery path under `/api/v1` also answers under `/api`. Send \
 `Authorization: Bearer TOKEN` with the administrator token. Errors are RFC 9457 problem details with a stable `code` \
-and a `request_id`; `validation-failed` lists every fault. Mutations take an `Idempotency-Key`: the same key with the \
+and a `request_id`; `validation-failed` (of the body, or of both) and `invalid-query` list every fault. Mutations take an `Idempotency-Key`: the same key with the \
 same body answers again what it answered first, for 24 hours; the kept answer is sealed like a credential. Lists are \
 paged by `cursor`. Times are RFC 3339 in UTC; durations are seconds or texts such as `30m`.\n\nBeside this API the same port \
 serves MCP itself: `/i/{name or id}/mcp` is the access URL of an instance under this address (`path_url`). It takes the \

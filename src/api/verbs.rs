@@ -12,28 +12,16 @@ use utoipa::{
 use super::{
     AppState,
     error::ApiError,
-    extract::{Field, Json, PathParam, RequestBody, Shape, optional},
+    extract::{Faults, Json, PathParam},
     openapi::problem_response,
     view,
 };
 use crate::{
-    domain::{duration::HumanDuration, principal::Principal, violation::Violation},
+    domain::{
+        duration::HumanDuration, lease::read_duration, principal::Principal, violation::Violation,
+    },
     wire::{Instance, RotateAccessToken, TtlRequest},
 };
-
-impl RequestBody for TtlRequest {
-    const FIELDS: &'static [Field] = &[optional("ttl", Shape::Duration)];
-    fn when_empty() -> Option<Self> {
-        Some(Self::default())
-    }
-}
-
-impl RequestBody for RotateAccessToken {
-    const FIELDS: &'static [Field] = &[optional("overlap", Shape::Duration)];
-    fn when_empty() -> Option<Self> {
-        Some(Self::default())
-    }
-}
 
 /// How every verb may be refused, beside what holds for all operations.
 struct VerbRefusals;
@@ -50,30 +38,24 @@ impl IntoResponses for VerbRefusals {
 /// Longest overlap of an old access token with a new one.
 const OVERLAP_MAX: HumanDuration = HumanDuration::from_secs(7 * 24 * 3_600);
 
-fn duration(field: &str, given: Option<Value>) -> Result<Option<HumanDuration>, ApiError> {
-    let Some(value) = given else { return Ok(None) };
-    serde_json::from_value(value).map(Some).map_err(|error| {
-        let message = error.to_string();
-        ApiError::invalid(vec![Violation::new(
-            format!("/{field}"),
-            "invalid-duration",
-            message,
-        )])
-    })
-}
-
-/// How long an old secret shall stay valid.
-pub(super) fn overlap_of(body: RotateAccessToken) -> Result<HumanDuration, ApiError> {
-    let overlap = duration("overlap", body.overlap)?.unwrap_or_default();
-    if overlap > OVERLAP_MAX {
-        let message = format!("overlap may be {OVERLAP_MAX} at most");
-        return Err(ApiError::invalid(vec![Violation::new(
-            "/overlap",
-            "out-of-range",
-            message,
-        )]));
-    }
-    Ok(overlap)
+/// How long an old secret shall stay valid; the faults of the body are refused here.
+pub(super) fn overlap_of(
+    body: &RotateAccessToken,
+    mut faults: Faults,
+) -> Result<HumanDuration, ApiError> {
+    let read = match &body.overlap {
+        None | Some(Value::Null) => Ok(HumanDuration::default()),
+        Some(value) => read_duration(value)
+            .map_err(|message| Violation::new("/overlap", "invalid-duration", message)),
+    };
+    let overlap = faults.take(read.and_then(|overlap| {
+        let message = || format!("overlap may be {OVERLAP_MAX} at most");
+        (overlap <= OVERLAP_MAX)
+            .then_some(overlap)
+            .ok_or_else(|| Violation::new("/overlap", "out-of-range", message()))
+    }));
+    faults.refuse()?;
+    Ok(overlap.unwrap_or_default())
 }
 
 /// Starts a stopped, sleeping or failed instance; its failure count begins anew.
@@ -143,10 +125,12 @@ pub async fn extend(
     who: Principal,
     State(state): State<AppState>,
     PathParam(id): PathParam,
-    Json(body): Json<TtlRequest>,
+    Json(body, mut faults): Json<TtlRequest>,
 ) -> Result<axum::Json<Instance>, ApiError> {
-    let ttl = duration("ttl", body.ttl)?;
     let id = state.supervisor.resolve(&who, &id)?;
+    let ttl = faults.of(state.supervisor.check_ttl(&who, id, body.ttl.as_ref()))?;
+    faults.refuse()?;
+    let ttl = ttl.flatten();
     let status = state.supervisor.extend(&who, id, ttl).await?;
     Ok(axum::Json(view::instance(&status)))
 }
@@ -164,10 +148,12 @@ pub async fn restore(
     who: Principal,
     State(state): State<AppState>,
     PathParam(id): PathParam,
-    Json(body): Json<TtlRequest>,
+    Json(body, mut faults): Json<TtlRequest>,
 ) -> Result<axum::Json<Instance>, ApiError> {
-    let ttl = duration("ttl", body.ttl)?;
     let id = state.supervisor.resolve(&who, &id)?;
+    let ttl = faults.of(state.supervisor.check_ttl(&who, id, body.ttl.as_ref()))?;
+    faults.refuse()?;
+    let ttl = ttl.flatten();
     let status = state.supervisor.restore(&who, id, ttl).await?;
     Ok(axum::Json(view::instance(&status)))
 }
@@ -185,10 +171,10 @@ pub async fn rotate_access_token(
     who: Principal,
     State(state): State<AppState>,
     PathParam(id): PathParam,
-    Json(body): Json<RotateAccessToken>,
+    Json(body, faults): Json<RotateAccessToken>,
 ) -> Result<axum::Json<Instance>, ApiError> {
-    let overlap = overlap_of(body)?;
     let id = state.supervisor.resolve(&who, &id)?;
+    let overlap = overlap_of(&body, faults)?;
     let granted = state
         .supervisor
         .rotate_access_token(&who, id, overlap)

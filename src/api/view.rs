@@ -7,7 +7,6 @@ use crate::{
     domain::{
         UnixMs,
         exit::{ExitRecord, ExitStatus},
-        state::{DesiredState, Health},
     },
     egress::{EgressReport, HostCount},
     supervisor::{Granted, InstanceEvent, InstanceStatus},
@@ -32,15 +31,6 @@ pub fn now_ms() -> UnixMs {
 #[must_use]
 pub fn instance(status: &InstanceStatus) -> wire::Instance {
     let record = &status.record;
-    let health = match status.health {
-        Health::Unknown => "unknown",
-        Health::Healthy => "healthy",
-        Health::Unhealthy => "unhealthy",
-    };
-    let desired = match record.desired {
-        DesiredState::Running => "running",
-        DesiredState::Stopped => "stopped",
-    };
     wire::Instance {
         id: record.id.to_string(),
         name: record.name.to_string(),
@@ -50,8 +40,8 @@ pub fn instance(status: &InstanceStatus) -> wire::Instance {
         since: time(status.since),
         reason: status.reason.clone(),
         next_action_at: status.next_action_at.map(time),
-        health: health.to_owned(),
-        desired: desired.to_owned(),
+        health: status.health.as_str().to_owned(),
+        desired: record.desired.as_str().to_owned(),
         generation: record.generation.0,
         port: record.port,
         pid: status.pid,

@@ -5,7 +5,10 @@ use std::{net::IpAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    backup::BackupCommand, connect::ConnectOptions, imports::ImportOptions,
+    backup::BackupCommand,
+    connect::ConnectOptions,
+    imports::ImportOptions,
+    option_values::{key_value, port_range},
     templates::TemplateCommand,
 };
 use crate::domain::{access::RateLimit, duration::HumanDuration};
@@ -319,6 +322,9 @@ pub(crate) enum CredentialCommand {
     Rm {
         /// Its name.
         name: String,
+        /// Even when instances use it; their next launch fails.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -397,7 +403,7 @@ pub(crate) enum KeyCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Check the configuration as `serve` would; every fault is listed.
+    /// Check the configuration and its templates as `serve` would; every fault is listed.
     Check(ConfigFile),
     /// Print the configuration in force; the database's password is left out.
     Show(ConfigFile),
@@ -408,23 +414,6 @@ pub(crate) struct ConfigFile {
     /// The configuration [default: /etc/minimcp/config.toml, if it exists].
     #[arg(long, env = "MINIMCP_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-}
-
-fn key_value(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("write KEY=VALUE".to_owned()),
-    }
-}
-
-fn port_range(text: &str) -> Result<(u16, u16), String> {
-    let range = text
-        .split_once('-')
-        .and_then(|(min, max)| Some((min.trim().parse().ok()?, max.trim().parse().ok()?)));
-    match range {
-        Some((min, max)) if 0 < min && min <= max => Ok((min, max)),
-        _ => Err("write MIN-MAX, two ports such as 3001-3999".to_owned()),
-    }
 }
 
 #[cfg(test)]

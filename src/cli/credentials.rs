@@ -97,8 +97,13 @@ pub(super) async fn list(client: &Client, out: Output) -> Result<(), Failure> {
     out.line(&out.table(["name", "owner", "key", "age"], rows))
 }
 
-pub(super) async fn delete(client: &Client, name: &str, out: Output) -> Result<(), Failure> {
-    client.delete_credential(name).await?;
+pub(super) async fn delete(
+    client: &Client,
+    name: &str,
+    force: bool,
+    out: Output,
+) -> Result<(), Failure> {
+    client.delete_credential(name, force).await?;
     if out.json {
         return Ok(());
     }

@@ -18,12 +18,16 @@ use super::{
 use crate::{
     client::{Client, ListQuery},
     config::{Config, DEFAULT_FILE},
+    daemon::landlock_version,
     domain::sandbox::Layer,
     wire::Instance,
 };
 
 /// Descriptors that the process should be allowed: four for each of a thousand instances.
 const OPEN_FILES_WANTED: u64 = 4_096;
+
+/// From this version of Landlock on signals and abstract sockets are closed, too (landlock(7)).
+const LANDLOCK_WITH_SCOPES: u32 = 6;
 
 /// One line of the report.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -52,7 +56,7 @@ fn check(part: &'static str, verdict: Verdict, message: impl Into<String>) -> Ch
 }
 
 pub(super) async fn run(options: &GlobalOptions, out: Output) -> Result<ExitCode, Failure> {
-    let mut checks = host(Path::new("/"));
+    let mut checks = host(Path::new("/"), landlock_version());
     let config = match configuration::load(&ConfigFile { config: None }) {
         Ok(config) => config,
         Err(failure) => {
@@ -130,8 +134,8 @@ fn read(root: &Path, path: &str) -> Option<String> {
     std::fs::read_to_string(root.join(path)).ok()
 }
 
-/// What the kernel of this host allows, read from its files below `root`.
-fn host(root: &Path) -> Vec<Check> {
+/// What the kernel of this host allows: read from its files below `root`, and the version of Landlock that it gave.
+fn host(root: &Path, landlock_version: u32) -> Vec<Check> {
     let mut checks = Vec::new();
     let release = read(root, "proc/sys/kernel/osrelease").unwrap_or_default();
     checks.push(check(
@@ -167,24 +171,26 @@ fn host(root: &Path) -> Vec<Check> {
             "not mounted at /sys/fs/cgroup: limits hold by process only",
         ),
     });
-    let modules = read(root, "sys/kernel/security/lsm");
-    checks.push(match modules {
-        Some(modules) if modules.split(',').any(|name| name.trim() == "landlock") => {
-            check("landlock", Verdict::Ok, "enabled")
-        }
-        Some(_) => check(
-            "landlock",
-            Verdict::Warning,
-            "not among the kernel's active security modules",
-        ),
-        None => check(
-            "landlock",
-            Verdict::Warning,
-            "unknown: /sys/kernel/security is not readable here",
-        ),
-    });
+    checks.push(landlock(landlock_version));
     checks.push(open_files(read(root, "proc/self/limits").as_deref()));
     checks
+}
+
+fn landlock(version: u32) -> Check {
+    const PART: &str = "landlock";
+    match version {
+        0 => {
+            let text = format!("the kernel offers none: {}", Layer::Landlock.remedy());
+            check(PART, Verdict::Warning, text)
+        }
+        1..LANDLOCK_WITH_SCOPES => {
+            let text = format!(
+                "version {version}: files only; signals and abstract sockets from version {LANDLOCK_WITH_SCOPES} on"
+            );
+            check(PART, Verdict::Ok, text)
+        }
+        _ => check(PART, Verdict::Ok, format!("version {version}")),
+    }
 }
 
 fn user_namespaces(max: Option<&str>, debian: Option<&str>, apparmor: Option<&str>) -> Check {
@@ -382,6 +388,18 @@ mod tests {
     }
 
     #[test]
+    fn landlock_is_told_by_its_version() {
+        assert_eq!(landlock(0).verdict, Verdict::Warning);
+        assert!(
+            landlock(0).message.contains("Linux 5.13"),
+            "{:?}",
+            landlock(0)
+        );
+        assert_eq!(landlock(6), check("landlock", Verdict::Ok, "version 6"));
+        assert!(landlock(5).message.starts_with("version 5: files only"));
+    }
+
+    #[test]
     fn limits_and_ports_are_judged() {
         let limits = "Max cpu time  unlimited unlimited seconds\nMax open files            1024                 524288               files\n";
         assert_eq!(open_files(Some(limits)).message, "up to 524288");
@@ -403,7 +421,10 @@ mod tests {
     #[test]
     fn a_host_without_anything_gets_an_answer_for_each_part() {
         let root = tempfile::tempdir().expect("a folder");
-        let parts: Vec<&str> = host(root.path()).iter().map(|check| check.part).collect();
+        let parts: Vec<&str> = host(root.path(), 0)
+            .iter()
+            .map(|check| check.part)
+            .collect();
         assert_eq!(
             parts,
             [

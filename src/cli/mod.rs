@@ -12,6 +12,7 @@ mod failure;
 mod imports;
 mod instances;
 mod logs;
+mod option_values;
 mod output;
 mod quickstart;
 mod serve;
@@ -135,8 +136,8 @@ async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode,
             credentials::put(client, name, file.as_deref(), out).await?;
         }
         Command::Credential(CredentialCommand::Ls) => credentials::list(client, out).await?,
-        Command::Credential(CredentialCommand::Rm { name }) => {
-            credentials::delete(client, &name, out).await?;
+        Command::Credential(CredentialCommand::Rm { name, force }) => {
+            credentials::delete(client, &name, force, out).await?;
         }
         Command::Token(command) => tokens::run(client, command, out).await?,
         Command::Tasks { command: None } => system::tasks(client, out).await?,

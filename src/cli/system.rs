@@ -78,6 +78,16 @@ fn described(template: &TemplateSummary) -> String {
     if let Some(reason) = &template.unavailable_reason {
         lines.push(format!("  Not available: {}", plain(reason)));
     }
+    if let Some(package) = &template.package {
+        let state = match package.state.as_str() {
+            "missing" => "installed at the first start",
+            "not-needed" => "not needed, the program is there",
+            state => state,
+        };
+        lines.push(format!("  Package: {} ({state})", plain(&package.source)));
+        let error = package.error.as_deref().unwrap_or_default();
+        lines.extend(error.lines().map(|line| format!("    {}", plain(line))));
+    }
     let ttl = template.ttl_default.as_deref().unwrap_or("none");
     lines.push(format!(
         "  TTL: {ttl} by default, at most {}",
@@ -278,6 +288,15 @@ mod tests {
         ];
         insta::assert_snapshot!("templates", listed(&items, out));
         insta::assert_snapshot!("one_template", described(&items[1]));
+        let mut installed = template("memory", None);
+        installed.package = Some(crate::wire::TemplatePackage {
+            source: "npm:a@1.2.3".to_owned(),
+            state: "failed".to_owned(),
+            error: Some("npm said:\nno such version".to_owned()),
+        });
+        let text = described(&installed);
+        let package = "  Package: npm:a@1.2.3 (failed)\n    npm said:\n    no such version\n";
+        assert!(text.contains(package), "{text}");
     }
 
     #[test]

@@ -241,9 +241,10 @@ impl Client {
         self.every_page("/api/v1/credentials", |call| call).await
     }
 
-    /// `DELETE /credentials/{name}`.
-    pub async fn delete_credential(&self, name: &str) -> Result<(), ClientError> {
-        let path = format!("/api/v1/credentials/{}", segment(name));
+    /// `DELETE /credentials/{name}`; `force`: even when instances use it.
+    pub async fn delete_credential(&self, name: &str, force: bool) -> Result<(), ClientError> {
+        let query = if force { "?force=true" } else { "" };
+        let path = format!("/api/v1/credentials/{}{query}", segment(name));
         let call = Call::new(Method::DELETE, path);
         self.send::<serde::de::IgnoredAny>(call).await.map(|_| ())
     }

@@ -62,13 +62,12 @@ fn sentence(problem: &Problem) -> String {
         text = format!("the request has {} faults:", problem.violations.len());
     }
     for violation in &problem.violations {
-        let pointer = if violation.pointer.is_empty() {
-            "request"
-        } else {
-            &violation.pointer
-        };
+        let place = violation.parameter.as_ref().or(violation.pointer.as_ref());
         text.push_str("\n  ");
-        text.push_str(pointer);
+        text.push_str(match place.map(String::as_str) {
+            None | Some("") => "request",
+            Some(place) => place,
+        });
         text.push_str(": ");
         text.push_str(&violation.message);
     }
@@ -157,9 +156,14 @@ mod tests {
     #[test]
     fn a_problem_reads_as_a_sentence_with_every_violation() {
         let mut said = problem(422);
-        for (pointer, message) in [("/ttl", "10x is not a duration"), ("", "is too large")] {
+        for (pointer, parameter, message) in [
+            (Some("/ttl"), None, "10x is not a duration"),
+            (Some(""), None, "is too large"),
+            (None, Some("limit"), "must be a number"),
+        ] {
             said.violations.push(ProblemViolation {
-                pointer: pointer.to_owned(),
+                pointer: pointer.map(str::to_owned),
+                parameter: parameter.map(str::to_owned),
                 code: "pattern".to_owned(),
                 message: message.to_owned(),
             });
@@ -168,7 +172,7 @@ mod tests {
         let error = ClientError::of_answer(StatusCode::UNPROCESSABLE_ENTITY, &body);
         assert_eq!(
             error.to_string(),
-            "the request has 2 faults:\n  /ttl: 10x is not a duration\n  request: is too large"
+            "the request has 3 faults:\n  /ttl: 10x is not a duration\n  request: is too large\n  limit: must be a number"
         );
         assert_eq!(error.status(), Some(422));
         assert_eq!(error.code(), Some("validation-failed"));
@@ -178,7 +182,8 @@ mod tests {
     fn a_single_fault_is_told_once() {
         let mut said = problem(422);
         said.violations.push(ProblemViolation {
-            pointer: "/ttl".to_owned(),
+            pointer: Some("/ttl".to_owned()),
+            parameter: None,
             code: "pattern".to_owned(),
             message: said.detail.clone(),
         });

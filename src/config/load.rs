@@ -55,6 +55,12 @@ pub struct ConfigSource<'a> {
     pub shared_sources: bool,
 }
 
+/// The variables of this process that are text; no key of ours has a name or value that is not.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
 impl Config {
     /// Loads `file` (or [`DEFAULT_FILE`] if it exists), overlays `variables`, checks the whole.
     ///

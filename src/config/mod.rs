@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{access::RateLimit, duration::HumanDuration};
 
 pub use check::ConfigFault;
-pub use load::{ConfigError, ConfigSource, DEFAULT_FILE};
+pub use load::{ConfigError, ConfigSource, DEFAULT_FILE, environment};
 pub use packages::PackagesConfig;
 pub use public::{PublicUrl, TrustedProxy};
 pub use remote::RemoteConfig;

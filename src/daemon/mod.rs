@@ -28,7 +28,7 @@ use crate::{
     api::{self, AppParts, AppState, Listeners, Metrics, ReadinessCheck},
     calls::{CallPipeline, Calls},
     clock::Clock,
-    config::Config,
+    config::{self, Config},
     gateway::{CallSink, Gateway},
     logs::{LogPipeline, LogStore},
     runtime::{
@@ -53,6 +53,12 @@ const INSTANCES_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The longest wait between two tries to reach a database.
 const STORE_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// The version of Landlock that this host's kernel offers, as its answer to us is; 0: none.
+#[must_use]
+pub fn landlock_version() -> u32 {
+    runtime::landlock_version()
+}
 
 /// The running daemon.
 pub struct Daemon {
@@ -139,7 +145,7 @@ impl Daemon {
                 access,
                 &api_url,
             )
-            .with_environment(environment());
+            .with_environment(config::environment());
             let (supervisor, restored, alive) = Supervisor::start_up(context).await?;
             tracing::info!(restored, alive, "instances restored");
             let list = tasks::all(&config, &store, &supervisor, &keys, clock);
@@ -390,10 +396,4 @@ fn shown(address: std::net::SocketAddr) -> std::net::SocketAddr {
     } else {
         address
     }
-}
-
-/// The variables of this process that are text.
-fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }

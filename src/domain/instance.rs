@@ -67,7 +67,7 @@ pub struct InstanceRecord {
     pub lease: Lease,
     /// Failures in a row.
     pub restart_row: RestartRow,
-    /// Launches since creation, the first not counted.
+    /// Launches after its child had ended by itself.
     pub restarts: u64,
     /// Its last end.
     pub last_exit: Option<ExitRecord>,

@@ -51,7 +51,7 @@ pub struct Lifecycle {
     pub generation: Generation,
     /// Failures in a row.
     pub restart_row: RestartRow,
-    /// Launches after the first.
+    /// Launches after a child that ended by itself.
     pub restarts: u64,
     policy: Policy,
     child: Child,
@@ -449,7 +449,7 @@ impl Lifecycle {
 
     fn launch(&mut self) -> Vec<Effect> {
         self.generation = self.generation.next();
-        if self.generation.0 > 1 {
+        if self.state.comes_back() {
             self.restarts += 1;
         }
         self.state = InstanceState::Starting;

@@ -85,6 +85,11 @@ fn a_crash_launches_again_at_once_with_the_next_generation() {
         "{effects:?}"
     );
     assert_eq!(life.restarts, 1);
+    // What was asked for is not counted.
+    life.step(Event::Launched(Generation(2)), 60, 0);
+    life.step(Event::Restart, 61, 0);
+    life.step(Event::Exited(Generation(2), CRASH), 62, 0);
+    assert_eq!((life.generation, life.restarts), (Generation(3), 1));
     assert!(
         life.step(Event::Exited(Generation(1), CRASH), 51, 0)
             .is_empty(),

@@ -16,6 +16,20 @@ pub enum DesiredState {
     Stopped,
 }
 
+impl DesiredState {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Running, Self::Stopped];
+
+    /// The word as the API writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// Why an instance stops. Ordered: the strongest last; a stronger reason replaces a weaker one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -66,6 +80,17 @@ pub enum InstanceState {
     },
 }
 
+impl InstanceState {
+    /// Whether a child is up, or comes back without being asked for.
+    #[must_use]
+    pub fn comes_back(&self) -> bool {
+        matches!(
+            self,
+            Self::Starting | Self::Running | Self::BackingOff { .. }
+        )
+    }
+}
+
 /// How a running instance does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -77,6 +102,21 @@ pub enum Health {
     Healthy,
     /// The failure threshold was reached.
     Unhealthy,
+}
+
+impl Health {
+    /// Every verdict.
+    pub const ALL: [Self; 3] = [Self::Unknown, Self::Healthy, Self::Unhealthy];
+
+    /// The word as the API writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
 }
 
 /// The one word that the API shows, derived from the axes.

@@ -45,6 +45,12 @@ pub use workload::{
     Caught, ExitReport, OwnNetwork, Pipes, Presence, Verb, Workload, WorkloadControl,
 };
 
+/// The version of Landlock that the kernel offers this process; 0: none.
+#[must_use]
+pub fn landlock_version() -> u32 {
+    u32::try_from(keeper::second_wall::abi()).unwrap_or(0)
+}
+
 /// Why a launch gave no child.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {

@@ -93,7 +93,20 @@ fn of_database(error: &dyn DatabaseError) -> StoreError {
     if is_transient(&code) {
         StoreError::Unavailable(format!("the database cannot serve now: {text}"))
     } else {
-        StoreError::Refused(format!("the database refused a statement: {text}"))
+        StoreError::Refused(refusal(&code, text))
+    }
+}
+
+/// What PostgreSQL says to those who are not let in, and what they can do (SQLSTATE, appendix A of its manual).
+fn refusal(code: &str, text: &str) -> String {
+    match code {
+        // Its sentence names the user, never the password.
+        "28P01" | "28000" => {
+            format!("the login was refused ({text}); check user and password in database.url")
+        }
+        "3D000" => format!("{text}; create it, or name another one in database.url"),
+        "42501" => format!("the user in database.url may do too little there: {text}"),
+        _ => format!("the database refused a statement: {text}"),
     }
 }
 
@@ -150,6 +163,18 @@ mod tests {
         assert!(StoreError::Unavailable(String::new()).retryable());
         assert!(!StoreError::Refused(String::new()).retryable());
         assert!(!StoreError::Conflict("name").retryable());
+    }
+
+    #[test]
+    fn who_is_not_let_in_is_told_where_to_look() {
+        let said = refusal("28P01", "password authentication failed for user \"x\"");
+        assert_eq!(
+            said,
+            "the login was refused (password authentication failed for user \"x\"); check user and password in \
+             database.url"
+        );
+        assert!(refusal("3D000", "database \"y\" does not exist").contains("create it"));
+        assert!(refusal("42P01", "x").starts_with("the database refused a statement"));
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Context, CreateRequest, Granted, InstanceEvent, SupervisorError,
+    Context, CreateRequest, Granted, InstanceEvent, Supervisor, SupervisorError,
     access::{Token, TokenSet},
     boot::{Birth, spawn_actor},
     command::Command,
@@ -14,12 +15,13 @@ use super::{
 use crate::{
     domain::{
         access::TokenSettings,
+        duration::HumanDuration,
         id::{CredentialName, EnvName, InstanceId, InstanceName, TemplateName, TokenName},
         instance::{InstanceSpec, Lease},
         lease::check_ttl,
         principal::Principal,
         template::{LeaseSpec, Template},
-        violation::{Violation, pointer_token},
+        violation::{Violation, add_unless_covered, pointer_token},
     },
     secrets::AccessToken,
     store::{NewInstance, StoreError},
@@ -33,11 +35,92 @@ const LABELS_MAX: usize = 32;
 const LABEL_BYTES_MAX: usize = 128;
 
 /// A request that passed every check but that of its name.
+#[derive(Debug)]
 struct Checked {
     template: Arc<Template>,
     name: Option<InstanceName>,
     spec: InstanceSpec,
     lease: Lease,
+}
+
+impl Supervisor {
+    /// Every fault of a request to create, without doing it.
+    ///
+    /// # Errors
+    /// [`SupervisorError::Invalid`] with the faults; when the store is away. What only the doing would show, such as a
+    /// name that is taken, is not looked for.
+    pub async fn check_create(
+        &self,
+        who: &Principal,
+        request: CreateRequest,
+    ) -> Result<(), SupervisorError> {
+        match check(self.context(), who, request).await {
+            Ok(_) | Err(SupervisorError::TemplateUnavailable { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The names of the caller's instances that are bound to a credential, whatever their state, oldest first.
+    #[must_use]
+    pub fn users_of(&self, who: &Principal, credential: &CredentialName) -> Vec<String> {
+        let all = self.context().registry.after(None);
+        let users = all.iter().filter_map(|(_, handle)| {
+            let record = &handle.status.borrow().record;
+            let bound = record
+                .spec
+                .credentials
+                .values()
+                .any(|name| name == credential);
+            (record.owner == who.owner && bound).then(|| record.name.to_string())
+        });
+        users.collect()
+    }
+
+    /// Reads a TTL that an instance shall have from now on; absent or null: the one last asked for.
+    ///
+    /// # Errors
+    /// When there is no such instance; [`SupervisorError::Invalid`] when the TTL cannot be its.
+    pub fn check_ttl(
+        &self,
+        who: &Principal,
+        id: InstanceId,
+        ttl: Option<&Value>,
+    ) -> Result<Option<HumanDuration>, SupervisorError> {
+        let template = self.get(who, id)?.record.template;
+        let entry = self.context().catalogue.get(&template);
+        // Without its template nobody knows the longest; the actor has the last word.
+        let spec = entry.map_or_else(
+            || LeaseSpec {
+                ttl_max: HumanDuration::from_ms(u64::MAX),
+                ..LeaseSpec::default()
+            },
+            |entry| entry.template.lease.clone(),
+        );
+        ttl.filter(|ttl| !ttl.is_null())
+            .map(|ttl| check_ttl(ttl, &spec, "/ttl"))
+            .transpose()
+            .map_err(|violation| SupervisorError::Invalid(vec![violation]))
+    }
+}
+
+/// Reads another name and checks other labels.
+///
+/// # Errors
+/// [`SupervisorError::Invalid`] with every fault.
+pub fn check_patch(
+    name: Option<String>,
+    labels: Option<&BTreeMap<String, String>>,
+) -> Result<Option<InstanceName>, SupervisorError> {
+    let mut violations = Vec::new();
+    let name = check_name(name, &mut violations);
+    if let Some(labels) = labels {
+        check_labels(labels, &mut violations);
+    }
+    if violations.is_empty() {
+        Ok(name)
+    } else {
+        Err(SupervisorError::Invalid(violations))
+    }
 }
 
 /// Records, leases a port, starts.
@@ -100,7 +183,9 @@ async fn check(
     };
     let template = entry.template;
     let mut violations = templates::check(&template, &request.settings, &request.credentials);
-    violations.extend(context.catalogue.check_grants(&template, &request.settings));
+    // What a setting grants is judged by what it says, so only where that can be right.
+    let grants = context.catalogue.check_grants(&template, &request.settings);
+    add_unless_covered(&mut violations, grants);
     let name = check_name(request.name, &mut violations);
     let ttl = match request.ttl.as_ref().filter(|ttl| !ttl.is_null()) {
         None => template.lease.ttl_default,
@@ -165,10 +250,7 @@ async fn check_credentials(
 }
 
 /// A name that reads as an id would hide the instance that has the id.
-pub(super) fn check_name(
-    name: Option<String>,
-    violations: &mut Vec<Violation>,
-) -> Option<InstanceName> {
+fn check_name(name: Option<String>, violations: &mut Vec<Violation>) -> Option<InstanceName> {
     let name = match name.map(InstanceName::new).transpose() {
         Ok(name) => name?,
         Err(error) => {
@@ -184,7 +266,7 @@ pub(super) fn check_name(
     Some(name)
 }
 
-pub(super) fn check_labels(labels: &BTreeMap<String, String>, violations: &mut Vec<Violation>) {
+fn check_labels(labels: &BTreeMap<String, String>, violations: &mut Vec<Violation>) {
     if labels.len() > LABELS_MAX {
         let message = format!("at most {LABELS_MAX} labels are kept");
         violations.push(Violation::new("/labels", "too-many", message));
@@ -284,7 +366,6 @@ async fn record(
             });
         }
     };
-    announce(context, id).await;
     hold_listener(context, id, &listener).await;
     let birth = Birth {
         record,
@@ -299,6 +380,8 @@ async fn record(
         stale_members: Vec::new(),
     };
     let handle = spawn_actor(context, birth).await?;
+    // Who hears of it and asks for it finds it.
+    announce(context, id).await;
     // The inbox is new and empty.
     let _ = handle.mailbox.send(Command::Boot).await;
     let status = handle.status.borrow().as_ref().clone();

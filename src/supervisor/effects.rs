@@ -17,7 +17,7 @@ use crate::{
         event::{Effect, Event},
         exit::{ExitRecord, ExitStatus},
         id::Generation,
-        probe::ProbeTracker,
+        probe::{self, ProbeTracker},
         state::{InstanceState, StatusWord},
     },
     runtime::ExitReport,
@@ -224,15 +224,13 @@ impl Actor {
         }
     }
 
-    /// The next liveness probe, spread by a tenth so that a thousand instances do not answer in step.
+    /// The next liveness probe.
     pub(super) fn arm_probe(&mut self) {
         let Some(template) = &self.template else {
             return;
         };
-        let interval_ms = template.health.interval.ms();
-        let spread_ms = interval_ms / 10 * u64::from(jitter()) / u64::from(u16::MAX);
-        let wait = Duration::from_millis(interval_ms - interval_ms / 20 + spread_ms);
-        self.timers.arm(Timer::Probe, Instant::now() + wait);
+        let wait = probe::wait(template.health.interval, jitter());
+        self.timers.arm(Timer::Probe, Instant::now() + wait.std());
     }
 
     pub(super) async fn on_exit(&mut self, mut report: ExitReport) {

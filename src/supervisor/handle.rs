@@ -193,22 +193,15 @@ impl Supervisor {
     /// Renames, relabels.
     ///
     /// # Errors
-    /// When name or labels are not valid, the name is taken, or the store is away.
+    /// When the labels are not valid, the name is taken, or the store is away.
     pub async fn patch(
         &self,
         _who: &Principal,
         id: InstanceId,
-        name: Option<String>,
+        name: Option<InstanceName>,
         labels: Option<BTreeMap<String, String>>,
     ) -> Outcome<InstanceStatus> {
-        let mut violations = Vec::new();
-        let name = create::check_name(name, &mut violations);
-        if let Some(labels) = &labels {
-            create::check_labels(labels, &mut violations);
-        }
-        if !violations.is_empty() {
-            return Err(SupervisorError::Invalid(violations));
-        }
+        create::check_patch(None, labels.as_ref())?;
         self.command(id, Verb::Patch(name, labels)).await
     }
 

@@ -36,6 +36,7 @@ mod wishes;
 
 pub use crate::packages::PackageState;
 pub use context::Context;
+pub use create::check_patch;
 pub use error::SupervisorError;
 pub use handle::Supervisor;
 pub use status::{

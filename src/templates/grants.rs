@@ -23,19 +23,21 @@ impl Catalogue {
         template: &Template,
         settings: &BTreeMap<String, serde_json::Value>,
     ) -> Vec<Violation> {
-        let denied = |name: &str, why: String| {
-            Violation::new(format!("/settings/{name}"), "not-granted", why)
+        let denied = |at: launch::At, code: &str, why: String| {
+            let entry = at.entry.map(|entry| format!("/{entry}"));
+            let entry = entry.unwrap_or_default();
+            Violation::new(format!("/settings/{}{entry}", at.setting), code, why)
         };
-        let paths = launch::grants(template, settings).filter_map(|(name, path, access)| {
+        let paths = launch::grants(template, settings).filter_map(|(at, path, access)| {
             let denial = self.ceiling.grants(&path, access).err()?;
-            Some(denied(name, denial.to_string()))
+            Some(denied(at, "not-granted", denial.to_string()))
         });
-        let hosts = launch::hosts(template, settings).filter_map(|(name, rule)| {
-            let denial = match rule {
-                Ok(rule) => self.ceiling.opens(&rule).err()?.to_string(),
-                Err(fault) => fault,
-            };
-            Some(denied(name, denial))
+        let hosts = launch::hosts(template, settings).filter_map(|(at, rule)| match rule {
+            Ok(rule) => {
+                let denial = self.ceiling.opens(&rule).err()?.to_string();
+                Some(denied(at, "not-granted", denial))
+            }
+            Err(fault) => Some(denied(at, "pattern", fault)),
         });
         let mut violations: Vec<Violation> = paths.chain(hosts).collect();
         if template.server.transport == Transport::Remote

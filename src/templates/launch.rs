@@ -147,33 +147,41 @@ pub fn resolve(
     })
 }
 
-/// The paths that settings grant, each with the name of its setting.
+/// A text among the settings: which setting, and which entry of it where that is a list.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct At<'a> {
+    pub(super) setting: &'a str,
+    pub(super) entry: Option<usize>,
+}
+
+/// The paths that settings grant, each with its place.
 pub(super) fn grants<'a>(
     template: &'a Template,
     settings: &'a BTreeMap<String, Value>,
-) -> impl Iterator<Item = (&'a str, PathBuf, Access)> {
-    granting(template, settings).filter_map(|(name, grant, text)| {
+) -> impl Iterator<Item = (At<'a>, PathBuf, Access)> {
+    granting(template, settings).filter_map(|(at, grant, text)| {
         let access = grant.access()?;
-        Some((name, PathBuf::from(text), access))
+        Some((at, PathBuf::from(text), access))
     })
 }
 
-/// The hosts that settings open, or why a value names none, each with the name of its setting.
+/// The hosts that settings open, or why a value names none, each with its place.
 pub(super) fn hosts<'a>(
     template: &'a Template,
     settings: &'a BTreeMap<String, Value>,
-) -> impl Iterator<Item = (&'a str, Result<HostRule, String>)> {
+) -> impl Iterator<Item = (At<'a>, Result<HostRule, String>)> {
     let opening = granting(template, settings).filter(|(_, grant, _)| *grant == Grant::Host);
-    opening.map(|(name, _, text)| (name, host_of(&text)))
+    opening.map(|(at, _, text)| (at, host_of(&text)))
 }
 
 /// Every text of a setting that grants something.
 fn granting<'a>(
     template: &'a Template,
     settings: &'a BTreeMap<String, Value>,
-) -> impl Iterator<Item = (&'a str, Grant, String)> {
+) -> impl Iterator<Item = (At<'a>, Grant, String)> {
     template.settings.iter().flat_map(|setting| {
         let value = settings.get(&setting.name).or(setting.default.as_ref());
+        let is_list = value.is_some_and(Value::is_array);
         let texts = match (setting.grants, value) {
             (Some(grant), Some(value)) => argument_values(setting, value)
                 .into_iter()
@@ -184,7 +192,14 @@ fn granting<'a>(
         let name = setting.name.as_str();
         texts
             .into_iter()
-            .map(move |(grant, text)| (name, grant, text))
+            .enumerate()
+            .map(move |(index, (grant, text))| {
+                let at = At {
+                    setting: name,
+                    entry: is_list.then_some(index),
+                };
+                (at, grant, text)
+            })
     })
 }
 

@@ -250,7 +250,7 @@ impl Catalogue {
             .map(|(_, path, access)| (path, access))
             .collect();
         let hosts: Result<Vec<_>, _> = launch::hosts(template, &spec.settings)
-            .map(|(name, rule)| rule.map_err(|fault| (name, fault)))
+            .map(|(at, rule)| rule.map_err(|fault| (at.setting, fault)))
             .collect();
         let hosts = hosts.map_err(|(name, message)| ResolveError::Setting {
             template: template.name.to_string(),

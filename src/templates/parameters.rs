@@ -64,7 +64,9 @@ fn check_settings(
             ));
             continue;
         };
-        if let Err(fault) = check_value(spec, value) {
+        for (entry, fault) in value_faults(spec, value) {
+            let pointer =
+                entry.map_or_else(|| pointer.clone(), |entry| format!("{pointer}/{entry}"));
             violations.push(Violation::new(pointer, fault.code, fault.message));
         }
     }
@@ -123,8 +125,51 @@ fn check_credentials(
     }
 }
 
-/// Checks one value against its setting.
+/// Checks one value against its setting; the answer is its first fault.
 pub(super) fn check_value(spec: &SettingSpec, value: &Value) -> Result<(), ValueFault> {
+    let first = value_faults(spec, value).into_iter().next();
+    first.map_or(Ok(()), |(_, fault)| Err(fault))
+}
+
+/// Every fault of one value; those of the entries of a list have the entry's number.
+fn value_faults(spec: &SettingSpec, value: &Value) -> Vec<(Option<usize>, ValueFault)> {
+    let (SettingType::StringList, Value::Array(entries)) = (spec.kind, value) else {
+        let fault = check_single(spec, value).err();
+        return fault.map(|fault| (None, fault)).into_iter().collect();
+    };
+    let whole = if entries.len() > SETTING_ENTRIES_MAX {
+        let most = format!("must have at most {SETTING_ENTRIES_MAX} entries");
+        fault("too-long", most)
+    } else if spec.required && entries.is_empty() {
+        fault("required", "must have at least one entry")
+    } else {
+        Ok(())
+    };
+    if let Err(fault) = whole {
+        return vec![(None, fault)];
+    }
+    let checked = entries.iter().map(|entry| check_entry(spec, entry));
+    let numbered = checked.enumerate();
+    numbered
+        .filter_map(|(index, checked)| Some((Some(index), checked.err()?)))
+        .collect()
+}
+
+fn check_entry(spec: &SettingSpec, entry: &Value) -> Result<(), ValueFault> {
+    let Value::String(text) = entry else {
+        return fault("type", "must be a text");
+    };
+    if text.is_empty() {
+        return fault("required", "must not be empty");
+    }
+    if spec.env.is_some() && text.contains(',') {
+        return fault("pattern", "must not have a comma inside");
+    }
+    check_text(spec, text)?;
+    check_allowed(spec, entry)
+}
+
+fn check_single(spec: &SettingSpec, value: &Value) -> Result<(), ValueFault> {
     match (spec.kind, value) {
         (SettingType::Integer, value) if value.is_i64() => {}
         (SettingType::Boolean, Value::Bool(_)) => {}
@@ -133,31 +178,6 @@ pub(super) fn check_value(spec: &SettingSpec, value: &Value) -> Result<(), Value
                 return fault("required", "must not be empty");
             }
             check_text(spec, text)?;
-        }
-        (SettingType::StringList, Value::Array(entries)) => {
-            if entries.len() > SETTING_ENTRIES_MAX {
-                return fault(
-                    "too-long",
-                    format!("must have at most {SETTING_ENTRIES_MAX} entries"),
-                );
-            }
-            if spec.required && entries.is_empty() {
-                return fault("required", "must have at least one entry");
-            }
-            for entry in entries {
-                let Value::String(text) = entry else {
-                    return fault("type", "must be a list of texts");
-                };
-                if text.is_empty() {
-                    return fault("required", "must not have an empty entry");
-                }
-                if spec.env.is_some() && text.contains(',') {
-                    return fault("pattern", "must not have a comma inside an entry");
-                }
-                check_text(spec, text)?;
-                check_allowed(spec, entry)?;
-            }
-            return Ok(());
         }
         (kind, _) => {
             let allowed = match kind {

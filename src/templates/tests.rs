@@ -83,14 +83,15 @@ fn every_embedded_manifest_is_sound() {
 #[test]
 fn a_request_is_told_every_fault() {
     let template = good();
-    let settings = json!({"folders": ["/a", 5], "mode": "slow", "quiet": "yes", "depth": 1});
+    let settings = json!({"folders": ["/a", 5, ""], "mode": "slow", "quiet": "yes", "depth": 1});
     let credentials = BTreeMap::from([("OTHER".to_owned(), "has space".to_owned())]);
     let found: BTreeSet<(String, String)> = check(&template, &map(&settings), &credentials)
         .into_iter()
         .map(|violation| (violation.pointer, violation.code))
         .collect();
     let expected = [
-        ("/settings/folders", "type"),
+        ("/settings/folders/1", "type"),
+        ("/settings/folders/2", "required"),
         ("/settings/mode", "enum"),
         ("/settings/quiet", "type"),
         ("/settings/depth", "unknown"),

@@ -3,12 +3,15 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::schemas::{EraSchema, OutcomeSchema};
+
 /// One call of a tool.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CallEntry {
     /// Rises with every call.
     pub id: i64,
     /// When it came in.
+    #[schema(format = DateTime)]
     pub started_at: String,
     /// The launch that it went to; 0: none was up.
     pub generation: u64,
@@ -17,11 +20,13 @@ pub struct CallEntry {
     /// The tool.
     pub tool: String,
     /// What its client speaks: `session` or `stateless`.
+    #[schema(value_type = EraSchema)]
     pub era: String,
     /// How long until its end, in microseconds.
     pub duration_us: i64,
     /// ok, tool-error, rpc-error, input-required, cancelled, disconnected, failed or refused; or `lost`: no call, but
     /// so many calls from this time on that have no record.
+    #[schema(value_type = OutcomeSchema)]
     pub outcome: String,
     /// The JSON-RPC code of an rpc-error; how many are lost.
     pub code: Option<i64>,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::schemas::DurationSchema;
+use super::schemas::{DesiredSchema, DurationSchema, HealthSchema, StatusSchema};
 
 /// `POST /mcps`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
@@ -41,6 +41,7 @@ pub struct PatchInstance {
     pub name: Option<String>,
     /// New labels, replacing all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = BTreeMap<String, String>)]
     pub labels: Option<BTreeMap<String, String>>,
 }
 
@@ -76,16 +77,21 @@ pub struct Instance {
     /// Its template.
     pub template: String,
     /// pending, starting, running, unhealthy, backing-off, stopping, stopped, asleep, expired or failed.
+    #[schema(value_type = StatusSchema)]
     pub status: String,
     /// When the status began (RFC 3339).
+    #[schema(format = DateTime)]
     pub since: String,
     /// Why it is so, in one sentence, when there is something to say.
     pub reason: Option<String>,
     /// When something will happen by itself (the next launch, a kill), if so.
+    #[schema(format = DateTime)]
     pub next_action_at: Option<String>,
     /// unknown, healthy or unhealthy.
+    #[schema(value_type = HealthSchema)]
     pub health: String,
     /// What was asked: running or stopped.
+    #[schema(value_type = DesiredSchema)]
     pub desired: String,
     /// Launches so far.
     pub generation: u64,
@@ -112,14 +118,18 @@ pub struct Instance {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect_url: Option<String>,
     /// When it was created.
+    #[schema(format = DateTime)]
     pub created_at: String,
     /// When its lease ends.
+    #[schema(format = DateTime)]
     pub expires_at: Option<String>,
     /// Once expired: until when it can be restored.
+    #[schema(format = DateTime)]
     pub restore_until: Option<String>,
     /// When a client last used it.
+    #[schema(format = DateTime)]
     pub last_accessed_at: Option<String>,
-    /// Launches after the first.
+    /// Launches after its server ended by itself; what was asked for (start, restart, restore) is not counted.
     pub restarts: u64,
     /// How its last child ended.
     pub last_exit: Option<LastExit>,
@@ -152,6 +162,7 @@ pub struct Egress {
     /// Questions for names and connections that were refused.
     pub refused: u64,
     /// The last time (RFC 3339).
+    #[schema(format = DateTime)]
     pub last_refused_at: Option<String>,
     /// By host; at most 64, the first ones.
     pub refused_hosts: Vec<EgressHost>,
@@ -173,6 +184,7 @@ pub struct EgressHost {
     /// How often.
     pub count: u64,
     /// The last time (RFC 3339).
+    #[schema(format = DateTime)]
     pub last_at: String,
 }
 
@@ -204,6 +216,7 @@ pub struct LastExit {
     /// Which launch.
     pub generation: u64,
     /// When.
+    #[schema(format = DateTime)]
     pub at: String,
     /// In words, such as `exited with code 3`.
     pub cause: String,
@@ -269,6 +282,7 @@ pub struct InstanceEvent {
     /// Which launch it belongs to.
     pub generation: u64,
     /// When.
+    #[schema(format = DateTime)]
     pub at: String,
     /// A stable word such as `created`, `running`, `exited`, `lease-warning`.
     pub kind: String,

@@ -19,16 +19,22 @@ pub struct Problem {
     pub code: String,
     /// Find it again in the daemon's log by this.
     pub request_id: String,
-    /// Every fault of the input, for code `validation-failed`.
+    /// Every fault of body and query string, for the codes `validation-failed` and `invalid-query`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub violations: Vec<ProblemViolation>,
 }
 
-/// One fault of the input.
+/// One fault of the input; `pointer` or `parameter` says where.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ProblemViolation {
-    /// JSON pointer into the body (RFC 6901).
-    pub pointer: String,
+    /// Where in the body: a JSON pointer (RFC 6901).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub pointer: Option<String>,
+    /// Where in the query string: the name of the parameter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub parameter: Option<String>,
     /// A stable word.
     pub code: String,
     /// What is wrong and what is allowed.

@@ -1,11 +1,55 @@
-//! What texts and numbers of requests may be, for the OpenAPI document alone: the values themselves are read with faults
-//! that name what is allowed, which these types could not give.
+//! What texts and numbers may be, for the OpenAPI document and the shape of bodies (`api::shape`): the values themselves
+//! are read with faults that name what is allowed, which these types could not give. A title says what is taken, as in
+//! "ttl must be …".
 
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
+};
+
+use crate::domain::{
+    call::CallOutcome,
+    state::{DesiredState, Health, StatusWord},
+};
+
+macro_rules! words {
+    ($($(#[doc = $doc:literal])* $name:ident = $words:expr;)*) => {$(
+        $(#[doc = $doc])*
+        pub struct $name;
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                ObjectBuilder::new()
+                    .schema_type(Type::String)
+                    .enum_values(Some($words))
+                    .description(Some(concat!($($doc),*).trim()))
+                    .into()
+            }
+        }
+
+        impl ToSchema for $name {}
+    )*};
+}
+
+words! {
+    /// What an instance is, in one word.
+    StatusSchema = StatusWord::ALL.map(StatusWord::as_str);
+    /// How an instance does.
+    HealthSchema = Health::ALL.map(Health::as_str);
+    /// What was asked of an instance.
+    DesiredSchema = DesiredState::ALL.map(DesiredState::as_str);
+    /// Where a log line comes from; system: a word of the daemon's own.
+    StreamSchema = ["stdout", "stderr", "system", "unknown"];
+    /// How a call ended.
+    OutcomeSchema = CallOutcome::WORDS;
+    /// What a client speaks.
+    EraSchema = ["session", "stateless"];
+}
 
 /// A duration: whole seconds, or a text of numbers with units (`ms`, `s`, `m`, `h`, `d`).
 #[derive(ToSchema)]
 #[serde(untagged)]
+#[schema(title = "whole seconds, or a text such as \"30m\" or \"2h\"")]
 pub enum DurationSchema {
     /// Seconds.
     Seconds(u64),
@@ -16,6 +60,7 @@ pub enum DurationSchema {
 /// What a token may call.
 #[derive(ToSchema)]
 #[serde(untagged)]
+#[schema(title = "\"all\", \"read-only\" or {\"tools\": [NAME, …]}")]
 pub enum ScopeSchema {
     /// `all` or `read-only`.
     Word(String),
@@ -28,6 +73,8 @@ pub enum ScopeSchema {
 
 /// Requests in a time.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(title = "an object such as {\"requests\": 100, \"per\": \"1m\"}")]
 pub struct RateSchema {
     /// How many.
     pub requests: u64,

@@ -26,6 +26,7 @@ pub struct PortLeaseView {
     /// Who holds it.
     pub instance: String,
     /// Since when.
+    #[schema(format = DateTime)]
     pub leased_at: String,
 }
 
@@ -35,6 +36,7 @@ pub struct QuarantinedPort {
     /// The port.
     pub port: u16,
     /// Until when.
+    #[schema(format = DateTime)]
     pub until: String,
 }
 
@@ -50,6 +52,7 @@ pub struct TaskStatus {
     /// Whether it runs at this moment.
     pub running: bool,
     /// When it last began.
+    #[schema(format = DateTime)]
     pub last_started_at: Option<String>,
     /// How long that took.
     pub last_duration_ms: Option<u64>,

@@ -120,7 +120,9 @@ pub struct Credential {
     /// The key that seals it.
     pub key_id: String,
     /// When it was first put.
+    #[schema(format = DateTime)]
     pub created_at: String,
     /// When its value last changed.
+    #[schema(format = DateTime)]
     pub updated_at: String,
 }

@@ -27,7 +27,7 @@ pub struct CreateAccessToken {
     pub ttl: Option<Value>,
     /// Until when it is valid (RFC 3339), instead of `ttl`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Value>,
     /// Requests in a time, spread evenly after a burst of so many; absent: `gateway.token_rate_limit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,7 +57,7 @@ pub struct PatchAccessToken {
         deserialize_with = "given",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Value>,
     /// Another rate; `null`: that of the configuration.
     #[serde(
@@ -86,14 +86,19 @@ pub struct AccessToken {
     #[schema(value_type = ScopeSchema)]
     pub scope: Value,
     /// When it was made.
+    #[schema(format = DateTime)]
     pub created_at: String,
     /// When its present secret was made.
+    #[schema(format = DateTime)]
     pub rotated_at: String,
     /// Until when it is valid; absent: without end.
+    #[schema(format = DateTime)]
     pub expires_at: Option<String>,
     /// Until when a secret from before the last rotation is valid too.
+    #[schema(format = DateTime)]
     pub overlap_until: Option<String>,
     /// When a client last used it.
+    #[schema(format = DateTime)]
     pub last_used_at: Option<String>,
     /// Its own rate, if it has one.
     pub rate_limit: Option<RateLimit>,

@@ -377,7 +377,15 @@ async fn a_credential_that_is_not_there_is_pointed_at(database: Database) {
     let body = json!({"template": "github", "name": "orphan",
         "credentials": {"GITHUB_PERSONAL_ACCESS_TOKEN": "gone"}});
     let (instance, _) = ready(&server, body).await;
-    let (status, _) = server.call(Method::DELETE, "/credentials/gone", None).await;
+    let (status, problem) = server.call(Method::DELETE, "/credentials/gone", None).await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (StatusCode::CONFLICT, &json!("credential-in-use"))
+    );
+    let detail = problem["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("the instance orphan uses"), "{problem}");
+    let forced = "/credentials/gone?force=true";
+    let (status, _) = server.call(Method::DELETE, forced, None).await;
     assert_eq!(status, StatusCode::NO_CONTENT);
     for name in ["gone", "never-stored"] {
         let body =

@@ -208,7 +208,13 @@ fn sentence(error: &ApiError) -> String {
     let faults: Vec<String> = problem
         .violations
         .iter()
-        .map(|fault| format!("{}: {}", fault.pointer, fault.message))
+        .map(|fault| {
+            format!(
+                "{}: {}",
+                fault.pointer.as_deref().unwrap_or_default(),
+                fault.message
+            )
+        })
         .collect();
     faults.join("; ")
 }

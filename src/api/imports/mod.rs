@@ -13,26 +13,13 @@ use zeroize::Zeroizing;
 use super::{
     AppState,
     error::ApiError,
-    extract::{Field, Json, RequestBody, Shape, optional, required},
+    extract::{Faults, Json},
 };
 use crate::{
     domain::{egress::HostRule, id::TemplateName, principal::Principal, violation::Violation},
     interchange::{self, Draft, Format, Found},
     wire::{Import, ImportRequest, ImportedServer},
 };
-
-impl RequestBody for ImportRequest {
-    const FIELDS: &'static [Field] = &[
-        required("text", Shape::Text),
-        optional("format", Shape::Text),
-        optional("servers", Shape::TextList),
-        optional("name", Shape::Text),
-        optional("package", Shape::Text),
-        optional("hosts", Shape::TextList),
-        optional("dry_run", Shape::Flag),
-        optional("start", Shape::Flag),
-    ];
-}
 
 /// What was asked for, checked.
 struct Asked {
@@ -61,9 +48,9 @@ struct Asked {
 pub async fn create(
     who: Principal,
     State(state): State<AppState>,
-    Json(body): Json<ImportRequest>,
+    Json(body, faults): Json<ImportRequest>,
 ) -> Result<axum::Json<Import>, ApiError> {
-    let (asked, found) = check(body).await?;
+    let (asked, found) = check(body, faults).await?;
     // What registries take of the time leaves enough for the making.
     let patience = state.config.request_timeout.std() * 3 / 4;
     let drafts = found.into_iter().map(|found| {
@@ -87,7 +74,7 @@ pub async fn create(
 }
 
 /// Every fault of the request at once; the servers that were chosen.
-async fn check(body: ImportRequest) -> Result<(Asked, Vec<Found>), ApiError> {
+async fn check(body: ImportRequest, mut told: Faults) -> Result<(Asked, Vec<Found>), ApiError> {
     let text = Zeroizing::new(body.text);
     let mut faults = Vec::new();
     let mut fault = |pointer: String, code: &str, message: String| {
@@ -121,7 +108,8 @@ async fn check(body: ImportRequest) -> Result<(Asked, Vec<Found>), ApiError> {
         Ok(read) => read,
         Err(error) => {
             fault("/text".to_owned(), "pattern", format!("the text {error}"));
-            return Err(ApiError::invalid(faults));
+            told.add(faults);
+            return Err(told.refusal());
         }
     };
     if let Some(servers) = &body.servers {
@@ -160,9 +148,8 @@ async fn check(body: ImportRequest) -> Result<(Asked, Vec<Found>), ApiError> {
     {
         fault("/package".to_owned(), "pattern", message);
     }
-    if !faults.is_empty() {
-        return Err(ApiError::invalid(faults));
-    }
+    told.add(faults);
+    told.refuse()?;
     let asked = Asked {
         format,
         hosts,

@@ -11,12 +11,16 @@ use tokio::sync::oneshot;
 
 use super::{
     arguments::{LogFormat, QuickstartOptions},
-    configuration, connection,
+    connection,
     failure::Failure,
     output::Output,
     serve::{self, Signals},
 };
-use crate::{client::Client, config::Config, daemon::Daemon};
+use crate::{
+    client::Client,
+    config::{self, Config},
+    daemon::Daemon,
+};
 use folder::DataFolder;
 pub(super) use folder::config_within;
 use report::Report;
@@ -26,7 +30,7 @@ pub(super) fn run(options: &QuickstartOptions, out: Output) -> Result<ExitCode, 
     let cwd = std::env::current_dir()?;
     let folder = DataFolder::open(options.data_dir.as_deref(), &cwd)?;
     let checked = folder
-        .config(options, configuration::variables())
+        .config(options, config::environment())
         .and_then(|config| folder::check_api_port(&config).map(|()| config));
     let config = match checked {
         Ok(config) => config,

@@ -22,7 +22,7 @@ pub mod protocol;
 mod reactor;
 mod requests;
 mod root;
-mod second_wall;
+pub(super) mod second_wall;
 mod secret_buffer;
 mod syscalls;
 mod table;

@@ -17,8 +17,8 @@ const NEWEST: ABI = ABI::V6;
 /// From this version on signals and abstract sockets are closed, too.
 pub(super) const WITH_SCOPES: i32 = 6;
 
-/// The version that this kernel offers; 0: none.
-pub(super) fn abi() -> i32 {
+/// The version that this kernel offers; 0: none (landlock_create_ruleset(2)).
+pub(in crate::runtime) fn abi() -> i32 {
     const VERSION: libc::c_uint = 1;
     // SAFETY: with this flag the call reads no memory and makes no descriptor.
     let version = unsafe {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Fixture;
 use crate::harness::Database;
-use minimcp::api::openapi;
+use minimcp::{api::openapi, domain::state::StatusWord};
 
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 const OPEN: [&str; 4] = ["/healthz", "/readyz", "/openapi.json", "/docs"];
@@ -171,6 +171,69 @@ fn each_list_names_its_items_and_durations_may_be_texts() {
         schemas["CreateInstance"]["properties"]["ttl"]
             .to_string()
             .contains("DurationSchema")
+    );
+}
+
+/// Every schema of an object, with its name; those of pages hold copies of what they list.
+fn objects(document: &Value) -> Vec<(String, Value)> {
+    let schemas = document["components"]["schemas"].as_object();
+    let mut found = Vec::new();
+    for (name, schema) in schemas.expect("schemas") {
+        found.push((name.clone(), schema.clone()));
+        let listed = &schema["properties"]["items"]["items"];
+        if listed["properties"].is_object() {
+            found.push((format!("{name}[]"), listed.clone()));
+        }
+    }
+    found
+}
+
+/// Generated clients make dates and unions of words of these.
+#[test]
+fn times_and_words_say_what_they_are() {
+    let (mut times, mut words) = (0, 0);
+    let objects = objects(&document());
+    for (name, schema) in &objects {
+        for (key, property) in schema["properties"].as_object().into_iter().flatten() {
+            let is_time = ["at", "since", "until"].contains(&key.as_str())
+                || key.ends_with("_at")
+                || key.ends_with("_until");
+            let expected = if is_time { "date-time" } else { "" };
+            let format = property["format"].as_str().unwrap_or_default();
+            assert_eq!(
+                format == "date-time",
+                is_time,
+                "{name}.{key}: {expected} {property}"
+            );
+            times += usize::from(is_time);
+        }
+    }
+    for (of, key) in [
+        ("Instance", "status"),
+        ("Instance", "health"),
+        ("Instance", "desired"),
+        ("CallEntry", "outcome"),
+        ("CallEntry", "era"),
+        ("LogLine", "stream"),
+    ] {
+        let page = format!("Page_{of}[]");
+        for (name, schema) in &objects {
+            if name == of || *name == page {
+                let reference = &schema["properties"][key]["$ref"];
+                let to = reference.as_str().unwrap_or_default();
+                assert!(to.ends_with("Schema"), "{name}.{key}: {schema}");
+                words += 1;
+            }
+        }
+    }
+    assert!(times > 20 && words >= 9, "{times} {words}");
+    let status = &document()["components"]["schemas"]["StatusSchema"];
+    let all: Vec<&str> = StatusWord::ALL.map(StatusWord::as_str).to_vec();
+    assert_eq!(status["enum"], serde_json::json!(all), "{status}");
+    assert!(
+        status["description"]
+            .as_str()
+            .is_some_and(|text| text.len() > 10)
     );
 }
 

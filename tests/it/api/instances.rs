@@ -14,6 +14,7 @@ on_both_databases! {
     lists_are_filtered_and_paged,
     a_verb_in_the_wrong_state_says_what_is_possible,
     credentials_are_never_read_back,
+    a_credential_in_use_is_deleted_only_by_force,
     templates_show_what_a_form_needs,
     a_task_runs_on_demand,
 }
@@ -320,6 +321,32 @@ async fn credentials_are_never_read_back(database: Database) {
             .status,
         204
     );
+}
+
+async fn a_credential_in_use_is_deleted_only_by_force(database: Database) {
+    let api = Fixture::new(database).await;
+    let body = r#"{"name": "gh", "value": "x"}"#;
+    api.call("POST", "/api/v1/credentials", body).await;
+    let path = "/api/v1/credentials/gh";
+    for name in ["one", "two"] {
+        let bound = json!({"GITHUB_PERSONAL_ACCESS_TOKEN": "gh"});
+        let body = json!({"template": "github", "name": name, "credentials": bound});
+        let made = create(&api, &body).await;
+        assert_eq!(made.status, 201, "{}", made.text);
+        let refused = api.call("DELETE", path, "").await;
+        let detail = refused.problem(409, "credential-in-use")["detail"].to_string();
+        assert!(detail.contains(name), "{detail}");
+    }
+    let strange = api
+        .call("DELETE", &format!("{path}?force=perhaps"), "")
+        .await;
+    strange.problem(400, "invalid-query");
+    let refused = api.call("DELETE", &format!("{path}?force=false"), "").await;
+    refused.problem(409, "credential-in-use");
+    let forced = api.call("DELETE", &format!("{path}?force=true"), "").await;
+    assert_eq!(forced.status, 204, "{}", forced.text);
+    let again = api.call("DELETE", path, "").await;
+    again.problem(404, "not-found");
 }
 
 async fn templates_show_what_a_form_needs(database: Database) {

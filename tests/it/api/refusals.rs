@@ -10,6 +10,8 @@ use crate::harness::{Database, on_both_databases};
 on_both_databases! {
     malformed_json_tells_line_and_column_and_never_the_text,
     every_structural_fault_is_listed_at_once,
+    faults_of_shape_hide_no_fault_of_value,
+    every_fault_of_a_query_is_listed_at_once,
     a_wrong_value_of_a_credential_is_never_repeated,
     a_body_over_the_limit_is_refused_whether_announced_or_not,
     a_body_of_another_type_is_refused,
@@ -31,6 +33,16 @@ fn pointers(problem: &Value) -> Vec<String> {
         .collect();
     pointers.sort();
     pointers
+}
+
+/// Where the violations are, in the order of the answer: pointers, and parameters behind a `?`.
+fn places(problem: &Value) -> Vec<String> {
+    let list = problem["violations"].as_array().expect("violations");
+    let place = |one: &Value| {
+        let parameter = one["parameter"].as_str().map(|name| format!("?{name}"));
+        parameter.unwrap_or_else(|| one["pointer"].as_str().expect("a place").to_owned())
+    };
+    list.iter().map(place).collect()
 }
 
 async fn malformed_json_tells_line_and_column_and_never_the_text(database: Database) {
@@ -72,6 +84,154 @@ async fn every_structural_fault_is_listed_at_once(database: Database) {
             .await
             .problem(422, "validation-failed");
         assert_eq!(pointers(&problem), [""], "{bad}");
+    }
+}
+
+async fn faults_of_shape_hide_no_fault_of_value(database: Database) {
+    let api = Fixture::new(database).await;
+    let made = api
+        .call(
+            "POST",
+            "/api/v1/mcps",
+            r#"{"template": "demo", "name": "one"}"#,
+        )
+        .await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    let good = r#"{"name": "taken", "value": "x"}"#;
+    api.call("POST", "/api/v1/credentials", good).await;
+    // Each with an unknown field, something of a wrong type, and something of a wrong value.
+    for (method, path, body, expected) in [
+        (
+            "POST",
+            "/api/v1/mcps?wait=soon&limit=1",
+            r#"{"template": "filesystem", "name": "Bad_Slug", "ttl": "10x", "labels": {"a": 1, "": "x"},
+                "settings": {"folders": ["", 5, "/ok"]}, "credentials": {"A": true}, "nmae": "typo"}"#,
+            &[
+                "/credentials/A",
+                "/labels/",
+                "/labels/a",
+                "/name",
+                "/nmae",
+                "/settings/folders/0",
+                "/settings/folders/1",
+                "/settings/folders/2",
+                "/ttl",
+                "?limit",
+                "?wait",
+            ][..],
+        ),
+        (
+            "POST",
+            "/api/v1/mcps",
+            r#"{"template": "github", "name": 7, "ttl": "520w",
+                "credentials": {"GITHUB_PERSONAL_ACCESS_TOKEN": "no-such", "OTHER": "taken"}}"#,
+            &[
+                "/credentials/GITHUB_PERSONAL_ACCESS_TOKEN",
+                "/credentials/OTHER",
+                "/name",
+                "/ttl",
+            ],
+        ),
+        (
+            "PATCH",
+            "/api/v1/mcps/one",
+            r#"{"name": "A B", "labels": {"k": 7, "": "x"}, "ttl": "1h"}"#,
+            &["/labels/", "/labels/k", "/name", "/ttl"],
+        ),
+        (
+            "POST",
+            "/api/v1/mcps/one/extend",
+            r#"{"ttl": "520w", "til": "1h"}"#,
+            &["/til", "/ttl"],
+        ),
+        (
+            "POST",
+            "/api/v1/mcps/one/access-token",
+            r#"{"overlap": "52w", "lap": 1}"#,
+            &["/lap", "/overlap"],
+        ),
+        (
+            "POST",
+            "/api/v1/mcps/one/access-tokens",
+            r#"{"name": "A B", "scope": {"tools": [7, "a*b"]}, "rate_limit": {"requests": 0}, "more": 1}"#,
+            &[
+                "/more",
+                "/name",
+                "/rate_limit/per",
+                "/rate_limit/requests",
+                "/scope/tools/0",
+                "/scope/tools/1",
+            ],
+        ),
+        (
+            "PATCH",
+            "/api/v1/mcps/one/access-tokens/default",
+            r#"{"name": "x", "scope": "none", "concurrency_max": "1", "expires_at": "yesterday"}"#,
+            &["/concurrency_max", "/expires_at", "/name", "/scope"],
+        ),
+        (
+            "POST",
+            "/api/v1/credentials",
+            r#"{"name": "A B", "value": 7, "note": "x"}"#,
+            &["/name", "/note", "/value"],
+        ),
+        (
+            "PUT",
+            "/api/v1/credentials/x",
+            r#"{"name": "y", "value": "", "note": "x"}"#,
+            &["/name", "/note", "/value"],
+        ),
+    ] {
+        let problem = api
+            .call(method, path, body)
+            .await
+            .problem(422, "validation-failed");
+        assert_eq!(places(&problem), expected, "{path}: {problem}");
+    }
+    let page = api.call("GET", "/api/v1/mcps", "").await.json();
+    assert_eq!(page["items"].as_array().map(Vec::len), Some(1), "{page}");
+}
+
+async fn every_fault_of_a_query_is_listed_at_once(database: Database) {
+    let api = Fixture::new(database).await;
+    api.call(
+        "POST",
+        "/api/v1/mcps",
+        r#"{"template": "demo", "name": "one"}"#,
+    )
+    .await;
+    for (path, expected) in [
+        (
+            "/api/v1/mcps?stat=running&status=happy&limit=0&cursor=abc",
+            &["?cursor", "?limit", "?stat", "?status"][..],
+        ),
+        (
+            "/api/v1/mcps/one/logs?since=soon&stream=both&limit=x&q=a&q=b&order=up",
+            &["?limit", "?order", "?q", "?since", "?stream"],
+        ),
+        (
+            "/api/v1/mcps/one/calls?outcome=odd&until=x&limit=1001&cursor=x",
+            &["?cursor", "?limit", "?outcome", "?until"],
+        ),
+        (
+            "/api/v1/mcps/one/events?limit=-1&cursor=x&more",
+            &["?cursor", "?limit", "?more"],
+        ),
+        ("/api/v1/mcps/one/stats?window=9y&w=1", &["?w", "?window"]),
+        (
+            "/api/v1/credentials?owner=A%20B&cursor=abc&limit=0",
+            &["?cursor", "?limit", "?owner"],
+        ),
+        (
+            "/api/v1/events?cursor=x&instances=one",
+            &["?cursor", "?instances"],
+        ),
+    ] {
+        let problem = api
+            .call("GET", path, "")
+            .await
+            .problem(400, "invalid-query");
+        assert_eq!(places(&problem), expected, "{path}: {problem}");
     }
 }
 

@@ -207,6 +207,13 @@ async fn a_log_is_read_in_pages_and_followed_from_any_line(database: Database) {
         api.call("GET", &path, "").await.json()["items"][0]["line"],
         "Needle 2"
     );
+    for (tail, expected) in [(0, 0), (1, 1), (3, 3)] {
+        let path = format!("/api/v1/mcps/one/logs?q=needle&tail={tail}");
+        let page = api.call("GET", &path, "").await.json();
+        let items = page["items"].as_array().expect("items");
+        assert_eq!(items.len(), expected, "{page}");
+        assert_eq!(page["next_cursor"], serde_json::Value::Null);
+    }
     let last = lines[2]["id"].to_string();
     let path = "/api/v1/mcps/one/logs?q=needle";
     let mut resumed = Stream::open(&api, path, &[("last-event-id", &last)]).await;
