@@ -247,6 +247,9 @@ pub async fn delete(
     faults.refuse()?;
     let checked = CredentialName::new(name.as_str()).map_err(|_| not_found(&name))?;
     if !query.force.unwrap_or(false) {
+        // Instances may be bound to what was deleted before.
+        let known = state.store.credential(&who.owner, &checked).await?;
+        known.ok_or_else(|| not_found(&name))?;
         check_unused(&state, &who, &checked)?;
     }
     if state.store.delete_credential(&who.owner, &checked).await? {
