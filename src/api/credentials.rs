@@ -213,16 +213,16 @@ fn check_unused(state: &AppState, who: &Principal, name: &CredentialName) -> Res
     let Some(first) = users.first() else {
         return Ok(());
     };
-    let text = match users.len() {
-        1 => format!("the instance {first} uses"),
+    let by = match users.len() {
+        1 => format!("the instance {first}"),
         many => {
             let shown = users[..many.min(NAMED_MAX)].join(", ");
             let more = if many > NAMED_MAX { ", …" } else { "" };
-            format!("{many} instances use ({shown}{more})")
+            format!("{many} instances ({shown}{more})")
         }
     };
     let text = format!(
-        "{text} the credential {name}; delete them first, or force it: their next launch fails then"
+        "the credential {name} is used by {by}, whose next launch would fail without it; force deletes it all the same"
     );
     Err(ApiError::new(Code::CredentialInUse, text))
 }

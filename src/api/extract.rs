@@ -208,14 +208,19 @@ fn of_parameter<T: IntoParams>(name: String, text: &str) -> Violation {
         return Violation::of_parameter(name, "type", message);
     }
     let text = text.strip_prefix(&format!("{name}: ")).unwrap_or(text);
-    let code = if text.starts_with("unknown field") {
-        "unknown"
-    } else if text.starts_with("unknown variant") {
-        "enum"
-    } else {
-        "pattern"
-    };
-    Violation::of_parameter(name, code, text)
+    if text.starts_with("unknown field") {
+        let known: Vec<&str> = known.iter().map(|one| one.name.as_str()).collect();
+        let known = known.join(", ");
+        let message = format!("{name:?} is not known here; known are {known}");
+        return Violation::of_parameter(name, "unknown", message);
+    }
+    if let Some((_, expected)) = text.split_once(", expected ")
+        && text.starts_with("unknown variant")
+    {
+        let message = format!("{name} must be {}", expected.replace('`', ""));
+        return Violation::of_parameter(name, "enum", message);
+    }
+    Violation::of_parameter(name, "pattern", text)
 }
 
 /// One parameter of the path.
@@ -315,12 +320,19 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_said_to_be_one_and_its_range() {
-        let Query(_, faults) = read_query::<Asked>("limit=-1").expect("read");
-        assert_eq!(
-            faults.list()[0].message,
-            "limit must be a whole number from 1 to 9"
-        );
+    fn sentences_name_what_is_allowed() {
+        let Query(_, faults) = read_query::<Asked>("limit=-1&which=no&what=x").expect("read");
+        let said: Vec<&str> = faults
+            .list()
+            .iter()
+            .map(|one| one.message.as_str())
+            .collect();
+        let expected = [
+            "limit must be a whole number from 1 to 9",
+            "which must be first or last",
+            "\"what\" is not known here; known are limit, which, text",
+        ];
+        assert_eq!(said, expected);
     }
 
     /// JSON that is nearly a body: fields of ours and others, with values of every type.

@@ -94,7 +94,7 @@ impl Supervisor {
                 ttl_max: HumanDuration::from_ms(u64::MAX),
                 ..LeaseSpec::default()
             },
-            |entry| entry.template.lease.clone(),
+            |entry| entry.template.lease,
         );
         ttl.filter(|ttl| !ttl.is_null())
             .map(|ttl| check_ttl(ttl, &spec, "/ttl"))

@@ -383,7 +383,7 @@ async fn a_credential_that_is_not_there_is_pointed_at(database: Database) {
         (StatusCode::CONFLICT, &json!("credential-in-use"))
     );
     let detail = problem["detail"].as_str().unwrap_or_default();
-    assert!(detail.contains("the instance orphan uses"), "{problem}");
+    assert!(detail.contains("by the instance orphan,"), "{problem}");
     let forced = "/credentials/gone?force=true";
     let (status, _) = server.call(Method::DELETE, forced, None).await;
     assert_eq!(status, StatusCode::NO_CONTENT);
