@@ -9,14 +9,15 @@ pub struct ProbeTracker {
 }
 
 impl ProbeTracker {
-    /// Takes in one probe's outcome; answers the verdict it leads to. One success heals; a threshold of 0 counts as 1.
+    /// Takes in one probe's outcome; answers the verdict it leads to. One success heals; with a
+    /// threshold of 0 one failure is enough, as with 1.
     pub fn note(&mut self, answered: bool, failure_threshold: u32) -> Health {
         if answered {
             self.failures_in_row = 0;
             return Health::Healthy;
         }
         self.failures_in_row = self.failures_in_row.saturating_add(1);
-        if self.failures_in_row >= failure_threshold.max(1) {
+        if self.failures_in_row >= failure_threshold {
             Health::Unhealthy
         } else {
             Health::Healthy
