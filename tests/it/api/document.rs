@@ -217,6 +217,7 @@ fn times_and_words_say_what_they_are() {
         ("LogLine", "stream"),
     ] {
         let page = format!("Page_{of}[]");
+        let before = words;
         for (name, schema) in &objects {
             if name == of || *name == page {
                 let reference = &schema["properties"][key]["$ref"];
@@ -225,8 +226,9 @@ fn times_and_words_say_what_they_are() {
                 words += 1;
             }
         }
+        assert!(words > before, "{of}.{key}");
     }
-    assert!(times > 20 && words >= 9, "{times} {words}");
+    assert!(times > 20, "{times}");
     let status = &document()["components"]["schemas"]["StatusSchema"];
     let all: Vec<&str> = StatusWord::ALL.map(StatusWord::as_str).to_vec();
     assert_eq!(status["enum"], serde_json::json!(all), "{status}");
