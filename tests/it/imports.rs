@@ -170,7 +170,7 @@ async fn a_bad_import_is_refused_with_every_fault_and_without_a_word_of_the_file
         (json!({}), &["/text"][..]),
         (
             json!({"text": 5, "start": "yes", "hosts": ["a:1", 5]}),
-            &["/text", "/hosts/1", "/start"],
+            &["/hosts/1", "/start", "/text"],
         ),
         (json!({"text": "ghp_s3cret"}), &["/text"]),
         (json!({"text": file, "format": "toml"}), &["/format"]),
