@@ -11,7 +11,7 @@ use crate::domain::{
     instance::InstanceSpec,
     sandbox::{Denial, Network},
     template::{Grant, Template, Transport},
-    violation::Violation,
+    violation::{Violation, add_unless_covered},
 };
 
 impl Catalogue {
@@ -43,7 +43,11 @@ impl Catalogue {
         if template.server.transport == Transport::Remote
             && let Err((pointer, why)) = self.check_remote(template, settings)
         {
-            violations.push(Violation::new(pointer, "not-granted", why));
+            // What is no address at all was told above.
+            add_unless_covered(
+                &mut violations,
+                [Violation::new(pointer, "not-granted", why)],
+            );
         }
         violations
     }
