@@ -110,6 +110,14 @@ fn egress(report: &EgressReport) -> wire::Egress {
     wire::Egress {
         hosts: report.hosts.clone(),
         learns: report.learns,
+        held_keys: report
+            .held_keys
+            .iter()
+            .map(|(variable, upstream)| wire::HeldKey {
+                variable: variable.clone(),
+                upstream: upstream.clone(),
+            })
+            .collect(),
         refused: report.refused,
         last_refused_at: report.last_refused_at.map(time),
         refused_hosts: hosts(&report.refused_hosts),

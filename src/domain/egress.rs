@@ -12,6 +12,8 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::broker::Broker;
+
 /// Most ports that the rules of one server name together: each costs a listening socket.
 pub const PORTS_MAX: usize = 48;
 /// Most rules of one server.
@@ -218,6 +220,8 @@ pub struct Egress {
     pub denied: Vec<HostPattern>,
     /// Whether every name is let through and recorded.
     pub learns: bool,
+    /// Services that are reached through a broker, and by no other way.
+    pub brokers: Vec<Broker>,
 }
 
 /// Why a host is not reached.
@@ -229,6 +233,8 @@ pub enum Refused {
     Denied,
     /// Rules allow it, at other ports.
     Port,
+    /// A broker speaks with it, for a key that the server does not hold.
+    Brokered,
 }
 
 impl Egress {
@@ -251,6 +257,20 @@ impl Egress {
     /// # Errors
     /// [`Refused`].
     pub fn connects(&self, name: &str, port: u16) -> Result<(), Refused> {
+        self.allows(name, port)?;
+        self.is_free(&HostPattern::Name(name.to_owned()), port)
+    }
+
+    /// Whether no broker speaks with a host.
+    fn is_free(&self, host: &HostPattern, port: u16) -> Result<(), Refused> {
+        let speaks =
+            |broker: &Broker| broker.upstream.host == *host && broker.upstream.port == port;
+        let brokered = self.brokers.iter().any(speaks);
+        (!brokered).then_some(()).ok_or(Refused::Brokered)
+    }
+
+    /// Whether rules allow `name`, in its one form, at `port`.
+    pub(super) fn allows(&self, name: &str, port: u16) -> Result<(), Refused> {
         self.resolves(name)?;
         let mut fitting = self.hosts.iter().filter(|rule| rule.host.matches(name));
         let allowed = self.learns || fitting.any(|rule| rule.port == port);
@@ -262,6 +282,12 @@ impl Egress {
     /// # Errors
     /// [`Refused`].
     pub fn connects_to(&self, address: IpAddr, port: u16) -> Result<(), Refused> {
+        self.allows_address(address, port)?;
+        self.is_free(&HostPattern::Address(address.to_canonical()), port)
+    }
+
+    /// Whether rules allow an address.
+    pub(super) fn allows_address(&self, address: IpAddr, port: u16) -> Result<(), Refused> {
         let pattern = HostPattern::Address(address.to_canonical());
         if self.denied.contains(&pattern) {
             return Err(Refused::Denied);

@@ -14,6 +14,7 @@ fn egress(hosts: &[&str], denied: &[&str]) -> Egress {
             .map(|text| text.parse().expect(text))
             .collect(),
         learns: false,
+        brokers: Vec::new(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! Times are UTC unix milliseconds ([`UnixMs`]); durations are milliseconds.
 
 pub mod access;
+pub mod broker;
 pub mod call;
 pub mod credential;
 pub mod duration;

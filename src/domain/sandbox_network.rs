@@ -57,6 +57,7 @@ impl Ceiling {
             hosts,
             denied: self.denied_hosts.clone(),
             learns: spec.network == Network::Learn,
+            brokers: Vec::new(),
         };
         match egress.catches() {
             Ok(caught) if denials.is_empty() => Ok((egress, caught)),

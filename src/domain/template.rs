@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    broker::BrokerSpec,
     duration::HumanDuration,
     id::{EnvName, TemplateName},
     limits::Limits,
@@ -223,6 +224,9 @@ pub struct CredentialSpec {
     /// Whether an instance needs it.
     #[serde(default = "yes")]
     pub required: bool,
+    /// Its value stays outside of the sandbox, where it is added to requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<BrokerSpec>,
 }
 
 /// A setting that a server takes.

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    Inner,
+    Inner, broker,
     hello::{HELLO_BYTES_MAX, Hello, HelloReader},
     ledger::Why,
     names,
@@ -47,6 +47,11 @@ pub(super) async fn carry(inner: Arc<Inner>, inside: TcpStream) {
         return;
     };
     let (address, port) = (local.ip().to_canonical(), local.port());
+    let mut desks = inner.desks.iter();
+    let desk = desks.find(|desk| address.is_loopback() && desk.port() == port);
+    if let Some(desk) = desk.map(Arc::clone) {
+        return broker::serve(inner, desk, inside).await;
+    }
     let known = inner.names().at(address, Instant::now());
     let target = known.map_or(Target::Address(address), Target::Name);
     carry_to(inner, inside, target, port).await;

@@ -28,6 +28,8 @@ pub(super) enum Why {
     Connections,
     /// Too many bytes in this hour.
     Volume,
+    /// A request with a key of its own, where a broker adds one.
+    OtherKey,
 }
 
 impl From<Refused> for Why {
@@ -42,6 +44,10 @@ impl Why {
             Self::Rule(Refused::NotAllowed) => "it is not among the allowed hosts",
             Self::Rule(Refused::Denied) => "the operator denies it (sandbox.deny_hosts)",
             Self::Rule(Refused::Port) => "the host is allowed at other ports",
+            Self::Rule(Refused::Brokered) => {
+                "it is reached through the broker alone, which adds the key"
+            }
+            Self::OtherKey => "a request names another key than the one that is added outside",
             Self::Private => "it leads to a private address (sandbox.allow_private)",
             Self::ServerName => "its TLS connection asked for another name, or for none",
             Self::Connections => "too many connections at the same time (sandbox.connections_max)",
@@ -70,6 +76,8 @@ pub struct EgressReport {
     pub hosts: Vec<String>,
     /// Whether every public host is let through, to find the rules.
     pub learns: bool,
+    /// Keys that stay outside: the variable of the credential, and the service that its key is added for.
+    pub held_keys: Vec<(String, String)>,
     /// Questions and connections that were refused.
     pub refused: u64,
     /// The last time.
@@ -123,6 +131,10 @@ impl Ledger {
         counted.is_used = true;
         counted.report.hosts = egress.hosts.iter().map(ToString::to_string).collect();
         counted.report.learns = egress.learns;
+        let brokers = egress.brokers.iter();
+        let keys = brokers.flat_map(|broker| broker.keys.iter().map(move |key| (broker, key)));
+        let keys = keys.map(|(broker, key)| (key.variable.to_string(), broker.upstream.origin()));
+        counted.report.held_keys = keys.collect();
     }
 
     fn counted(&self) -> MutexGuard<'_, Counted> {

@@ -4,6 +4,10 @@
 //! keeper made. Here the address is turned into its name again, the name is resolved outside, what is private is
 //! refused, and bytes are copied. A server needs no proxy setting, and what it does not name it cannot reach.
 
+mod broker;
+mod broker_body;
+mod broker_client;
+mod broker_headers;
 mod connection;
 mod dial;
 mod dns;
@@ -23,7 +27,9 @@ use std::{
 use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{broker::Desk, dns::Answer, names::Names};
 pub use self::{
+    broker::Keys,
     dial::{DialError, Dialer},
     ledger::{EgressReport, HostCount, Ledger},
     resolve::{HostResolver, Resolve},
@@ -72,6 +78,8 @@ struct Inner {
     outside: Arc<Outside>,
     egress: Egress,
     names: Mutex<Names>,
+    /// Where plain HTTP is spoken, for keys that stay outside.
+    desks: Vec<Arc<Desk>>,
     ledger: Arc<Ledger>,
     connections: Arc<Semaphore>,
     begins: Mutex<Bucket>,
@@ -80,16 +88,25 @@ struct Inner {
 }
 
 impl Gate {
-    /// Begins to answer what was caught, by the rules of `egress`; what is refused and reached goes into `ledger`.
+    /// Begins to answer what was caught, by the rules of `egress`; what is refused and reached goes into `ledger`. `keys`
+    /// are those that brokers add.
     ///
     /// # Errors
     /// When a socket cannot be registered with the runtime.
     pub fn open(
         caught: Caught,
-        egress: Egress,
+        mut egress: Egress,
+        keys: &Keys,
         outside: Arc<Outside>,
         ledger: Arc<Ledger>,
     ) -> io::Result<Self> {
+        // One that was launched by another template knows of no broker, and goes its own way.
+        let ports = caught
+            .listeners
+            .iter()
+            .filter_map(|at| at.local_addr().ok());
+        let ports: Vec<u16> = ports.map(|address| address.port()).collect();
+        egress.brokers.retain(|broker| ports.contains(&broker.port));
         ledger.begin(&egress);
         let stop = CancellationToken::new();
         let listeners: io::Result<Vec<_>> = caught
@@ -104,6 +121,11 @@ impl Gate {
             .is_some_and(|address| address.is_ipv6());
         let inner = Arc::new(Inner {
             names: Mutex::new(Names::of(&egress)),
+            desks: egress
+                .brokers
+                .iter()
+                .map(|broker| Arc::new(Desk::new(broker.clone(), keys)))
+                .collect(),
             connections: Arc::new(Semaphore::new(outside.connections_max)),
             begins: Mutex::new(Bucket::new(BEGUN_PER_SECOND)),
             outside,
@@ -129,6 +151,10 @@ impl Gate {
 impl Inner {
     fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refuse(&self, host: &str, why: ledger::Why) {
+        self.ledger.refuse(host, why, self.outside.clock.now());
     }
 
     /// Counts a connection that begins; `Some`: not before so long.

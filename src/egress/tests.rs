@@ -76,8 +76,14 @@ impl Scene {
             dns,
             listeners: vec![door],
         };
-        let gate =
-            Gate::open(caught, egress, Arc::new(outside), Arc::clone(&ledger)).expect("it opens");
+        let gate = Gate::open(
+            caught,
+            egress,
+            &Keys::default(),
+            Arc::new(outside),
+            Arc::clone(&ledger),
+        )
+        .expect("it opens");
         Self {
             _gate: gate,
             ledger,
@@ -198,6 +204,7 @@ async fn connect_as(
         clock: Clock::System,
     };
     let inner = Inner {
+        desks: Vec::new(),
         names: Mutex::new(Names::of(&egress)),
         connections: Arc::new(Semaphore::new(4)),
         begins: Mutex::new(Bucket::new(BEGUN_PER_SECOND)),

@@ -7,6 +7,7 @@ mod encodings;
 mod error;
 mod file;
 mod key_ring;
+mod redacted_stream;
 pub mod redaction;
 mod rotation;
 mod seal;
@@ -14,6 +15,7 @@ mod token;
 
 pub use error::SecretsError;
 pub use key_ring::{KeyRing, KeySource};
+pub use redacted_stream::RedactedStream;
 pub use redaction::Redactions;
 pub use rotation::{ResealProgress, check_keys, reseal, retire_unused_keys};
 pub use token::{AccessToken, AdminToken, fingerprint, hash_token, verify_token};

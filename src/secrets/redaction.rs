@@ -151,6 +151,23 @@ impl Matcher<'_> {
         self.redactions.write_redacted(hay, part, &spans, out);
     }
 
+    /// How much of `hay` can be passed on before what follows it is known: its end may be the beginning of a secret.
+    #[must_use]
+    pub fn settled(&self, hay: &[u8]) -> usize {
+        let begun = |pattern: &Pattern| {
+            let longest = pattern.bytes.len().saturating_sub(1).min(hay.len());
+            (1..=longest)
+                .rev()
+                .find(|len| hay.ends_with(&pattern.bytes[..*len]))
+        };
+        let begun = self.redactions.patterns.iter().filter_map(begun).max();
+        let cut = hay.len() - begun.unwrap_or(0);
+        // Never within a secret that is whole: the rest of it would not be recognised.
+        let spans = self.spans(hay);
+        let split = spans.iter().find(|span| span.start < cut && cut < span.end);
+        split.map_or(cut, |span| span.start)
+    }
+
     /// All secret stretches, merged where they overlap or touch, in order.
     fn spans(&self, hay: &[u8]) -> Vec<Span> {
         let mut found: Vec<Span> = Vec::new();

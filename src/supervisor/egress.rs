@@ -3,13 +3,39 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 use super::{Context, command::Command};
 use crate::{
     domain::{egress::Egress, id::InstanceId},
-    egress::{Gate, Ledger},
+    egress::{Gate, Keys, Ledger},
     runtime::Workload,
+    secrets::Redactions,
 };
+
+/// What a child may reach, and which keys are added on the way.
+pub(super) struct Ways {
+    pub(super) egress: Egress,
+    pub(super) keys: Keys,
+}
+
+impl Ways {
+    /// Of `secrets`, the values of credentials by variable, the keys are those that the child does not get.
+    pub(super) fn new(
+        egress: Egress,
+        secrets: &[(String, Zeroizing<String>)],
+        redactions: &Arc<Redactions>,
+    ) -> Self {
+        let held = secrets.iter().filter(|(name, _)| egress.holds_back(name));
+        Self {
+            keys: Keys {
+                values: held.cloned().collect(),
+                redactions: Arc::clone(redactions),
+            },
+            egress,
+        }
+    }
+}
 
 /// A record of what an instance is refused, which tells its actor of news.
 pub(super) fn ledger(mailbox: &mpsc::Sender<Command>) -> Arc<Ledger> {
@@ -29,7 +55,7 @@ pub(super) fn open_gate(
     context: &Context,
     id: InstanceId,
     workload: &Workload,
-    egress: Egress,
+    ways: Ways,
 ) -> std::io::Result<Option<Gate>> {
     let Some(caught) = workload.take_caught() else {
         return Ok(None);
@@ -39,5 +65,6 @@ pub(super) fn open_gate(
         .get(id)
         .map(|handle| Arc::clone(&handle.egress));
     let outside = Arc::clone(&context.outside);
-    Gate::open(caught, egress, outside, ledger.unwrap_or_default()).map(Some)
+    let Ways { egress, keys } = ways;
+    Gate::open(caught, egress, &keys, outside, ledger.unwrap_or_default()).map(Some)
 }

@@ -11,11 +11,12 @@ use futures_util::future::BoxFuture;
 use tokio::sync::OwnedSemaphorePermit;
 use zeroize::Zeroizing;
 
-use super::{Context, private_port::PrivatePort, remote, route::ArgumentsHook};
+use super::{
+    Context, egress::Ways, private_port::PrivatePort, remote, route::ArgumentsHook,
+};
 use crate::{
     domain::{
         credential::SealedSecret,
-        egress::Egress,
         exit::ExitStatus,
         id::{EnvName, Generation, InstanceId},
         instance::InstanceRecord,
@@ -217,6 +218,9 @@ pub(super) async fn start(
         }
         opened => opened?,
     };
+    let egress = &recipe.resolved.sandbox.egress;
+    // What stays outside has a placeholder among the plain ones.
+    let given = secrets.iter().filter(|(name, _)| !egress.holds_back(name));
     let plain = recipe
         .resolved
         .env
@@ -225,13 +229,15 @@ pub(super) async fn start(
     let plan = LaunchPlan {
         id,
         argv: recipe.resolved.argv.clone(),
-        env: plain.chain(secrets.iter().cloned()).collect(),
+        env: plain.chain(given.cloned()).collect(),
         cwd: recipe.resolved.cwd.clone(),
         limits: recipe.template.limits,
         sandbox: recipe.resolved.sandbox.clone(),
         passed: Vec::new(),
     };
-    let redactions = Arc::new(Redactions::new(secrets));
+    let redactions = Arc::new(Redactions::new(secrets.iter().cloned()));
+    let ways = Ways::new(egress.clone(), &secrets, &redactions);
+    drop(secrets);
     let workload = context
         .runtime
         .launch(plan)
@@ -252,7 +258,7 @@ pub(super) async fn start(
         port,
         workload,
         redactions,
-        recipe.resolved.sandbox.egress.clone(),
+        ways,
     )
     .await
     .map_err(|error| not_started(error.to_string()))
@@ -275,7 +281,7 @@ pub(super) async fn attach_adopted(
         .unwrap_or_default();
     // A key that was removed meanwhile costs the redaction of its secret, not the instance.
     let secrets = open_all(context, record, &sealed).unwrap_or_default();
-    let redactions = Arc::new(Redactions::new(secrets));
+    let redactions = Arc::new(Redactions::new(secrets.iter().cloned()));
     let port = kept.as_ref().and_then(|kept| kept.http_port);
     let port = port.and_then(|port| context.private_ports.keep(port));
     // What it may reach, and its members, follow the template as it is now.
@@ -292,11 +298,8 @@ pub(super) async fn attach_adopted(
     let egress = resolved
         .as_ref()
         .map(|resolved| resolved.sandbox.egress.clone());
-    let egress = egress.unwrap_or_default();
-    let child = attach(
-        context, record, template, port, workload, redactions, egress,
-    )
-    .await?;
+    let ways = Ways::new(egress.unwrap_or_default(), &secrets, &redactions);
+    let child = attach(context, record, template, port, workload, redactions, ways).await?;
     if let Some(kept) = kept {
         child.upstream.adopt(kept.handshake);
     }
@@ -321,13 +324,13 @@ async fn attach(
     port: Option<PrivatePort>,
     workload: Workload,
     redactions: Arc<Redactions>,
-    egress: Egress,
+    ways: Ways,
 ) -> std::io::Result<Child> {
     let number = port.as_ref().map(PrivatePort::number);
     let hidden = Arc::clone(&redactions);
     let attached = try_attach(context, record, template, number, &workload, hidden);
     let attached = attached.and_then(|(upstream, captures)| {
-        let gate = super::egress::open_gate(context, record.id, &workload, egress)?;
+        let gate = super::egress::open_gate(context, record.id, &workload, ways)?;
         Ok((upstream, captures, gate))
     });
     match attached {

@@ -8,7 +8,7 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    parameters, remote,
+    broker, parameters, remote,
     schema::{self, Found},
 };
 use crate::{
@@ -124,6 +124,10 @@ impl Check<'_> {
         self.server();
         self.variables();
         self.sandbox();
+        for (keys, message) in broker::faults(template) {
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            self.report(&keys, message);
+        }
         self.limits();
         let mut names = BTreeSet::new();
         for (index, setting) in template.settings.iter().enumerate() {

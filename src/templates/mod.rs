@@ -22,6 +22,7 @@ use crate::{
     packages::{self, Package},
 };
 
+mod broker;
 mod forms;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -264,6 +265,7 @@ impl Catalogue {
             let sentences: Vec<String> = denials.iter().map(Denial::to_string).collect();
             ResolveError::Denied(sentences.join("; "))
         })?;
+        broker::put_between(template, spec, port, &mut resolved).map_err(ResolveError::Denied)?;
         if !resolved.env.contains_key("PATH") {
             let mut path = Vec::new();
             for folder in &self.search_path {

@@ -3,6 +3,7 @@
 
 use toml::{Table, Value};
 
+use super::broker::{HEADER_FORMAT, HEADER_NAME, HEADER_TEXT, UPSTREAM};
 use super::forms::{
     ENV_NAME, Form, HOST_RULE, HTTP_PATH, ICON_FILE, PACKAGE, SETTING_NAME, TEMPLATE_NAME,
     WEB_ADDRESS,
@@ -126,6 +127,15 @@ const CREDENTIAL: &[Key] = &[
     required("title", Shape::Text(100), "'x'"),
     key("help", Shape::Text(4_000)),
     key("required", Shape::Flag),
+    key("broker", Shape::Section(BROKER)),
+];
+
+const BROKER: &[Key] = &[
+    required("base_url_variable", Shape::Name(&ENV_NAME), "'X'"),
+    required("upstream", Shape::Names(&UPSTREAM), "['https://x.x']"),
+    key("header", Shape::Name(&HEADER_NAME)),
+    key("format", Shape::Name(&HEADER_FORMAT)),
+    key("placeholder", Shape::Name(&HEADER_TEXT)),
 ];
 
 const SETTING: &[Key] = &[

@@ -159,6 +159,9 @@ pub struct Egress {
     pub hosts: Vec<String>,
     /// Whether every public host is let through, to find out which it needs: those in `reached_hosts`.
     pub learns: bool,
+    /// Its credentials whose values stay outside of the sandbox, where they are added to its requests.
+    #[serde(default)]
+    pub held_keys: Vec<HeldKey>,
     /// Questions for names and connections that were refused.
     pub refused: u64,
     /// The last time (RFC 3339).
@@ -172,6 +175,15 @@ pub struct Egress {
     pub sent_bytes: u64,
     /// Bytes received.
     pub received_bytes: u64,
+}
+
+/// A key that an instance uses and does not hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HeldKey {
+    /// The variable of the credential, which holds a placeholder.
+    pub variable: String,
+    /// The service that the key is added for, such as `https://api.example.com:443`.
+    pub upstream: String,
 }
 
 /// One host that an instance reached, or was refused.

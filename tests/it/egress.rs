@@ -24,17 +24,25 @@ use crate::{
 /// Somebody without any right; no user of a usual host has this id.
 const NOBODY_UID: u32 = 4_242;
 /// The only name in the certificate.
-const NAME: &str = "api.test.example";
+pub const NAME: &str = "api.test.example";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An HTTPS server on a port of this machine's loopback, with a certificate of its own.
-struct Site {
-    port: u16,
+pub struct Site {
+    pub port: u16,
     folder: tempfile::TempDir,
 }
 
 impl Site {
     fn start() -> Self {
+        Self::answering(|_| {
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello".to_owned()
+        })
+    }
+
+    /// One that gives `answer` to what it was asked, both as texts of HTTP/1.1.
+    pub fn answering(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+        let answer = Arc::new(answer);
         let folder = tempfile::tempdir().expect("a temporary folder");
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.path(), open).expect("ours");
@@ -59,6 +67,8 @@ impl Site {
                 "cert.pem",
             ])
             .args(["-addext", &format!("subjectAltName=DNS:{NAME}")])
+            // Trusted for what it is, and no authority over others.
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
             .current_dir(folder.path())
             .output()
             .expect("openssl is installed");
@@ -80,13 +90,14 @@ impl Site {
         let port = listener.local_addr().expect("bound").port();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let config = Arc::clone(&config);
+                let (config, answer) = (Arc::clone(&config), Arc::clone(&answer));
                 std::thread::spawn(move || {
                     let session = ServerConnection::new(config).expect("a session");
                     let mut stream = StreamOwned::new(session, stream);
                     let mut asked = [0; 4_096];
-                    if stream.read(&mut asked).is_ok_and(|len| len > 0) {
-                        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
+                    let len = stream.read(&mut asked).unwrap_or_default();
+                    if len > 0 {
+                        let answer = answer(&String::from_utf8_lossy(&asked[..len]));
                         let _ = stream.write_all(answer.as_bytes());
                         stream.conn.send_close_notify();
                         let _ = stream.flush();
@@ -97,7 +108,7 @@ impl Site {
         Self { port, folder }
     }
 
-    fn certificate(&self) -> String {
+    pub fn certificate(&self) -> String {
         let path = self.folder.path().join("cert.pem");
         path.to_str().expect("a plain path").to_owned()
     }

@@ -210,6 +210,12 @@ impl Server {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             // The keeper must not hand this on: a test looks for it in the instances.
             .env("MINIMCP_TEST_MARKER", "must-not-reach-an-instance")
+            // Certificates that it trusts instead of the host's, where a test puts some there.
+            .envs(
+                Some(self.folder.path().join("data/trusted.pem"))
+                    .filter(|file| file.exists())
+                    .map(|file| ("SSL_CERT_FILE", file)),
+            )
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor is free"))
             .stderr(log)

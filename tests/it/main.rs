@@ -5,6 +5,7 @@ mod actor_panics;
 mod api;
 mod backup;
 mod bad_manifests;
+mod brokers;
 mod calls;
 mod cgroups;
 mod cli;

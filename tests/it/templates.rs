@@ -5,7 +5,6 @@ use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command, tim
 
 use axum::{
     Json, Router,
-    http::HeaderMap,
     routing::{get, post},
 };
 use reqwest::{Method, StatusCode};
@@ -16,6 +15,7 @@ use crate::{
     harness::{Database, Server, on_both_databases},
     leaks::assert_nowhere,
     mcp::Mcp,
+    source,
 };
 
 #[path = "../../mcp-templates/rest/tests/support/fake.rs"]
@@ -262,7 +262,7 @@ async fn github_and_figma_use_their_credentials_and_show_them_nowhere(database: 
         upstream.fail(401, &[], &echo);
         let answer = text(&mut client, "get_me", json!({})).await;
         assert!(
-            answer.contains("[redacted]") && !answer.contains(&secrets[0]),
+            answer.contains("[redacted") && !answer.contains(&secrets[0]),
             "{answer}"
         );
 
@@ -282,17 +282,30 @@ async fn github_and_figma_use_their_credentials_and_show_them_nowhere(database: 
 }
 
 async fn figma_writes_pictures_into_the_folder_of_its_instance(database: Database) {
-    let server = Server::start(database).await;
     let picture: &[u8] = b"\x89PNG\r\n\x1a\nfor the folder";
-    let images = async |headers: HeaderMap| {
-        // Pictures lie on the same fake, at an address that only it knows.
-        let host = headers["host"].to_str().unwrap_or_default().to_owned();
-        Json(json!({"err": null, "images": {"1:2": format!("http://{host}/pictures/a")}}))
-    };
-    let routes = Router::new()
-        .route("/v1/images/KeY1", get(images))
-        .route("/pictures/a", get(async move || picture));
+    // Pictures lie elsewhere, as those of Figma do.
+    let pictures = Router::new().route("/pictures/a", get(async move || picture));
+    let pictures = Fake::start(pictures, None).await;
+    let address = format!("{}/pictures/a", pictures.url);
+    let images = async move || Json(json!({"err": null, "images": {"1:2": address}}));
+    let routes = Router::new().route("/v1/images/KeY1", get(images));
     let upstream = Fake::start(routes, None).await;
+    let own = tempfile::tempdir().expect("a temporary folder");
+    let host = pictures.url.trim_start_matches("http://");
+    let manifest = fs::read_to_string(source::root().join("mcp-templates/figma/template.toml"));
+    let manifest = manifest.expect("it is in the tree").replacen(
+        "\"s3-alpha-sig.figma.com:443\",",
+        &format!("{host:?},"),
+        1,
+    );
+    assert!(manifest.contains(host));
+    fs::create_dir(own.path().join("figma")).expect("ours");
+    fs::write(own.path().join("figma/template.toml"), manifest).expect("ours");
+    let changed = own.path().to_owned();
+    let server = Server::start_with(database, |config| {
+        config.runtime.template_dirs.push(changed);
+    })
+    .await;
     let token = secret("figma");
     put_credential(&server, "pictures", &token).await;
     let body = json!({"template": "figma", "credentials": {"FIGMA_API_KEY": "pictures"},
@@ -304,10 +317,10 @@ async fn figma_writes_pictures_into_the_folder_of_its_instance(database: Databas
     assert!(answer.contains("images/icons/a.png"), "{answer}");
     let written = fs::read(folder(&server, &instance).join("images/icons/a.png"));
     assert_eq!(written.ok().as_deref(), Some(picture));
-    let seen = upstream.take_seen();
-    assert_eq!(seen.len(), 2);
+    assert_eq!(upstream.take_seen()[0].headers["x-figma-token"], *token);
+    let seen = pictures.take_seen();
     assert!(
-        !seen[1].headers.contains_key("x-figma-token"),
+        !seen[0].headers.contains_key("x-figma-token"),
         "the token stays with the API"
     );
     assert_nowhere(&server, &instance, &[token]).await;

@@ -23,7 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["packages", "domain", "config", "mcp_servers"],
     ),
     ("upstream", &["runtime", "domain", "config"]),
-    ("egress", &["runtime", "clock", "domain"]),
+    ("egress", &["runtime", "secrets", "clock", "domain"]),
     (
         "supervisor",
         &[

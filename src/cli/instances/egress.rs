@@ -21,6 +21,10 @@ pub(super) fn lines(instance: &Instance) -> Vec<(&'static str, String)> {
         let reached: Vec<String> = reached.map(|host| format!("{:?}", host.host)).collect();
         lines.push(("Learned", format!("hosts = [{}]", reached.join(", "))));
     }
+    for (index, key) in egress.held_keys.iter().enumerate() {
+        let title = if index == 0 { "Keys outside" } else { "" };
+        lines.push((title, format!("{} for {}", key.variable, key.upstream)));
+    }
     for (index, host) in egress.refused_hosts.iter().take(SHOWN_MAX).enumerate() {
         let title = if index == 0 { "Refused" } else { "" };
         lines.push((title, refused(host)));
@@ -61,6 +65,7 @@ mod tests {
         let mut egress = Egress {
             hosts: vec!["api.example.com:443".to_owned()],
             learns: false,
+            held_keys: Vec::new(),
             refused: 3,
             last_refused_at: None,
             refused_hosts: vec![host(
