@@ -4,6 +4,7 @@
 //! cargo bench --bench side_by_side                         everything
 //! cargo bench --bench side_by_side -- --quick              fewer samples, some minutes less
 //! cargo bench --bench side_by_side -- --calls              only calls through the access URL and what they stand beside
+//! cargo bench --bench side_by_side -- --layers           only what each layer of the sandbox costs at a start
 //! cargo bench --bench side_by_side -- --instances 1000     memory and kills up to so many instances (default 100)
 //! cargo bench --bench side_by_side -- --peer PATH          where the peer is, if neither on the PATH nor in target/
 //! cargo bench --bench side_by_side -- --node-server FILE   another program for Node, with a tool echo and one argument text
@@ -23,6 +24,7 @@ mod daemon;
 mod figures;
 mod floor;
 mod http;
+mod layers;
 mod leases;
 mod mcp;
 mod memory;
@@ -94,6 +96,7 @@ struct Wanted {
     plan: Plan,
     json: bool,
     only_calls: bool,
+    only_layers: bool,
     peer: Option<PathBuf>,
     node_server: Option<PathBuf>,
 }
@@ -101,6 +104,7 @@ struct Wanted {
 impl Wanted {
     fn parse(arguments: &[String]) -> Self {
         let (mut quick, mut json, mut only_calls, mut most) = (false, false, false, 100);
+        let mut only_layers = false;
         let (mut peer, mut node_server) = (None, None);
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
@@ -112,6 +116,7 @@ impl Wanted {
                 "--quick" => quick = true,
                 "--json" => json = true,
                 "--calls" => only_calls = true,
+                "--layers" => only_layers = true,
                 "--instances" => most = value().parse().expect("--instances needs a number"),
                 "--peer" => peer = Some(value().into()),
                 "--node-server" => node_server = Some(value().into()),
@@ -127,6 +132,7 @@ impl Wanted {
             plan: plan(most),
             json,
             only_calls,
+            only_layers,
             peer,
             node_server,
         }
@@ -142,6 +148,11 @@ fn main() {
     }
     let wanted = Wanted::parse(&arguments);
     let plan = &wanted.plan;
+    if wanted.only_layers {
+        let mut figures = Figures::new(wanted.json);
+        layers::compare(&mut figures, plan.starts);
+        return figures.finish();
+    }
     let this = std::env::current_exe().expect("a program knows its file");
     let this = this.to_str().expect("the checkout has a plain path");
     let null = [this, "null-server"].map(str::to_owned);
@@ -175,6 +186,7 @@ fn main() {
     }
     drop(daemon);
     if !wanted.only_calls {
+        layers::compare(&mut figures, plan.starts);
         figures.heading("how late leases end", Figures::TIMES);
         for count in [10, 100] {
             leases::ends(&mut figures, &null, count);

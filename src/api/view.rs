@@ -9,7 +9,7 @@ use crate::{
         exit::{ExitRecord, ExitStatus},
     },
     egress::{EgressReport, HostCount},
-    supervisor::{Granted, InstanceEvent, InstanceStatus},
+    supervisor::{DenialReport, Granted, InstanceEvent, InstanceStatus},
     wire,
 };
 
@@ -72,6 +72,7 @@ pub fn instance(status: &InstanceStatus) -> wire::Instance {
         }),
         isolation: status.isolation.clone(),
         egress: status.egress.as_ref().map(egress),
+        denials: status.denials.as_ref().map(denials),
         limits: match status.remote {
             None => serde_json::to_value(status.limits).unwrap_or_default(),
             Some(_) => serde_json::json!({}),
@@ -94,6 +95,20 @@ pub fn granted(granted: &Granted, status: &InstanceStatus) -> wire::Instance {
         access_token: Some(granted.access_token.to_string()),
         connect_url: Some(granted.connect_url.to_string()),
         ..instance(status)
+    }
+}
+
+fn denials(report: &DenialReport) -> wire::Denials {
+    let calls = report.calls.iter();
+    let calls = calls.map(|(call, count, last_at)| wire::DeniedCall {
+        call: call.clone(),
+        count: *count,
+        last_at: time(*last_at),
+    });
+    wire::Denials {
+        total: report.total,
+        last_at: report.last_at.map(time),
+        calls: calls.collect(),
     }
 }
 

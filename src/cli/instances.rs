@@ -332,6 +332,7 @@ fn described(instance: &Instance, now: Timestamp) -> String {
         (title, format!("{part:<16} {state}"))
     }));
     lines.extend(egress::lines(instance));
+    lines.extend(egress::denied(instance));
     lines
         .into_iter()
         .map(|(title, text)| {

@@ -11,6 +11,7 @@ mod doctor;
 mod failure;
 mod imports;
 mod instances;
+mod learned;
 mod logs;
 mod option_values;
 mod output;
@@ -129,6 +130,9 @@ async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode,
         Command::Events { after } => logs::events(client, after, out).await?,
         Command::Templates { name: None } => system::templates(client, out).await?,
         Command::Templates { name: Some(name) } => system::template(client, &name, out).await?,
+        Command::Template(TemplateCommand::Learned { name }) => {
+            return learned::show(client, &name, out).await;
+        }
         Command::Template(TemplateCommand::Install { name }) => {
             return templates::install(client, &name, out).await;
         }

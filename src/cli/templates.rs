@@ -45,6 +45,11 @@ pub(crate) enum TemplateCommand {
         /// The template.
         name: String,
     },
+    /// Print the hosts that instances reached which learn (network = "learn"), as the manifest has them.
+    Learned {
+        /// The template.
+        name: String,
+    },
 }
 
 const POLL_INTERVAL: Duration = Duration::from_millis(300);

@@ -83,6 +83,19 @@ impl MetricsSource for Instances {
             SampleKind::Counter,
             totals.launches,
         ));
+        let (calls, connections) = self.0.count_refusals();
+        samples.push(sample(
+            "denied_system_calls",
+            "System calls refused to instances that exist now",
+            SampleKind::Gauge,
+            calls,
+        ));
+        samples.push(sample(
+            "refused_connections",
+            "Connections and questions for names refused to instances that exist now",
+            SampleKind::Gauge,
+            connections,
+        ));
         let ports = self.0.ports();
         samples.push(sample(
             "ports_free",

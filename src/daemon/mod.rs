@@ -108,6 +108,16 @@ impl Daemon {
             linger: config.runtime.keeper_linger,
         });
         let runtime = Arc::new(LocalRuntime::connect(&config.runtime.keeper_socket, spawn).await?);
+        if !config.runtime.keeper_spawn {
+            match runtime::give_up_unneeded() {
+                Ok(()) => tracing::info!(
+                    "this process gives up to start programs and to reach into others"
+                ),
+                Err(cause) => {
+                    tracing::warn!(%cause, "this process keeps rights that it does not need")
+                }
+            }
+        }
         // What was started goes again when a later part fails: nobody would ever end it.
         let (undo, began_keeper) = (Arc::clone(&runtime), runtime.began_keeper());
         let started = async move {
@@ -148,6 +158,7 @@ impl Daemon {
             .with_environment(config::environment());
             let (supervisor, restored, alive) = Supervisor::start_up(context).await?;
             tracing::info!(restored, alive, "instances restored");
+            tokio::spawn(supervisor.clone().tell_denials());
             let list = tasks::all(&config, &store, &supervisor, &keys, clock);
             let driver = Arc::new(TaskDriver::start(list, &config.tasks).await?);
             let api_stop = CancellationToken::new();

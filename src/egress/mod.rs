@@ -34,7 +34,6 @@ pub use self::{
     ledger::{EgressReport, HostCount, Ledger},
     resolve::{HostResolver, Resolve},
 };
-use self::{dns::Answer, names::Names};
 use crate::{
     clock::Clock,
     domain::{egress::Egress, private_address::Opened},

@@ -168,7 +168,10 @@ impl Connection {
             keeper_pid: 0,
             host: HostReport::default(),
         };
-        let greeting = connection.exchange(Request::Hello { members: true });
+        let greeting = connection.exchange(Request::Hello {
+            members: true,
+            denials: true,
+        });
         let reply = tokio::time::timeout(GREETING_TIMEOUT, greeting)
             .await
             .map_err(|_| RuntimeError::Unreachable("it does not answer".into()))??;

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use super::{
-    Caught, KeeperState, LaunchError, LaunchPlan, OwnNetwork, Pidfd, Pipes, Runtime, RuntimeError,
-    Verb, Workload, WorkloadControl, WorkloadId, host,
+    Caught, DenialSheet, KeeperState, LaunchError, LaunchPlan, OwnNetwork, Pidfd, Pipes, Runtime,
+    RuntimeError, Verb, Workload, WorkloadControl, WorkloadId, host,
     keeper::protocol::{Launch, Reply, Request},
     keeper_client::{Answer, Call, Connection, Exits, Lost},
 };
@@ -371,15 +371,18 @@ impl LocalRuntime {
                         isolation,
                         caught,
                         pidfd,
+                        denials,
                     },
                 mut descriptors,
             }) => {
+                let denials = descriptors.pop_if(|_| denials).map(DenialSheet::from);
                 let pidfd = self.watched(id, pidfd, &mut descriptors);
                 let network = own_network(&mut descriptors, caught);
                 let pipes = pipes(descriptors, true);
                 return Ok(
                     Workload::new(id, pid, pidfd, isolation, pipes, exit, self.control())
-                        .within(network),
+                        .within(network)
+                        .counted(denials),
                 );
             }
             Ok(Answer {
@@ -410,8 +413,10 @@ impl LocalRuntime {
                     caught,
                     exit,
                     pidfd,
+                    denials,
                 } => {
                     after = Some(id);
+                    let denials = answer.descriptors.pop_if(|_| denials);
                     let told = self.shared.exits.subscribe(id);
                     if let Some(report) = exit {
                         self.shared.exits.tell(id, report);
@@ -421,7 +426,8 @@ impl LocalRuntime {
                     let pipes = pipes(answer.descriptors, stdin);
                     let workload =
                         Workload::new(id, pid, pidfd, isolation, pipes, told, self.control());
-                    all.push(workload.within(network));
+                    let workload = workload.within(network);
+                    all.push(workload.counted(denials.map(DenialSheet::from)));
                 }
                 Reply::End => return Ok(all),
                 _ => return Err(unexpected("a list")),

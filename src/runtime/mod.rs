@@ -14,9 +14,11 @@ use tokio::sync::watch;
     reason = "descriptors that arrive by SCM_RIGHTS are raw numbers"
 )]
 mod channel;
+pub mod denials;
 mod elsewhere;
 pub mod fake;
 mod folder_walk;
+mod given_up;
 pub mod host;
 #[expect(
     unsafe_code,
@@ -35,8 +37,10 @@ mod plan;
 mod usage;
 mod workload;
 
+pub use denials::{DenialSheet, Denials, DeniedCall};
 pub use elsewhere::elsewhere;
 pub use folder_walk::{EntryKind, FoundEntry, LeftOut, walk_folder};
+pub use given_up::give_up_unneeded;
 pub use host::{FileLock, LockError, bind_listener, harden_process, lock_file};
 pub use pidfd::Pidfd;
 pub use plan::{HostReport, LaunchPlan, PASSED_MAX, WorkloadId};

@@ -6,13 +6,13 @@ use std::{
     future::Future,
     net::{TcpListener, UdpSocket},
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::{Pidfd, RuntimeError, WorkloadId, usage};
+use super::{DenialSheet, Denials, Pidfd, RuntimeError, WorkloadId, usage};
 use crate::domain::exit::{ExitStatus, ResourceUsage};
 
 /// Our ends of a child's pipes; non-blocking, close-on-exec.
@@ -109,6 +109,7 @@ struct Inner {
     isolation: BTreeMap<String, String>,
     pipes: Mutex<Option<Pipes>>,
     network: Mutex<Option<OwnNetwork>>,
+    denials: OnceLock<DenialSheet>,
     exit: watch::Receiver<Option<ExitReport>>,
     control: Arc<dyn WorkloadControl>,
 }
@@ -149,6 +150,7 @@ impl Workload {
                 isolation,
                 pipes: Mutex::new(pipes),
                 network: Mutex::new(None),
+                denials: OnceLock::new(),
                 exit,
                 control,
             }),
@@ -160,6 +162,22 @@ impl Workload {
     pub fn within(self, network: Option<OwnNetwork>) -> Self {
         *self.lock_network() = network;
         self
+    }
+
+    /// With its refused system calls counted there, or not.
+    #[must_use]
+    pub fn counted(self, denials: Option<DenialSheet>) -> Self {
+        if let Some(sheet) = denials {
+            // Set once, when it is made.
+            let _ = self.inner.denials.set(sheet);
+        }
+        self
+    }
+
+    /// The system calls that it was refused so far; `None`: they are not counted.
+    #[must_use]
+    pub fn denials(&self) -> Option<Denials> {
+        self.inner.denials.get().map(DenialSheet::read)
     }
 
     /// Instance and generation.

@@ -157,6 +157,7 @@ pub(super) async fn spawn_actor(
     let egress = super::egress::ledger(&mailbox);
     let handle = Arc::new(ActorHandle {
         egress,
+        denials: Arc::default(),
         mailbox,
         status: actor.status.subscribe(),
         route: Arc::clone(&route),

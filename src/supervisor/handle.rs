@@ -422,6 +422,7 @@ fn seen(handle: &ActorHandle) -> InstanceStatus {
     let mut status = handle.status.borrow().as_ref().clone();
     status.members = listed(&handle.census.borrow());
     status.egress = handle.egress.report();
+    status.denials = handle.denials.report();
     let used = handle.route.last_accessed_ms.load(Ordering::Relaxed);
     if used > 0 {
         status.record.last_accessed_at = Some(used);

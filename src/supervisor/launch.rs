@@ -12,7 +12,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use zeroize::Zeroizing;
 
 use super::{
-    Context, egress::Ways, private_port::PrivatePort, remote, route::ArgumentsHook,
+    Context, denials::Watched, egress::Ways, private_port::PrivatePort, remote,
+    route::ArgumentsHook,
 };
 use crate::{
     domain::{
@@ -57,6 +58,8 @@ pub(super) struct Child {
     pub(super) redactions: Arc<Redactions>,
     /// Its way to the network, where that goes through the gate; ends with it.
     pub(super) _gate: Option<Gate>,
+    /// Keeps count of what it is refused.
+    pub(super) _watched: Option<Watched>,
     /// Its upstream told that it can never answer again.
     pub(super) told_silent: bool,
 }
@@ -336,7 +339,9 @@ async fn attach(
     match attached {
         Ok((upstream, captures, gate)) => {
             let generation = workload.id().generation;
+            let handle = context.registry.get(record.id);
             Ok(Child {
+                _watched: handle.and_then(|handle| handle.denials.watch(&workload)),
                 generation,
                 workload,
                 upstream,

@@ -10,6 +10,7 @@ mod boot;
 mod command;
 mod context;
 mod create;
+mod denials;
 mod directory;
 mod disk;
 mod effects;
@@ -37,6 +38,7 @@ mod wishes;
 pub use crate::packages::PackageState;
 pub use context::Context;
 pub use create::check_patch;
+pub use denials::DenialReport;
 pub use error::SupervisorError;
 pub use handle::Supervisor;
 pub use status::{

@@ -7,7 +7,9 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-use super::{InstanceStatus, command::Command, members::Census, route::Route};
+use super::{
+    InstanceStatus, command::Command, denials::DenialLedger, members::Census, route::Route,
+};
 use crate::{
     domain::id::{InstanceId, InstanceName, OwnerId},
     egress::Ledger,
@@ -27,6 +29,8 @@ pub(super) struct ActorHandle {
     pub(super) access_written_ms: AtomicI64,
     /// What it reached and was refused.
     pub(super) egress: Arc<Ledger>,
+    /// The system calls that its children were refused.
+    pub(super) denials: Arc<DenialLedger>,
     /// Its members.
     pub(super) census: watch::Receiver<Census>,
 }

@@ -69,6 +69,8 @@ pub struct InstanceStatus {
     pub isolation: BTreeMap<String, String>,
     /// What it may reach, reached and was refused; `None` where nothing goes through the gate.
     pub egress: Option<EgressReport>,
+    /// The system calls that it was refused; `None` where they are not counted.
+    pub denials: Option<DenialReport>,
     /// Limits in force.
     pub limits: Limits,
     /// The access URL without its token.
@@ -93,6 +95,7 @@ impl InstanceStatus {
             members: Vec::new(),
             isolation: BTreeMap::new(),
             egress: None,
+            denials: None,
             limits: Limits::default(),
             access_url: String::new(),
             path_url: String::new(),

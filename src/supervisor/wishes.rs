@@ -261,6 +261,7 @@ impl Actor {
                 .map(|child| child.workload.isolation().clone())
                 .unwrap_or_default(),
             egress: None,
+            denials: None,
             limits: self
                 .template
                 .as_ref()

@@ -140,6 +140,9 @@ pub struct Instance {
     /// What it may reach, reached and was refused, where its network is an allow-list or learns one.
     #[serde(default)]
     pub egress: Option<Egress>,
+    /// The system calls that it was refused, where they are counted.
+    #[serde(default)]
+    pub denials: Option<Denials>,
     /// Its limits.
     #[schema(value_type = Object)]
     pub limits: serde_json::Value,
@@ -150,6 +153,29 @@ pub struct Instance {
     pub settings: BTreeMap<String, serde_json::Value>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+}
+
+/// System calls that an instance was refused by its filter. What Landlock refuses is not told by the kernel before 6.15,
+/// and what is not there (files, processes, hosts) is refused to nobody.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Denials {
+    /// All of them.
+    pub total: u64,
+    /// The last time (RFC 3339).
+    pub last_at: Option<String>,
+    /// By kind, the most frequent first; at most 64 of one child, further ones are in `total` only.
+    pub calls: Vec<DeniedCall>,
+}
+
+/// One kind of system call that an instance was refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DeniedCall {
+    /// Its name, such as `ptrace`; of one with many uses, such as `socket`, only some are refused.
+    pub call: String,
+    /// How often.
+    pub count: u64,
+    /// The last time (RFC 3339).
+    pub last_at: String,
 }
 
 /// What of the network an instance may reach, reached and was refused since the daemon started.

@@ -435,6 +435,17 @@ async fn a_server_that_learns_tells_what_it_needs() {
         .expect("the program runs");
     let told = String::from_utf8_lossy(&told.stdout).into_owned();
     assert!(told.contains(&format!("hosts = [\"{learned}\"]")), "{told}");
+    let printed = Command::new(env!("CARGO_BIN_EXE_minimcp"))
+        .args(["template", "learned", "learns"])
+        .env("MINIMCP_API_URL", server.url())
+        .env("MINIMCP_TOKEN", server.admin_token())
+        .output()
+        .expect("the program runs");
+    let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
+    assert!(
+        printed.contains(&format!("    \"{learned}\",\n")),
+        "{printed}"
+    );
 }
 
 async fn wait_for_reached(server: &Server, instance: &Value) -> String {

@@ -11,6 +11,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    denials,
     harness::{Database, Server, reachable_by_all},
     mcp::Mcp,
 };
@@ -350,6 +351,7 @@ async fn no_attack_gets_through(seat: Seat) {
         .collect();
     assert!(differ.is_empty(), "expected {differ:#?}\ngot {outcomes:#?}");
     street.assert_unharmed().await;
+    denials::assert_told(&street.server, &instance, &outcomes).await;
 
     // Without a network of its own, Landlock is what keeps it from the abstract sockets of this machine.
     let (_, mut client) = street.attacker("hostile-open").await;

@@ -11,9 +11,12 @@ mod cgroups;
 mod cli;
 mod clients;
 mod conformance;
+#[cfg(target_arch = "x86_64")]
+mod denials;
 mod disk;
 mod egress;
 mod fixtures;
+mod given_up;
 mod harness;
 #[cfg(target_arch = "x86_64")]
 mod hostile;
@@ -44,6 +47,7 @@ mod processes;
 mod races;
 mod remote;
 mod remote_tls;
+mod relaxed;
 mod session_ends;
 mod soak;
 mod soak_sessions;

@@ -5,6 +5,25 @@ use crate::wire::{EgressHost, Instance};
 /// Hosts that are shown; the API has the others.
 const SHOWN_MAX: usize = 12;
 
+/// What its filter of system calls refused, as one line of title and text.
+pub(super) fn denied(instance: &Instance) -> Option<(&'static str, String)> {
+    let denials = instance
+        .denials
+        .as_ref()
+        .filter(|denials| denials.total > 0)?;
+    let calls = denials.calls.iter().take(SHOWN_MAX);
+    let calls: Vec<String> = calls
+        .map(|call| format!("{} {}", call.call, call.count))
+        .collect();
+    let last = denials.last_at.as_deref().unwrap_or_default();
+    let text = format!(
+        "{} system calls, last {last}: {}",
+        denials.total,
+        calls.join(", ")
+    );
+    Some(("Denied", text))
+}
+
 /// Lines of title and text.
 pub(super) fn lines(instance: &Instance) -> Vec<(&'static str, String)> {
     let Some(egress) = &instance.egress else {

@@ -37,6 +37,7 @@ pub(in crate::cli) fn instance(name: &str, id: &str) -> Instance {
         server: None,
         isolation: BTreeMap::new(),
         egress: None,
+        denials: None,
         limits: serde_json::Value::Null,
         credentials: BTreeMap::new(),
         settings: BTreeMap::new(),

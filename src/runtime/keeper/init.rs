@@ -7,21 +7,28 @@
 
 use std::{
     ffi::CStr,
-    os::fd::{AsRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd},
 };
 
-use nix::{errno::Errno, sys::prctl};
+use nix::{
+    errno::Errno,
+    sys::{
+        prctl,
+        socket::{AddressFamily, SockFlag, SockType, socketpair},
+    },
+};
 
 use super::{
     clone::{Forked, Namespaces, fork_into},
-    identity,
+    denials, identity,
     layers::Layers,
     mounts, network,
     payload::{self, Payload},
     privileges,
-    progress::{Failed, Stage, StatusRecord, report},
+    progress::{Failed, Stage, report},
     root::{self, RootPlan},
     secret_buffer::SecretBuffer,
+    watch::{Started, watch_over},
 };
 use crate::domain::sandbox::{Profile, Sandbox};
 
@@ -120,15 +127,6 @@ fn is_child(forked: &Forked) -> bool {
     false
 }
 
-/// What a running init still knows.
-struct Started {
-    server: libc::pid_t,
-    serial: u64,
-    status: RawFd,
-    own_namespace: bool,
-    heap_start: Option<usize>,
-}
-
 fn start(plan: InitPlan<'_>, progress: &OwnedFd) -> Result<Started, Failed> {
     let namespaces = plan.layers.namespaces;
     let own_namespace = namespaces.pid;
@@ -185,16 +183,31 @@ fn start(plan: InitPlan<'_>, progress: &OwnedFd) -> Result<Started, Failed> {
         heap_start,
         ..
     } = plan;
+    // Nothing is counted where there is no way to hand the listener over.
+    let handing = payload.denials.and_then(|page| {
+        let pair = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        );
+        pair.ok().map(|(ours, theirs)| (ours, theirs, page))
+    });
     match fork_into(Namespaces::NONE) {
         Ok(Forked::Child) => payload::run(
             &payload,
             secrets.bytes().get(secrets_at..).unwrap_or_default(),
             progress.as_raw_fd(),
+            handing.as_ref().map(|(_, theirs, _)| theirs.as_raw_fd()),
             own_namespace,
         ),
         Ok(Forked::Parent { pid, pidfd }) => {
             secrets.discard();
             drop(pidfd);
+            let denials = handing.and_then(|(ours, theirs, page)| {
+                drop(theirs);
+                Some((denials::take_over(&ours)?.into_raw_fd(), page))
+            });
             if plan.layers.no_capabilities {
                 // All that it still does needs none: its server has the same user. A failure costs the server nothing.
                 let _ = prctl::set_no_new_privs().and_then(|()| privileges::drop_capabilities());
@@ -209,6 +222,7 @@ fn start(plan: InitPlan<'_>, progress: &OwnedFd) -> Result<Started, Failed> {
                 status,
                 own_namespace,
                 heap_start,
+                denials,
             })
         }
         Err(cause) => Err((
@@ -268,116 +282,6 @@ fn forget_heap(start: Option<usize>) {
         if let Some(len) = end.checked_sub(start) {
             libc::madvise(start as *mut libc::c_void, len, libc::MADV_DONTNEED);
         }
-    }
-}
-
-fn watch_over(started: &Started) -> ! {
-    // SAFETY: sigset_t is plain data, and the calls only write to it.
-    let awaited = unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGUSR2] {
-            libc::sigaddset(&raw mut set, signal);
-        }
-        set
-    };
-    loop {
-        // SAFETY: both pointers are valid; the information is not asked for.
-        let signal = unsafe { libc::sigwaitinfo(&raw const awaited, std::ptr::null_mut()) };
-        match signal {
-            libc::SIGCHLD => reap_ended(started),
-            libc::SIGTERM => {
-                // SAFETY: kill(2) touches no memory. The server leads its group until we reap it.
-                unsafe { libc::kill(-started.server, libc::SIGTERM) };
-            }
-            libc::SIGUSR2 if !started.own_namespace => kill_descendants(started, None),
-            _ => {}
-        }
-    }
-}
-
-/// Reaps whatever ended; does not return when the server was among it.
-fn reap_ended(started: &Started) {
-    while let Some((pid, record)) = wait(started, libc::WNOHANG) {
-        if pid == started.server {
-            if !started.own_namespace {
-                kill_descendants(started, Some(record));
-            }
-            finish(started, record);
-        }
-    }
-}
-
-/// Kills our direct children until there are none: those of a killed child become ours. No pid can be
-/// reused meanwhile, since only we reap them.
-fn kill_descendants(started: &Started, mut record: Option<StatusRecord>) {
-    loop {
-        for_each_child(|pid| {
-            // SAFETY: kill(2) touches no memory.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
-        });
-        match wait(started, 0) {
-            Some((pid, ended)) if pid == started.server => record = Some(ended),
-            Some(_) => {}
-            None => break,
-        }
-    }
-    match record {
-        Some(record) => finish(started, record),
-        None => exit(1),
-    }
-}
-
-fn wait(started: &Started, flags: libc::c_int) -> Option<(libc::pid_t, StatusRecord)> {
-    let mut status = 0;
-    // SAFETY: rusage is plain integers; wait4 writes only to the two places given.
-    let (pid, usage) = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        let pid = libc::wait4(-1, &raw mut status, flags | libc::__WALL, &raw mut usage);
-        (pid, usage)
-    };
-    (pid > 0).then(|| (pid, StatusRecord::new(started.serial, status, &usage)))
-}
-
-fn finish(started: &Started, record: StatusRecord) -> ! {
-    let bytes = record.encode();
-    // SAFETY: the buffer is valid for its length; a write below PIPE_BUF is whole or fails.
-    unsafe { libc::write(started.status, bytes.as_ptr().cast(), bytes.len()) };
-    exit(0)
-}
-
-/// Calls `visit` with the pid of each direct child, without allocating.
-pub(super) fn for_each_child(mut visit: impl FnMut(libc::pid_t)) {
-    let mut buffer = [0_u8; 1_024];
-    let mut pid: libc::pid_t = 0;
-    // SAFETY: the path is a C string, the buffer is valid for its length, the descriptor is closed below.
-    unsafe {
-        let flags = libc::O_RDONLY | libc::O_CLOEXEC;
-        let file = libc::open(c"/proc/thread-self/children".as_ptr(), flags);
-        if file < 0 {
-            return;
-        }
-        loop {
-            let read = libc::read(file, buffer.as_mut_ptr().cast(), buffer.len());
-            let Some(text) = usize::try_from(read).ok().and_then(|len| buffer.get(..len)) else {
-                break;
-            };
-            if text.is_empty() {
-                break;
-            }
-            for byte in text {
-                if byte.is_ascii_digit() {
-                    pid = pid.wrapping_mul(10).wrapping_add(i32::from(byte - b'0'));
-                } else if pid > 0 {
-                    visit(pid);
-                    pid = 0;
-                }
-            }
-        }
-        libc::close(file);
-    }
-    if pid > 0 {
-        visit(pid);
     }
 }
 

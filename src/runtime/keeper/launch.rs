@@ -3,9 +3,9 @@
 use std::{
     collections::BTreeMap,
     ffi::CString,
-    fs, io,
+    fs,
     os::{
-        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::DirBuilderExt,
     },
     path::{Path, PathBuf},
@@ -16,10 +16,7 @@ use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
-        socket::{
-            AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixCredentials,
-            recvmsg, setsockopt, socketpair, sockopt,
-        },
+        socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt},
         wait::{WaitStatus, waitpid},
     },
     unistd::{Pid, getegid, geteuid, pipe2},
@@ -28,12 +25,13 @@ use nix::{
 use super::{
     cgroups::{Cgroups, Leaf},
     clone::{Forked, Namespaces, fork_into, fork_into_cgroup},
+    denials::Sheet,
     failure::Failure,
     identity::{self, Identity, Shared},
     init::{self, InitPlan, Probe},
     layers::{Host, Layers},
     payload::Payload,
-    progress::Stage,
+    progress::{Stage, receive_stage},
     protocol::Launch,
     root, second_wall,
     secret_buffer::SecretBuffer,
@@ -46,9 +44,6 @@ use crate::{
 
 /// Longest time from the fork to the execve, in milliseconds; only a hung file system takes that long.
 pub(super) const LAUNCH_TIMEOUT_MS: u16 = 10_000;
-
-/// Most descriptors that an init hands to the keeper (`SCM_MAX_FD`).
-const DESCRIPTORS_MAX: usize = 253;
 
 /// A child that runs.
 pub(super) struct Launched {
@@ -72,6 +67,8 @@ pub(super) struct Launched {
     pub(super) isolation: BTreeMap<String, String>,
     /// Of its network namespace, as [`super::network::set_up`] made them.
     pub(super) sockets: Vec<OwnedFd>,
+    /// Where its refused system calls are counted.
+    pub(super) denials: Option<OwnedFd>,
 }
 
 /// What every launch of this keeper shares.
@@ -245,9 +242,13 @@ impl Launcher {
             Err(_) => None,
         };
         let entrance = leaf.as_ref().map(|leaf| &leaf.entrance);
+        // Without one they are refused all the same.
+        let sheet = layers.filter.then(Sheet::new).and_then(Result::ok);
+        let page = sheet.as_ref().map(Sheet::page);
         let forked = match fork_into_cgroup(layers.namespaces, entrance) {
             Ok(forked) => forked,
             Err(cause) => {
+                drop(sheet.map(Sheet::into_file));
                 self.remove(leaf);
                 return Err(format!("cannot fork: {cause}"));
             }
@@ -265,6 +266,7 @@ impl Launcher {
                     gid: own.unwrap_or(self.gid),
                     layers,
                     filters: self.filters.as_ref(),
+                    denials: page,
                 },
                 secrets,
                 secrets_at,
@@ -280,6 +282,7 @@ impl Launcher {
             child_stdout,
             child_stderr,
         ));
+        let denials = sheet.map(Sheet::into_file);
         match await_exec(&progress) {
             Ok((server, sockets)) => Ok(Launched {
                 init,
@@ -292,6 +295,7 @@ impl Launcher {
                 isolation: self.report(layers, leaf.as_ref(), &launch.sandbox),
                 leaf,
                 sockets,
+                denials,
             }),
             Err(failure) => {
                 kill_tree(&pidfd, self.namespaces);
@@ -314,6 +318,11 @@ impl Launcher {
         sandbox: &Sandbox,
     ) -> BTreeMap<String, String> {
         let mut words = layers.report();
+        if layers.filter {
+            let told =
+                "system calls are counted; what Landlock refuses no kernel before 6.15 tells";
+            words.insert("denials".to_owned(), told.to_owned());
+        }
         if let Some(reason) = &sandbox.profile_reason {
             let word = format!("{}: {reason}", sandbox.profile.word());
             words.insert("profile".to_owned(), word);
@@ -462,35 +471,4 @@ fn await_exec(progress: &OwnedFd) -> Result<(u32, Vec<OwnedFd>), Failure> {
             Err(_) => return Err(Failure::DiedInSetup),
         }
     }
-}
-
-/// Stage, number, sender, descriptors.
-type Told = (Stage, i32, u32, Vec<OwnedFd>);
-
-fn receive_stage(progress: &OwnedFd) -> nix::Result<Option<Told>> {
-    let mut bytes = [0_u8; 5];
-    let mut control = nix::cmsg_space!(UnixCredentials, [RawFd; DESCRIPTORS_MAX]);
-    let mut parts = [io::IoSliceMut::new(&mut bytes)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(progress.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
-    if message.bytes == 0 {
-        return Ok(None);
-    }
-    let (mut pid, mut descriptors) = (0, Vec::new());
-    for part in message.cmsgs()? {
-        match part {
-            ControlMessageOwned::ScmCredentials(sender) => pid = sender.pid().cast_unsigned(),
-            ControlMessageOwned::ScmRights(raw) => {
-                // SAFETY: the kernel has just made them for us, and nobody else knows of them.
-                descriptors.extend(
-                    raw.into_iter()
-                        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
-                );
-            }
-            _ => {}
-        }
-    }
-    let stage = Stage::from_byte(bytes[0]).unwrap_or(Stage::Keeper);
-    let errno = i32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
-    Ok(Some((stage, errno, pid, descriptors)))
 }

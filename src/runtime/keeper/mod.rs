@@ -6,6 +6,7 @@
 
 mod cgroups;
 pub(super) mod clone;
+mod denials;
 mod failure;
 mod identity;
 mod init;
@@ -27,6 +28,7 @@ mod secret_buffer;
 mod syscalls;
 mod table;
 mod tree;
+mod watch;
 
 use std::{
     ffi::OsString,

@@ -12,6 +12,7 @@ use nix::{
 };
 
 use super::{
+    denials::{self, Page},
     init::{close_range, exit},
     layers::Layers,
     privileges,
@@ -43,6 +44,8 @@ pub(super) struct Payload<'a> {
     pub(super) layers: Layers,
     /// What `layers.filter` installs.
     pub(super) filters: Option<&'a Filters>,
+    /// Where refused calls are counted, if they are.
+    pub(super) denials: Option<Page>,
 }
 
 impl Payload<'_> {
@@ -57,12 +60,16 @@ pub(super) fn run(
     payload: &Payload<'_>,
     secrets: &[u8],
     progress: RawFd,
+    init: Option<RawFd>,
     own_namespace: bool,
 ) -> ! {
-    // SAFETY: dup and fcntl touch no memory; the number is ours alone in this process.
-    let moved = unsafe { libc::fcntl(progress, libc::F_DUPFD_CLOEXEC, ABOVE * 2) };
-    let progress = if moved < 0 { progress } else { moved };
-    let Err((stage, errno)) = become_server(payload, secrets, progress, own_namespace);
+    let moved = |descriptor: RawFd| {
+        // SAFETY: dup and fcntl touch no memory; the number is ours alone in this process.
+        let moved = unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, ABOVE * 2) };
+        if moved < 0 { descriptor } else { moved }
+    };
+    let (progress, init) = (moved(progress), init.map(moved));
+    let Err((stage, errno)) = become_server(payload, secrets, progress, init, own_namespace);
     report(progress, stage, errno as i32);
     exit(127)
 }
@@ -71,6 +78,7 @@ fn become_server(
     payload: &Payload<'_>,
     secrets: &[u8],
     progress: RawFd,
+    init: Option<RawFd>,
     own_namespace: bool,
 ) -> Result<std::convert::Infallible, Failed> {
     if !own_namespace {
@@ -109,7 +117,12 @@ fn become_server(
     report(progress, Stage::Ready, 0);
     // Last, since what comes before needs calls that a server does not.
     if let (true, Some(filters)) = (layers.filter, payload.filters) {
-        filters.install().map_err(|errno| (Stage::Filter, errno))?;
+        let listener = filters.install(init.is_some());
+        let listener = listener.map_err(|errno| (Stage::Filter, errno))?;
+        // Without it every refused call would wait for ever.
+        if let (Some(listener), Some(init)) = (listener, init) {
+            denials::hand_over(init, &listener).map_err(|errno| (Stage::Filter, errno))?;
+        }
     }
     Err((Stage::Exec, execute(program, path, &argv, &env)))
 }

@@ -1,8 +1,17 @@
 //! What an init tells the keeper: how far its set-up is, and how its server ended.
 
-use std::os::fd::RawFd;
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+};
 
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg},
+};
+
+/// Most descriptors that an init hands to the keeper (`SCM_MAX_FD`).
+const DESCRIPTORS_MAX: usize = 253;
 
 /// What the set-up was doing when it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +163,38 @@ pub(super) fn report(progress: RawFd, stage: Stage, errno: i32) {
             libc::MSG_NOSIGNAL,
         )
     };
+}
+
+/// Stage, number, sender, descriptors.
+type Told = (Stage, i32, u32, Vec<OwnedFd>);
+
+/// What an init says next; `None`: every copy of its end is closed.
+pub(super) fn receive_stage(progress: &OwnedFd) -> nix::Result<Option<Told>> {
+    let mut bytes = [0_u8; 5];
+    let mut control = nix::cmsg_space!(UnixCredentials, [RawFd; DESCRIPTORS_MAX]);
+    let mut parts = [io::IoSliceMut::new(&mut bytes)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(progress.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+    if message.bytes == 0 {
+        return Ok(None);
+    }
+    let (mut pid, mut descriptors) = (0, Vec::new());
+    for part in message.cmsgs()? {
+        match part {
+            ControlMessageOwned::ScmCredentials(sender) => pid = sender.pid().cast_unsigned(),
+            ControlMessageOwned::ScmRights(raw) => {
+                // SAFETY: the kernel has just made them for us, and nobody else knows of them.
+                descriptors.extend(
+                    raw.into_iter()
+                        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+                );
+            }
+            _ => {}
+        }
+    }
+    let stage = Stage::from_byte(bytes[0]).unwrap_or(Stage::Keeper);
+    let errno = i32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
+    Ok(Some((stage, errno, pid, descriptors)))
 }
 
 #[cfg(test)]

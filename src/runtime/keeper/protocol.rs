@@ -169,6 +169,9 @@ pub enum Request {
         /// neither name nor know them.
         #[serde(default)]
         members: bool,
+        /// Whether it takes the page of refused system calls of each child, as the last descriptor.
+        #[serde(default)]
+        denials: bool,
     },
     /// Start a child; descriptors: those to pass on.
     Launch(Box<Launch>),
@@ -278,6 +281,9 @@ pub enum Reply {
         /// Whether a pidfd comes along; from an older keeper none does.
         #[serde(default)]
         pidfd: bool,
+        /// Whether a page of refused system calls comes along, behind all others.
+        #[serde(default)]
+        denials: bool,
     },
     /// To `Launch`: there is no child.
     NotStarted {
@@ -302,6 +308,9 @@ pub enum Reply {
         /// Whether a pidfd comes along: not when it has ended, nor from an older keeper.
         #[serde(default)]
         pidfd: bool,
+        /// As in `Launched`.
+        #[serde(default)]
+        denials: bool,
     },
     /// To `NextHeld`; the descriptor comes along.
     Held {
@@ -392,14 +401,21 @@ mod tests {
     fn a_hello_from_before_there_were_members_is_understood_and_the_other_way_round() {
         assert!(matches!(
             decode_json(br#"{"type":"hello"}"#),
-            Ok(Request::Hello { members: false })
+            Ok(Request::Hello {
+                members: false,
+                denials: false
+            })
         ));
         #[derive(Deserialize)]
         #[serde(tag = "type", rename_all = "kebab-case")]
         enum Old {
             Hello,
         }
-        let json = serde_json::to_vec(&Request::Hello { members: true }).expect("writable");
+        let json = serde_json::to_vec(&Request::Hello {
+            members: true,
+            denials: true,
+        })
+        .expect("writable");
         assert!(matches!(decode_json(&json), Ok(Old::Hello)));
     }
 

@@ -20,12 +20,12 @@ use nix::{
 };
 
 use super::{
-    init::for_each_child,
     launch::Launcher,
     peer::{Incoming, Peer},
     progress::StatusRecord,
     protocol::{Event, Kind, Malformed, Reply, encode},
     table::Table,
+    watch::for_each_child,
 };
 use crate::{domain::sandbox::Layer, runtime::HostReport};
 
@@ -59,6 +59,8 @@ pub(super) struct Reactor {
     pub(super) table: Table,
     pub(super) host: HostReport,
     pub(super) next_serial: u64,
+    /// The `serve` that is connected takes pages of refused system calls.
+    pub(super) hands_denials: bool,
     peer: Option<Peer>,
     /// What the peer's epoll entry asks for now.
     interest: EpollFlags,
@@ -104,6 +106,7 @@ impl Reactor {
             table: Table::default(),
             host,
             next_serial: FIRST_SERIAL,
+            hands_denials: false,
             peer: None,
             interest: EpollFlags::empty(),
         })

@@ -32,7 +32,8 @@ impl Reactor {
             return refused("the first message must be a hello");
         }
         match request {
-            Request::Hello { members } => {
+            Request::Hello { members, denials } => {
+                self.hands_denials = denials;
                 if !members {
                     self.table.end_members(self.launcher.namespaces);
                 }
@@ -77,7 +78,13 @@ impl Reactor {
         let pid = launched.server;
         let pipes = [&launched.stdin, &launched.stdout, &launched.stderr];
         let caught = launched.sockets.get(1..).unwrap_or_default();
-        let all = pipes.into_iter().chain(caught).chain([&launched.pidfd]);
+        let denials = launched.denials.as_ref().filter(|_| self.hands_denials);
+        let has_denials = denials.is_some();
+        let all = pipes
+            .into_iter()
+            .chain(caught)
+            .chain([&launched.pidfd])
+            .chain(denials);
         let copies: io::Result<Vec<OwnedFd>> = all.map(OwnedFd::try_clone).collect();
         let caught = launched.sockets.len().checked_sub(1);
         let watched = self.watch(&launched.pidfd, serial);
@@ -90,6 +97,7 @@ impl Reactor {
                     isolation,
                     caught,
                     pidfd: true,
+                    denials: has_denials,
                 };
                 (reply, copies)
             }
@@ -115,11 +123,13 @@ impl Reactor {
             stderr,
             pidfd,
             sockets,
+            denials,
             ..
         } = record;
+        let denials = denials.as_ref().filter(|_| self.hands_denials);
         let caught = sockets.get(1..).unwrap_or_default();
         let open = stdin.iter().chain([stdout, stderr]).chain(caught);
-        let open = open.chain(pidfd);
+        let open = open.chain(pidfd).chain(denials);
         let copies: io::Result<Vec<OwnedFd>> = open.map(OwnedFd::try_clone).collect();
         let Ok(copies) = copies else {
             return refused("no descriptor left");
@@ -132,6 +142,7 @@ impl Reactor {
             caught: sockets.len().checked_sub(1),
             exit: record.exit.clone(),
             pidfd: pidfd.is_some(),
+            denials: denials.is_some(),
         };
         (reply, copies)
     }

@@ -5,8 +5,12 @@
 //! io_uring, and less new namespaces. `clone3` says `ENOSYS`, since its flags lie in memory that no filter can
 //! read: every C library then takes `clone`, whose flags are looked at.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    os::fd::{FromRawFd, OwnedFd},
+};
 
+use nix::errno::Errno;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -15,6 +19,8 @@ use seccompiler::{
 /// The two programs, in the order in which they are to be installed.
 pub(super) struct Filters {
     programs: [BpfProgram; 2],
+    /// The second one, with what it refuses handed to a listener instead.
+    telling: BpfProgram,
 }
 
 impl Filters {
@@ -37,18 +43,57 @@ impl Filters {
         let listed = rules(own_ipc)
             .map_err(|error| format!("the filter of system calls cannot be built: {error}"))?;
         let allowed = program(listed, errno(libc::EPERM), SeccompAction::Allow)?;
+        // The crate has no word for it.
+        let mut telling = allowed.clone();
+        let refusal = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
+        for instruction in &mut telling {
+            if instruction.code == BPF_RETURN && instruction.k == refusal {
+                instruction.k = libc::SECCOMP_RET_USER_NOTIF;
+            }
+        }
         Ok(Self {
             programs: [absent, allowed],
+            telling,
         })
     }
 
-    /// Installs both for this process and all that it starts. Neither allocates nor can be undone.
-    pub(super) fn install(&self) -> Result<(), nix::errno::Errno> {
-        for program in &self.programs {
-            seccompiler::apply_filter(program).map_err(|_| nix::errno::Errno::last())?;
+    /// Installs both for this process and all that it starts. Neither allocates nor can be undone. With `tells`, what
+    /// is refused waits for the holder of the listener that comes back, where the kernel has that (Linux 5.0).
+    pub(super) fn install(&self, tells: bool) -> Result<Option<OwnedFd>, Errno> {
+        let [absent, allowed] = &self.programs;
+        let apply =
+            |program: &BpfProgram| seccompiler::apply_filter(program).map_err(|_| Errno::last());
+        apply(absent)?;
+        if let Some(listener) = tells.then(|| listen(&self.telling)).and_then(Result::ok) {
+            return Ok(Some(listener));
         }
-        Ok(())
+        apply(allowed)?;
+        Ok(None)
     }
+}
+
+/// `BPF_RET | BPF_K` of linux/bpf_common.h.
+const BPF_RETURN: u16 = 0x06;
+
+/// Installs a program whose refusals are handed to the descriptor that comes back.
+fn listen(program: &BpfProgram) -> Result<OwnedFd, Errno> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?,
+        filter: program.as_ptr().cast_mut().cast(),
+    };
+    // SAFETY: the crate's instructions have the kernel's layout, and the kernel only reads them.
+    let raw = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+            &raw const program,
+        )
+    };
+    let raw = Errno::result(raw)?;
+    let raw = i32::try_from(raw).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
 type Rules = BTreeMap<libc::c_long, Vec<SeccompRule>>;
@@ -185,7 +230,19 @@ mod tests {
 
     #[test]
     fn the_list_compiles_and_holds_nothing_that_reaches_into_others() {
-        Filters::compile(true).expect("this machine is known");
+        let filters = Filters::compile(true).expect("this machine is known");
+        let refusing = |program: &BpfProgram, answer: u32| {
+            let returns = program.iter().filter(|one| one.code == BPF_RETURN);
+            returns.filter(|one| one.k == answer).count()
+        };
+        let refusal = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
+        let [_, silent] = &filters.programs;
+        assert!(refusing(silent, refusal) > 0);
+        assert_eq!(refusing(&filters.telling, refusal), 0);
+        assert_eq!(
+            refusing(&filters.telling, libc::SECCOMP_RET_USER_NOTIF),
+            refusing(silent, refusal)
+        );
         let with = rules(true).expect("it is valid");
         let without = rules(false).expect("it is valid");
         for closed in [

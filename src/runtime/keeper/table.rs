@@ -37,6 +37,8 @@ pub(super) struct Record {
     pub(super) stderr: OwnedFd,
     /// Of its network namespace: one that stands for it, the DNS socket, listeners. None once it has ended.
     pub(super) sockets: Vec<OwnedFd>,
+    /// Where its refused system calls are counted.
+    pub(super) denials: Option<OwnedFd>,
     /// How it ended.
     pub(super) exit: Option<ExitReport>,
     /// We sent SIGKILL.
@@ -82,6 +84,7 @@ impl Table {
             stdout: launched.stdout,
             stderr: launched.stderr,
             sockets: launched.sockets,
+            denials: launched.denials,
             exit: None,
             killed: false,
             isolation: launched.isolation,
