@@ -13,19 +13,11 @@ use crate::{
 pub(super) async fn show(client: &Client, name: &str, out: Output) -> Result<ExitCode, Failure> {
     // A name that no template has is told as such.
     client.template(name).await?;
-    let mut query = ListQuery {
+    let query = ListQuery {
         template: Some(name.to_owned()),
         ..ListQuery::default()
     };
-    let mut instances = Vec::new();
-    loop {
-        let page = client.list(&query).await?.read()?;
-        instances.extend(page.items);
-        query.cursor = page.next_cursor;
-        if query.cursor.is_none() {
-            break;
-        }
-    }
+    let instances = client.list(&query).await?.read()?.items;
     let learning = instances.iter().filter(|instance| learns(instance)).count();
     let hosts = hosts(&instances);
     if out.json {

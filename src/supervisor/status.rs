@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use super::DenialReport;
 use crate::{
     domain::{
         UnixMs,

@@ -39,6 +39,12 @@ async fn a_serve_that_starts_no_keeper_gives_up_starting_programs() {
     );
     let mut client = Mcp::connect(&instance).await;
     assert!(!client.tools().await.is_empty());
+    // The keeper goes on, so nothing may be left with it.
+    let id = instance["id"].as_str().expect("an id");
+    let (status, answer) = server
+        .call(reqwest::Method::DELETE, &format!("/mcps/{id}"), None)
+        .await;
+    assert!(status.is_success(), "{answer}");
     let plain = Server::start(Database::Sqlite).await;
     let status = fs::read_to_string(format!("/proc/{}/status", plain.pid())).expect("it lives");
     assert!(

@@ -301,6 +301,8 @@ async fn figma_writes_pictures_into_the_folder_of_its_instance(database: Databas
     assert!(manifest.contains(host));
     fs::create_dir(own.path().join("figma")).expect("ours");
     fs::write(own.path().join("figma/template.toml"), manifest).expect("ours");
+    let icon = source::root().join("mcp-templates/figma/icon.svg");
+    fs::copy(icon, own.path().join("figma/icon.svg")).expect("it is in the tree");
     let changed = own.path().to_owned();
     let server = Server::start_with(database, |config| {
         config.runtime.template_dirs.push(changed);
