@@ -155,6 +155,7 @@ async fn attach(
         http_port: None,
         redactions,
         _gate: None,
+        _watched: None,
         told_silent: false,
     })
 }

@@ -11,7 +11,7 @@ use crate::domain::{
     egress::Egress,
     id::EnvName,
     instance::InstanceSpec,
-    template::{CredentialSpec, Grant, SettingType, Template},
+    template::{CredentialSpec, Grant, SettingType, Template, Transport},
 };
 
 pub(super) const UPSTREAM: Form = Form {
@@ -92,6 +92,12 @@ pub(super) fn faults(template: &Template) -> Vec<Fault> {
             let keys = vec![at.clone(), "sandbox.network".to_owned()];
             let message =
                 "goes with network = \"allow-list\" or \"learn\": only there is a way between";
+            faults.push((keys, message.to_owned()));
+        }
+        if template.server.transport == Transport::Remote {
+            let keys = vec![at.clone(), "server.transport".to_owned()];
+            let message =
+                "is for a process of ours: a server elsewhere gets headers by server.headers";
             faults.push((keys, message.to_owned()));
         }
         let variable = &broker.base_url_variable;
