@@ -57,6 +57,7 @@ impl Dialer {
             hosts: vec![to.clone()],
             denied,
             learns: false,
+            brokers: Vec::new(),
         };
         ledger.begin(&egress);
         Self {
