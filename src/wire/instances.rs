@@ -208,7 +208,7 @@ pub struct Egress {
 pub struct HeldKey {
     /// The variable of the credential, which holds a placeholder.
     pub variable: String,
-    /// The service that the key is added for, such as `https://api.example.com:443`.
+    /// The service that the key is added for: scheme, host and port.
     pub upstream: String,
 }
 
