@@ -145,13 +145,12 @@ pub(super) fn take_over(from: &OwnedFd) -> Option<OwnedFd> {
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(from.as_raw_fd(), &mut parts, Some(&mut control), flags).ok()?;
     let mut parts = message.cmsgs().ok()?;
-    parts.find_map(|part| match part {
-        // SAFETY: the kernel has just made it for us, and nobody else knows of it.
-        ControlMessageOwned::ScmRights(raw) => {
-            raw.first().map(|raw| unsafe { OwnedFd::from_raw_fd(*raw) })
-        }
+    let raw = parts.find_map(|part| match part {
+        ControlMessageOwned::ScmRights(raw) => raw.first().copied(),
         _ => None,
-    })
+    })?;
+    // SAFETY: the kernel has just made it for us, and nobody else knows of it.
+    Some(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
 #[cfg(test)]
