@@ -463,3 +463,29 @@ fn trouble_with_a_quickstart_is_one_sentence_and_leaves_nothing() {
     assert_eq!(processes::of_folder(root.path()), []);
     Quickstart::start(home, &data, SECOND_RANGE).stop();
 }
+
+#[test]
+fn the_check_of_a_configuration_reads_its_templates() {
+    let home = tempfile::tempdir().expect("a folder");
+    let folder = home.path().join("templates/notes");
+    fs::create_dir_all(&folder).expect("the folder is ours");
+    let config = home.path().join("config.toml");
+    let dirs = home.path().join("templates");
+    let text = format!("[runtime]\ntemplate_dirs = [{dirs:?}]\n");
+    fs::write(&config, text).expect("the folder is ours");
+    let check = || {
+        let mut command = minimcp(home.path());
+        let output = command
+            .args(["config", "check", "--config"])
+            .arg(&config)
+            .output();
+        Said::from(output.expect("it runs"))
+    };
+    let manifest = folder.join("template.toml");
+    fs::write(&manifest, "schema = 1\nname = \"other\"\n").expect("the folder is ours");
+    let said = check();
+    said.refused(2, "the configuration is valid, but its templates have");
+    assert!(said.err.contains("notes/template.toml"), "{}", said.err);
+    fs::remove_file(&manifest).expect("it is there");
+    assert_eq!(check().code, Some(0), "{}", check().err);
+}
