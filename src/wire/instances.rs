@@ -162,6 +162,7 @@ pub struct Denials {
     /// All of them.
     pub total: u64,
     /// The last time (RFC 3339).
+    #[schema(format = DateTime)]
     pub last_at: Option<String>,
     /// By kind, the most frequent first; at most 64 of one child, further ones are in `total` only.
     pub calls: Vec<DeniedCall>,
@@ -175,6 +176,7 @@ pub struct DeniedCall {
     /// How often.
     pub count: u64,
     /// The last time (RFC 3339).
+    #[schema(format = DateTime)]
     pub last_at: String,
 }
 
