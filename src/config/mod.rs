@@ -73,9 +73,10 @@ impl Default for Config {
 }
 
 /// Every background task and its schedule.
-const DEFAULT_SCHEDULES: [(&str, &str); 8] = [
+const DEFAULT_SCHEDULES: [(&str, &str); 9] = [
     ("access-times", "*/30 * * * * *"),
     ("call-retention", "0 5/10 * * * *"),
+    ("collect-packages", "0 25 * * * *"),
     ("disk-use", "*/30 * * * * *"),
     ("history-retention", "0 40 3 * * *"),
     ("log-retention", "0 */10 * * * *"),
@@ -244,7 +245,7 @@ pub struct RuntimeConfig {
     pub search_path: Vec<PathBuf>,
     /// Most instances that are not deleted.
     pub instances_max: usize,
-    /// Most launches at the same time.
+    /// Most launches at the same time; how many really go on follows from how busy the host is.
     pub launches_max: usize,
     /// Whether instances live on when `serve` ends (an upgrade), or end with it.
     pub leave_instances_running: bool,
@@ -266,7 +267,7 @@ impl Default for RuntimeConfig {
                 .map(PathBuf::from)
                 .to_vec(),
             instances_max: 900,
-            launches_max: 4,
+            launches_max: 16,
             leave_instances_running: false,
         }
     }

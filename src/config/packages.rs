@@ -16,6 +16,10 @@ pub struct PackagesConfig {
     pub installs_max: usize,
     /// How long one installation may take.
     pub install_timeout: HumanDuration,
+    /// How long a package that no template names, and no process runs, is kept after its last use.
+    pub unused_max: HumanDuration,
+    /// Largest size of all packages; past it those that nothing refers to go, the longest unused ones first.
+    pub total_bytes_max: u64,
     /// Names of the daemon's environment variables that installers get; a `*` at the end stands for any rest.
     pub environment: Vec<String>,
 }
@@ -39,6 +43,8 @@ impl Default for PackagesConfig {
             dir: "data/packages".into(),
             installs_max: 2,
             install_timeout: HumanDuration::from_secs(600),
+            unused_max: HumanDuration::from_secs(30 * 24 * 3_600),
+            total_bytes_max: 20 << 30,
             environment: names.map(str::to_owned).to_vec(),
         }
     }

@@ -48,6 +48,17 @@ impl MetricsSource for Instances {
             one.labels.push(("status", status.to_owned()));
             samples.push(one);
         }
+        let (allowed, used, waiting) = self.0.launch_turns();
+        for (state, count) in [("allowed", allowed), ("used", used), ("waiting", waiting)] {
+            let mut one = sample(
+                "launch_turns",
+                "Launches at the same time: allowed as busy as the host is, under way, and waiting for their turn",
+                SampleKind::Gauge,
+                count as u64,
+            );
+            one.labels.push(("state", state.to_owned()));
+            samples.push(one);
+        }
         for (profile, count) in self.0.count_by_profile() {
             let mut one = sample(
                 "instances_by_profile",

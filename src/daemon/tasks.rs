@@ -44,6 +44,7 @@ pub(super) fn all(
         port_quarantine_sweep(store.clone(), supervisor.clone(), clock),
         reconcile(supervisor.clone()),
         disk_use(supervisor.clone()),
+        collect_packages(supervisor.clone()),
         reseal_credentials(Arc::clone(keys), store.clone(), clock),
         access_times(supervisor.clone()),
         history_retention(store.clone(), clock),
@@ -99,6 +100,17 @@ fn disk_use(supervisor: Supervisor) -> Box<dyn BackgroundTask> {
         move || {
             let supervisor = supervisor.clone();
             async move { supervisor.check_disk_use().await }
+        },
+    ))
+}
+
+fn collect_packages(supervisor: Supervisor) -> Box<dyn BackgroundTask> {
+    Box::new(FnTask::new(
+        "collect-packages",
+        "Removes packages that no template names and no process runs, when they are old or all are too large",
+        move || {
+            let supervisor = supervisor.clone();
+            async move { supervisor.collect_packages().await }
         },
     ))
 }

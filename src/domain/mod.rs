@@ -13,6 +13,7 @@ pub mod event;
 pub mod exit;
 pub mod id;
 pub mod instance;
+pub mod launch_limit;
 mod layer;
 pub mod lease;
 pub mod lifecycle;

@@ -65,6 +65,7 @@ impl Gateway {
         place: &Place,
         failed: Option<(Generation, Arc<Failure>)>,
     ) -> Result<(Arc<Upstream>, Generation), Unready> {
+        let _waits = place.route.wait();
         let began = Instant::now();
         let deadline = began + self.config.wake_budget.std();
         let mut state: watch::Receiver<RouteState> = place.route.state.clone();

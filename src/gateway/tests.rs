@@ -85,6 +85,7 @@ async fn bench_with(upstream: Arc<Upstream>, child: Child) -> Bench {
         last_accessed_ms: AtomicI64::new(0),
         requests: 0.into(),
         sessions: 0.into(),
+        demand: Arc::default(),
         wake: Arc::new(|| {}),
         members: arc_swap::ArcSwapOption::empty(),
     });

@@ -6,6 +6,7 @@
 //! Servers see the folder read-only, and their start needs neither installer nor network.
 
 mod look_up;
+mod surplus;
 mod work;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use serde::Deserialize;
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
@@ -27,6 +29,7 @@ use crate::{
 };
 
 pub use look_up::Published;
+pub use surplus::Collected;
 pub use work::MARK;
 
 /// What a template wants to have installed.
@@ -221,10 +224,22 @@ pub fn installer(registry: Registry) -> &'static str {
     }
 }
 
-/// Whether an installation is complete and was made for the interpreter that is here now.
+/// Whether an installation is complete, has all its programs still, and was made for the interpreter that is here now.
 #[must_use]
 pub fn is_whole(folder: &Path) -> bool {
-    folder.join(MARK).is_file() && !is_outdated(folder)
+    let Ok(text) = fs::read_to_string(folder.join(MARK)) else {
+        return false;
+    };
+    let mark: Mark = serde_json::from_str(&text).unwrap_or_default();
+    let mut programs = mark.programs.iter();
+    programs.all(|program| folder.join(program).is_file()) && !is_outdated(folder)
+}
+
+/// What is asked of the file [`MARK`].
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Mark {
+    programs: Vec<PathBuf>,
 }
 
 /// A virtual environment holds its modules below the Python version that made it: after an upgrade of the host's
@@ -252,6 +267,11 @@ mod tests {
         let folder = folder.path();
         assert!(!is_whole(folder));
         fs::write(folder.join(MARK), "{}").expect("writable");
+        assert!(is_whole(folder));
+        fs::write(folder.join(MARK), r#"{"programs": ["bin/x"]}"#).expect("writable");
+        assert!(!is_whole(folder), "its program is gone");
+        fs::create_dir(folder.join("bin")).expect("writable");
+        fs::write(folder.join("bin/x"), "").expect("writable");
         assert!(is_whole(folder));
 
         fs::create_dir_all(folder.join("venv/lib/python3.11")).expect("writable");

@@ -25,14 +25,14 @@ use crate::{
         exit::ExitStatus,
         id::{Generation, InstanceId},
         limits::Limits,
-        package::Registry,
+        package::{PackageSource, Registry},
         sandbox::{Network, Profile, Sandbox},
     },
     runtime::{LaunchPlan, Workload, WorkloadId},
 };
 
-/// The file that makes an installation count. It names the source and the SHA-256 of the lock, which in turn names the
-/// exact version and hash of everything that was installed.
+/// The file that makes an installation count. It names the source, the programs, and the SHA-256 of the lock, which in
+/// turn names the exact version and hash of everything that was installed.
 pub const MARK: &str = "installed.json";
 
 /// Lines of an installer that a failure quotes.
@@ -44,15 +44,16 @@ pub(super) const END_PATIENCE: Duration = Duration::from_secs(10);
 /// Characters of a quoted line.
 const QUOTED_CHARS: usize = 300;
 
-/// The steps for PyPI: `$1` is the folder, `$2` the package, the rest options. The lock is pip's own report.
-const PYPI_STEPS: &str = "set -eu; umask 022; folder=$1; package=$2; shift 2; \
+/// The steps for PyPI, behind whatever else the processors have to do: `$1` is the folder, `$2` the package, the rest
+/// options. The lock is pip's own report.
+const PYPI_STEPS: &str = "set -eu; umask 022; renice -n 10 $$ >/dev/null 2>&1 || true; folder=$1; package=$2; shift 2; \
     python3 -m venv \"$folder/venv\"; \
     \"$folder/venv/bin/python3\" -m pip install --no-input --disable-pip-version-check --no-cache-dir \
         --report \"$folder/lock.json\" \"$@\" \"$package\"";
 
 /// The steps for npm, which writes the lock itself. Its working folder is the one to install into: `--prefix` would move
 /// the place of the host's own configuration as well.
-const NPM_STEPS: &str = "set -eu; umask 022; folder=$1; package=$2; shift 2; \
+const NPM_STEPS: &str = "set -eu; umask 022; renice -n 10 $$ >/dev/null 2>&1 || true; folder=$1; package=$2; shift 2; \
     printf '{\"private\":true}' >\"$folder/package.json\"; \
     npm install --no-audit --no-fund --no-update-notifier --save-exact --loglevel=error \
         \"$@\" \"$package\"; \
@@ -94,7 +95,7 @@ pub(super) async fn install(
     drop(registered);
     let made = match ended {
         Ok(()) => {
-            let (folder, source) = (folder.to_owned(), source.to_string());
+            let (folder, source) = (folder.to_owned(), source.clone());
             blocking(move || mark(&folder, &source))
                 .await
                 .map_err(|error| format!("it left no lock of what it installed: {error}"))
@@ -261,17 +262,32 @@ pub(super) fn make_fresh(folder: &Path) -> io::Result<()> {
 }
 
 /// Writes the mark: whole or not at all, and only after everything else is on the disk.
-fn mark(folder: &Path, source: &str) -> io::Result<()> {
+fn mark(folder: &Path, source: &PackageSource) -> io::Result<()> {
     let lock = fs::read(folder.join("lock.json"))?;
     let digest = Sha256::digest(&lock);
     let sha256: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    let text = json!({"source": source, "lock_sha256": sha256}).to_string();
+    let text =
+        json!({"source": source, "lock_sha256": sha256, "programs": programs_of(folder, source)});
+    let text = text.to_string();
     let draft = folder.join(".installed.json");
     let mut file = fs::File::create(&draft)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&draft, folder.join(MARK))?;
     fs::File::open(folder)?.sync_all()
+}
+
+/// Its programs, as paths below its folder.
+fn programs_of(folder: &Path, source: &PackageSource) -> Vec<PathBuf> {
+    let entries = fs::read_dir(source.programs(folder));
+    let files = entries.into_iter().flatten().flatten();
+    let files = files
+        .map(|entry| entry.path())
+        .filter(|file| file.is_file());
+    let below = files.filter_map(|file| file.strip_prefix(folder).ok().map(Path::to_owned));
+    let mut programs: Vec<PathBuf> = below.collect();
+    programs.sort();
+    programs
 }
 
 /// Keeps the id of a process on the list for as long as it runs.

@@ -44,7 +44,7 @@ pub use given_up::give_up_unneeded;
 pub use host::{FileLock, LockError, bind_listener, harden_process, lock_file};
 pub use pidfd::Pidfd;
 pub use plan::{HostReport, LaunchPlan, PASSED_MAX, WorkloadId};
-pub use usage::{TreeUsage, usage};
+pub use usage::{TreeUsage, cpu_stalled_us, folders_in_command_lines, usage};
 pub use workload::{
     Caught, ExitReport, OwnNetwork, Pipes, Presence, Verb, Workload, WorkloadControl,
 };

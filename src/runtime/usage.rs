@@ -1,6 +1,12 @@
 //! What an instance uses now, read from /proc.
 
-use std::{fs, io};
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs, io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
 
 /// What a tree of processes uses now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,6 +81,37 @@ pub(super) fn is_below(pid: u32, init: u32) -> io::Result<bool> {
     Ok(false)
 }
 
+/// The folders right below `top` that the command line of some process names a file of. Blocks while it looks at all
+/// processes; what cannot be read does not count.
+#[must_use]
+pub fn folders_in_command_lines(top: &Path) -> BTreeSet<PathBuf> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    let folder = |argument: &[u8]| {
+        let below = Path::new(OsStr::from_bytes(argument))
+            .strip_prefix(top)
+            .ok()?;
+        Some(top.join(below.iter().next()?))
+    };
+    let mut folders = BTreeSet::new();
+    for line in lines {
+        folders.extend(line.split(|byte| *byte == 0).filter_map(folder));
+    }
+    folders
+}
+
+/// The microseconds so far in which some process of this host waited for a processor; `None` where the kernel does not
+/// count them. Blocks for one read of /proc.
+#[must_use]
+pub fn cpu_stalled_us() -> Option<u64> {
+    stalled_us(&fs::read_to_string("/proc/pressure/cpu").ok()?)
+}
+
+fn stalled_us(text: &str) -> Option<u64> {
+    let some = text.lines().find(|line| line.starts_with("some "))?;
+    some.rsplit_once("total=")?.1.trim().parse().ok()
+}
+
 struct Stat {
     parent: u32,
     rss_kib: u64,
@@ -122,6 +159,14 @@ fn children(pid: u32) -> io::Result<Vec<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernels_count_of_waiting_for_a_processor_is_read() {
+        let text = "some avg10=1.53 avg60=0.87 avg300=0.73 total=18019075090\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        assert_eq!(stalled_us(text), Some(18_019_075_090));
+        assert_eq!(stalled_us("full avg10=0.00 total=7\n"), None);
+        assert_eq!(stalled_us("some total=x"), None);
+    }
 
     #[test]
     fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields() {

@@ -107,6 +107,7 @@ pub(super) async fn spawn_actor(
         last_accessed_ms: AtomicI64::new(0),
         requests: AtomicU64::new(0),
         sessions: AtomicU64::new(0),
+        demand: Arc::default(),
         // A full mailbox holds something newer than this wish.
         wake: Arc::new(move || {
             if let Some(mailbox) = waker.upgrade() {

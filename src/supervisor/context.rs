@@ -8,11 +8,11 @@ use std::{
     },
 };
 
-use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc};
 
 use super::{
     InstanceEvent, SupervisorError, private_port::PrivatePorts, registry::Registry, remote::Trust,
-    route::AccessEvent,
+    route::AccessEvent, turns::LaunchTurns,
 };
 use crate::{
     clock::Clock,
@@ -62,7 +62,7 @@ pub struct Context {
     /// What the gates of all children share.
     pub(super) outside: Arc<Outside>,
     /// Turns to launch, so that hundreds of starts do not fight for the processors.
-    pub(super) launch_turns: Arc<Semaphore>,
+    pub(super) launch_turns: Arc<LaunchTurns>,
     pub(super) closing: AtomicBool,
     /// Rows that could not be read when the store was last looked through, in words.
     pub(super) damaged: Mutex<Vec<String>>,
@@ -108,7 +108,7 @@ impl Context {
             sent_bytes_per_hour: sandbox.sent_bytes_per_hour,
             clock,
         });
-        let launch_turns = Arc::new(Semaphore::new(config.runtime.launches_max.max(1)));
+        let launch_turns = Arc::new(LaunchTurns::new(config.runtime.launches_max));
         Self {
             config,
             store,

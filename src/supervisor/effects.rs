@@ -28,7 +28,7 @@ use crate::{
 const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 
 /// A launch keeps its turn no longer than this, so that slow starters do not hold up the rest.
-const TURN_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const TURN_LIMIT: Duration = Duration::from_secs(15);
 
 impl Actor {
     /// Takes an event to the lifecycle and performs what follows.
@@ -110,7 +110,9 @@ impl Actor {
                     let message = format!("the package {} is installed first", package.source);
                     self.note("installing", message);
                 }
-                let waiting = launch::await_turn(Arc::clone(&self.context), package, needs_keeper);
+                let demand = Arc::clone(&self.route.demand);
+                let context = Arc::clone(&self.context);
+                let waiting = launch::await_turn(context, package, needs_keeper, demand);
                 self.launching = Some(Launching::Waiting(waiting));
             }
             Effect::CloseStdin(generation) => {
@@ -332,7 +334,9 @@ impl Actor {
         generation: Generation,
         handshake: &crate::upstream::Handshake,
     ) {
-        self.turn = None;
+        if let Some(turn) = self.turn.take() {
+            turn.permit.ready(&self.record.template);
+        }
         self.timers.disarm(Timer::YieldLaunchTurn);
         let was_ready = self.life.word() == StatusWord::Running;
         self.apply(Event::Ready(generation)).await;

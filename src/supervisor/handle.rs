@@ -215,7 +215,9 @@ impl Supervisor {
         id: InstanceId,
         patience: HumanDuration,
     ) -> Outcome<InstanceStatus> {
-        let mut status = self.actor(id)?.status.clone();
+        let actor = self.actor(id)?;
+        let _waits = actor.route.wait();
+        let mut status = actor.status.clone();
         let deadline = Instant::now() + patience.std();
         let settled = |status: &Arc<InstanceStatus>| {
             !matches!(

@@ -3,17 +3,21 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
 
 use futures_util::future::BoxFuture;
-use tokio::sync::OwnedSemaphorePermit;
 use zeroize::Zeroizing;
 
 use super::{
-    Context, denials::Watched, egress::Ways, private_port::PrivatePort, remote,
+    Context,
+    denials::Watched,
+    egress::Ways,
+    private_port::PrivatePort,
+    remote,
     route::ArgumentsHook,
+    turns::{Demand, Permit},
 };
 use crate::{
     domain::{
@@ -35,7 +39,7 @@ use crate::{
 
 /// A turn to launch, given back when the child is ready or takes long.
 pub(super) struct Turn {
-    _permit: OwnedSemaphorePermit,
+    pub(super) permit: Permit,
     /// Why nothing can be launched in it.
     pub(super) obstacle: Option<String>,
 }
@@ -105,11 +109,12 @@ pub(super) struct Launched {
 }
 
 /// Waits for the package that is missing, for a turn and, where one is needed, for a keeper; `None` when the daemon goes
-/// down.
+/// down. `demand` says who is waited for, and so goes first.
 pub(super) fn await_turn(
     context: Arc<Context>,
     package: Option<Package>,
     needs_keeper: bool,
+    demand: Demand,
 ) -> BoxFuture<'static, Option<Turn>> {
     Box::pin(async move {
         // Not in the turn: an installation takes long, and others need not wait for it.
@@ -117,10 +122,7 @@ pub(super) fn await_turn(
             Some(package) => context.packages.ensure(package).await.err(),
             None => None,
         };
-        let permit = Arc::clone(&context.launch_turns)
-            .acquire_owned()
-            .await
-            .ok()?;
+        let permit = context.launch_turns.acquire(demand).await;
         if needs_keeper {
             let mut keeper = context.runtime.state();
             keeper
@@ -128,10 +130,7 @@ pub(super) fn await_turn(
                 .await
                 .ok()?;
         }
-        Some(Turn {
-            _permit: permit,
-            obstacle,
-        })
+        Some(Turn { permit, obstacle })
     })
 }
 
@@ -241,6 +240,8 @@ pub(super) async fn start(
     let redactions = Arc::new(Redactions::new(secrets.iter().cloned()));
     let ways = Ways::new(egress.clone(), &secrets, &redactions);
     drop(secrets);
+    let program = Path::new(&recipe.resolved.argv[0]);
+    context.packages.note_use(program, context.clock.now());
     let workload = context
         .runtime
         .launch(plan)

@@ -4,7 +4,7 @@ use std::{
     future::{Future, pending},
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -37,7 +37,7 @@ const BROKEN_GRACE: Duration = Duration::from_millis(250);
 /// How long the pipes of an ended child are read on before its end is told.
 const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 /// A launch keeps its turn no longer than this.
-const TURN_LIMIT: Duration = Duration::from_secs(5);
+const TURN_LIMIT: Duration = super::effects::TURN_LIMIT;
 /// How long an event may wait for a place in the actor's mailbox.
 const NOTE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -106,7 +106,13 @@ impl Member {
     ) -> Self {
         let life = MemberLife::new(MemberPolicy::from(&*recipe.template));
         Self {
-            waiting: Some(launch::await_turn(Arc::clone(&context), None, true)),
+            // A client waits for it.
+            waiting: Some(launch::await_turn(
+                Arc::clone(&context),
+                None,
+                true,
+                Arc::new(AtomicU64::new(1)),
+            )),
             context,
             recipe,
             number,

@@ -33,6 +33,8 @@ pub mod route;
 mod status;
 mod timers;
 mod tokens;
+mod turns;
+mod unused_packages;
 mod wishes;
 
 pub use crate::packages::PackageState;

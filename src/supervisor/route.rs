@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -70,10 +70,31 @@ pub struct Route {
     pub requests: AtomicU64,
     /// Client sessions now.
     pub sessions: AtomicU64,
+    /// Requests that wait for it to be ready now; see [`Route::wait`].
+    pub demand: Arc<AtomicU64>,
     /// Wakes it.
     pub wake: WakeHook,
     /// Where a new client session gets a child of its own; `None`: sessions share the main child.
     pub members: ArcSwapOption<MemberDesk>,
+}
+
+/// A request that waits for an instance; dropping it ends the wait.
+#[derive(Debug)]
+pub struct Waits(Arc<AtomicU64>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Route {
+    /// Somebody waits for it to be ready: its launch goes before those that nobody waits for.
+    #[must_use]
+    pub fn wait(&self) -> Waits {
+        self.demand.fetch_add(1, Ordering::Relaxed);
+        Waits(Arc::clone(&self.demand))
+    }
 }
 
 impl fmt::Debug for Route {

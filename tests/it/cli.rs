@@ -207,7 +207,7 @@ async fn bad_input_gets_one_sentence_and_makes_nothing(database: Database) {
     refuse(
         &["tasks", "run", "nosuch"],
         1,
-        "there are: access-times, call-retention, disk-use",
+        "there are: access-times, call-retention, collect-packages, disk-use",
     );
     let once = shell.run(&["run", "demo", "--ttl", "0"]).err;
     assert_eq!(

@@ -10,6 +10,7 @@ mod calls;
 mod cgroups;
 mod cli;
 mod clients;
+mod cold_start;
 mod conformance;
 #[cfg(target_arch = "x86_64")]
 mod denials;

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use serde_json::{Value, json};
@@ -101,6 +101,18 @@ async fn a_package_of_npm_is_installed_once_and_used_without_the_network() {
     let mut client = Mcp::connect(&one).await;
     assert!(client.tools().await.contains(&"create_entities".to_owned()));
 
+    // As what lost its program.
+    let folder = marks(&packages)[0].parent().map(Path::to_owned);
+    let program = folder
+        .expect("a folder")
+        .join("node_modules/.bin/mcp-server-memory");
+    fs::remove_file(&program).expect("ours");
+    server.post(&format!("/mcps/{id}/restart"), json!({})).await;
+    crate::harness::wait_until(INSTALLED, || program.is_file().then_some(()))
+        .expect("it was installed again");
+    server.wait_status(id, &["running"], INSTALLED).await;
+    Mcp::connect(&one).await;
+
     // The same package under another template is there already, and has no such program.
     let answer = server
         .call(
@@ -143,6 +155,43 @@ async fn a_package_of_pypi_is_installed_ahead_and_started_without_the_network() 
         .post("/templates/time-package/install", json!({}))
         .await;
     assert_eq!(again["package"]["state"], "installed");
+}
+
+#[tokio::test]
+async fn packages_that_nothing_refers_to_are_removed() {
+    let (server, packages) = start().await;
+    let store = |name: &str| {
+        let folder = packages.join(name);
+        fs::create_dir_all(&folder).expect("the folder is ours");
+        fs::write(folder.join("serve.sh"), "read wait\n").expect("the folder is ours");
+        let mark = fs::File::create(folder.join("installed.json")).expect("the folder is ours");
+        let long_ago = SystemTime::now() - Duration::from_secs(400 * 24 * 3_600);
+        mark.set_modified(long_ago).expect("it is ours");
+        folder
+    };
+    let named = store("npm-@modelcontextprotocol+server-memory@2026.8.31");
+    let unused = store("npm-left-behind@1.0.0");
+    let running = store("npm-running@1.0.0");
+    let fresh = store("npm-fresh@1.0.0");
+    let mark = fs::File::options()
+        .write(true)
+        .open(fresh.join("installed.json"));
+    let mark = mark.expect("it is ours");
+    mark.set_modified(SystemTime::now()).expect("it is ours");
+    let mut process = std::process::Command::new("/bin/sh")
+        .arg(running.join("serve.sh"))
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("there is a shell");
+
+    server.post("/tasks/collect-packages/run", json!({})).await;
+    crate::harness::wait_until(INSTALLED, || (!unused.exists()).then_some(()))
+        .expect("it is removed");
+    assert!(named.exists(), "a template names it");
+    assert!(running.exists(), "a process runs from it");
+    assert!(fresh.exists(), "it was used today");
+    process.kill().expect("it is ours");
+    process.wait().expect("it is ours");
 }
 
 #[tokio::test]

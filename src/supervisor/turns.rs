@@ -1,0 +1,356 @@
+//! Turns to launch: so many as [`LaunchLimit`] says, first to whoever a client waits for, then in the order of asking.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::Supervisor;
+use crate::{
+    domain::{
+        id::TemplateName,
+        launch_limit::{LaunchLimit, LaunchLoad},
+    },
+    runtime,
+};
+
+/// Between two looks at how busy the host is, while somebody waits.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Requests that wait for an instance now. It goes before those that nobody waits for.
+pub(super) type Demand = Arc<AtomicU64>;
+
+/// The microseconds so far in which some process waited for a processor.
+type Stalled = Box<dyn Fn() -> Option<u64> + Send + Sync>;
+
+/// Gives out turns. Shared by all actors.
+pub(super) struct LaunchTurns {
+    state: Mutex<State>,
+    stalled: Stalled,
+}
+
+struct State {
+    limit: LaunchLimit,
+    in_use: usize,
+    /// In the order of asking.
+    waiting: VecDeque<Waiter>,
+    /// Somebody looks at the load for all.
+    is_watched: bool,
+    looked: Option<(Instant, Option<u64>)>,
+    /// The shortest time from turn to readiness, by template.
+    shortest: BTreeMap<TemplateName, Duration>,
+    /// Sum and number of slowdowns since the last look.
+    slowdowns: (f64, u32),
+}
+
+struct Waiter {
+    demand: Demand,
+    granted: oneshot::Sender<Permit>,
+}
+
+/// One turn; dropping it gives it on.
+pub(super) struct Permit {
+    /// `None`: it was given back already.
+    turns: Option<Arc<LaunchTurns>>,
+    since: Instant,
+}
+
+impl LaunchTurns {
+    /// At most `ceiling` turns, on the processors of this host.
+    pub(super) fn new(ceiling: usize) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let limit = LaunchLimit::new(ceiling, processors);
+        Self::with(limit, Box::new(runtime::cpu_stalled_us))
+    }
+
+    fn with(limit: LaunchLimit, stalled: Stalled) -> Self {
+        let state = State {
+            limit,
+            in_use: 0,
+            waiting: VecDeque::new(),
+            is_watched: false,
+            looked: None,
+            shortest: BTreeMap::new(),
+            slowdowns: (0.0, 0),
+        };
+        Self {
+            state: Mutex::new(state),
+            stalled,
+        }
+    }
+
+    /// Waits for a turn. Dropping the future leaves the queue.
+    pub(super) async fn acquire(self: &Arc<Self>, demand: Demand) -> Permit {
+        let (granted, turn) = oneshot::channel();
+        self.lock().waiting.push_back(Waiter { demand, granted });
+        self.grant();
+        self.watch();
+        match turn.await {
+            Ok(permit) => permit,
+            // No waiter is dropped without its turn.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// How many launches may go on, how many do, and how many wait for their turn.
+    fn count(&self) -> (usize, usize, usize) {
+        let state = self.lock();
+        (state.limit.turns(), state.in_use, state.waiting.len())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives out what is free.
+    fn grant(self: &Arc<Self>) {
+        loop {
+            let mut state = self.lock();
+            let Some(waiter) = state.next() else {
+                return;
+            };
+            state.in_use += 1;
+            drop(state);
+            let permit = Permit {
+                turns: Some(Arc::clone(self)),
+                since: Instant::now(),
+            };
+            // Who no longer waits gives it back, and the next round gives it on.
+            if let Err(mut permit) = waiter.granted.send(permit) {
+                permit.turns = None;
+                self.lock().in_use -= 1;
+            }
+        }
+    }
+
+    /// Looks at the load from time to time for as long as somebody waits.
+    fn watch(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if state.is_watched || state.waiting.is_empty() {
+            return;
+        }
+        state.is_watched = true;
+        state.looked = Some((Instant::now(), (self.stalled)()));
+        drop(state);
+        let turns = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                if !turns.look() {
+                    return;
+                }
+                turns.grant();
+            }
+        });
+    }
+
+    /// One look; `false`: nobody waits any more.
+    fn look(&self) -> bool {
+        let now = (Instant::now(), (self.stalled)());
+        let mut state = self.lock();
+        state.waiting.retain(|waiter| !waiter.granted.is_closed());
+        let before = state.looked.replace(now);
+        let stalled_percent = before.and_then(|before| stalled_percent(before, now));
+        let (sum, count) = std::mem::take(&mut state.slowdowns);
+        let load = LaunchLoad {
+            is_full: !state.waiting.is_empty() && state.in_use >= state.limit.turns(),
+            stalled_percent,
+            slowdown: (count > 0).then(|| sum / f64::from(count)),
+        };
+        state.limit.observe(load);
+        state.is_watched = !state.waiting.is_empty();
+        state.is_watched
+    }
+}
+
+impl Supervisor {
+    /// How many launches may go on at the same time now, how many do, and how many wait for their turn.
+    #[must_use]
+    pub fn launch_turns(&self) -> (usize, usize, usize) {
+        self.context().launch_turns.count()
+    }
+}
+
+impl State {
+    /// Whose turn it is now, if there is one.
+    fn next(&mut self) -> Option<Waiter> {
+        if self.in_use >= self.limit.turns() {
+            return None;
+        }
+        let wanted = |waiter: &Waiter| waiter.demand.load(Ordering::Relaxed) > 0;
+        let at = self.waiting.iter().position(wanted).unwrap_or(0);
+        self.waiting.remove(at)
+    }
+}
+
+impl Permit {
+    /// The child that was launched in it is ready: how long that took counts.
+    pub(super) fn ready(&self, template: &TemplateName) {
+        let Some(turns) = &self.turns else { return };
+        let took = self.since.elapsed().max(Duration::from_millis(1));
+        let mut state = turns.lock();
+        let shortest = state.shortest.entry(template.clone()).or_insert(took);
+        *shortest = took.min(*shortest);
+        let slowdown = took.as_secs_f64() / shortest.as_secs_f64();
+        state.slowdowns.0 += slowdown;
+        state.slowdowns.1 += 1;
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(turns) = self.turns.take() {
+            turns.lock().in_use -= 1;
+            turns.grant();
+        }
+    }
+}
+
+/// The share of the time between two looks in which some process waited for a processor, in percent.
+fn stalled_percent(before: (Instant, Option<u64>), now: (Instant, Option<u64>)) -> Option<f64> {
+    let stalled = Duration::from_micros(now.1?.saturating_sub(before.1?));
+    let time = now.0.duration_since(before.0);
+    (!time.is_zero()).then(|| 100.0 * stalled.as_secs_f64() / time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turns(ceiling: usize, processors: usize, stalled: Stalled) -> Arc<LaunchTurns> {
+        Arc::new(LaunchTurns::with(
+            LaunchLimit::new(ceiling, processors),
+            stalled,
+        ))
+    }
+
+    fn nobody() -> Demand {
+        Demand::default()
+    }
+
+    /// Lets every task run that can.
+    async fn settle() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_a_client_waits_for_goes_first() {
+        let turns = turns(1, 1, Box::new(|| None));
+        let first = turns.acquire(nobody()).await;
+        let (told, mut order) = tokio::sync::mpsc::unbounded_channel();
+        let demands = [nobody(), nobody(), nobody()];
+        for (number, demand) in demands.iter().cloned().enumerate() {
+            let (turns, told) = (Arc::clone(&turns), told.clone());
+            tokio::spawn(async move {
+                let turn = turns.acquire(demand).await;
+                told.send(number).expect("the test listens");
+                drop(turn);
+            });
+            settle().await;
+        }
+        assert_eq!(turns.count(), (1, 1, 3));
+        // It waits for its turn already when the request comes.
+        demands[2].fetch_add(1, Ordering::Relaxed);
+        drop(first);
+        let mut seen = Vec::new();
+        while seen.len() < 3 {
+            seen.extend(order.recv().await);
+        }
+        assert_eq!(seen, [2, 0, 1]);
+        assert_eq!(turns.count().1, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_grow_while_the_host_has_room_and_shrink_when_it_has_none() {
+        let busy = Arc::new(AtomicU64::new(0));
+        let share = Arc::clone(&busy);
+        let passed = AtomicU64::new(0);
+        let last = Mutex::new(Instant::now());
+        let stalled = move || {
+            let mut last = last.lock().expect("no test panicked with it");
+            let step = u64::try_from(last.elapsed().as_micros()).expect("short");
+            *last = Instant::now();
+            let step = step * share.load(Ordering::Relaxed) / 100;
+            Some(passed.fetch_add(step, Ordering::Relaxed) + step)
+        };
+        let turns = turns(8, 2, Box::new(stalled));
+        let (give, mut got) = tokio::sync::mpsc::unbounded_channel();
+        for _ in 0..20 {
+            let (turns, give) = (Arc::clone(&turns), give.clone());
+            tokio::spawn(async move { give.send(turns.acquire(nobody()).await) });
+        }
+        settle().await;
+        assert_eq!(turns.count(), (2, 2, 18));
+        tokio::time::sleep(LOOK * 3).await;
+        assert_eq!(turns.count().0, 5, "a turn more with each look");
+        tokio::time::sleep(LOOK * 10).await;
+        assert_eq!(turns.count(), (8, 8, 12));
+        busy.store(95, Ordering::Relaxed);
+        tokio::time::sleep(LOOK * 10).await;
+        assert_eq!(turns.count(), (1, 8, 12), "those that have a turn keep it");
+        busy.store(0, Ordering::Relaxed);
+        for _ in 0..20 {
+            drop(got.recv().await.expect("everybody gets a turn"));
+        }
+        assert_eq!(turns.count().1, 0);
+        assert_eq!(turns.count().2, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stops_waiting_takes_no_turn_along() {
+        let turns = turns(1, 1, Box::new(|| None));
+        let first = turns.acquire(nobody()).await;
+        let waiting = turns.acquire(nobody());
+        let given_up = tokio::time::timeout(Duration::from_secs(1), waiting).await;
+        assert!(given_up.is_err());
+        drop(first);
+        assert_eq!(turns.count().1, 0);
+        drop(turns.acquire(nobody()).await);
+        // One that has its turn and is dropped before it looks.
+        let first = turns.acquire(nobody()).await;
+        let mut late = Box::pin(turns.acquire(nobody()));
+        assert!(futures_util::poll!(&mut late).is_pending());
+        drop(first);
+        assert_eq!(turns.count().1, 1);
+        drop(late);
+        assert_eq!(turns.count().1, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn starts_that_take_ever_longer_take_turns_away() {
+        let turns = turns(4, 4, Box::new(|| None));
+        let template = TemplateName::new("x").expect("a valid name");
+        let quick = turns.acquire(nobody()).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        quick.ready(&template);
+        drop(quick);
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(turns.acquire(nobody()).await);
+        }
+        let waiting = tokio::spawn({
+            let turns = Arc::clone(&turns);
+            async move { turns.acquire(nobody()).await }
+        });
+        tokio::time::sleep(LOOK * 4).await;
+        assert_eq!(
+            turns.count(),
+            (4, 4, 1),
+            "none of them was ready, so nothing is known"
+        );
+        for turn in &held {
+            turn.ready(&template);
+        }
+        tokio::time::sleep(LOOK).await;
+        assert_eq!(turns.count(), (3, 4, 1));
+        drop(held);
+        drop(waiting.await.expect("it gets its turn"));
+        assert_eq!(turns.count().1, 0);
+    }
+}
