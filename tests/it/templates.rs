@@ -19,7 +19,7 @@ use crate::{
 };
 
 #[path = "../../mcp-templates/rest/tests/support/fake.rs"]
-mod fake;
+pub mod fake;
 use fake::Fake;
 
 on_both_databases! {

@@ -20,11 +20,8 @@ use crate::{
     harness::{Database, Server},
     mcp::Mcp,
     source,
+    templates::fake::Fake,
 };
-
-#[path = "../../../mcp-templates/rest/tests/support/fake.rs"]
-mod fake;
-use fake::Fake;
 
 /// An installation over a slow line, and a first start on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(600);
