@@ -124,6 +124,7 @@ fn config(draft: &mut Draft, config: &Value) {
         let help = secret["description"].as_str().map(str::to_owned);
         let example = secret["example"]
             .as_str()
+            .filter(|example| !variables::is_placeholder(example))
             .map(|example| format!("Such as {example}."));
         // A variable of the same name that was put together from this secret is the secret itself.
         draft

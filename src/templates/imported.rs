@@ -1,12 +1,16 @@
 //! Templates that are written by the daemon: what was imported, in `runtime.imports_dir`.
 
 use std::{
-    fs, io,
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
     io::Write as _,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+use uuid::Uuid;
 
 use super::{Catalogue, Fault, Loaded, read};
 use crate::domain::id::TemplateName;
@@ -29,13 +33,14 @@ pub struct Place {
 
 impl Catalogue {
     /// A name for a template that is to be called `wanted`: that one, or with a number, so that no other template is
-    /// covered. `text_of` gives the manifest under a name. Reads files, so not for an async thread.
+    /// covered and none of `taken` is used again. `text_of` gives the manifest under a name. Reads files, so not for an async thread.
     ///
     /// # Errors
     /// What `text_of` refuses, or a sentence when no name is free.
     pub fn place<E: From<String>>(
         &self,
         wanted: &TemplateName,
+        taken: &BTreeSet<TemplateName>,
         text_of: impl Fn(&TemplateName) -> Result<String, E>,
     ) -> Result<Place, E> {
         for number in 1..=NAMES_TRIED {
@@ -47,6 +52,9 @@ impl Catalogue {
                 }
             };
             let name = name.map_err(|error| error.to_string())?;
+            if taken.contains(&name) {
+                continue;
+            }
             let text = text_of(&name)?;
             let file = self.imports.join(name.as_str()).join("template.toml");
             let known = self.get(&name);
@@ -107,17 +115,38 @@ impl Catalogue {
     }
 }
 
-/// Writes a file: whole or not at all.
+/// Writes a new file: whole or not at all, and never over one that came meanwhile.
 fn write(file: &Path, text: &str) -> io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("/"));
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(folder)?;
-    let draft = folder.join(".template.toml");
-    let mut open = fs::File::create(&draft)?;
-    open.write_all(text.as_bytes())?;
-    open.sync_all()?;
-    fs::rename(&draft, file)?;
-    fs::File::open(folder)?.sync_all()
+    let draft = folder.join(format!(".{}", Uuid::now_v7()));
+    let linked = File::create_new(&draft)
+        .and_then(|mut open| {
+            open.write_all(text.as_bytes())?;
+            open.sync_all()
+        })
+        .and_then(|()| fs::hard_link(&draft, file));
+    let removed = fs::remove_file(&draft);
+    linked.and(removed)?;
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_is_never_written_over_another() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("notes/template.toml");
+        write(&file, "first").expect("written");
+        let refused = write(&file, "second").expect_err("it is there");
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&file).ok().as_deref(), Some("first"));
+        let left = fs::read_dir(folder.path().join("notes")).expect("readable");
+        assert_eq!(left.count(), 1, "no draft is left");
+    }
 }

@@ -49,6 +49,8 @@ async fn a_clients_file_becomes_templates_credentials_and_instances(database: Da
         "demo": {"command": program, "args": ["mcp", "demo"],
             "env": {"DEMO_TOKEN": secrets[0], "DEMO_LEVEL": "debug"}, "autoApprove": ["echo"]},
         "Second one": {"command": program, "args": ["mcp", "demo"], "env": {"DEMO_PASSWORD": secrets[1]}},
+        // The same name as the one before, for a template.
+        "second-one": {"command": program, "args": ["mcp", "demo"], "disabled": true},
         "resting": {"command": program, "args": ["mcp", "demo"], "disabled": true},
         "needs-more": {"command": program, "args": ["mcp", "demo"], "env": {"OTHER_TOKEN": "${OTHER_TOKEN}"}},
         "container": {"command": "docker", "args": ["run", "-i", "--rm", "-e", "X_TOKEN", "mcp/x"]},
@@ -97,6 +99,8 @@ async fn a_clients_file_becomes_templates_credentials_and_instances(database: Da
         (&second["outcome"], &second["template"]),
         (&json!("created"), &json!("second-one"))
     );
+    assert_eq!(server_of(&made, "second-one")["template"], "second-one-2");
+    assert_eq!(server_of(&would, "second-one")["template"], "second-one-2");
     let resting = server_of(&made, "resting");
     assert_eq!(
         (&resting["outcome"], &resting["instance"]),

@@ -1,13 +1,23 @@
 //! Makes what was planned: the template, then the credentials, then the instance.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use zeroize::Zeroizing;
 
-use super::{super::AppState, Asked, planning::Planned};
+use super::{
+    super::AppState,
+    Asked,
+    planning::{self, Planned},
+};
 use crate::{
     api::{error::ApiError, view},
-    domain::{id::CredentialName, principal::Principal},
+    domain::{
+        id::{CredentialName, TemplateName},
+        principal::Principal,
+    },
     interchange::Draft,
     supervisor::CreateRequest,
     templates::Place,
@@ -22,6 +32,7 @@ pub(super) async fn make(
     who: &Principal,
     asked: &Asked,
     planned: Planned,
+    taken: &mut BTreeSet<TemplateName>,
 ) -> ImportedServer {
     let mut made = ImportedServer {
         server: planned.server,
@@ -33,7 +44,7 @@ pub(super) async fn make(
         made
     };
     let Some(draft) = planned.draft else {
-        return refused(made, planned.place.err().unwrap_or_default());
+        return refused(made, planned.release.err().unwrap_or_default());
     };
     made.notes.clone_from(&draft.notes);
     made.credentials = draft
@@ -46,10 +57,15 @@ pub(super) async fn make(
             credential: None,
         })
         .collect();
-    let place = match planned.place {
+    let place = match planned.release {
+        Ok(release) => planning::place(state, asked, &draft, release, taken).await,
+        Err(reason) => Err(reason),
+    };
+    let place = match place {
         Ok(place) => place,
         Err(reason) => return refused(made, reason),
     };
+    taken.insert(place.name.clone());
     made.template = Some(place.name.to_string());
     if place.name != draft.name {
         let wanted = &draft.name;

@@ -6,6 +6,8 @@
 mod making;
 mod planning;
 
+use std::collections::BTreeSet;
+
 use axum::extract::State;
 use futures_util::future::join_all;
 use zeroize::Zeroizing;
@@ -62,9 +64,10 @@ pub async fn create(
         }
     });
     let planned = join_all(drafts).await;
+    let mut taken = BTreeSet::new();
     let mut servers: Vec<ImportedServer> = Vec::with_capacity(planned.len());
     for planned in planned {
-        servers.push(making::make(&state, &who, &asked, planned).await);
+        servers.push(making::make(&state, &who, &asked, planned, &mut taken).await);
     }
     Ok(axum::Json(Import {
         format: asked.format.word().to_owned(),

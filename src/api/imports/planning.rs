@@ -1,8 +1,10 @@
 //! From a translated server to its manifest: its package is looked up, and a name is found for it.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use super::{super::AppState, Asked};
 use crate::{
-    domain::{package::Registry, template::Grant},
+    domain::{id::TemplateName, package::Registry, template::Grant},
     interchange::{self, Draft, Found, Release, Run, Wanted},
     templates::{Catalogue, Entry, Place},
 };
@@ -12,7 +14,8 @@ pub(super) struct Planned {
     pub(super) server: String,
     /// Absent where the file's own words could not be translated.
     pub(super) draft: Option<Draft>,
-    pub(super) place: Result<Place, String>,
+    /// What its registry says, where it was asked.
+    pub(super) release: Result<Option<Release>, String>,
 }
 
 impl Planned {
@@ -21,7 +24,7 @@ impl Planned {
         Self {
             server,
             draft: None,
-            place: Err("its registry did not answer in time; import it again, alone".to_owned()),
+            release: Err("its registry did not answer in time; import it again, alone".to_owned()),
         }
     }
 }
@@ -34,19 +37,24 @@ pub(super) async fn plan(state: &AppState, asked: &Asked, found: Found) -> Plann
             return Planned {
                 server,
                 draft: None,
-                place: Err(why),
+                release: Err(why),
             };
         }
     };
-    let place = place(state, asked, &mut draft).await;
+    let release = complete(state, asked, &mut draft).await;
     Planned {
         server,
         draft: Some(draft),
-        place,
+        release,
     }
 }
 
-async fn place(state: &AppState, asked: &Asked, draft: &mut Draft) -> Result<Place, String> {
+/// Adds to a draft what was asked for and what others know of its package.
+async fn complete(
+    state: &AppState,
+    asked: &Asked,
+    draft: &mut Draft,
+) -> Result<Option<Release>, String> {
     if let Some(package) = &asked.package {
         draft.run_package(package)?;
     }
@@ -66,15 +74,25 @@ async fn place(state: &AppState, asked: &Asked, draft: &mut Draft) -> Result<Pla
             "its file names no hosts, so it has no network: name them if it needs one".to_owned(),
         );
     }
-    let release = look_up(state, draft).await?;
-    let origin = asked.format.title();
-    let (draft, templates) = (draft.clone(), std::sync::Arc::clone(&state.templates));
+    look_up(state, draft).await
+}
+
+/// The name and the text of its template; `taken` are the names of those before it.
+pub(super) async fn place(
+    state: &AppState,
+    asked: &Asked,
+    draft: &Draft,
+    release: Option<Release>,
+    taken: &BTreeSet<TemplateName>,
+) -> Result<Place, String> {
+    let (origin, taken) = (asked.format.title(), taken.clone());
+    let (draft, templates) = (draft.clone(), Arc::clone(&state.templates));
     let find = move || {
-        let text_of = |name: &crate::domain::id::TemplateName| {
+        let text_of = |name: &TemplateName| {
             let text = draft.manifest(name.as_str(), release.as_ref(), origin);
             text.map_err(|error| error.to_string())
         };
-        let place = templates.place(&draft.name, text_of)?;
+        let place = templates.place(&draft.name, &taken, text_of)?;
         let faults: Vec<String> = Catalogue::faults_of(&place)
             .iter()
             .map(|fault| format!("{}: {}", fault.key, fault.message))
