@@ -63,6 +63,22 @@ ttl_default = "1h"
 ttl_max = "30d"
 "#;
 
+/// A good manifest of a server elsewhere, with these lines in `[server]` and these headers.
+macro_rules! remote {
+    ($server:literal, $headers:literal) => {
+        concat!(
+            "schema = 1\nname = \"NAME\"\ntitle = \"Notes\"\ndescription = \"Keeps notes.\"\n\n",
+            "[server]\ntransport = \"remote\"\n",
+            $server,
+            "\n[server.headers]\nAuthorization = \"Bearer {credential.NOTES_TOKEN}\"\n",
+            $headers,
+            "\n[[credential]]\nname = \"NOTES_TOKEN\"\ntitle = \"Token\"\n"
+        )
+    };
+}
+
+const REMOTE: &str = remote!("url = \"https://mcp.example.com/mcp\"", "X-Region = \"eu\"");
+
 /// Who finds the fault, beside the reader of manifests: an editor with the JSON Schema, or nobody else.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Schema {
@@ -152,6 +168,14 @@ const CASES: &[Case] = &[
     ("lease-default", &[("\"1h\"", "\"60d\"")], &[("lease.ttl_default", "must be at most ttl_max, 30d")], Accepts),
     ("lease-century", &[("\"30d\"", "\"36500d\"")], &[("lease.ttl_max", "up to 3650d")], Accepts),
     ("stop-negative", &[("[health]", "[stop]\nterm_grace = -1\n[health]")], &[("stop.term_grace", "a duration such as 30s, 5m, 2h or 0")], Refuses),
+    ("remote-no-url", &[(GOOD, remote!("", ""))], &[("server.url", "is needed: where the server is")], Accepts),
+    ("remote-placeholder", &[(GOOD, remote!("url = \"https://mcp.example.com/{token}\"", ""))], &[("server.url", "those here are {setting.NAME} and {credential.NAME}")], Accepts),
+    ("remote-scheme", &[(GOOD, remote!("url = \"ftp://mcp.example.com/\"", ""))], &[("server.url", "must begin with https://")], Accepts),
+    ("remote-command", &[(GOOD, remote!("url = \"https://mcp.example.com/mcp\"\ncommand = [\"x\"]", ""))], &[("server.command", "is for a process of ours")], Accepts),
+    ("remote-header", &[(GOOD, remote!("url = \"https://mcp.example.com/mcp\"", "Host = \"x\""))], &[("server.headers.Host", "which minimcp sets itself")], Accepts),
+    ("remote-header-number", &[(GOOD, remote!("url = \"https://mcp.example.com/mcp\"", "X-Region = 5"))], &[("server.headers.X-Region", "must be text of 1 to 8192 bytes")], Refuses),
+    ("remote-credential", &[(GOOD, remote!("url = \"https://mcp.example.com/mcp\"", "X-Key = \"{credential.OTHER}\""))], &[("server.headers.X-Key", "there is no credential \"OTHER\"")], Accepts),
+    ("url-of-a-process", &[("[server]", "[server]\nurl = \"https://mcp.example.com/mcp\"")], &[("server.url", "goes with transport = \"remote\"")], Accepts),
     ("toml-quote", &[("title = \"Notes\"", "title = \"Notes")], &[("line 3", "")], Unreadable),
     ("toml-twice", &[("[environment]", "[server]")], &[("line 33", "duplicate key")], Unreadable),
     ("toml-two-faults", &[("title = \"Notes\"", "title = Notes"), ("[health]", "[health")], &[("line 3", ""), ("line 39", "unclosed table")], Unreadable),
@@ -187,10 +211,12 @@ fn write(folder: &Path) -> Vec<PathBuf> {
 #[test]
 fn every_fault_is_told_with_its_file_its_key_and_what_is_allowed() {
     let file = Path::new("somewhere/template.toml");
-    let good = GOOD.replace("NAME", "notes");
-    assert_eq!(templates::read(&good, "notes", file).err(), None);
     let schema = jsonschema::validator_for(&templates::manifest_schema()).expect("a schema");
-    assert!(schema.is_valid(&as_json(&good).expect("TOML")));
+    for good in [GOOD, REMOTE] {
+        let good = good.replace("NAME", "notes");
+        assert_eq!(templates::read(&good, "notes", file).err(), None);
+        assert!(schema.is_valid(&as_json(&good).expect("TOML")));
+    }
     let mut wrong = Vec::new();
     for case in CASES {
         let (name, _, expected, by_schema) = case;

@@ -297,6 +297,38 @@ fn what_is_written_for_every_format_is_a_valid_template() {
     );
 }
 
+/// What a client keeps of one instance is imported as a server elsewhere, which then is that instance.
+#[tokio::test]
+async fn a_server_at_a_url_is_imported_with_its_headers_and_answers() {
+    let server = Server::start(Database::Sqlite).await;
+    let behind = server
+        .create(json!({"template": "demo", "name": "behind"}))
+        .await;
+    let token = behind["access_token"].as_str().expect("shown once");
+    let kept = server.get("/mcps/behind/config?client=json").await;
+    let text = kept["items"][0]["text"].as_str().expect("text");
+    let text = text.replace("ACCESS_TOKEN", token);
+    let text = text.replace("\"behind\"", "\"mirror\"");
+    let made = server
+        .post("/imports", json!({"text": text, "start": true}))
+        .await;
+    let mirror = server_of(&made, "mirror");
+    assert_eq!(mirror["outcome"], "created", "{mirror:#}");
+    let manifest = mirror["manifest"].as_str().expect("a manifest");
+    assert!(manifest.contains("transport = \"remote\""), "{manifest}");
+    assert!(!manifest.contains(token), "{manifest}");
+    let instance = &mirror["instance"];
+    let id = instance["id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{mirror:#}"));
+    server.wait_status(id, &["running"], PATIENCE).await;
+    let mut client = Mcp::connect(instance).await;
+    let said = client.tool("echo", json!({"text": "far away"})).await;
+    assert!(said.is_ok_and(|said| said.contains("far away")));
+    let shown = server.get(&format!("/mcps/{id}")).await;
+    assert!(!shown.to_string().contains(token), "{shown:#}");
+}
+
 #[tokio::test]
 async fn what_a_client_keeps_of_an_instance_is_right_for_that_client() {
     let server = Server::start(Database::Sqlite).await;
