@@ -338,12 +338,14 @@ impl Shape {
             (Self::Headers, Value::Table(table)) if table.len() <= 64 => {
                 let text =
                     |value: &Value| value.as_str().is_some_and(|text| is_text(text, 1, 8_192));
-                let wrong = table.iter().find(|(_, value)| !text(value));
-                if let Some((name, _)) = wrong {
+                let wrong = table.iter().filter(|(_, value)| !text(value));
+                let wrong: Vec<String> = wrong.map(|(name, _)| name.clone()).collect();
+                for name in wrong {
+                    // The others stay: what they use of credentials and settings is used.
+                    table.remove(&name);
                     let name: String = name.chars().take(80).collect();
                     let allowed = "must be text of 1 to 8192 bytes".to_owned();
                     found.push((join(at, &name), allowed));
-                    return false;
                 }
                 return true;
             }
