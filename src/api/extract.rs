@@ -22,8 +22,8 @@ use super::{
 use crate::{
     domain::violation::Violation,
     wire::{
-        CreateAccessToken, CreateInstance, ImportRequest, PatchAccessToken, PatchInstance,
-        PutCredential, ReplaceCredential, RotateAccessToken, TtlRequest,
+        CheckCredentials, CreateAccessToken, CreateInstance, ImportRequest, PatchAccessToken,
+        PatchInstance, PutCredential, ReplaceCredential, RotateAccessToken, TtlRequest,
     },
 };
 
@@ -52,6 +52,7 @@ macro_rules! request_bodies {
 }
 
 request_bodies! {
+    CheckCredentials, None;
     CreateInstance, None;
     PatchInstance, None;
     TtlRequest, Some(Self::default());

@@ -143,6 +143,7 @@ fn api_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(templates::list))
         .routes(routes!(templates::get))
         .routes(routes!(templates::icon))
+        .routes(routes!(templates::check))
         .routes(routes!(templates::install))
         .routes(routes!(imports::create))
         .routes(routes!(credentials::create, credentials::list))

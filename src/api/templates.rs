@@ -9,14 +9,17 @@ use http::{StatusCode, header};
 use super::{
     AppState,
     error::{ApiError, Code},
-    extract::PathParam,
+    extract::{Json, PathParam},
     openapi::PREFIX,
 };
 use crate::{
     domain::{id::TemplateName, principal::Principal, template::Template},
-    supervisor::{PackageState, Supervisor},
+    supervisor::{CheckOutcome, CreateRequest, PackageState, Supervisor},
     templates::{Entry, settings_schema},
-    wire::{Page, Problem, TemplateCredential, TemplateIcon, TemplatePackage, TemplateSummary},
+    wire::{
+        CheckCredentials, CredentialCheck, Page, Problem, TemplateCredential, TemplateIcon,
+        TemplatePackage, TemplateSummary,
+    },
 };
 
 /// The answer for the list of templates; always one page.
@@ -60,6 +63,12 @@ fn summary(entry: &Entry, supervisor: &Supervisor) -> TemplateSummary {
             None => entry.program.as_ref().err().cloned(),
         },
         package: package(entry, supervisor),
+        check: template.check.as_ref().map(|check| check.tool.clone()),
+        credentials_one_of: template
+            .credentials_one_of
+            .iter()
+            .map(|group| group.iter().map(ToString::to_string).collect())
+            .collect(),
         credentials: template
             .credentials
             .iter()
@@ -159,6 +168,50 @@ pub async fn install(
     state.supervisor.install_package(&entry);
     let summary = summary(&entry, &state.supervisor);
     Ok((StatusCode::ACCEPTED, axum::Json(summary)))
+}
+
+/// Checks credentials with a template: whether the service that it leads to accepts them.
+///
+/// A short-lived instance of the template calls the tool that its manifest names in `[check]`. It counts as an instance
+/// meanwhile, and nothing is left of it. The answer comes when it is done, within a minute.
+#[utoipa::path(
+    post, path = "/templates/{name}/check", tag = "templates", params(("name" = String, Path, description = "Its name")),
+    request_body(content = CheckCredentials),
+    responses(
+        (status = 200, description = "What it showed", body = CredentialCheck),
+        (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`validation-failed`: every fault is listed; `no-check`: the template names no call", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn check(
+    who: Principal,
+    State(state): State<AppState>,
+    PathParam(name): PathParam,
+    Json(body, mut faults): Json<CheckCredentials>,
+) -> Result<axum::Json<CredentialCheck>, ApiError> {
+    let entry = find(&state, &name)?;
+    let request = CreateRequest {
+        template: entry.template.name.to_string(),
+        credentials: body.credentials,
+        settings: body.settings,
+        ..CreateRequest::default()
+    };
+    if faults.any() {
+        faults.of(state.supervisor.check_create(&who, request.clone()).await)?;
+    }
+    faults.refuse()?;
+    let report = state.supervisor.check_credentials(&who, request).await?;
+    let outcome = match report.outcome {
+        CheckOutcome::Accepted => "accepted",
+        CheckOutcome::Refused => "refused",
+        CheckOutcome::NotTried => "not-tried",
+    };
+    Ok(axum::Json(CredentialCheck {
+        outcome: outcome.to_owned(),
+        tool: report.tool,
+        message: report.message,
+        took_ms: report.took_ms,
+    }))
 }
 
 fn find(state: &AppState, name: &str) -> Result<Entry, ApiError> {

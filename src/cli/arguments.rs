@@ -314,6 +314,8 @@ pub(crate) enum CredentialCommand {
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
     },
+    /// Ask the service behind a template or an instance whether it accepts the credentials.
+    Check(super::credential_check::CheckOptions),
     /// List names; values are never shown.
     #[command(visible_alias = "list")]
     Ls,

@@ -6,6 +6,7 @@ mod calls;
 mod configuration;
 mod connect;
 mod connection;
+mod credential_check;
 mod credentials;
 mod doctor;
 mod failure;
@@ -138,6 +139,9 @@ async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode,
         }
         Command::Credential(CredentialCommand::Put { name, file }) => {
             credentials::put(client, name, file.as_deref(), out).await?;
+        }
+        Command::Credential(CredentialCommand::Check(options)) => {
+            return credential_check::run(client, options, out).await;
         }
         Command::Credential(CredentialCommand::Ls) => credentials::list(client, out).await?,
         Command::Credential(CredentialCommand::Rm { name, force }) => {

@@ -31,7 +31,11 @@ fn listed(items: &[TemplateSummary], out: Output) -> String {
                 .filter(|credential| credential.required)
                 .map(|credential| credential.name.as_str())
                 .collect();
-            let needs = if !needs.is_empty() {
+            let ways = &template.credentials_one_of;
+            let needs = if !ways.is_empty() && needs.is_empty() {
+                let ways: Vec<String> = ways.iter().map(|way| way.join(" + ")).collect();
+                ways.join(" or ")
+            } else if !needs.is_empty() {
                 needs.join(", ")
             } else if template.credentials.is_empty() {
                 "-".to_owned()
@@ -93,9 +97,26 @@ fn described(template: &TemplateSummary) -> String {
         "  TTL: {ttl} by default, at most {}",
         template.ttl_max
     ));
+    if template.check.is_some() {
+        lines.push(format!(
+            "  Credentials can be checked: minimcp credential check --template {} --credential ENV=NAME",
+            template.name
+        ));
+    }
+    if !template.credentials_one_of.is_empty() {
+        let groups = template.credentials_one_of.iter();
+        let groups: Vec<String> = groups.map(|group| group.join(" with ")).collect();
+        lines.push(format!("  One of: {}", groups.join("; or ")));
+    }
     for credential in &template.credentials {
+        let in_group = template
+            .credentials_one_of
+            .iter()
+            .any(|group| group.contains(&credential.name));
         let need = if credential.required {
             "required"
+        } else if in_group {
+            "one of several"
         } else {
             "optional"
         };
@@ -261,6 +282,8 @@ mod tests {
             available: reason.is_none(),
             package: None,
             unavailable_reason: reason.map(str::to_owned),
+            credentials_one_of: Vec::new(),
+            check: None,
             credentials: vec![crate::wire::TemplateCredential {
                 name: "TOKEN".to_owned(),
                 title: "A token".to_owned(),

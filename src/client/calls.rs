@@ -230,6 +230,17 @@ impl Client {
         self.send(Call::new(Method::POST, path)).await
     }
 
+    /// `POST /templates/{name}/check`: what a service says of credentials.
+    pub async fn check_credentials(
+        &self,
+        template: &str,
+        request: &wire::CheckCredentials,
+    ) -> Answer<wire::CredentialCheck> {
+        let path = format!("/api/v1/templates/{}/check", segment(template));
+        self.send(Call::new(Method::POST, path).body(request)?)
+            .await
+    }
+
     /// `PUT /credentials/{name}`: stored, or replaced.
     pub async fn put_credential(&self, request: &wire::PutCredential) -> Answer<wire::Credential> {
         let path = format!("/api/v1/credentials/{}", segment(&request.name));

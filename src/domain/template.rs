@@ -41,9 +41,15 @@ pub struct Template {
     pub icon: Option<String>,
     /// What runs and how to talk to it.
     pub server: ServerSpec,
+    /// Ways to sign in: of these groups of credentials one must be given whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials_one_of: Vec<Vec<EnvName>>,
     /// Secrets it takes, by environment variable.
     #[serde(default, rename = "credential")]
     pub credentials: Vec<CredentialSpec>,
+    /// A call by which the credentials are checked (`minimcp credential check`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<CheckSpec>,
     /// Settings it takes, none of them secret.
     #[serde(default, rename = "setting")]
     pub settings: Vec<SettingSpec>,
@@ -71,6 +77,17 @@ pub struct Template {
     /// What is kept of its calls.
     #[serde(default)]
     pub calls: CallsSpec,
+}
+
+/// A call of a tool that changes nothing and that the service answers to valid credentials only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckSpec {
+    /// The name of the tool.
+    pub tool: String,
+    /// Its arguments.
+    #[serde(default)]
+    pub arguments: serde_json::Map<String, serde_json::Value>,
 }
 
 /// What is kept of calls of tools.

@@ -7,6 +7,7 @@
 pub mod access;
 mod actor;
 mod boot;
+mod check;
 mod command;
 mod context;
 mod create;
@@ -38,6 +39,7 @@ mod unused_packages;
 mod wishes;
 
 pub use crate::packages::PackageState;
+pub use check::{CheckOutcome, CheckReport};
 pub use context::Context;
 pub use create::check_patch;
 pub use denials::DenialReport;

@@ -123,6 +123,12 @@ impl Shape {
                 set(json!({"type": "array", "maxItems": RULES_MAX, "items": text_of(form)}));
                 describe(schema, form);
             }
+            Self::Groups(form) => {
+                let group =
+                    json!({"type": "array", "minItems": 1, "maxItems": 16, "items": text_of(form)});
+                set(json!({"type": "array", "minItems": 2, "maxItems": 16, "items": group}));
+                schema.remove("default");
+            }
             Self::Duration(zero) => set(json!({
                 "type": ["integer", "string"],
                 "minimum": i32::from(!zero),
@@ -147,6 +153,10 @@ impl Shape {
                 );
                 let value = json!({"type": "string", "maxLength": 8_192});
                 schema.insert("additionalProperties".to_owned(), value);
+            }
+            Self::Arguments => {
+                schema.remove("default");
+                schema.insert("type".to_owned(), json!("object"));
             }
             Self::Headers => {
                 schema.remove("default");

@@ -8,7 +8,7 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    broker, parameters, remote,
+    broker, credential_groups, parameters, remote,
     schema::{self, Found},
 };
 use crate::{
@@ -122,6 +122,9 @@ impl Check<'_> {
             );
         }
         self.server();
+        for (key, message) in credential_groups::faults(template) {
+            self.report(&[&key, "credential"], message);
+        }
         self.variables();
         self.sandbox();
         for (keys, message) in broker::faults(template) {

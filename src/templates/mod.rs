@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod broker;
+mod credential_groups;
 mod forms;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

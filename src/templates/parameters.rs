@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::credential_groups;
 use crate::domain::{
     id::CredentialName,
     template::{SettingSpec, SettingType, Template},
@@ -111,6 +112,7 @@ fn check_credentials(
             ));
         }
     }
+    violations.extend(credential_groups::violations(template, credentials));
     for spec in &template.credentials {
         if spec.required && !credentials.contains_key(spec.name.as_str()) {
             violations.push(Violation::new(

@@ -37,10 +37,14 @@ pub(super) enum Shape {
     Texts,
     /// A list of at most [`RULES_MAX`] texts of this form.
     Names(&'static Form),
+    /// A list of 2 to 16 groups, each of 1 to 16 texts of this form.
+    Groups(&'static Form),
     /// A list of these words.
     Words(&'static [&'static str]),
     /// A table of at most 64 environment variables to text.
     Variables,
+    /// A table of whatever JSON can hold.
+    Arguments,
     /// A table of at most 64 HTTP headers to text.
     Headers,
     /// Text, whole number, boolean or list of texts.
@@ -83,7 +87,9 @@ pub(super) const MANIFEST: &[Key] = &[
     key("homepage", Shape::Name(&WEB_ADDRESS)),
     key("icon", Shape::Name(&ICON_FILE)),
     required("server", Shape::Section(SERVER), "{ transport = 'stdio' }"),
+    key("credentials_one_of", Shape::Groups(&ENV_NAME)),
     key("credential", Shape::Sections(CREDENTIAL)),
+    key("check", Shape::Section(CHECK)),
     key("setting", Shape::Sections(SETTING)),
     key("environment", Shape::Variables),
     key("limits", Shape::Section(LIMITS)),
@@ -93,6 +99,11 @@ pub(super) const MANIFEST: &[Key] = &[
     key("lease", Shape::Section(LEASE)),
     key("stop", Shape::Section(STOP)),
     key("calls", Shape::Section(CALLS)),
+];
+
+const CHECK: &[Key] = &[
+    required("tool", Shape::Text(128), "'x'"),
+    key("arguments", Shape::Arguments),
 ];
 
 const CALLS: &[Key] = &[key("record_arguments", Shape::Flag)];
@@ -287,10 +298,12 @@ impl Shape {
             Self::Whole(min, max) => format!("a whole number from {min} to {max}"),
             Self::Flag => "true or false".to_owned(),
             Self::Texts => "a list of at most 256 texts".to_owned(),
+            Self::Groups(_) => "a list of 2 to 16 lists, each of 1 to 16 texts".to_owned(),
             Self::Words(words) => format!("a list of {}", words.join(", ")),
             Self::Variables => {
                 "a table of at most 64 environment variables, each with text".to_owned()
             }
+            Self::Arguments => "a table without dates and times".to_owned(),
             Self::Headers => "a table of at most 64 HTTP headers, each with text".to_owned(),
             Self::Scalar => "text, a whole number, true or false, or a list of texts".to_owned(),
             Self::Scalars => "a list of 1 to 256 texts or whole numbers".to_owned(),
@@ -389,6 +402,17 @@ impl Shape {
                         .iter()
                         .all(|e| e.as_str().is_some_and(|text| is_text(text, 0, 8_192)))
             }
+            (Self::Groups(form), Value::Array(groups)) => {
+                let is_name =
+                    |name: &Value| name.as_str().is_some_and(|name| (form.check)(name).is_ok());
+                (2..=16).contains(&groups.len())
+                    && groups.iter().all(|group| {
+                        group.as_array().is_some_and(|names| {
+                            (1..=16).contains(&names.len()) && names.iter().all(is_name)
+                        })
+                    })
+            }
+            (Self::Arguments, Value::Table(table)) => table.values().all(is_json),
             (Self::Words(words), Value::Array(entries)) => entries
                 .iter()
                 .all(|entry| entry.as_str().is_some_and(|word| words.contains(&word))),
@@ -404,6 +428,17 @@ impl Shape {
             found.push((at.to_owned(), format!("must be {}", self.allowed())));
         }
         good
+    }
+}
+
+/// Whether JSON can hold it.
+fn is_json(value: &Value) -> bool {
+    match value {
+        Value::Datetime(_) => false,
+        Value::Float(number) => number.is_finite(),
+        Value::Array(entries) => entries.iter().all(is_json),
+        Value::Table(table) => table.values().all(is_json),
+        Value::String(_) | Value::Integer(_) | Value::Boolean(_) => true,
     }
 }
 

@@ -114,6 +114,21 @@ impl Upstream {
         }
     }
 
+    /// Calls a tool on our own behalf; answers the raw result.
+    ///
+    /// # Errors
+    /// The child is gone, refuses the call, or does not answer within `limit`.
+    pub async fn call_tool(
+        &self,
+        tool: &str,
+        arguments: &Value,
+        limit: Duration,
+    ) -> Result<String, UpstreamError> {
+        let method = "tools/call";
+        let params = json!({"name": tool, "arguments": arguments});
+        in_time(method, limit, self.own_request(self.era(), method, params)).await
+    }
+
     /// Asks a session-era child for something whose outcome nobody waits for, such as a subscription that is renewed.
     pub fn ask_aside(&self, method: &str, params: &Value) {
         let source =

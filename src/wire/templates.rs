@@ -1,5 +1,7 @@
 //! Templates and credentials on the wire.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -24,6 +26,12 @@ pub struct TemplateSummary {
     /// The package that brings its program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub package: Option<TemplatePackage>,
+    /// Groups of credentials, of which one must be given whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials_one_of: Vec<Vec<String>>,
+    /// The tool by which its credentials are checked; absent: they cannot be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<String>,
     /// The secrets it takes.
     pub credentials: Vec<TemplateCredential>,
     /// JSON Schema of `settings`.
@@ -71,6 +79,32 @@ pub struct TemplateCredential {
     pub help: Option<String>,
     /// Whether it must be given.
     pub required: bool,
+}
+
+/// `POST /templates/{name}/check`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckCredentials {
+    /// Environment variable to name of a stored credential.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub credentials: BTreeMap<String, String>,
+    /// Settings of the template.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = Object)]
+    pub settings: BTreeMap<String, serde_json::Value>,
+}
+
+/// What a check of credentials showed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CredentialCheck {
+    /// `accepted`, `refused`, or `not-tried`: the service was not asked, or its answer tells nothing of them.
+    pub outcome: String,
+    /// The tool that was called.
+    pub tool: String,
+    /// In a sentence, without the secrets.
+    pub message: String,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
 }
 
 /// `POST /credentials`.

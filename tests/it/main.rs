@@ -12,6 +12,7 @@ mod cli;
 mod clients;
 mod cold_start;
 mod conformance;
+mod credential_check;
 #[cfg(target_arch = "x86_64")]
 mod denials;
 mod disk;

@@ -168,12 +168,19 @@ fn holds(property: &Value) -> String {
             let what = match (&items["properties"], items["pattern"].as_str()) {
                 (Value::Object(_), _) => "tables".to_owned(),
                 (_, Some(_)) => "texts".to_owned(),
+                _ if items["type"] == "array" => "lists of texts".to_owned(),
                 _ if items["type"].is_array() => "texts or whole numbers".to_owned(),
                 _ => "texts".to_owned(),
             };
             format!("a list of {most}{what}")
         }
-        Some("object") => "a table of at most 64 variables, each with text".to_owned(),
+        Some("object") if property["propertyNames"].is_object() => {
+            "a table of at most 64 variables, each with text".to_owned()
+        }
+        Some("object") if number("maxProperties").is_some() => {
+            "a table of at most 64 headers, each with text".to_owned()
+        }
+        Some("object") => "a table".to_owned(),
         _ => "text, a whole number, `true`, `false` or a list of texts".to_owned(),
     }
 }
