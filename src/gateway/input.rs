@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::upstream::{Envelope, EnvelopeError, RawObject, Word, splice, unquote};
+use crate::upstream::{Envelope, RawObject, splice, unquote};
 
 /// The methods whose results may ask for input.
 const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
@@ -25,7 +25,7 @@ pub struct Input {
 }
 
 impl Input {
-    /// Reads a request; most have no input, and then nothing is parsed.
+    /// Reads a request; most have no input, and then nothing is copied.
     ///
     /// # Errors
     /// A sentence, when the input is not what the revision says.
@@ -34,13 +34,11 @@ impl Input {
             Some(raw) if may_ask(envelope.method()) => raw,
             _ => return Ok(Self::default()),
         };
-        static RESPONSES: Word = Word::new("inputResponses");
-        static STATE: Word = Word::new("requestState");
-        if !RESPONSES.is_in(raw.get()) && !STATE.is_in(raw.get()) {
+        let has = |key| envelope.parameter(key).is_some();
+        if !has("inputResponses") && !has("requestState") {
             return Ok(Self::default());
         }
-        let wrong = |error: EnvelopeError| error.to_string();
-        let mut params = RawObject::of(raw).map_err(wrong)?;
+        let mut params = envelope.parameters().map_err(ToString::to_string)?.clone();
         let state = params
             .get("requestState")
             .map(|state| unquote(state).ok_or("params.requestState must be a text"))

@@ -19,7 +19,8 @@ use crate::{
 const SOON: Duration = Duration::from_secs(30);
 
 /// Waits until a statistic of the instance is so.
-async fn until(server: &Server, instance: &Value, name: &str, wanted: u64) {
+/// Polls the statistics of an instance until one of them is `wanted`.
+pub async fn until(server: &Server, instance: &Value, name: &str, wanted: u64) {
     let deadline = Instant::now() + SOON;
     let path = format!("/mcps/{}/stats", text(instance, "id"));
     loop {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     fixtures,
     harness::{Database, Server, http_client, on_both_databases, wait_until},
+    http_calls::until,
     mcp::{self, Mcp},
     processes, source,
 };
@@ -152,6 +153,19 @@ async fn sessions_have_children_and_states_of_their_own(database: Database) {
     let answer = add(&mut one, 1).await.expect_err("its session ended");
     assert_eq!(answer["code"], -32_600, "{answer}");
     assert_eq!(add(&mut two, 1).await.as_deref(), Ok("2"));
+}
+
+#[tokio::test]
+async fn calls_under_way_at_the_child_of_a_session_are_counted() {
+    let server = Server::start(Database::Sqlite).await;
+    let instance = server.create(json!({"template": "keeps-state"})).await;
+    let session = Mcp::connect(&instance).await;
+    until(&server, &instance, "calls_in_flight", 0).await;
+    let call = json!({"jsonrpc": "2.0", "id": 9, "method": "tools/call",
+        "params": {"name": "wait", "arguments": {}}});
+    let waiting = tokio::spawn(async move { drop(session.send(&call).await.text().await) });
+    until(&server, &instance, "calls_in_flight", 1).await;
+    waiting.abort();
 }
 
 async fn a_killed_child_ends_its_session_and_is_told(database: Database) {
