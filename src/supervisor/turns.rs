@@ -243,13 +243,13 @@ mod tests {
     async fn who_a_client_waits_for_goes_first() {
         let turns = turns(1, 1, Box::new(|| None));
         let first = turns.acquire(nobody()).await;
-        let (told, mut order) = tokio::sync::mpsc::unbounded_channel();
+        let (told, mut order) = tokio::sync::mpsc::channel(3);
         let demands = [nobody(), nobody(), nobody()];
         for (number, demand) in demands.iter().cloned().enumerate() {
             let (turns, told) = (Arc::clone(&turns), told.clone());
             tokio::spawn(async move {
                 let turn = turns.acquire(demand).await;
-                told.send(number).expect("the test listens");
+                told.send(number).await.expect("the test listens");
                 drop(turn);
             });
             settle().await;
@@ -280,10 +280,10 @@ mod tests {
             Some(passed.fetch_add(step, Ordering::Relaxed) + step)
         };
         let turns = turns(8, 2, Box::new(stalled));
-        let (give, mut got) = tokio::sync::mpsc::unbounded_channel();
+        let (give, mut got) = tokio::sync::mpsc::channel(20);
         for _ in 0..20 {
             let (turns, give) = (Arc::clone(&turns), give.clone());
-            tokio::spawn(async move { give.send(turns.acquire(nobody()).await) });
+            tokio::spawn(async move { give.send(turns.acquire(nobody()).await).await });
         }
         settle().await;
         assert_eq!(turns.count(), (2, 2, 18));
