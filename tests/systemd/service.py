@@ -391,6 +391,21 @@ def stop_leaves_children():
     check("more" in call(made, "echo", text="more"), "the access URL does not work")
 
 
+def a_backup_brings_the_service_back():
+    """a backup by the README's words while the service runs; after the data is lost, the same URL and token again"""
+    made = notes["made"]
+    sh("runuser -u minimcp -- sh -c 'cd /var/lib/minimcp && minimcp backup save backup.tar.gz'", cwd="/")
+    check("kept" in call(made, "echo", text="kept"), "the access URL does not work while it is saved")
+    sh("systemctl stop minimcp minimcp-keeper")
+    sh("rm -r data/instances data/minimcp.db*", cwd="/var/lib/minimcp")
+    sh("systemd-run --uid minimcp --working-directory /var/lib/minimcp --pipe --wait "
+       "--property LoadCredential=minimcp-master-key:/etc/minimcp/master-key minimcp backup restore backup.tar.gz", cwd="/")
+    sh("systemctl start minimcp")
+    ready()
+    running("demo")
+    check("restored" in call(made, "echo", text="restored"), "the access URL does not work")
+
+
 def the_journal_is_clean():
     """no secret and no complaint of ours in the journal"""
     journal = sh("journalctl -u minimcp -u minimcp-keeper --no-pager -o cat")
@@ -440,6 +455,7 @@ TRIALS = (
     the_keeper_can_die,
     stopping_the_keeper_leaves_nothing,
     stop_leaves_children,
+    a_backup_brings_the_service_back,
     the_journal_is_clean,
     quickstart_without_root,
 )
