@@ -11,9 +11,10 @@ use tokio::{
 use super::{
     Context, InstanceStatus, SupervisorError,
     command::{Command, Reply, Verb},
-    launch::{Child, LaunchOutcome, Recipe, SealedByVariable, Turn},
+    launch::{Child, LaunchOutcome, Recipe, Turn},
     members::{self, Census, Members},
     route::Route,
+    sealed::SealedByVariable,
     timers::{Timer, Timers},
 };
 use crate::{

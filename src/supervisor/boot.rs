@@ -137,7 +137,7 @@ pub(super) async fn spawn_actor(
         child: None,
         probing: None,
         tracker: ProbeTracker::default(),
-        sealed: launch::SealedByVariable::new(),
+        sealed: super::sealed::SealedByVariable::new(),
         unsaved_events: Vec::new(),
         told_unsaved: 0,
         dirty: false,

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    CreateRequest, InstanceStatus, Supervisor, SupervisorError, launch, route::RouteState,
+    CreateRequest, InstanceStatus, Supervisor, SupervisorError,
+    route::RouteState,
+    sealed::{SealedByVariable, open_all, read_sealed},
 };
 use crate::{
     domain::{
@@ -200,8 +202,8 @@ impl Supervisor {
             }
             Err(error) => (CheckOutcome::NotTried, error.to_string()),
         };
-        let sealed = launch::read_sealed(context, record, launch::SealedByVariable::new()).await;
-        let secrets = sealed.and_then(|sealed| launch::open_all(context, record, &sealed));
+        let sealed = read_sealed(context, record, SealedByVariable::new()).await;
+        let secrets = sealed.and_then(|sealed| open_all(context, record, &sealed));
         let Ok(secrets) = secrets else {
             // What it said could not be told without them.
             return (outcome, tool_sentence(outcome, &check.tool, ""));

@@ -1,7 +1,6 @@
 //! From a record to a running child: resolve the command, open the secrets, hand the plan to the keeper.
 
 use std::{
-    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
@@ -17,13 +16,13 @@ use super::{
     private_port::PrivatePort,
     remote,
     route::ArgumentsHook,
+    sealed::{SealedByVariable, open_all, read_sealed},
     turns::{Demand, Permit},
 };
 use crate::{
     domain::{
-        credential::SealedSecret,
         exit::ExitStatus,
-        id::{EnvName, Generation, InstanceId},
+        id::{Generation, InstanceId},
         instance::InstanceRecord,
         template::{Template, Transport},
     },
@@ -32,7 +31,6 @@ use crate::{
     packages::Package,
     runtime::{KeeperState, LaunchError, LaunchPlan, RuntimeError, Workload, WorkloadId},
     secrets::redaction::Redactions,
-    store::StoreError,
     templates::Resolved,
     upstream::{Handshake, NoiseSink, Upstream, UpstreamOptions},
 };
@@ -43,9 +41,6 @@ pub(super) struct Turn {
     /// Why nothing can be launched in it.
     pub(super) obstacle: Option<String>,
 }
-
-/// Sealed credentials as last read, so that a restart needs no database.
-pub(super) type SealedByVariable = BTreeMap<EnvName, SealedSecret>;
 
 /// A launched child, or why there is none.
 pub(super) type LaunchOutcome = Result<Box<Launched>, ExitStatus>;
@@ -437,55 +432,6 @@ pub(super) fn arguments_hook(
         let wanted = template.calls.record_arguments.then(|| Arc::new(hook));
         handle.route.arguments.store(wanted);
     }
-}
-
-/// The sealed credentials of an instance; those known from an earlier launch serve while the store is away.
-pub(super) async fn read_sealed(
-    context: &Context,
-    record: &InstanceRecord,
-    known: SealedByVariable,
-) -> Result<SealedByVariable, ExitStatus> {
-    let mut sealed = SealedByVariable::new();
-    for (variable, name) in &record.spec.credentials {
-        match context.store.credential(&record.owner, name).await {
-            Ok(Some(row)) => {
-                sealed.insert(variable.clone(), row.sealed);
-            }
-            Ok(None) => {
-                return Err(not_started(format!(
-                    "its credential {name} for {variable} is not there any more"
-                )));
-            }
-            Err(StoreError::Unavailable(_)) if known.contains_key(variable) => return Ok(known),
-            Err(error) => {
-                return Err(not_started(format!(
-                    "its credential {name} cannot be read: {error}"
-                )));
-            }
-        }
-    }
-    Ok(sealed)
-}
-
-pub(super) fn open_all(
-    context: &Context,
-    record: &InstanceRecord,
-    sealed: &SealedByVariable,
-) -> Result<Vec<(String, Zeroizing<String>)>, ExitStatus> {
-    let mut secrets = Vec::with_capacity(sealed.len());
-    for (variable, secret) in sealed {
-        let Some(name) = record.spec.credentials.get(variable) else {
-            continue;
-        };
-        let value = context
-            .keys
-            .open(&record.owner, name, secret)
-            .map_err(|error| {
-                not_started(format!("its credential {name} cannot be opened: {error}"))
-            })?;
-        secrets.push((variable.to_string(), value));
-    }
-    Ok(secrets)
 }
 
 /// The folder of an instance.

@@ -31,6 +31,7 @@ mod recovery;
 mod registry;
 mod remote;
 pub mod route;
+mod sealed;
 mod status;
 mod timers;
 mod tokens;

@@ -9,10 +9,8 @@ use zeroize::Zeroizing;
 use super::{
     Context,
     actor::Actor,
-    launch::{
-        self, Child, KeptHandshake, Launched, SealedByVariable, arguments_hook, not_started,
-        upstream_options,
-    },
+    launch::{Child, KeptHandshake, Launched, arguments_hook, not_started, upstream_options},
+    sealed::{SealedByVariable, open_all, read_sealed},
 };
 use crate::{
     domain::{
@@ -70,8 +68,8 @@ pub(super) async fn launch(
     template: Arc<Template>,
     known: SealedByVariable,
 ) -> Result<Launched, ExitStatus> {
-    let sealed = launch::read_sealed(context, record, known).await?;
-    let secrets = launch::open_all(context, record, &sealed)?;
+    let sealed = read_sealed(context, record, known).await?;
+    let secrets = open_all(context, record, &sealed)?;
     let workload = runtime::elsewhere(WorkloadId::main(record.id, generation));
     let child = attach(context, record, &template, workload, secrets);
     Ok(Launched {
@@ -91,8 +89,8 @@ pub(super) async fn adopt(
     kept: Option<KeptHandshake>,
 ) -> std::io::Result<Child> {
     let text = |status: ExitStatus| std::io::Error::other(status.to_string());
-    let sealed = launch::read_sealed(context, record, SealedByVariable::new()).await;
-    let secrets = sealed.and_then(|sealed| launch::open_all(context, record, &sealed));
+    let sealed = read_sealed(context, record, SealedByVariable::new()).await;
+    let secrets = sealed.and_then(|sealed| open_all(context, record, &sealed));
     let secrets = secrets.map_err(text)?;
     let child = attach(context, record, template, workload, secrets).await;
     let child = child.map_err(std::io::Error::other)?;
