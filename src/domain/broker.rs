@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::{
     egress::{Egress, HostPattern, Refused, name},
     id::EnvName,
+    oauth::{AccessTokenForm, RefreshGrant},
 };
 
 /// Most brokers of one server: each costs a listening socket.
 pub const BROKERS_MAX: usize = 8;
 /// The first port that a broker listens on, inside; beyond those that kernels give out by themselves.
-const FIRST_PORT: u16 = 64_900;
+pub(super) const FIRST_PORT: u16 = 64_900;
 
 /// The `[credential.broker]` section of a manifest: how a key is added outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -35,15 +36,15 @@ pub struct BrokerSpec {
     pub placeholder: String,
 }
 
-fn authorization() -> String {
+pub(super) fn authorization() -> String {
     "Authorization".to_owned()
 }
 
-fn bearer() -> String {
+pub(super) fn bearer() -> String {
     "Bearer {}".to_owned()
 }
 
-fn placeholder() -> String {
+pub(super) fn placeholder() -> String {
     "held-by-minimcp".to_owned()
 }
 
@@ -149,7 +150,7 @@ impl fmt::Display for Upstream {
     }
 }
 
-/// One broker of a server: where it listens, to whom it speaks, and which keys it adds.
+/// One broker of a server: where it listens, to whom it speaks, and what it does to requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broker {
     /// The variable that tells the server the broker's address.
@@ -158,8 +159,19 @@ pub struct Broker {
     pub port: u16,
     /// The service.
     pub upstream: Upstream,
-    /// The first is added where a request names none.
-    pub keys: Vec<BrokerKey>,
+    /// What it puts in the place of placeholders.
+    pub work: BrokerWork,
+}
+
+/// What a broker puts in the place of placeholders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BrokerWork {
+    /// Keys; the first is added where a request names none.
+    Keys(Vec<BrokerKey>),
+    /// Client secret and refresh token, in requests for access tokens.
+    Refresh(RefreshGrant),
+    /// The access tokens that were given to such requests.
+    AccessTokens(AccessTokenForm),
 }
 
 /// A key that a broker adds.
@@ -189,6 +201,16 @@ impl Broker {
     pub fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}{}", self.port, self.upstream.path)
     }
+
+    /// The variables of the credentials that stay outside.
+    #[must_use]
+    pub fn variables(&self) -> Vec<&EnvName> {
+        match &self.work {
+            BrokerWork::Keys(keys) => keys.iter().map(|key| &key.variable).collect(),
+            BrokerWork::Refresh(grant) => grant.variables().collect(),
+            BrokerWork::AccessTokens(_) => Vec::new(),
+        }
+    }
 }
 
 /// The brokers for those `credentials` (variable and how its key is added) that are bound; `setting` gives the text of
@@ -213,22 +235,35 @@ pub fn brokers<'a>(
         let known = brokers
             .iter_mut()
             .find(|broker| broker.base_url_variable == spec.base_url_variable);
-        if let Some(known) = known {
-            known.keys.push(key);
+        if let Some(BrokerWork::Keys(keys)) = known.map(|broker| &mut broker.work) {
+            keys.push(key);
             continue;
         }
-        let none = || format!("no address is known for the broker of {variable}");
-        let address = spec.upstream.iter().find_map(|text| filled(text, &setting));
-        let upstream = Upstream::parse(&address.ok_or_else(none)?)
-            .map_err(|fault| format!("the address for the broker of {variable} {fault}"))?;
+        let none = || format!("no port is left for the broker of {variable}");
         brokers.push(Broker {
             base_url_variable: spec.base_url_variable.clone(),
             port: ports.next().ok_or_else(none)?,
-            upstream,
-            keys: vec![key],
+            upstream: place_of(&spec.upstream, &setting, variable)?,
+            work: BrokerWork::Keys(vec![key]),
         });
     }
     Ok(brokers)
+}
+
+/// The first of `candidates` whose settings are given.
+///
+/// # Errors
+/// None is, or it is no address.
+pub(super) fn place_of(
+    candidates: &[String],
+    setting: &impl Fn(&str) -> Option<String>,
+    variable: &EnvName,
+) -> Result<Upstream, String> {
+    let address = candidates.iter().find_map(|text| filled(text, setting));
+    let address =
+        address.ok_or_else(|| format!("no address is known for the broker of {variable}"))?;
+    Upstream::parse(&address)
+        .map_err(|fault| format!("the address for the broker of {variable} {fault}"))
 }
 
 /// The settings that a candidate names.
@@ -270,8 +305,8 @@ impl Egress {
     /// Whether the key of this credential stays outside.
     #[must_use]
     pub fn holds_back(&self, variable: &str) -> bool {
-        let mut keys = self.brokers.iter().flat_map(|broker| &broker.keys);
-        keys.any(|key| key.variable.as_str() == variable)
+        let mut held = self.brokers.iter().flat_map(Broker::variables);
+        held.any(|name| name.as_str() == variable)
     }
 }
 
@@ -357,7 +392,7 @@ mod tests {
                 (
                     broker.upstream.to_string(),
                     broker.base_url(),
-                    broker.keys.len(),
+                    broker.variables().len(),
                 )
             })
             .collect();

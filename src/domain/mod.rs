@@ -19,6 +19,7 @@ pub mod lease;
 pub mod lifecycle;
 pub mod limits;
 pub mod member;
+pub mod oauth;
 pub mod own_user;
 pub mod package;
 pub mod policy;

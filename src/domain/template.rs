@@ -13,6 +13,7 @@ use super::{
     duration::HumanDuration,
     id::{EnvName, TemplateName},
     limits::Limits,
+    oauth::OauthSpec,
     package::PackageSource,
     restart::RestartSpec,
     sandbox::{Access, SandboxSpec},
@@ -47,6 +48,9 @@ pub struct Template {
     /// Secrets it takes, by environment variable.
     #[serde(default, rename = "credential")]
     pub credentials: Vec<CredentialSpec>,
+    /// An OAuth sign-in whose client secret, refresh token and access tokens stay outside of the sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oauth: Option<OauthSpec>,
     /// A call by which the credentials are checked (`minimcp credential check`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<CheckSpec>,

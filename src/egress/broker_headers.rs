@@ -25,11 +25,20 @@ pub(super) struct Offer {
 impl Offer {
     /// `None`: a header may not hold it.
     pub(super) fn new(header: &str, placeholder: &str, value: &str) -> Option<Self> {
+        Self::in_place_of(header, &HeaderValue::from_str(placeholder).ok()?, value)
+    }
+
+    /// The same, for a header whose value is known.
+    pub(super) fn in_place_of(
+        header: &str,
+        placeholder: &HeaderValue,
+        value: &str,
+    ) -> Option<Self> {
         let mut value = HeaderValue::from_str(value).ok()?;
         value.set_sensitive(true);
         Some(Self {
             header: header.parse().ok()?,
-            placeholder: HeaderValue::from_str(placeholder).ok()?,
+            placeholder: placeholder.clone(),
             value,
         })
     }
@@ -61,6 +70,16 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes from the headers of a request what is between server and broker only.
+pub(super) fn remove_own(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    for name in [HOST, EXPECT, ACCEPT_ENCODING] {
+        headers.remove(name);
+    }
+    // What is compressed could not be searched for keys.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+}
+
 /// Makes the headers of a request those that the service gets: with the key in the place of its placeholder, or added
 /// where none is.
 ///
@@ -81,12 +100,7 @@ pub(super) fn outward(headers: &mut HeaderMap, offers: &[Offer]) -> Result<(), H
             return Err(name.clone());
         }
     }
-    remove_hop_by_hop(headers);
-    for name in [HOST, EXPECT, ACCEPT_ENCODING] {
-        headers.remove(name);
-    }
-    // What is compressed could not be searched for keys.
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    remove_own(headers);
     let mut is_put = false;
     for offer in offers {
         if headers.get(&offer.header) == Some(&offer.placeholder) {
@@ -162,7 +176,7 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
-    use crate::domain::{broker::BrokerKey, id::EnvName};
+    use crate::domain::{broker::BrokerWork, id::EnvName};
 
     fn offers() -> Vec<Offer> {
         [
@@ -249,7 +263,7 @@ mod tests {
             base_url_variable: EnvName::new("URL").expect("a name"),
             port: 64_900,
             upstream: Upstream::parse("https://api.example.com/v1").expect("one"),
-            keys: Vec::<BrokerKey>::new(),
+            work: BrokerWork::Keys(Vec::new()),
         };
         let redactions = Redactions::new([("KEY", Zeroizing::new("personal-key".to_owned()))]);
         for (location, led) in [

@@ -132,8 +132,10 @@ impl Ledger {
         counted.report.hosts = egress.hosts.iter().map(ToString::to_string).collect();
         counted.report.learns = egress.learns;
         let brokers = egress.brokers.iter();
-        let keys = brokers.flat_map(|broker| broker.keys.iter().map(move |key| (broker, key)));
-        let keys = keys.map(|(broker, key)| (key.variable.to_string(), broker.upstream.origin()));
+        let keys = brokers.flat_map(|broker| {
+            let held = broker.variables().into_iter();
+            held.map(|variable| (variable.to_string(), broker.upstream.origin()))
+        });
         counted.report.held_keys = keys.collect();
     }
 

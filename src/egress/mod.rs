@@ -14,6 +14,7 @@ mod dns;
 mod hello;
 mod ledger;
 mod names;
+mod oauth;
 mod relay;
 mod resolve;
 
@@ -120,11 +121,7 @@ impl Gate {
             .is_some_and(|address| address.is_ipv6());
         let inner = Arc::new(Inner {
             names: Mutex::new(Names::of(&egress)),
-            desks: egress
-                .brokers
-                .iter()
-                .map(|broker| Arc::new(Desk::new(broker.clone(), keys)))
-                .collect(),
+            desks: broker::desks(&egress.brokers, keys),
             connections: Arc::new(Semaphore::new(outside.connections_max)),
             begins: Mutex::new(Bucket::new(BEGUN_PER_SECOND)),
             outside,

@@ -71,6 +71,27 @@ impl Redactions {
         }
     }
 
+    /// These, and more.
+    #[must_use]
+    pub fn with<N: AsRef<str>>(
+        &self,
+        values: impl IntoIterator<Item = (N, Zeroizing<String>)>,
+    ) -> Self {
+        let mut all = Self::new(values);
+        let first = all.markers.len();
+        all.markers.extend(self.markers.iter().cloned());
+        all.patterns.extend(self.patterns.iter().map(|own| Pattern {
+            bytes: own.bytes.clone(),
+            marker: first + own.marker,
+            period: own.period,
+        }));
+        all.patterns
+            .sort_by(|a, b| a.bytes.cmp(&b.bytes).then(b.marker.cmp(&a.marker)));
+        all.patterns.dedup_by(|a, b| a.bytes == b.bytes);
+        all.longest = all.longest.max(self.longest);
+        all
+    }
+
     /// Whether there is nothing to redact.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -276,6 +297,19 @@ mod tests {
         assert_eq!(found.redact("kqhkiG9w0B"), "[redacted:KEY]");
         assert_eq!(found.redact("ab 12345"), "ab 12345");
         assert_eq!(found.redact("-abcdefghijkl-"), "-[redacted:A]-");
+    }
+
+    #[test]
+    fn more_values_join_those_that_were_known() {
+        let known = redactions(&[("A", "first-value"), ("B", "second-value")]);
+        let more = [("C", "third-value"), ("A", "first-value")];
+        let all = known.with(more.map(|(name, value)| (name, Zeroizing::new(value.to_owned()))));
+        assert_eq!(
+            all.redact("first-value second-value third-value"),
+            "[redacted:A] [redacted:B] [redacted:C]"
+        );
+        assert_eq!(known.redact("third-value"), "third-value");
+        assert!(all.overlap() >= known.overlap());
     }
 
     #[test]

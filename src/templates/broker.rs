@@ -7,10 +7,11 @@ use super::{
     launch::{Resolved, plain},
 };
 use crate::domain::{
-    broker::{BROKERS_MAX, BrokerSpec, Upstream, brokers, settings_of},
+    broker::{BROKERS_MAX, BrokerSpec, BrokerWork, Upstream, brokers, settings_of},
     egress::Egress,
     id::EnvName,
     instance::InstanceSpec,
+    oauth::oauth_brokers,
     template::{CredentialSpec, Grant, SettingType, Template, Transport},
 };
 
@@ -76,7 +77,7 @@ fn header_format(text: &str) -> Result<(), String> {
 }
 
 /// Keys of the manifest, the first of which the fault is told at, and what is wrong.
-type Fault = (Vec<String>, String);
+pub(super) type Fault = (Vec<String>, String);
 
 /// What is wrong with the brokers of a manifest whose keys are well-formed.
 pub(super) fn faults(template: &Template) -> Vec<Fault> {
@@ -88,26 +89,9 @@ pub(super) fn faults(template: &Template) -> Vec<Fault> {
         };
         let at = format!("credential[{index}].broker");
         let key = |name: &str| format!("{at}.{name}");
-        if !template.sandbox.network.is_gated() {
-            let keys = vec![at.clone(), "sandbox.network".to_owned()];
-            let message =
-                "goes with network = \"allow-list\" or \"learn\": only there is a way between";
-            faults.push((keys, message.to_owned()));
-        }
-        if template.server.transport == Transport::Remote {
-            let keys = vec![at.clone(), "server.transport".to_owned()];
-            let message =
-                "is for a process of ours: a server elsewhere gets headers by server.headers";
-            faults.push((keys, message.to_owned()));
-        }
+        faults.extend(place_faults(template, &at));
         let variable = &broker.base_url_variable;
-        let is_set = template.environment.contains_key(variable)
-            || template.server.port_env.as_ref() == Some(variable)
-            || template.credentials.iter().any(|one| one.name == *variable);
-        if is_set {
-            let message = format!("the variable {variable} is set by another key already");
-            faults.push((vec![key("base_url_variable")], message));
-        }
+        faults.extend(variable_fault(template, variable, key("base_url_variable")));
         let earlier = known.iter().find(|(name, ..)| *name == variable);
         match earlier {
             Some((_, other, at)) if other.upstream != broker.upstream => {
@@ -118,31 +102,58 @@ pub(super) fn faults(template: &Template) -> Vec<Fault> {
             Some(_) => {}
             None => known.push((variable, broker, at.clone())),
         }
-        if broker.upstream.is_empty() {
-            faults.push((
-                vec![key("upstream")],
-                "needs at least one address".to_owned(),
-            ));
-        }
-        for text in &broker.upstream {
-            if let Some(message) = unfit(template, text) {
-                let keys = vec![
-                    key("upstream"),
-                    "setting".to_owned(),
-                    "sandbox.hosts".to_owned(),
-                ];
-                faults.push((keys, message));
-            }
-        }
+        faults.extend(upstream_faults(
+            template,
+            &broker.upstream,
+            &key("upstream"),
+        ));
     }
-    if known.len() > BROKERS_MAX {
+    let of_sign_in = if template.oauth.is_some() { 2 } else { 0 };
+    if known.len() + of_sign_in > BROKERS_MAX {
         let message = format!(
             "have brokers at {} addresses; at most {BROKERS_MAX} are allowed",
-            known.len()
+            known.len() + of_sign_in
         );
         faults.push((vec!["credential".to_owned()], message));
     }
     faults
+}
+
+/// Why a template can have no broker at all, which the key `at` asks for.
+pub(super) fn place_faults(template: &Template, at: &str) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut wrong = |key: &str, message: &str| {
+        faults.push((vec![at.to_owned(), key.to_owned()], message.to_owned()));
+    };
+    if !template.sandbox.network.is_gated() {
+        let message =
+            "goes with network = \"allow-list\" or \"learn\": only there is a way between";
+        wrong("sandbox.network", message);
+    }
+    if template.server.transport == Transport::Remote {
+        let message = "is for a process of ours: a server elsewhere gets headers by server.headers";
+        wrong("server.transport", message);
+    }
+    faults
+}
+
+/// Why a variable cannot tell the address of a broker.
+pub(super) fn variable_fault(template: &Template, variable: &EnvName, at: String) -> Option<Fault> {
+    let is_set = template.environment.contains_key(variable)
+        || template.server.port_env.as_ref() == Some(variable)
+        || template.credentials.iter().any(|one| one.name == *variable);
+    let message = || format!("the variable {variable} is set by another key already");
+    is_set.then(|| (vec![at], message()))
+}
+
+/// What is wrong with the addresses of one broker.
+pub(super) fn upstream_faults(template: &Template, upstream: &[String], at: &str) -> Vec<Fault> {
+    if upstream.is_empty() {
+        return vec![(vec![at.to_owned()], "needs at least one address".to_owned())];
+    }
+    let unfit = upstream.iter().filter_map(|text| unfit(template, text));
+    let keys = [at, "setting", "sandbox.hosts"].map(str::to_owned);
+    unfit.map(|message| (keys.to_vec(), message)).collect()
 }
 
 /// Why a broker could not reach what an entry of `upstream` names.
@@ -192,17 +203,33 @@ pub(super) fn put_between(
         Some(plain(value))
     };
     let caught = &mut resolved.sandbox.caught.ports;
-    let brokers = brokers(bound, setting, |number| {
+    let mut brokers = brokers(bound, setting, |number| {
         caught.contains(&number) || port == Some(number)
     })?;
+    if let Some(oauth) = &template.oauth {
+        let used: Vec<u16> = brokers.iter().map(|broker| broker.port).collect();
+        let is_taken = |number: u16| {
+            caught.contains(&number) || port == Some(number) || used.contains(&number)
+        };
+        let is_bound = |name: &EnvName| spec.credentials.contains_key(name);
+        brokers.extend(oauth_brokers(oauth, is_bound, setting, is_taken)?);
+    }
     for broker in &brokers {
         caught.push(broker.port);
         let base_url = broker.base_url_variable.to_string();
         resolved.env.insert(base_url, broker.base_url());
-        for key in &broker.keys {
-            let variable = key.variable.to_string();
-            resolved.env.insert(variable, key.placeholder.clone());
-        }
+        let placeholders: Vec<(String, String)> = match &broker.work {
+            BrokerWork::Keys(keys) => keys
+                .iter()
+                .map(|key| (key.variable.to_string(), key.placeholder.clone()))
+                .collect(),
+            BrokerWork::Refresh(grant) => grant
+                .placeholders()
+                .map(|(variable, text)| (variable.to_string(), text))
+                .collect(),
+            BrokerWork::AccessTokens(_) => Vec::new(),
+        };
+        resolved.env.extend(placeholders);
     }
     resolved.sandbox.egress.brokers = brokers;
     Ok(())

@@ -8,7 +8,7 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    broker, credential_groups, parameters, remote,
+    broker, credential_groups, oauth, parameters, remote,
     schema::{self, Found},
 };
 use crate::{
@@ -106,6 +106,11 @@ impl Check<'_> {
                     || key
                         .strip_prefix(at.as_str())
                         .is_some_and(|rest| rest.starts_with(['.', '[']))
+                    // One entry of a list stands in for the whole list.
+                    || at
+                        .strip_prefix(key)
+                        .and_then(|rest| rest.strip_prefix('[')?.strip_suffix(']'))
+                        .is_some_and(|index| index.bytes().all(|byte| byte.is_ascii_digit()))
             })
         };
         if !keys.iter().any(|key| faulty(key)) {
@@ -127,7 +132,8 @@ impl Check<'_> {
         }
         self.variables();
         self.sandbox();
-        for (keys, message) in broker::faults(template) {
+        let faults = broker::faults(template).into_iter();
+        for (keys, message) in faults.chain(oauth::faults(template)) {
             let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
             self.report(&keys, message);
         }

@@ -35,6 +35,7 @@ mod launch;
 mod manifest;
 #[cfg(test)]
 mod manifest_tests;
+mod oauth;
 mod parameters;
 mod program_files;
 mod remote;

@@ -89,6 +89,7 @@ pub(super) const MANIFEST: &[Key] = &[
     required("server", Shape::Section(SERVER), "{ transport = 'stdio' }"),
     key("credentials_one_of", Shape::Groups(&ENV_NAME)),
     key("credential", Shape::Sections(CREDENTIAL)),
+    key("oauth", Shape::Section(OAUTH)),
     key("check", Shape::Section(CHECK)),
     key("setting", Shape::Sections(SETTING)),
     key("environment", Shape::Variables),
@@ -144,6 +145,19 @@ const CREDENTIAL: &[Key] = &[
 const BROKER: &[Key] = &[
     required("base_url_variable", Shape::Name(&ENV_NAME), "'X'"),
     required("upstream", Shape::Names(&UPSTREAM), "['https://x.x']"),
+    key("header", Shape::Name(&HEADER_NAME)),
+    key("format", Shape::Name(&HEADER_FORMAT)),
+    key("placeholder", Shape::Name(&HEADER_TEXT)),
+];
+
+const OAUTH: &[Key] = &[
+    required("token_url_variable", Shape::Name(&ENV_NAME), "'X'"),
+    required("token_upstream", Shape::Names(&UPSTREAM), "['https://x.x']"),
+    required("base_url_variable", Shape::Name(&ENV_NAME), "'Y'"),
+    required("upstream", Shape::Names(&UPSTREAM), "['https://x.x']"),
+    key("refresh_token", Shape::Name(&ENV_NAME)),
+    key("client_secret", Shape::Name(&ENV_NAME)),
+    key("json", Shape::Name(&ENV_NAME)),
     key("header", Shape::Name(&HEADER_NAME)),
     key("format", Shape::Name(&HEADER_FORMAT)),
     key("placeholder", Shape::Name(&HEADER_TEXT)),

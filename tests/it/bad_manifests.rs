@@ -90,6 +90,25 @@ enum Schema {
 }
 use Schema::{Accepts, Refuses, Unreadable};
 
+/// A good manifest of a server with a sign-in that stays outside, with these lines in its `[oauth]`.
+macro_rules! oauth {
+    ($lines:literal) => {
+        concat!(
+            "schema = 1\nname = \"NAME\"\ntitle = \"Notes\"\ndescription = \"Keeps notes.\"\n\n",
+            "[server]\ntransport = \"stdio\"\ncommand = [\"notes-server\"]\n\n",
+            "[[credential]]\nname = \"NOTES_REFRESH_TOKEN\"\ntitle = \"Refresh token\"\n\n[oauth]\n",
+            $lines,
+            "\nbase_url_variable = \"NOTES_URL\"\nupstream = [\"https://api.example.com\"]\n\n",
+            "[sandbox]\nhosts = [\"api.example.com:443\"]\n"
+        )
+    };
+}
+
+const OAUTH: &str = oauth!(
+    "token_url_variable = \"NOTES_TOKEN_URL\"\ntoken_upstream = [\"https://api.example.com/token\"]\n\
+     refresh_token = \"NOTES_REFRESH_TOKEN\""
+);
+
 /// One bad manifest: its folder, what is changed in the good one, and its faults by key and a part of the message.
 type Case = (
     &'static str,
@@ -175,6 +194,17 @@ const CASES: &[Case] = &[
     ("remote-header", &[(GOOD, remote!("url = \"https://mcp.example.com/mcp\"", "Host = \"x\""))], &[("server.headers.Host", "which minimcp sets itself")], Accepts),
     ("remote-header-number", &[(GOOD, remote!("url = \"https://mcp.example.com/mcp\"", "X-Region = 5"))], &[("server.headers.X-Region", "must be text of 1 to 8192 bytes")], Refuses),
     ("remote-credential", &[(GOOD, remote!("url = \"https://mcp.example.com/mcp\"", "X-Key = \"{credential.OTHER}\""))], &[("server.headers.X-Key", "there is no credential \"OTHER\"")], Accepts),
+    ("oauth-no-token-url", &[(GOOD, oauth!("token_upstream = [\"https://api.example.com/token\"]\nrefresh_token = \"NOTES_REFRESH_TOKEN\""))], &[("oauth.token_url_variable", "is missing: text: an environment variable")], Refuses),
+    ("oauth-no-credential", &[(GOOD, OAUTH), ("refresh_token = \"NOTES_REFRESH_TOKEN\"", "")], &[("oauth", "needs refresh_token or json")], Accepts),
+    ("oauth-credential", &[(GOOD, OAUTH), ("refresh_token = \"NOTES_REFRESH_TOKEN\"", "json = \"NOTES_JSON\"")], &[("oauth.json", "NOTES_JSON is not the name of a [[credential]]")], Accepts),
+    ("oauth-one-variable", &[(GOOD, OAUTH), ("\"NOTES_URL\"", "\"NOTES_TOKEN_URL\"")], &[("oauth.base_url_variable", "must differ from token_url_variable")], Accepts),
+    ("oauth-variable", &[(GOOD, OAUTH), ("\"NOTES_URL\"", "\"NOTES_REFRESH_TOKEN\"")], &[("oauth.base_url_variable", "is set by another key already")], Accepts),
+    ("oauth-host", &[(GOOD, OAUTH), ("https://api.example.com/token", "https://login.example.com/token")], &[("oauth.token_upstream", "login.example.com:443 is not among sandbox.hosts")], Accepts),
+    ("oauth-no-place", &[(GOOD, OAUTH), ("upstream = [\"https://api.example.com\"]\n\n", "upstream = []\n\n")], &[("oauth.upstream", "needs at least one address")], Accepts),
+    ("oauth-http", &[(GOOD, OAUTH), ("https://api.example.com/token", "http://api.example.com/token")], &[("oauth.token_upstream[0]", "an address such as https://api.example.com/v1")], Accepts),
+    ("oauth-format", &[(GOOD, OAUTH), ("[oauth]\n", "[oauth]\nformat = \"Bearer\"\n")], &[("oauth.format", "with one {}")], Refuses),
+    ("oauth-open", &[(GOOD, OAUTH), ("[sandbox]\nhosts = [\"api.example.com:443\"]", "[sandbox]\nnetwork = \"open\"")], &[("oauth", "goes with network = \"allow-list\" or \"learn\"")], Accepts),
+    ("oauth-unknown", &[(GOOD, OAUTH), ("[oauth]\n", "[oauth]\nclient_id = \"X\"\n")], &[("oauth.client_id", "unknown key; the keys here are token_url_variable")], Refuses),
     ("url-of-a-process", &[("[server]", "[server]\nurl = \"https://mcp.example.com/mcp\"")], &[("server.url", "goes with transport = \"remote\"")], Accepts),
     ("toml-quote", &[("title = \"Notes\"", "title = \"Notes")], &[("line 3", "")], Unreadable),
     ("toml-twice", &[("[environment]", "[server]")], &[("line 33", "duplicate key")], Unreadable),
@@ -212,7 +242,7 @@ fn write(folder: &Path) -> Vec<PathBuf> {
 fn every_fault_is_told_with_its_file_its_key_and_what_is_allowed() {
     let file = Path::new("somewhere/template.toml");
     let schema = jsonschema::validator_for(&templates::manifest_schema()).expect("a schema");
-    for good in [GOOD, REMOTE] {
+    for good in [GOOD, REMOTE, OAUTH] {
         let good = good.replace("NAME", "notes");
         assert_eq!(templates::read(&good, "notes", file).err(), None);
         assert!(schema.is_valid(&as_json(&good).expect("TOML")));

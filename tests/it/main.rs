@@ -40,6 +40,7 @@ mod memory;
 #[cfg(target_arch = "x86_64")]
 mod missing_layers;
 mod nginx;
+mod oauth;
 mod odd_servers;
 mod outage;
 mod packages;
