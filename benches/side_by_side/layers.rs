@@ -159,6 +159,7 @@ async fn forget(workload: &Workload) {
 fn plan(folder: &Path, number: u128, argv: &[&str], sandbox: &Sandbox) -> LaunchPlan {
     let instance = InstanceId(uuid::Uuid::from_u128(number));
     LaunchPlan {
+        files: Vec::new(),
         id: WorkloadId::main(instance, Generation(1)),
         argv: argv.iter().map(|text| (*text).to_owned()).collect(),
         env: Vec::new(),

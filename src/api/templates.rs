@@ -77,6 +77,7 @@ fn summary(entry: &Entry, supervisor: &Supervisor) -> TemplateSummary {
                 title: credential.title.clone(),
                 help: credential.help.clone(),
                 required: credential.required,
+                delivery: credential.delivery.word().to_owned(),
             })
             .collect(),
         settings_schema: settings_schema(template),

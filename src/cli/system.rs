@@ -120,6 +120,10 @@ fn described(template: &TemplateSummary) -> String {
         } else {
             "optional"
         };
+        let need = match credential.delivery.as_str() {
+            "file" => format!("{need}, as a file"),
+            _ => need.to_owned(),
+        };
         lines.push(format!(
             "  Credential {} ({need}): {}",
             credential.name,
@@ -289,6 +293,7 @@ mod tests {
                 title: "A token".to_owned(),
                 help: Some("Open the page.\nPress the button.".to_owned()),
                 required: reason.is_none(),
+                delivery: "env".to_owned(),
             }],
             settings_schema: serde_json::json!({
                 "type": "object",

@@ -83,6 +83,16 @@ pub struct Template {
     pub calls: CallsSpec,
 }
 
+impl Template {
+    /// Whether the credential of this variable is delivered as a file.
+    #[must_use]
+    pub fn delivers_as_file(&self, variable: &str) -> bool {
+        self.credentials.iter().any(|credential| {
+            credential.name.as_str() == variable && credential.delivery == Delivery::File
+        })
+    }
+}
+
 /// A call of a tool that changes nothing and that the service answers to valid credentials only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -237,6 +247,9 @@ pub enum UnclaimedRequests {
 pub struct CredentialSpec {
     /// The environment variable that delivers it.
     pub name: EnvName,
+    /// What the variable holds.
+    #[serde(default)]
+    pub delivery: Delivery,
     /// What people call it.
     pub title: String,
     /// Where to get one, step by step.
@@ -248,6 +261,28 @@ pub struct CredentialSpec {
     /// Its value stays outside of the sandbox, where it is added to requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broker: Option<BrokerSpec>,
+}
+
+/// What the variable of a credential holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Delivery {
+    /// The value.
+    #[default]
+    Env,
+    /// The path of a file with the value, which lies in memory and is for this server's processes alone.
+    File,
+}
+
+impl Delivery {
+    /// Its word in manifests and in the API.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Env => "env",
+            Self::File => "file",
+        }
+    }
 }
 
 /// A setting that a server takes.

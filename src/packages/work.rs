@@ -154,6 +154,7 @@ pub(super) fn plan(
         id: WorkloadId::main(id, Generation(1)),
         argv,
         env: passed.chain(own).collect(),
+        files: Vec::new(),
         cwd: folder.to_owned(),
         limits: Limits::default(),
         sandbox: Sandbox {

@@ -68,6 +68,8 @@ pub struct FakeChild {
     pub argv: Vec<String>,
     /// The names of its variables.
     pub env_names: Vec<String>,
+    /// The variables that would hold the paths of files.
+    pub file_names: Vec<String>,
     /// Read end of stdin; non-blocking like the other two.
     pub stdin: OwnedFd,
     /// Write end of stdout.
@@ -265,6 +267,7 @@ fn pipes(plan: &LaunchPlan) -> Result<(Pipes, FakeChild), LaunchError> {
         id: plan.id,
         argv: plan.argv.clone(),
         env_names: plan.env.iter().map(|(name, _)| name.clone()).collect(),
+        file_names: plan.files.iter().map(|(name, _)| name.clone()).collect(),
         stdin: child_stdin,
         stdout: child_stdout,
         stderr: child_stderr,

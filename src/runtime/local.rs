@@ -33,8 +33,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 const KEEPER_END_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the first connection is tried when we may start a keeper: an old one may just be ending.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a keeper cannot do that was started by a program from before there was a gate.
-const FORMER_KEEPER: &str = "the keeper is of a former version and has no gate for its network: restart it \
+/// Of a keeper that was started by a program from before there were gates, or credentials as files.
+const FORMER_KEEPER: &str = "the keeper is of a former version and cannot do what this launch needs: restart it \
                              (systemctl restart minimcp-keeper), which restarts all instances";
 /// How long a refusal is not believed: the socket of a `serve` that just ended lives on for a moment in any
 /// child that it was about to start.
@@ -325,6 +325,16 @@ fn unexpected(what: &str) -> RuntimeError {
     RuntimeError::Refused(format!("it gave an answer that does not fit {what}"))
 }
 
+/// Names with lengths, and the values by themselves.
+fn apart(
+    named: Vec<(String, Zeroizing<String>)>,
+) -> (Vec<(String, usize)>, Vec<Zeroizing<String>>) {
+    let pairs = named.into_iter();
+    pairs
+        .map(|(name, value)| ((name, value.len()), value))
+        .unzip()
+}
+
 impl LocalRuntime {
     fn control(&self) -> Arc<dyn WorkloadControl> {
         Arc::new(Control(Arc::clone(&self.shared)))
@@ -344,18 +354,22 @@ impl LocalRuntime {
 
     async fn start(&self, plan: LaunchPlan) -> Result<Workload, LaunchError> {
         let id = plan.id;
-        if plan.sandbox.network.is_gated() && self.shared.state.borrow().lacks_gates() {
+        let lacks = {
+            let state = self.shared.state.borrow();
+            (plan.sandbox.network.is_gated() && state.lacks_gates())
+                || (!plan.files.is_empty() && state.lacks_credential_files())
+        };
+        if lacks {
             return Err(LaunchError::NotStarted(FORMER_KEEPER.to_owned()));
         }
-        let (names, secrets): (Vec<_>, Vec<_>) = plan
-            .env
-            .into_iter()
-            .map(|(name, value)| ((name, value.len()), value))
-            .unzip();
+        let (env, mut secrets) = apart(plan.env);
+        let (files, contents) = apart(plan.files);
+        secrets.extend(contents);
         let request = Request::Launch(Box::new(Launch {
             id,
             argv: plan.argv,
-            env: names,
+            env,
+            files,
             cwd: plan.cwd,
             limits: plan.limits.into(),
             resources: plan.limits.resources(),

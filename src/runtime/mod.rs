@@ -102,6 +102,12 @@ impl KeeperState {
         matches!(self, Self::Connected { host, .. } if !host.gates)
     }
 
+    /// Whether it is a keeper from before credentials could be files.
+    #[must_use]
+    pub fn lacks_credential_files(&self) -> bool {
+        matches!(self, Self::Connected { host, .. } if !host.credential_files)
+    }
+
     /// Whether members may be launched: a keeper from before there were any would take one for the main child.
     #[must_use]
     pub fn holds_members(&self) -> bool {

@@ -66,6 +66,9 @@ pub struct LaunchPlan {
     pub argv: Vec<String>,
     /// The whole environment; nothing else is inherited.
     pub env: Vec<(String, Zeroizing<String>)>,
+    /// Secrets that the server reads from files: variable, which will hold the path, and content. Nobody else on this
+    /// host but root can read them, and they end with the child.
+    pub files: Vec<(String, Zeroizing<String>)>,
     /// The working folder, absolute; made with mode 0700 if it is missing.
     pub cwd: PathBuf,
     /// Limits; each is lowered to the keeper's own hard limit.
@@ -79,10 +82,12 @@ pub struct LaunchPlan {
 impl fmt::Debug for LaunchPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.env.iter().map(|(name, _)| name.as_str()).collect();
+        let files: Vec<&str> = self.files.iter().map(|(name, _)| name.as_str()).collect();
         f.debug_struct("LaunchPlan")
             .field("id", &self.id)
             .field("argv", &self.argv)
             .field("env", &names)
+            .field("files", &files)
             .field("cwd", &self.cwd)
             .field("limits", &self.limits)
             .field("sandbox", &self.sandbox)
@@ -107,6 +112,8 @@ pub struct HostReport {
     pub members: bool,
     /// Whether it makes network namespaces whose connections are caught.
     pub gates: bool,
+    /// Whether it delivers credentials as files.
+    pub credential_files: bool,
 }
 
 impl Default for HostReport {
@@ -117,6 +124,7 @@ impl Default for HostReport {
             open_files_max: 0,
             members: false,
             gates: false,
+            credential_files: false,
         }
     }
 }
@@ -131,13 +139,17 @@ mod tests {
             id: WorkloadId::main(InstanceId(uuid::Uuid::nil()), Generation(1)),
             argv: vec!["server".into()],
             env: vec![("API_KEY".into(), Zeroizing::new("hunter2".into()))],
+            files: vec![("KEY_FILE".into(), Zeroizing::new("hunter2".into()))],
             cwd: "/tmp".into(),
             limits: Limits::default(),
             sandbox: Sandbox::default(),
             passed: Vec::new(),
         };
         let shown = format!("{plan:?}");
-        assert!(shown.contains("API_KEY"), "{shown}");
+        assert!(
+            shown.contains("API_KEY") && shown.contains("KEY_FILE"),
+            "{shown}"
+        );
         assert!(!shown.contains("hunter2"), "{shown}");
     }
 

@@ -7,6 +7,7 @@ use base64::{
     alphabet::{STANDARD, URL_SAFE},
     engine::general_purpose::{GeneralPurpose, NO_PAD, PAD},
 };
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 type Form = Zeroizing<Vec<u8>>;
@@ -14,11 +15,18 @@ type Form = Zeroizing<Vec<u8>>;
 /// Every form of `value` to look for, each at least `min_bytes` long, without line breaks. Holds duplicates.
 pub(super) fn forms_of(value: &str, min_bytes: usize) -> Vec<Form> {
     let mut forms = Vec::new();
+    let inner = secrets_in_json(value);
     let mut texts = vec![value];
-    if value.contains('\n') {
-        texts.extend(value.lines());
-        texts.push(value.trim_end());
+    for whole in [value]
+        .into_iter()
+        .chain(inner.iter().map(|text| text.as_str()))
+    {
+        if whole.contains('\n') {
+            texts.extend(whole.lines());
+            texts.push(whole.trim_end());
+        }
     }
+    texts.extend(inner.iter().map(|text| text.as_str()));
     for text in texts.into_iter().filter(|text| text.len() >= min_bytes) {
         forms.push(Zeroizing::new(text.as_bytes().to_vec()));
         json_forms(text, &mut forms);
@@ -27,6 +35,46 @@ pub(super) fn forms_of(value: &str, min_bytes: usize) -> Vec<Form> {
     }
     forms.retain(|form| form.len() >= min_bytes && !form.contains(&b'\n'));
     forms
+}
+
+/// What a JSON document such as the key of a service account holds of secrets, by the names of its members: programs
+/// print the token, not the document.
+fn secrets_in_json(value: &str) -> Vec<Zeroizing<String>> {
+    let mut secrets = Vec::new();
+    if value.trim_start().starts_with(['{', '['])
+        && let Ok(document) = serde_json::from_str(value)
+    {
+        collect(document, "", &mut secrets);
+    }
+    secrets
+}
+
+fn collect(value: Value, name: &str, secrets: &mut Vec<Zeroizing<String>>) {
+    match value {
+        Value::String(text) => {
+            let text = Zeroizing::new(text);
+            if is_secret_name(name) && !text.starts_with("https://") {
+                secrets.push(text);
+            }
+        }
+        Value::Array(entries) => {
+            for entry in entries {
+                collect(entry, name, secrets);
+            }
+        }
+        Value::Object(members) => {
+            for (name, value) in members {
+                collect(value, &name, secrets);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn is_secret_name(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let words = ["secret", "token", "key", "passw", "credential", "private"];
+    words.iter().any(|word| name.contains(word)) && !name.ends_with("type")
 }
 
 fn json_forms(text: &str, forms: &mut Vec<Form>) {

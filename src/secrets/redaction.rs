@@ -1,8 +1,9 @@
 //! Exact-value redaction: the secrets of an instance never reach a log, an error or a status.
 //!
 //! What is looked for is the value itself and the forms in which programs commonly print it: base64 (both
-//! alphabets, padded or not, at any alignment inside a longer text), percent-encoded, JSON-escaped, and each
-//! line of a value of several lines. A program that transforms a secret in some other way is not caught.
+//! alphabets, padded or not, at any alignment inside a longer text), percent-encoded, JSON-escaped, each line of a
+//! value of several lines, and of a JSON document the members whose names tell of a secret. A program that transforms
+//! a secret in some other way is not caught.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -245,6 +246,25 @@ mod tests {
                 .iter()
                 .map(|(name, value)| (*name, Zeroizing::new((*value).to_owned()))),
         )
+    }
+
+    #[test]
+    fn the_secrets_in_a_json_document_are_found_by_themselves() {
+        let pem = "-----BEGIN-----\nMIIEvQIBADANBg\nkqhkiG9w0BAQEF\n-----END-----\n";
+        let key = serde_json::json!({"type": "service_account", "project_id": "my-project",
+            "token_uri": "https://oauth2.example/token", "private_key": pem,
+            "more": [{"refresh_token": "1//0abcdefgh"}]});
+        let found = redactions(&[("KEY", &key.to_string())]);
+        for text in [
+            "1//0abcdefgh",
+            "kqhkiG9w0BAQEF",
+            "MIIEvQIBADANBg\\nkqhkiG9w0BAQEF",
+        ] {
+            assert!(!found.redact(text).contains("BAQEF"), "{text}");
+            assert!(found.redact(text).contains("[redacted:KEY]"), "{text}");
+        }
+        let plain = "service_account my-project https://oauth2.example/token";
+        assert_eq!(found.redact(plain), plain);
     }
 
     #[test]

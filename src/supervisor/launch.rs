@@ -218,6 +218,9 @@ pub(super) async fn start(
     let egress = &recipe.resolved.sandbox.egress;
     // What stays outside has a placeholder among the plain ones.
     let given = secrets.iter().filter(|(name, _)| !egress.holds_back(name));
+    let (files, given): (Vec<_>, Vec<_>) = given
+        .cloned()
+        .partition(|(name, _)| recipe.template.delivers_as_file(name));
     let plain = recipe
         .resolved
         .env
@@ -226,7 +229,8 @@ pub(super) async fn start(
     let plan = LaunchPlan {
         id,
         argv: recipe.resolved.argv.clone(),
-        env: plain.chain(given.cloned()).collect(),
+        env: plain.chain(given).collect(),
+        files,
         cwd: recipe.resolved.cwd.clone(),
         limits: recipe.template.limits,
         sandbox: recipe.resolved.sandbox.clone(),

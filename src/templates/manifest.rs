@@ -8,7 +8,7 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    broker, credential_groups, oauth, parameters, remote,
+    broker, credential_groups, credentials, oauth, parameters, remote,
     schema::{self, Found},
 };
 use crate::{
@@ -133,7 +133,8 @@ impl Check<'_> {
         self.variables();
         self.sandbox();
         let faults = broker::faults(template).into_iter();
-        for (keys, message) in faults.chain(oauth::faults(template)) {
+        let faults = faults.chain(oauth::faults(template));
+        for (keys, message) in faults.chain(credentials::faults(template)) {
             let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
             self.report(&keys, message);
         }

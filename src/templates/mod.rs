@@ -24,6 +24,7 @@ use crate::{
 
 mod broker;
 mod credential_groups;
+mod credentials;
 mod forms;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

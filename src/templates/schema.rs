@@ -139,6 +139,7 @@ const CREDENTIAL: &[Key] = &[
     required("title", Shape::Text(100), "'x'"),
     key("help", Shape::Text(4_000)),
     key("required", Shape::Flag),
+    key("delivery", Shape::Word(&["env", "file"])),
     key("broker", Shape::Section(BROKER)),
 ];
 

@@ -79,6 +79,13 @@ pub struct TemplateCredential {
     pub help: Option<String>,
     /// Whether it must be given.
     pub required: bool,
+    /// `env`: the variable holds the value; `file`: the path of a file with it.
+    #[serde(default = "as_variable")]
+    pub delivery: String,
+}
+
+fn as_variable() -> String {
+    "env".to_owned()
 }
 
 /// `POST /templates/{name}/check`.

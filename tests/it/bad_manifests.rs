@@ -157,6 +157,8 @@ const CASES: &[Case] = &[
     ("era-date", &[("[server]", "[server]\nera = \"2025-06-18\"")], &[("server.era", "must be one of auto, session, stateless")], Refuses),
     ("children-none", &[("session_children_max = 4", "session_children_max = 0")], &[("server.session_children_max", "from 1 to 1000")], Refuses),
     ("children-shared", &[("sessions = \"per-session\"\n", "")], &[("server.session_children_max", "goes with sessions = \"per-session\"")], Accepts),
+    ("delivery-word", &[("title = \"Token\"", "title = \"Token\"\ndelivery = \"argument\"")], &[("credential[0].delivery", "must be one of env, file")], Refuses),
+    ("delivery-broker", &[("title = \"Token\"", "title = \"Token\"\ndelivery = \"file\"\nbroker = { base_url_variable = \"URL\", upstream = [\"https://api.example.com\"] }")], &[("credential[0].delivery", "keeps outside")], Accepts),
     ("credential-dash", &[("NOTES_TOKEN", "NOTES-TOKEN")], &[("credential[0].name", "A-Z, a-z, 0-9 and '_'")], Refuses),
     ("credential-path", &[("NOTES_TOKEN", "PATH")], &[("credential[0].name", "is not for requests to set")], Accepts),
     ("credential-twice", &[("NOTES_MODE", "NOTES_TOKEN")], &[("setting[1].env", "is set by credential[0].name already")], Accepts),

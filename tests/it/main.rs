@@ -13,6 +13,7 @@ mod clients;
 mod cold_start;
 mod conformance;
 mod credential_check;
+mod credential_files;
 #[cfg(target_arch = "x86_64")]
 mod denials;
 mod disk;

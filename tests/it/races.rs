@@ -105,6 +105,7 @@ impl House {
             id,
             argv: vec!["cat".to_owned()],
             env: Vec::new(),
+            files: Vec::new(),
             cwd: "/".into(),
             limits: Limits::default(),
             sandbox: Sandbox::default(),

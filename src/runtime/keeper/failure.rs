@@ -52,6 +52,7 @@ impl Failure {
                     None => format!("cannot make its root: {why}"),
                 }
             }
+            Stage::Credentials => format!("cannot lay its credential files out: {why}"),
             Stage::Identity => format!("cannot become its own user: {why}"),
             Stage::Landlock => format!("cannot restrict it by Landlock: {why}"),
             Stage::Filter => format!("cannot filter its system calls: {why}"),

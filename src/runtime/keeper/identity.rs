@@ -251,6 +251,7 @@ mod tests {
             id: WorkloadId::main(InstanceId(uuid::Uuid::nil()), Generation(1)),
             argv: vec!["/bin/true".into()],
             env: Vec::new(),
+            files: Vec::new(),
             cwd: folder.join("one"),
             limits: crate::domain::limits::Limits::default().into(),
             resources: crate::domain::limits::Resources::default(),

@@ -20,6 +20,7 @@ use nix::{
 
 use super::{
     clone::{Forked, Namespaces, fork_into},
+    credential_files::{self, Files},
     denials, identity,
     layers::Layers,
     mounts, network,
@@ -97,6 +98,7 @@ pub(super) fn probe(namespaces: Namespaces, uid: u32, gid: u32, probe: Probe) ->
             sandbox: &Sandbox::default(),
             // Any folder that is there will do.
             folder: std::path::Path::new("/usr"),
+            credentials: false,
             uid: owner,
             gid: group,
         };
@@ -244,17 +246,17 @@ fn set_view(plan: &InitPlan<'_>, progress: &OwnedFd) -> Result<(), Failed> {
         let root_plan = RootPlan {
             sandbox: &launch.sandbox,
             folder: &launch.cwd,
+            credentials: plan.payload.credentials.is_some(),
             uid: plan.payload.uid,
             gid: plan.payload.gid,
         };
-        return root::enter(&root_plan).map_err(|failure| {
+        root::enter(&root_plan).map_err(|failure| {
             if let Some(index) = failure.path.and_then(|index| i32::try_from(index).ok()) {
                 report(progress.as_raw_fd(), Stage::Place, index);
             }
             (Stage::Root, failure.errno)
-        });
-    }
-    if layers.namespaces.mount {
+        })?;
+    } else if layers.namespaces.mount {
         let hidden = match layers.profile {
             Profile::Off => &[],
             _ => launch.sandbox.hidden.as_slice(),
@@ -268,7 +270,26 @@ fn set_view(plan: &InitPlan<'_>, progress: &OwnedFd) -> Result<(), Failed> {
             })
             .map_err(|errno| (Stage::Proc, errno))?;
     }
-    Ok(())
+    match plan.payload.credentials {
+        Some(folder) if layers.namespaces.mount => {
+            let values = plan.secrets.bytes().get(plan.secrets_at..);
+            let files = Files {
+                launch,
+                values: values.unwrap_or_default(),
+            };
+            let Payload { uid, gid, .. } = plan.payload;
+            credential_files::mount_on(folder, files, uid, gid)
+                .map_err(|errno| (Stage::Credentials, errno))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The address where the heap of this process begins.
+pub(super) fn heap_start() -> Option<usize> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let line = maps.lines().find(|line| line.ends_with("[heap]"))?;
+    usize::from_str_radix(line.split('-').next()?, 16).ok()
 }
 
 /// Gives the pages of the heap back. They are copies or shared with the keeper, which goes on writing to

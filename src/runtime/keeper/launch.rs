@@ -2,11 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::CString,
+    ffi::{CString, OsStr},
     fs,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::fs::DirBuilderExt,
+        unix::{ffi::OsStrExt, fs::DirBuilderExt},
     },
     path::{Path, PathBuf},
 };
@@ -25,6 +25,7 @@ use nix::{
 use super::{
     cgroups::{Cgroups, Leaf},
     clone::{Forked, Namespaces, fork_into, fork_into_cgroup},
+    credential_files::{self, Files, Placed, Shelf},
     denials::Sheet,
     failure::Failure,
     identity::{self, Identity, Shared},
@@ -69,6 +70,8 @@ pub(super) struct Launched {
     pub(super) sockets: Vec<OwnedFd>,
     /// Where its refused system calls are counted.
     pub(super) denials: Option<OwnedFd>,
+    /// Its credential files, until its end.
+    pub(super) credentials: Option<Placed>,
 }
 
 /// What every launch of this keeper shares.
@@ -86,6 +89,7 @@ pub(super) struct Launcher {
     gid: u32,
     /// Hidden from every server.
     keeper_socket: CString,
+    shelf: Shelf,
 }
 
 impl Launcher {
@@ -147,13 +151,15 @@ impl Launcher {
             own_user: own_user_namespace || as_another(false),
             own_user_namespace,
         };
+        let shelf = Shelf::new(Path::new(OsStr::from_bytes(keeper_socket.as_bytes())));
         Self {
+            shelf,
             namespaces,
             host,
             filters,
             cgroups,
             status,
-            heap_start: heap_start(),
+            heap_start: init::heap_start(),
             uid,
             gid,
             keeper_socket,
@@ -220,6 +226,8 @@ impl Launcher {
         let layers = self.host.layers(&launch.sandbox, identity)?;
         make_folder(&launch.cwd)?;
         identity::hand_over(&launch.cwd, identity, launch.sandbox.user_ids, self.uid)?;
+        let files = Files { launch, values };
+        let credentials = self.shelf.place(&layers, serial, files)?;
         let own = layers.own_user();
         let no_pipe = |cause: Errno| format!("no descriptors for its pipes: {}", cause.desc());
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(no_pipe);
@@ -266,6 +274,7 @@ impl Launcher {
                     gid: own.unwrap_or(self.gid),
                     layers,
                     filters: self.filters.as_ref(),
+                    credentials: credentials.as_ref().map(|placed| placed.folder.as_path()),
                     denials: page,
                 },
                 secrets,
@@ -292,10 +301,16 @@ impl Launcher {
                 stdout,
                 stderr,
                 counter: self.counter(leaf.as_ref()),
-                isolation: self.report(layers, leaf.as_ref(), &launch.sandbox),
+                isolation: self.report(
+                    layers,
+                    leaf.as_ref(),
+                    &launch.sandbox,
+                    credentials.as_ref(),
+                ),
                 leaf,
                 sockets,
                 denials,
+                credentials,
             }),
             Err(failure) => {
                 kill_tree(&pidfd, self.namespaces);
@@ -316,8 +331,12 @@ impl Launcher {
         layers: Layers,
         leaf: Option<&Leaf>,
         sandbox: &Sandbox,
+        credentials: Option<&Placed>,
     ) -> BTreeMap<String, String> {
         let mut words = layers.report();
+        if let Some(placed) = credentials {
+            words.insert("credential-files".to_owned(), placed.words(&layers));
+        }
         if layers.filter {
             let told =
                 "system calls are counted; what Landlock refuses no kernel before 6.15 tells";
@@ -389,17 +408,11 @@ fn works(namespaces: Namespaces, uid: u32, gid: u32, probe: Probe) -> bool {
     }
 }
 
-/// The address where the heap of this process begins.
-fn heap_start() -> Option<usize> {
-    let maps = fs::read_to_string("/proc/self/maps").ok()?;
-    let line = maps.lines().find(|line| line.ends_with("[heap]"))?;
-    usize::from_str_radix(line.split('-').next()?, 16).ok()
-}
-
 fn check(launch: &Launch, values: &[u8], passed: usize) -> Result<(), String> {
     let total: usize = launch
         .env
         .iter()
+        .chain(&launch.files)
         .map(|(_, len)| *len)
         .fold(0, usize::saturating_add);
     if total != values.len() {
@@ -417,6 +430,13 @@ fn check(launch: &Launch, values: &[u8], passed: usize) -> Result<(), String> {
         .find(|(name, _)| name.is_empty() || name.contains(['=', '\0']))
     {
         return Err(format!("{name:?} cannot be the name of a variable"));
+    }
+    if let Some((name, _)) = launch
+        .files
+        .iter()
+        .find(|(name, _)| !credential_files::is_name(name))
+    {
+        return Err(format!("{name:?} cannot be the name of a credential file"));
     }
     if !launch.cwd.is_absolute() {
         return Err(format!(

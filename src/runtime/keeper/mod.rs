@@ -6,6 +6,7 @@
 
 mod cgroups;
 pub(super) mod clone;
+mod credential_files;
 mod denials;
 mod failure;
 mod identity;

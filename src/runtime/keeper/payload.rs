@@ -4,6 +4,7 @@ use std::{
     ffi::{CStr, CString},
     os::fd::RawFd,
     os::unix::ffi::OsStrExt,
+    path::Path,
 };
 
 use nix::{
@@ -44,6 +45,8 @@ pub(super) struct Payload<'a> {
     pub(super) layers: Layers,
     /// What `layers.filter` installs.
     pub(super) filters: Option<&'a Filters>,
+    /// Where its credential files are.
+    pub(super) credentials: Option<&'a Path>,
     /// Where refused calls are counted, if they are.
     pub(super) denials: Option<Page>,
 }
@@ -95,19 +98,29 @@ fn become_server(
     nix::unistd::chdir(cwd).map_err(|errno| (Stage::Folder, errno))?;
     let layers = &payload.layers;
     if layers.landlock > 0 {
-        second_wall::restrict(&payload.launch.sandbox, cwd, layers.private_root)
-            .map_err(|errno| (Stage::Landlock, errno))?;
+        second_wall::restrict(
+            &payload.launch.sandbox,
+            cwd,
+            payload.credentials,
+            layers.private_root,
+        )
+        .map_err(|errno| (Stage::Landlock, errno))?;
     }
     if layers.no_capabilities {
         privileges::drop_capabilities().map_err(|errno| (Stage::Privileges, errno))?;
     }
     let argv: Vec<CString> = c_strings(payload.launch.argv.iter().map(|a| a.as_bytes().to_vec()));
     let mut at = 0;
-    let env: Vec<CString> = c_strings(payload.launch.env.iter().map(|(name, len)| {
+    let variables = payload.launch.env.iter().map(|(name, len)| {
         let value = secrets.get(at..at + len).unwrap_or_default();
         at += len;
         [name.as_bytes(), b"=", value].concat()
-    }));
+    });
+    let paths = payload.launch.files.iter().filter_map(|(name, _)| {
+        let path = payload.credentials?.join(name);
+        Some([name.as_bytes(), b"=", path.as_os_str().as_bytes()].concat())
+    });
+    let env: Vec<CString> = c_strings(variables.chain(paths));
     let program = payload.launch.argv.first().map_or("", String::as_str);
     let path = env
         .iter()

@@ -53,6 +53,8 @@ pub(super) enum Stage {
     Identity,
     /// Not a failure: the sockets of its network namespace come along.
     Sockets,
+    /// Laying its credential files out.
+    Credentials,
 }
 
 impl Stage {
@@ -77,6 +79,7 @@ impl Stage {
             Self::Filter,
             Self::Identity,
             Self::Sockets,
+            Self::Credentials,
         ]
         .into_iter()
         .find(|stage| *stage as u8 == byte)
@@ -215,9 +218,9 @@ mod tests {
 
     #[test]
     fn every_stage_has_a_number() {
-        for byte in 0..=17 {
+        for byte in 0..=18 {
             assert_eq!(Stage::from_byte(byte).map(|stage| stage as u8), Some(byte));
         }
-        assert_eq!(Stage::from_byte(18), None);
+        assert_eq!(Stage::from_byte(19), None);
     }
 }

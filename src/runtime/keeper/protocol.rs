@@ -236,7 +236,7 @@ impl From<Limits> for Rlimits {
     }
 }
 
-/// A launch without its secrets: the values of `env` follow each other in the packet's tail.
+/// A launch without its secrets: the values of `env`, then those of `files`, follow each other in the packet's tail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
     /// The key.
@@ -245,6 +245,9 @@ pub struct Launch {
     pub argv: Vec<String>,
     /// Name, and length of the value in bytes.
     pub env: Vec<(String, usize)>,
+    /// Credentials as files: the variable that is to hold the path, and length of the content in bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<(String, usize)>,
     /// Working folder.
     pub cwd: PathBuf,
     /// Limits of each of its processes.

@@ -88,6 +88,7 @@ impl Reactor {
             open_files_max,
             members: true,
             gates: true,
+            credential_files: true,
             ..HostReport::default()
         };
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;

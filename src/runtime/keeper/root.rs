@@ -19,6 +19,7 @@ use nix::{
 };
 
 use super::{
+    credential_files,
     network::RESOLVER_FILES,
     tree::{Show, Tree},
 };
@@ -107,6 +108,8 @@ pub(super) struct RootPlan<'a> {
     pub(super) sandbox: &'a Sandbox,
     /// Its own folder, at the same path inside.
     pub(super) folder: &'a Path,
+    /// Whether a place for credential files is wanted.
+    pub(super) credentials: bool,
     /// Who it is.
     pub(super) uid: u32,
     /// Its group.
@@ -146,6 +149,9 @@ pub(super) fn enter(plan: &RootPlan<'_>) -> Result<(), Failure> {
         "tmp", "dev/shm", "proc", "etc", "run", "var", "home", "root",
     ] {
         root.place(Path::new(folder), true)?;
+    }
+    if plan.credentials {
+        root.place(inside(Path::new(credential_files::INSIDE)), true)?;
     }
     let size = match plan.sandbox.tmp_size_bytes {
         0 => TMP_SIZE_BYTES,

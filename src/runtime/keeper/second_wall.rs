@@ -32,12 +32,18 @@ pub(in crate::runtime) fn abi() -> i32 {
     i32::try_from(version).unwrap_or(0).max(0)
 }
 
-/// Restricts this process and all that it starts. `private_root`: it sees nothing but its own root already.
+/// Restricts this process and all that it starts. `credentials` is the folder of its credential files;
+/// `private_root`: it sees nothing but its own root already.
 ///
 /// # Errors
 /// When a kernel that offers Landlock does not enforce it.
-pub(super) fn restrict(sandbox: &Sandbox, folder: &Path, private_root: bool) -> Result<(), Errno> {
-    match try_restrict(sandbox, folder, private_root) {
+pub(super) fn restrict(
+    sandbox: &Sandbox,
+    folder: &Path,
+    credentials: Option<&Path>,
+    private_root: bool,
+) -> Result<(), Errno> {
+    match try_restrict(sandbox, folder, credentials, private_root) {
         Ok(RulesetStatus::NotEnforced) => Err(Errno::EOPNOTSUPP),
         Ok(_) => Ok(()),
         Err(_) => Err(Errno::last()),
@@ -47,6 +53,7 @@ pub(super) fn restrict(sandbox: &Sandbox, folder: &Path, private_root: bool) -> 
 fn try_restrict(
     sandbox: &Sandbox,
     folder: &Path,
+    credentials: Option<&Path>,
     private_root: bool,
 ) -> Result<RulesetStatus, RulesetError> {
     let everything = AccessFs::from_all(NEWEST);
@@ -72,6 +79,7 @@ fn try_restrict(
         rules
             .add_rules(path_beneath_rules(root::shown_to_all(), reading))?
             .add_rules(path_beneath_rules(named, reading))?
+            .add_rules(path_beneath_rules(credentials, reading))?
             .add_rules(path_beneath_rules(
                 ["/proc", "/etc/passwd", "/etc/group"],
                 reading,

@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use super::{
     cgroups::Leaf,
     clone::Namespaces,
+    credential_files::Placed,
     launch::{Launched, kill_tree, send_signal},
     memory_kills::{self, MemoryKills},
     progress::StatusRecord,
@@ -45,6 +46,8 @@ pub(super) struct Record {
     killed: bool,
     /// What holds for it, in words.
     pub(super) isolation: BTreeMap<String, String>,
+    /// Its credential files, until its end.
+    credentials: Option<Placed>,
     /// Its cgroup, until its end.
     leaf: Option<Leaf>,
     /// To be dropped when it ends.
@@ -88,6 +91,7 @@ impl Table {
             exit: None,
             killed: false,
             isolation: launched.isolation,
+            credentials: launched.credentials,
             leaf: launched.leaf,
             forgotten: false,
             memory,
@@ -188,6 +192,7 @@ impl Table {
         };
         let (pidfd, leaf) = (record.pidfd.take(), record.leaf.take());
         record.sockets.clear();
+        record.credentials = None;
         record.stdin = None;
         // An init that was killed wrote nothing: then what the kernel says of the init stands for all.
         let by_init = StatusRecord::new(serial, wait_status, &usage);

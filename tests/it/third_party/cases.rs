@@ -156,7 +156,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         credentials: &[(
-            "GOOGLE_SERVICE_ACCOUNT_KEY_JSON",
+            "GOOGLE_SERVICE_ACCOUNT_KEY_FILE",
             r#"{"type": "service_account", "project_id": "made-up", "private_key_id": "0", "private_key": "made up",
                 "client_email": "a@made-up.iam.gserviceaccount.com", "client_id": "1",
                 "token_uri": "https://oauth2.googleapis.com/token"}"#,
