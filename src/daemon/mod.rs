@@ -8,6 +8,7 @@ mod metrics;
 mod notify;
 mod paths;
 mod restore;
+mod sessions;
 mod tasks;
 
 pub use restore::restore;
@@ -141,9 +142,10 @@ impl Daemon {
             if config.calls.enabled {
                 gateway.record_calls(call_sink(&config, call_pipeline.calls()));
             }
+            let as_runtime: Arc<dyn Runtime> = runtime.clone();
+            sessions::keep(&gateway, &as_runtime, gateway_stop.clone()).await;
             let shared_gateway = Arc::clone(&gateway);
             let gateway = tokio::spawn(gateway.run(access_inbox, gateway_stop.clone()));
-            let as_runtime: Arc<dyn Runtime> = runtime.clone();
             let context = Context::new(
                 Arc::clone(&config),
                 store.clone(),

@@ -16,10 +16,8 @@ use crate::upstream::{
 };
 
 use super::{
-    Gateway, Message, Place, Reply,
-    body::EventStream,
-    ready, reply,
-    session::{SUBSCRIPTIONS_MAX, SessionTable},
+    Gateway, Message, Place, Reply, body::EventStream, ready, reply, session::SessionTable,
+    session_wishes::SUBSCRIPTIONS_MAX,
 };
 
 /// Most such streams of one instance.

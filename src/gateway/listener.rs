@@ -100,6 +100,10 @@ impl Gateway {
                 }
             }
         }
+        if let Some(kept) = self.kept.get() {
+            // What ends now goes on under the next daemon.
+            kept.stop();
+        }
         for close in open.values() {
             close.cancel();
         }

@@ -19,6 +19,9 @@ mod http_sse;
 #[cfg(test)]
 mod http_sse_tests;
 mod input;
+mod kept_sessions;
+#[cfg(test)]
+mod kept_sessions_tests;
 mod lens;
 mod limit;
 mod listen;
@@ -43,6 +46,7 @@ mod scope;
 mod session;
 mod session_era;
 mod session_id;
+mod session_wishes;
 mod sse_inbox;
 mod stateless;
 mod stateless_era;
@@ -76,6 +80,7 @@ use crate::{
 
 pub use body::GatewayBody;
 pub use forwarded::Peer;
+pub use kept_sessions::KeptSessions;
 pub use path::{PathBody, PathGateway, Routes};
 pub use record::CallSink;
 pub use reply::Reply;
@@ -107,6 +112,8 @@ pub struct Gateway {
     places: Mutex<HashMap<InstanceId, Arc<Place>>>,
     /// Set once at the start, when calls are recorded.
     calls: OnceLock<Arc<CallSink>>,
+    /// Set once at the start, when sessions outlive this daemon.
+    kept: OnceLock<Arc<KeptSessions>>,
     /// `None` when the system had no random numbers: then no call can wait for input.
     state_key: Option<Arc<StateKey>>,
 }
@@ -135,6 +142,7 @@ impl Gateway {
             config,
             places: Mutex::default(),
             calls: OnceLock::new(),
+            kept: OnceLock::new(),
             state_key: StateKey::random().map(Arc::new),
         })
     }
@@ -142,6 +150,12 @@ impl Gateway {
     /// Gives every call of a tool to `sink` from now on; the first one stays.
     pub fn record_calls(&self, sink: CallSink) {
         let _ = self.calls.set(Arc::new(sink));
+    }
+
+    /// Takes back the sessions of `kept` as their instances come up, and keeps there what changes from now on. To be
+    /// called before there is an instance; the first one stays.
+    pub fn keep_sessions(&self, kept: Arc<KeptSessions>) {
+        let _ = self.kept.set(kept);
     }
 
     fn places(&self) -> MutexGuard<'_, HashMap<InstanceId, Arc<Place>>> {
@@ -152,7 +166,7 @@ impl Gateway {
         let mut places = self.places();
         let place = places
             .entry(route.id)
-            .or_insert_with(|| Arc::new(Place::new(route)));
+            .or_insert_with(|| Arc::new(Place::new(route, self.kept.get())));
         place.clone()
     }
 
@@ -165,7 +179,7 @@ impl Gateway {
         }
         let place = places
             .entry(route.id)
-            .or_insert_with(|| Arc::new(Place::new(route)));
+            .or_insert_with(|| Arc::new(Place::new(route, self.kept.get())));
         Some(place.clone())
     }
 
@@ -331,6 +345,9 @@ impl Gateway {
     fn sweep_sessions(&self) {
         let idle_ms = i64::try_from(self.config.session_idle.ms()).unwrap_or(i64::MAX);
         let before = now_ms().saturating_sub(idle_ms);
+        if let Some(kept) = self.kept.get() {
+            kept.drop_left(before);
+        }
         let places: Vec<Arc<Place>> = self.places().values().cloned().collect();
         for place in places {
             // Dropping them cancels them.
@@ -369,10 +386,10 @@ impl Gateway {
 }
 
 impl Place {
-    fn new(route: &Arc<Route>) -> Self {
+    fn new(route: &Arc<Route>, kept: Option<&Arc<KeptSessions>>) -> Self {
         Self {
             route: route.clone(),
-            table: Arc::new(SessionTable::new(route.clone())),
+            table: Arc::new(SessionTable::new(route.clone(), kept.cloned())),
             parked: ParkingLot::default(),
             owners: SessionOwners::default(),
             param_headers: ParamHeaders::default(),

@@ -167,11 +167,13 @@ impl Place {
         }
     }
 
-    /// Tells a child that came up after another what its clients had told that one, and the clients what is new.
+    /// Tells a child that came up after another, or after another daemon, what its clients had told before, and the
+    /// clients what is new.
     fn greet(&self, upstream: &Upstream, handshake: Arc<Handshake>) {
-        let Some(before) = self.table.set_known(handshake.clone()) else {
+        let before = self.table.set_known(handshake.clone());
+        if before.is_none() && self.table.is_empty() {
             return;
-        };
+        }
         // A stateless child hears log levels with each call, and subscriptions by its one stream of news.
         if handshake.era == Era::Legacy {
             if !self.table.listeners.is_empty() {
@@ -179,7 +181,7 @@ impl Place {
             }
             renew_wishes(&self.table, upstream, &handshake);
         }
-        for method in news(&before, &handshake) {
+        for method in before.map_or(Vec::new(), |before| news(&before, &handshake)) {
             let message = format!("{{\"jsonrpc\":\"2.0\",\"method\":\"{method}\"}}");
             self.table.notification(method, None, message.into());
         }

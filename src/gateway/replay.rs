@@ -2,9 +2,13 @@
 //!
 //! An event id is `STREAM-NUMBER`, unique in its session; stream 0 is the standing one, every other one belongs to a
 //! call. What was sent is kept for a while, within bounds; a call whose stream broke goes on.
+//!
+//! A session that outlived its daemon counts from 1 again, and its ids say in which life: `STREAM-NUMBER-EPOCH`. What an
+//! earlier life sent is gone: its standing stream goes on with what came since, its calls are over.
 
 use std::{
     collections::VecDeque,
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -32,6 +36,7 @@ const PRIMED_SINCE: &str = "2025-11-25";
 /// Where an event stands: the stream, and its number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventId {
+    epoch: u32,
     stream: u64,
     number: u64,
 }
@@ -40,11 +45,26 @@ impl EventId {
     /// Reads an id that we gave; `None` for any other text.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let (stream, number) = text.split_once('-')?;
+        let (stream, rest) = text.split_once('-')?;
+        let (number, epoch) = match rest.split_once('-') {
+            Some((number, epoch)) => (number, epoch.parse().ok().filter(|epoch| *epoch > 0)?),
+            None => (rest, 0),
+        };
         Some(Self {
+            epoch,
             stream: stream.parse().ok()?,
             number: number.parse().ok()?,
         })
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.stream, self.number)?;
+        match self.epoch {
+            0 => Ok(()),
+            epoch => write!(f, "-{epoch}"),
+        }
     }
 }
 
@@ -163,6 +183,10 @@ impl TrackStream {
     /// What follows an event; `None` when its stream cannot be resumed any more.
     #[must_use]
     pub fn after(session: Arc<Session>, event: EventId) -> Option<Self> {
+        if event.epoch != session.epoch {
+            let track = (event.stream == 0).then(|| session.tracks.standing.clone())?;
+            return Some(Self::read(session, track, 1));
+        }
         let track = session.tracks.find(event.stream)?;
         Some(Self::read(session, track, event.number.saturating_add(1)))
     }
@@ -201,21 +225,27 @@ impl TrackStream {
             return Poll::Ready(None);
         }
         let stream = self.track.number;
+        let epoch = self.session.epoch;
+        let id = |number| EventId {
+            epoch,
+            stream,
+            number,
+        };
         if std::mem::take(&mut self.primes) {
-            let last = self.next - 1;
-            let text = format!("id: {stream}-{last}\nretry: {RETRY_MS}\ndata: \n\n");
+            let last = id(self.next - 1);
+            let text = format!("id: {last}\nretry: {RETRY_MS}\ndata: \n\n");
             return Poll::Ready(Some(text.into()));
         }
         let mut state = self.track.lock();
         if let Some(message) = self.first.take() {
             state.keep(&message);
             self.next = state.last + 1;
-            return Poll::Ready(Some(written(stream, state.last, &message)));
+            return Poll::Ready(Some(written(id(state.last), &message)));
         }
         let kept = state.sent.iter().find(|(number, _)| *number >= self.next);
         if let Some((number, message)) = kept {
             self.next = number + 1;
-            return Poll::Ready(Some(written(stream, *number, message)));
+            return Poll::Ready(Some(written(id(*number), message)));
         }
         if state.over {
             return Poll::Ready(None);
@@ -239,7 +269,7 @@ impl TrackStream {
         };
         state.keep(&message);
         self.next = state.last + 1;
-        Poll::Ready(Some(written(stream, state.last, &message)))
+        Poll::Ready(Some(written(id(state.last), &message)))
     }
 }
 
@@ -251,8 +281,8 @@ impl Drop for TrackStream {
     }
 }
 
-fn written(stream: u64, number: u64, message: &[u8]) -> Bytes {
-    let head = format!("id: {stream}-{number}\nevent: message\ndata: ");
+fn written(id: EventId, message: &[u8]) -> Bytes {
+    let head = format!("id: {id}\nevent: message\ndata: ");
     let mut out = BytesMut::with_capacity(head.len() + message.len() + 2);
     out.extend_from_slice(head.as_bytes());
     out.extend_from_slice(message);
@@ -266,12 +296,16 @@ mod tests {
 
     #[test]
     fn an_event_id_is_read_back() {
-        let id = EventId {
+        let id = |epoch| EventId {
+            epoch,
             stream: 3,
             number: 14,
         };
-        assert_eq!(EventId::parse("3-14"), Some(id));
-        for other in ["", "3", "3-", "-1", "a-1", "3-1-4"] {
+        for (epoch, text) in [(0, "3-14"), (2, "3-14-2")] {
+            assert_eq!(EventId::parse(text), Some(id(epoch)));
+            assert_eq!(id(epoch).to_string(), text);
+        }
+        for other in ["", "3", "3-", "-1", "a-1", "3-1-", "3-1-0", "3-1-4-1"] {
             assert_eq!(EventId::parse(other), None, "{other}");
         }
     }

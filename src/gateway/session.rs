@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll},
 };
@@ -12,7 +12,14 @@ use std::{
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::{listen::Listeners, news::News, ready, replay::Tracks, session_id};
+use super::{
+    kept_sessions::{KeptSession, KeptSessions},
+    listen::Listeners,
+    news::News,
+    ready,
+    replay::Tracks,
+    session_id,
+};
 use crate::{
     domain::{
         UnixMs,
@@ -23,13 +30,11 @@ use crate::{
         route::{Route, SessionChild},
     },
     upstream::{
-        Caller, Declared, Downstream, Era, Handshake, Interest, Item, LOG_LEVELS, Mailbox,
-        RawObject, SessionKey, Upstream, wants_level,
+        Caller, Declared, Downstream, Era, Handshake, Item, LEGACY_VERSIONS, Mailbox, RawObject,
+        SessionKey, Upstream, wants_level,
     },
 };
 
-/// Most resources that one session may subscribe to.
-pub const SUBSCRIPTIONS_MAX: usize = 1_000;
 /// The log level of a session that set none.
 const NO_LEVEL: u8 = u8::MAX;
 
@@ -85,23 +90,74 @@ pub struct Session {
     /// The revision agreed.
     pub version: &'static str,
     id: u128,
+    /// How many daemons served it before this one.
+    pub epoch: u32,
     /// What opened it; no other token may use it.
     token: Arc<Token>,
     traits: ClientTraits,
     declared: Arc<Declared>,
     used_ms: AtomicI64,
-    log_level: AtomicU8,
+    pub(super) log_level: AtomicU8,
     subscriptions: Mutex<HashSet<String>>,
+    /// The next daemon will know of it.
+    pub(super) is_kept: AtomicBool,
     stream: Mailbox,
     /// Its event streams, for resuming.
     pub tracks: Tracks,
     streaming: AtomicU32,
     /// It is served by a child of its own, which may still be on its way up.
-    has_member: bool,
+    pub(super) has_member: bool,
     own: OnceLock<SessionChild>,
 }
 
 impl Session {
+    /// One that a former daemon opened, rested since `now`.
+    pub(super) fn taken_back(
+        kept: &KeptSession,
+        id: u128,
+        key: SessionKey,
+        token: &Arc<Token>,
+        now: UnixMs,
+    ) -> Option<Arc<Self>> {
+        let version = LEGACY_VERSIONS
+            .iter()
+            .find(|known| **known == kept.version)?;
+        Some(Arc::new(Self {
+            key,
+            version,
+            id,
+            epoch: kept.epoch,
+            token: token.clone(),
+            traits: ClientTraits::declared(&kept.capabilities),
+            declared: Declared::kept(&kept.capabilities, kept.client.as_deref()),
+            used_ms: AtomicI64::new(now),
+            log_level: AtomicU8::new(kept.log_level.unwrap_or(NO_LEVEL)),
+            subscriptions: Mutex::new(kept.subscriptions.clone()),
+            is_kept: AtomicBool::new(true),
+            stream: Mailbox::default(),
+            tracks: Tracks::default(),
+            streaming: AtomicU32::new(0),
+            has_member: false,
+            own: OnceLock::new(),
+        }))
+    }
+
+    /// What a later daemon needs to know of it, as it is when it has just been opened.
+    pub(super) fn to_keep(&self) -> KeptSession {
+        let (capabilities, client) = self.declared.raw();
+        KeptSession {
+            id: self.id(),
+            epoch: self.epoch,
+            token: self.token.name.to_string(),
+            token_created_at: self.token.created_at,
+            version: self.version.to_owned(),
+            capabilities: capabilities.to_owned(),
+            client: client.map(str::to_owned),
+            log_level: self.log_level(),
+            subscriptions: HashSet::new(),
+        }
+    }
+
     /// The connection to the child of its own, once it has one.
     #[must_use]
     pub fn own_upstream(&self) -> Option<&Arc<Upstream>> {
@@ -178,7 +234,7 @@ impl Session {
         }
     }
 
-    fn subscriptions(&self) -> MutexGuard<'_, HashSet<String>> {
+    pub(super) fn subscriptions(&self) -> MutexGuard<'_, HashSet<String>> {
         self.subscriptions
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -226,31 +282,36 @@ pub enum NoSession {
 
 /// The sessions of one route.
 pub struct SessionTable {
-    route: Arc<Route>,
+    pub(super) route: Arc<Route>,
     next_key: AtomicU64,
     sessions: Mutex<HashMap<u128, Arc<Session>>>,
     attached: AtomicU64,
     /// What the child that stands behind now told of itself.
     known: Mutex<Option<Arc<Handshake>>>,
+    /// Where they outlive this daemon.
+    pub(super) kept: Option<Arc<KeptSessions>>,
     /// Streams of stateless clients.
     pub listeners: Listeners,
 }
 
 impl SessionTable {
-    /// No sessions yet.
+    /// With the sessions that a former daemon left in `kept`, as far as their tokens are still there.
     #[must_use]
-    pub fn new(route: Arc<Route>) -> Self {
-        Self {
+    pub fn new(route: Arc<Route>, kept: Option<Arc<KeptSessions>>) -> Self {
+        let table = Self {
             route,
             next_key: AtomicU64::new(1),
             sessions: Mutex::default(),
             attached: AtomicU64::new(0),
             known: Mutex::default(),
+            kept,
             listeners: Listeners::default(),
-        }
+        };
+        table.take_back();
+        table
     }
 
-    fn sessions(&self) -> MutexGuard<'_, HashMap<u128, Arc<Session>>> {
+    pub(super) fn sessions(&self) -> MutexGuard<'_, HashMap<u128, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -273,36 +334,6 @@ impl SessionTable {
         known.replace(handshake)
     }
 
-    /// The least severe log level that a session asked for.
-    #[must_use]
-    pub fn most_verbose(&self) -> Option<&'static str> {
-        let sessions = self.sessions();
-        let sharing = sessions.values().filter(|session| !session.has_member);
-        let levels = sharing.filter_map(|session| session.log_level());
-        LOG_LEVELS.get(usize::from(levels.min()?)).copied()
-    }
-
-    /// What a stateless child must tell; `None` when nobody listens, or it promises nothing.
-    #[must_use]
-    pub fn interest(&self, handshake: &Handshake) -> Option<Interest> {
-        if self.listeners.is_empty() && self.sessions().is_empty() {
-            return None;
-        }
-        Interest::promised(handshake, self.subscribed())
-    }
-
-    /// Every resource that somebody wants to hear of.
-    #[must_use]
-    pub fn subscribed(&self) -> HashSet<String> {
-        let mut uris = HashSet::new();
-        self.listeners.uris(&mut uris);
-        let sessions = self.sessions();
-        for session in sessions.values().filter(|session| !session.has_member) {
-            uris.extend(session.subscriptions().iter().cloned());
-        }
-        uris
-    }
-
     /// Opens a session; `limits`: most sessions, and most of those with a child of their own, if this is one. When
     /// there are too many, the one that rested longest, without a stream and a call of its own, gives way: clients
     /// often leave without a word.
@@ -323,12 +354,14 @@ impl SessionTable {
             key: self.fresh_key(),
             version: client.version,
             id: u128::from_ne_bytes(random),
+            epoch: 0,
             token: token.clone(),
             traits: client.traits,
             declared: client.declared,
             used_ms: AtomicI64::new(now),
             log_level: AtomicU8::new(NO_LEVEL),
             subscriptions: Mutex::default(),
+            is_kept: AtomicBool::new(false),
             stream: Mailbox::default(),
             tracks: Tracks::default(),
             streaming: AtomicU32::new(0),
@@ -353,7 +386,7 @@ impl SessionTable {
         Ok((session, evicted))
     }
 
-    fn count(&self, sessions: &HashMap<u128, Arc<Session>>) {
+    pub(super) fn count(&self, sessions: &HashMap<u128, Arc<Session>>) {
         let count = u64::try_from(sessions.len()).unwrap_or(u64::MAX);
         self.route.sessions.store(count, Ordering::Relaxed);
     }
@@ -376,6 +409,7 @@ impl SessionTable {
         sessions.remove(&session.id);
         self.count(&sessions);
         drop(sessions);
+        self.forget_kept(session);
         session.end();
     }
 
@@ -417,47 +451,10 @@ impl SessionTable {
         self.count(&sessions);
         drop(sessions);
         for session in &gone {
+            self.forget_kept(session);
             session.end();
         }
         gone
-    }
-
-    /// Remembers the log level of a session; `true` when the child must hear of it, because no other session wants
-    /// more.
-    #[must_use]
-    pub fn set_level(&self, session: &Session, name: &str) -> bool {
-        let index = LOG_LEVELS.iter().position(|level| *level == name);
-        let Some(level) = index.and_then(|index| u8::try_from(index).ok()) else {
-            return true;
-        };
-        session.log_level.store(level, Ordering::Relaxed);
-        let sessions = self.sessions();
-        let mut sharing = sessions.values().filter(|other| !other.has_member);
-        session.has_member || sharing.all(|other| level <= other.log_level.load(Ordering::Relaxed))
-    }
-
-    /// Remembers a subscription; `false` when the session has too many.
-    #[must_use]
-    pub fn subscribe(&self, session: &Session, uri: String) -> bool {
-        let mut own = session.subscriptions();
-        own.contains(&uri) || (own.len() < SUBSCRIPTIONS_MAX && own.insert(uri))
-    }
-
-    /// Forgets a subscription; `true` when nobody else has it, so that the child must hear of it.
-    #[must_use]
-    pub fn unsubscribe(&self, session: &Session, uri: &str) -> bool {
-        session.subscriptions().remove(uri);
-        session.has_member || !self.has_subscriber(uri)
-    }
-
-    /// Whether a session or a stream wants to hear of this resource.
-    #[must_use]
-    pub fn has_subscriber(&self, uri: &str) -> bool {
-        self.listeners.subscribe_to(uri)
-            || self
-                .sessions()
-                .values()
-                .any(|session| !session.has_member && session.subscriptions().contains(uri))
     }
 }
 

@@ -44,6 +44,7 @@ impl Gateway {
         if message.kind == Kind::Request && message.envelope.method() == "initialize" {
             return match Box::pin(self.open_session(place, message, upstream)).await {
                 Ok((session, answer)) => {
+                    place.table.keep(&session);
                     let mut answer = reply::json(StatusCode::OK, answer);
                     if let Ok(value) = HeaderValue::from_str(&session.id()) {
                         answer.headers_mut().insert(&SESSION_HEADER, value);

@@ -418,6 +418,15 @@ impl Runtime for FakeRuntime {
         })
     }
 
+    fn held_under(&self, name: &str) -> BoxFuture<'_, Result<Option<OwnedFd>, RuntimeError>> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            let all = self.held().await?;
+            let found = all.into_iter().find(|(held, _)| *held == name);
+            Ok(found.map(|(_, descriptor)| descriptor))
+        })
+    }
+
     fn drop_held(&self, name: &str) -> BoxFuture<'_, Result<(), RuntimeError>> {
         let name = name.to_owned();
         Box::pin(async move {

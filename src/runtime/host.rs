@@ -28,6 +28,16 @@ use super::keeper::clone;
 /// How many connections wait for us to accept them on an access port.
 const BACKLOG: i32 = 128;
 
+/// An empty file in memory, without a place in the file system; it is gone with its last descriptor. `name` is only
+/// seen in /proc.
+///
+/// # Errors
+/// Those of memfd_create(2).
+pub fn memory_file(name: &std::ffi::CStr) -> io::Result<fs::File> {
+    let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
+    Ok(nix::sys::memfd::memfd_create(name, flags)?.into())
+}
+
 /// A lock on a file, held until it is dropped or the process ends.
 #[derive(Debug)]
 pub struct FileLock {

@@ -23,6 +23,8 @@ use super::{
     keeper_client::{Answer, Call, Connection, Exits, Lost},
 };
 
+mod held;
+
 pub use super::own_keeper::{SpawnKeeper, SpawnedKeeper, spawn_keeper};
 
 /// Calls that wait for the connection; further callers wait themselves.
@@ -448,22 +450,6 @@ impl LocalRuntime {
             }
         }
     }
-
-    async fn list_held(&self) -> Result<Vec<(String, OwnedFd)>, RuntimeError> {
-        let mut all = Vec::new();
-        let mut after = None;
-        loop {
-            let mut answer = self.shared.ask_plainly(Request::NextHeld { after }).await?;
-            match (answer.reply, answer.descriptors.pop()) {
-                (Reply::Held { name }, Some(descriptor)) => {
-                    after = Some(name.clone());
-                    all.push((name, descriptor));
-                }
-                (Reply::End, _) => return Ok(all),
-                _ => return Err(unexpected("a list")),
-            }
-        }
-    }
 }
 
 impl Runtime for LocalRuntime {
@@ -487,6 +473,10 @@ impl Runtime for LocalRuntime {
 
     fn held(&self) -> BoxFuture<'_, Result<Vec<(String, OwnedFd)>, RuntimeError>> {
         Box::pin(self.list_held())
+    }
+
+    fn held_under(&self, name: &str) -> BoxFuture<'_, Result<Option<OwnedFd>, RuntimeError>> {
+        Box::pin(self.find_held(name.to_owned()))
     }
 
     fn drop_held(&self, name: &str) -> BoxFuture<'_, Result<(), RuntimeError>> {

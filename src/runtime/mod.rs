@@ -41,7 +41,7 @@ pub use denials::{DenialSheet, Denials, DeniedCall};
 pub use elsewhere::elsewhere;
 pub use folder_walk::{EntryKind, FoundEntry, LeftOut, walk_folder};
 pub use given_up::give_up_unneeded;
-pub use host::{FileLock, LockError, bind_listener, harden_process, lock_file};
+pub use host::{FileLock, LockError, bind_listener, harden_process, lock_file, memory_file};
 pub use pidfd::Pidfd;
 pub use plan::{HostReport, LaunchPlan, PASSED_MAX, WorkloadId};
 pub use usage::{TreeUsage, cpu_stalled_us, folders_in_command_lines, usage};
@@ -131,6 +131,9 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Fresh duplicates of everything held, by name.
     fn held(&self) -> BoxFuture<'_, Result<Vec<(String, OwnedFd)>, RuntimeError>>;
+
+    /// A fresh duplicate of what is held under `name`, if anything is.
+    fn held_under(&self, name: &str) -> BoxFuture<'_, Result<Option<OwnedFd>, RuntimeError>>;
 
     /// Closes the keeper's duplicate; no error when there is none.
     fn drop_held(&self, name: &str) -> BoxFuture<'_, Result<(), RuntimeError>>;

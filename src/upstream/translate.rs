@@ -62,6 +62,21 @@ impl Declared {
             client: object("clientInfo"),
         })
     }
+
+    /// What [`Self::raw`] gave.
+    #[must_use]
+    pub fn kept(capabilities: &str, client: Option<&str>) -> Arc<Self> {
+        Arc::new(Self {
+            capabilities: capabilities.into(),
+            client: client.map(Into::into),
+        })
+    }
+
+    /// The raw capabilities, and the raw `clientInfo` if there was one.
+    #[must_use]
+    pub fn raw(&self) -> (&str, Option<&str>) {
+        (&self.capabilities, self.client.as_deref())
+    }
 }
 
 /// The `_meta` of requests of our own to a stateless server.

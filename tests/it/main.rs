@@ -53,6 +53,7 @@ mod relaxed;
 mod remote;
 mod remote_tls;
 mod session_ends;
+mod session_survival;
 mod soak;
 mod soak_sessions;
 mod source;

@@ -98,7 +98,7 @@ async fn a_crash_of_the_keeper_leaves_no_orphan_and_everything_comes_back(databa
 }
 
 /// The keeper: the one that names itself so and whose parent is not of its kind (inits are forks of it).
-fn keeper_of(server: &Server) -> processes::Process {
+pub fn keeper_of(server: &Server) -> processes::Process {
     let all = server.processes();
     let keepers: Vec<_> = all
         .iter()

@@ -135,7 +135,27 @@ impl Client {
 
     /// What follows this event.
     pub async fn resumed(&self, last_id: &str) -> Messages {
-        Messages::of(self.get().header("Last-Event-ID", last_id)).await
+        Messages::of(self.get_after(last_id)).await
+    }
+
+    /// The request for what follows this event.
+    pub fn get_after(&self, last_id: &str) -> RequestBuilder {
+        self.get().header("Last-Event-ID", last_id)
+    }
+
+    /// Ends its session.
+    pub async fn end(&self) -> StatusCode {
+        let session = self.session.as_deref().expect("a session");
+        let request = self.http.delete(&self.url).bearer_auth(&self.token);
+        let sent = request.header("Mcp-Session-Id", session).send().await;
+        sent.expect("an answer").status()
+    }
+
+    /// The same session with another token.
+    pub fn with_token_of(mut self, token: &Value) -> Self {
+        let text = token["access_token"].as_str().expect("a token");
+        self.token = text.to_owned();
+        self
     }
 
     fn get(&self) -> RequestBuilder {
