@@ -112,6 +112,7 @@ pub async fn create(
         credentials: body.credentials,
         settings: body.settings,
         labels: body.labels,
+        force: body.force,
     };
     if faults.any() {
         faults.of(state.supervisor.check_create(&who, request.clone()).await)?;

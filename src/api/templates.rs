@@ -78,6 +78,8 @@ fn summary(entry: &Entry, supervisor: &Supervisor) -> TemplateSummary {
                 help: credential.help.clone(),
                 required: credential.required,
                 delivery: credential.delivery.word().to_owned(),
+                pattern: credential.pattern.clone(),
+                pattern_help: credential.pattern_help.clone(),
             })
             .collect(),
         settings_schema: settings_schema(template),
@@ -195,6 +197,7 @@ pub async fn check(
         template: entry.template.name.to_string(),
         credentials: body.credentials,
         settings: body.settings,
+        force: true,
         ..CreateRequest::default()
     };
     if faults.any() {

@@ -212,6 +212,9 @@ pub(crate) struct RunOptions {
     /// A label.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub(crate) labels: Vec<(String, String)>,
+    /// Take credentials even if they do not look as the template says.
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Do not wait until the server answers.
     #[arg(long, conflicts_with = "wait")]
     pub(crate) no_wait: bool,

@@ -87,6 +87,7 @@ pub(super) async fn create(
         credentials: options.credentials.into_iter().collect(),
         settings: chosen,
         labels: options.labels.into_iter().collect(),
+        force: options.force,
     };
     let wait = (!options.no_wait).then(|| options.wait.std());
     let deadline = tokio::time::Instant::now() + wait.unwrap_or_default();

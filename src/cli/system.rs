@@ -129,6 +129,9 @@ fn described(template: &TemplateSummary) -> String {
             credential.name,
             plain(&credential.title)
         ));
+        if let Some(must) = &credential.pattern_help {
+            lines.push(format!("    It must {}.", plain(must)));
+        }
         let help = credential.help.as_deref().unwrap_or_default();
         lines.extend(help.lines().map(|line| format!("    {}", plain(line))));
     }
@@ -294,6 +297,8 @@ mod tests {
                 help: Some("Open the page.\nPress the button.".to_owned()),
                 required: reason.is_none(),
                 delivery: "env".to_owned(),
+                pattern: None,
+                pattern_help: None,
             }],
             settings_schema: serde_json::json!({
                 "type": "object",

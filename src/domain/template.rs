@@ -128,6 +128,12 @@ pub struct ServerSpec {
     /// The package that brings the program, where it is not on `runtime.search_path` by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub package: Option<PackageSource>,
+    /// Packages of npm that code of the package loads from a folder of its own; left out where there is no npm.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub package_additions: Vec<PackageSource>,
+    /// That folder, below the modules of the package: it gets a `node_modules`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package_additions_into: Option<String>,
     /// Whether the install scripts of the package are run.
     #[serde(default)]
     pub package_scripts: bool,
@@ -258,6 +264,12 @@ pub struct CredentialSpec {
     /// Whether an instance needs it.
     #[serde(default = "yes")]
     pub required: bool,
+    /// A regular expression for the whole value; a request that gives another one is refused, unless it insists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<String>,
+    /// What the pattern says, in words that go on from "must": `begin with ntn_`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pattern_help: Option<String>,
     /// Its value stays outside of the sandbox, where it is added to requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broker: Option<BrokerSpec>,

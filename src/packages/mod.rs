@@ -17,6 +17,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
     domain::{
         id::InstanceId,
         package::{PackageSource, Registry},
+        template::ServerSpec,
     },
     runtime::Runtime,
 };
@@ -39,6 +41,46 @@ pub struct Package {
     pub source: PackageSource,
     /// Whether its install scripts are run: code of strangers, in the sandbox of the installer.
     pub scripts: bool,
+    /// Packages of npm that its code loads, and the folder below its modules that they are laid into.
+    pub additions: Option<(Vec<PackageSource>, String)>,
+}
+
+impl Package {
+    /// What a manifest names; `has_npm`: additions can be installed here.
+    #[must_use]
+    pub fn of(server: &ServerSpec, has_npm: bool) -> Option<Self> {
+        let into = server.package_additions_into.clone();
+        let additions = into.map(|into| (server.package_additions.clone(), into));
+        Some(Self {
+            source: server.package.clone()?,
+            scripts: server.package_scripts,
+            additions: additions.filter(|_| has_npm),
+        })
+    }
+
+    /// Its folder below the store; one with other additions is another.
+    #[must_use]
+    pub fn folder(&self, store: &Path) -> PathBuf {
+        let folder = self.source.folder(store, self.scripts);
+        let Some((sources, into)) = &self.additions else {
+            return folder;
+        };
+        let mut digest = Sha256::new();
+        for source in sources {
+            digest.update(source.to_string());
+            digest.update([0]);
+        }
+        digest.update(into);
+        let digest = digest.finalize();
+        let short: String = digest
+            .iter()
+            .take(6)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let mut name = folder.into_os_string();
+        name.push(format!("+{short}"));
+        name.into()
+    }
 }
 
 /// Where a package stands.
@@ -118,7 +160,7 @@ impl Installer {
     /// # Errors
     /// One sentence with the installer's last lines.
     pub async fn ensure(self: &Arc<Self>, package: &Package) -> Result<(), String> {
-        let folder = package.source.folder(&self.store, package.scripts);
+        let folder = package.folder(&self.store);
         if is_whole(&folder) {
             return Ok(());
         }
@@ -136,7 +178,7 @@ impl Installer {
 
     /// Begins an installation without waiting for it, unless the package is there.
     pub fn start(self: &Arc<Self>, package: &Package) {
-        let folder = package.source.folder(&self.store, package.scripts);
+        let folder = package.folder(&self.store);
         if !is_whole(&folder) {
             self.begin(package, &folder);
         }
@@ -145,7 +187,7 @@ impl Installer {
     /// Where a package stands.
     #[must_use]
     pub fn state(&self, package: &Package) -> PackageState {
-        let folder = package.source.folder(&self.store, package.scripts);
+        let folder = package.folder(&self.store);
         if self.lock_running().contains_key(&folder) {
             return PackageState::Installing;
         }

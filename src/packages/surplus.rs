@@ -91,7 +91,7 @@ impl Installer {
     pub fn collect(&self, named: &[Package], now: UnixMs) -> io::Result<Collected> {
         let named: BTreeSet<PathBuf> = named
             .iter()
-            .map(|package| package.source.folder(&self.store, package.scripts))
+            .map(|package| package.folder(&self.store))
             .collect();
         let running = runtime::folders_in_command_lines(&self.store);
         let mut stored = Vec::new();

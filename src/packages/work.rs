@@ -31,8 +31,8 @@ use crate::{
     runtime::{LaunchPlan, Workload, WorkloadId},
 };
 
-/// The file that makes an installation count. It names the source, the programs, and the SHA-256 of the lock, which in
-/// turn names the exact version and hash of everything that was installed.
+/// The file that makes an installation count. It names the source, the programs, and the SHA-256 of the lock, with that
+/// of additions behind it, which in turn names the exact version and hash of everything that was installed.
 pub const MARK: &str = "installed.json";
 
 /// Lines of an installer that a failure quotes.
@@ -46,18 +46,30 @@ const QUOTED_CHARS: usize = 300;
 
 /// The steps for PyPI, behind whatever else the processors have to do: `$1` is the folder, `$2` the package, the rest
 /// options. The lock is pip's own report.
-const PYPI_STEPS: &str = "set -eu; umask 022; renice -n 10 $$ >/dev/null 2>&1 || true; folder=$1; package=$2; shift 2; \
+const PYPI_STEPS: &str = "set -eu; umask 022; renice -n 10 $$ >/dev/null 2>&1 || true; \
+    folder=$1; package=$2; option=$3; shift 3; \
     python3 -m venv \"$folder/venv\"; \
     \"$folder/venv/bin/python3\" -m pip install --no-input --disable-pip-version-check --no-cache-dir \
-        --report \"$folder/lock.json\" \"$@\" \"$package\"";
+        --report \"$folder/lock.json\" \"$option\" \"$package\"; \
+    modules=$(echo \"$folder\"/venv/lib/python3*/site-packages)";
 
 /// The steps for npm, which writes the lock itself. Its working folder is the one to install into: `--prefix` would move
 /// the place of the host's own configuration as well.
-const NPM_STEPS: &str = "set -eu; umask 022; renice -n 10 $$ >/dev/null 2>&1 || true; folder=$1; package=$2; shift 2; \
+const NPM_STEPS: &str = "set -eu; umask 022; renice -n 10 $$ >/dev/null 2>&1 || true; \
+    folder=$1; package=$2; option=$3; shift 3; \
     printf '{\"private\":true}' >\"$folder/package.json\"; \
     npm install --no-audit --no-fund --no-update-notifier --save-exact --loglevel=error \
-        \"$@\" \"$package\"; \
-    rm -rf \"$folder/.npm\"; mv \"$folder/package-lock.json\" \"$folder/lock.json\"";
+        \"$option\" \"$package\"; \
+    rm -rf \"$folder/.npm\"; mv \"$folder/package-lock.json\" \"$folder/lock.json\"; modules=$folder/node_modules";
+
+/// Behind either of them, for what comes besides: the folder below the modules, then packages of npm. The lock is npm's own of
+/// what it put there.
+const ADDITION_STEPS: &str = "; cd \"$modules/$1\"; shift; \
+    npm install --no-audit --no-fund --no-update-notifier --no-save --ignore-scripts --loglevel=error \"$@\"; \
+    cp node_modules/.package-lock.json \"$folder/additions.json\"; rm -rf \"$folder/.npm\"";
+
+/// The lock of additions, beside that of the package.
+const ADDITIONS_LOCK: &str = "additions.json";
 
 pub(super) async fn install(
     installer: &Installer,
@@ -78,7 +90,11 @@ pub(super) async fn install(
     let id = InstanceId(Uuid::now_v7());
     let registered = Registered::new(installer, id);
     let argv = steps(package, folder);
-    let plan = plan(installer, source.registry(), folder, id, argv);
+    let mut plan = plan(installer, source.registry(), folder, id, argv);
+    if package.additions.is_some() {
+        let npm = programs(installer, Registry::Npm);
+        plan.sandbox.program.extend(npm);
+    }
     let workload = installer
         .runtime
         .launch(plan)
@@ -121,11 +137,16 @@ fn steps(package: &Package, folder: &Path) -> Vec<String> {
         (Registry::Pypi, true) => (PYPI_STEPS, "--prefer-binary"),
     };
     let specifier = package.source.specifier();
-    [
-        "/bin/sh", "-c", steps, "install", &shown, &specifier, option,
-    ]
-    .map(str::to_owned)
-    .to_vec()
+    let begin = ["/bin/sh", "-c"].map(str::to_owned).into_iter();
+    let Some((sources, into)) = &package.additions else {
+        let rest = [steps, "install", &shown, &specifier, option];
+        return begin.chain(rest.map(str::to_owned)).collect();
+    };
+    let steps = format!("{steps}{ADDITION_STEPS}");
+    let rest = [&steps, "install", &shown, &specifier, option, into];
+    let all = begin.chain(rest.map(str::to_owned));
+    all.chain(sources.iter().map(PackageSource::specifier))
+        .collect()
 }
 
 /// A process in the sandbox of installations: with the network, and with nothing to write but its folder.
@@ -264,7 +285,12 @@ pub(super) fn make_fresh(folder: &Path) -> io::Result<()> {
 
 /// Writes the mark: whole or not at all, and only after everything else is on the disk.
 fn mark(folder: &Path, source: &PackageSource) -> io::Result<()> {
-    let lock = fs::read(folder.join("lock.json"))?;
+    let mut lock = fs::read(folder.join("lock.json"))?;
+    match fs::read(folder.join(ADDITIONS_LOCK)) {
+        Ok(additions) => lock.extend(additions),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
     let digest = Sha256::digest(&lock);
     let sha256: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let text =

@@ -135,6 +135,8 @@ impl Supervisor {
         let ttl = TTL.min(template.lease.ttl_max);
         let request = CreateRequest {
             name: None,
+            // What the service says counts for more than how it looks.
+            force: true,
             ttl: Some(json!(ttl.to_string())),
             labels: [("minimcp/purpose".to_owned(), "credential-check".to_owned())].into(),
             ..request

@@ -197,8 +197,11 @@ async fn check(
             }
         },
     };
-    let credentials =
-        check_credentials(context, who, &request.credentials, &mut violations).await?;
+    let asked = &request.credentials;
+    let credentials = check_credentials(context, who, asked, &mut violations).await?;
+    if !request.force {
+        check_looks(context, who, &template, &credentials, &mut violations).await?;
+    }
     check_labels(&request.labels, &mut violations);
     if !violations.is_empty() {
         violations.sort_by(|a, b| a.pointer.cmp(&b.pointer));
@@ -247,6 +250,37 @@ async fn check_credentials(
         credentials.insert(variable, name);
     }
     Ok(credentials)
+}
+
+/// What a stored credential looks like against what the template wants.
+async fn check_looks(
+    context: &Context,
+    who: &Principal,
+    template: &Template,
+    credentials: &BTreeMap<EnvName, CredentialName>,
+    violations: &mut Vec<Violation>,
+) -> Result<(), SupervisorError> {
+    let specs = template.credentials.iter();
+    for spec in specs.filter(|spec| spec.pattern.is_some()) {
+        let Some(name) = credentials.get(&spec.name) else {
+            continue;
+        };
+        let Some(row) = context.store.credential(&who.owner, name).await? else {
+            continue;
+        };
+        // One that cannot be opened is told by the launch.
+        let Ok(value) = context.keys.open(&who.owner, name, &row.sealed) else {
+            continue;
+        };
+        if let Some(sentence) = templates::unlike(spec, &value) {
+            let pointer = format!("/credentials/{}", pointer_token(spec.name.as_str()));
+            let message = format!(
+                "the credential {name} does not look right: {sentence}; if it is all the same, say force"
+            );
+            violations.push(Violation::new(pointer, "pattern", message));
+        }
+    }
+    Ok(())
 }
 
 /// A name that reads as an id would hide the instance that has the id.

@@ -3,7 +3,7 @@
 use super::Supervisor;
 use crate::{
     domain::package::Registry,
-    packages::{Package, PackageState, Published},
+    packages::{PackageState, Published},
     templates::Entry,
 };
 
@@ -11,12 +11,7 @@ impl Supervisor {
     /// Where the package of a template stands; `None`: it names none, or its program is there without it.
     #[must_use]
     pub fn package_state(&self, entry: &Entry) -> Option<PackageState> {
-        let server = &entry.template.server;
-        let package = Package {
-            source: server.package.clone()?,
-            scripts: server.package_scripts,
-        };
-        let state = self.context.packages.state(&package);
+        let state = self.context.packages.state(entry.package.as_ref()?);
         let without = entry.program.is_ok() && state != PackageState::Installed;
         (!without).then_some(state)
     }

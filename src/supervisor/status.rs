@@ -32,6 +32,8 @@ pub struct CreateRequest {
     pub settings: BTreeMap<String, Value>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Takes credentials that do not look as their template says.
+    pub force: bool,
 }
 
 /// Which instances to list.

@@ -18,14 +18,7 @@ impl Supervisor {
             .catalogue
             .list()
             .iter()
-            .filter_map(|entry| {
-                let server = &entry.template.server;
-                let source = server.package.clone()?;
-                Some(Package {
-                    source,
-                    scripts: server.package_scripts,
-                })
-            })
+            .filter_map(|entry| entry.package.clone())
             .collect();
         let (packages, now) = (Arc::clone(&context.packages), context.clock.now());
         let collected = tokio::task::spawn_blocking(move || packages.collect(&named, now))

@@ -40,6 +40,12 @@ pub(super) const PACKAGE: Form = Form {
     pattern: r"^(npm:(@[^\s/@]+/)?[^\s/@]+@[0-9]\S*|pypi:[^\s=]+==[0-9]\S*)$",
 };
 
+pub(super) const MODULE_FOLDER: Form = Form {
+    check: module_folder,
+    allowed: "names of folders of A-Z, a-z, 0-9, '.', '_', '@' and '-', separated by '/', none of which begins with '.'",
+    pattern: r"^[A-Za-z0-9_@-][A-Za-z0-9._@-]*(/[A-Za-z0-9_@-][A-Za-z0-9._@-]*)*$",
+};
+
 pub(super) const HOST_RULE: Form = Form {
     check: host_rule,
     allowed: "hosts and a port, such as api.example.com:443, *.example.com:443 or [2001:db8::1]:443",
@@ -75,6 +81,16 @@ fn env_name(text: &str) -> Result<(), String> {
 fn package_source(text: &str) -> Result<(), String> {
     let read = text.parse::<PackageSource>();
     read.map(drop).map_err(|error| error.to_string())
+}
+
+fn module_folder(text: &str) -> Result<(), String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._@-".contains(&byte);
+    let good = text.len() <= 500
+        && text
+            .split('/')
+            .all(|name| !name.is_empty() && !name.starts_with('.') && name.bytes().all(plain));
+    good.then_some(())
+        .ok_or_else(|| MODULE_FOLDER.allowed.to_owned())
 }
 
 fn host_rule(text: &str) -> Result<(), String> {

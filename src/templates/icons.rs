@@ -3,6 +3,7 @@
 
 use std::{fs, io::Read as _, path::Path, sync::Arc};
 
+use super::shipped::SHIPPED;
 use crate::domain::template::Template;
 
 /// Largest icon in bytes.
@@ -22,47 +23,6 @@ pub struct Icon {
     pub bytes: Arc<[u8]>,
 }
 
-macro_rules! icons {
-    ($($name:literal),* $(,)?) => {
-        &[$(($name, include_bytes!(concat!("../../mcp-templates/", $name, "/icon.svg")))),*]
-    };
-}
-
-/// The icons inside this binary, by template.
-const EMBEDDED: &[(&str, &[u8])] = icons![
-    "airtable",
-    "atlassian",
-    "aws-documentation",
-    "brave-search",
-    "chrome-devtools",
-    "context7",
-    "dbhub",
-    "demo",
-    "duckduckgo",
-    "everything",
-    "exa",
-    "fetch",
-    "figma",
-    "filesystem",
-    "firecrawl",
-    "git",
-    "github",
-    "gmail",
-    "google-workspace",
-    "memory",
-    "mongodb",
-    "notion",
-    "playwright",
-    "redis",
-    "remote",
-    "sentry",
-    "sequential-thinking",
-    "slack",
-    "supabase",
-    "tavily",
-    "time",
-];
-
 /// The icon that a template names; `folder` is where its manifest lies, `None`: inside this binary. Reads a file, so not
 /// for an async thread.
 ///
@@ -75,10 +35,9 @@ pub fn read_icon(template: &Template, folder: Option<&Path>) -> Result<Option<Ic
     let bytes = match folder {
         Some(folder) => read_file(&folder.join(name))?,
         None => {
-            let own = EMBEDDED
-                .iter()
-                .find(|(of, _)| *of == template.name.as_str());
-            own.ok_or("is not inside this binary")?.1.to_vec()
+            let name = template.name.as_str();
+            let own = SHIPPED.iter().find(|one| one.name == name);
+            own.ok_or("is not inside this binary")?.icon.to_vec()
         }
     };
     let sizes = if name.ends_with(".png") {
@@ -239,19 +198,17 @@ mod tests {
         ] {
             assert_eq!(check_svg(svg(inside).as_bytes()), Ok(()), "{inside}");
         }
-        for (name, bytes) in EMBEDDED {
-            assert_eq!(check_svg(bytes), Ok(()), "{name}");
-            assert!(bytes.len() < 4_096, "{name}");
+        for one in SHIPPED {
+            assert_eq!(check_svg(one.icon), Ok(()), "{}", one.name);
+            assert!(one.icon.len() < 4_096, "{}", one.name);
         }
     }
 
     #[test]
     fn every_shipped_template_has_one() {
-        let templates = super::super::EMBEDDED.iter().map(|(name, _)| *name);
-        let icons = EMBEDDED.iter().map(|(name, _)| *name);
-        assert_eq!(templates.collect::<Vec<_>>(), icons.collect::<Vec<_>>());
-        for (name, manifest) in super::super::EMBEDDED {
-            assert!(manifest.contains("\nicon = \"icon.svg\"\n"), "{name}");
+        for one in SHIPPED {
+            let names_it = one.manifest.contains("\nicon = \"icon.svg\"\n");
+            assert!(names_it, "{}", one.name);
         }
     }
 

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     domain::{
+        package::Registry,
         sandbox::{Layer, Profile, is_plain},
         template::{EraPolicy, Grant, Sessions, SettingSpec, SettingType, Template, Transport},
     },
@@ -225,6 +226,22 @@ impl Check<'_> {
                 &["server.package", "server.builtin"],
                 "is for a command: a built-in server is in this binary",
             );
+        }
+        if server.package.is_none() && !server.package_additions.is_empty() {
+            self.report(
+                &["server.package_additions", "server.package"],
+                "goes with package",
+            );
+        }
+        if server.package_additions.is_empty() != server.package_additions_into.is_none() {
+            let keys = ["server.package_additions", "server.package_additions_into"];
+            let message = "goes with package_additions_into: what is laid, and where";
+            self.report(&keys, message);
+        }
+        let mut additions = server.package_additions.iter();
+        if additions.any(|source| source.registry() != Registry::Npm) {
+            let message = "must be packages of npm: those lie beside the code that loads them";
+            self.report(&["server.package_additions"], message);
         }
         if server.package.is_none() && server.package_scripts {
             self.report(

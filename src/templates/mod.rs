@@ -11,11 +11,13 @@ use std::{
 
 use arc_swap::ArcSwap;
 
+use self::shipped::{SHIPPED, Shipped};
 use crate::{
     config::RuntimeConfig,
     domain::{
         id::TemplateName,
         instance::InstanceSpec,
+        package::Registry,
         sandbox::{Ceiling, Denial},
         template::{Template, Transport},
     },
@@ -43,9 +45,11 @@ mod remote;
 #[cfg(test)]
 mod remote_tests;
 mod schema;
+mod shipped;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use credentials::unlike;
 pub use icons::{ICON_BYTES_MAX, Icon, read_icon};
 pub use imported::Place;
 pub use json_schema::manifest_schema;
@@ -53,47 +57,6 @@ pub use launch::{ResolveError, Resolved, resolve};
 pub use manifest::{Fault, MANIFEST_BYTES_MAX, read};
 pub use parameters::{SETTING_BYTES_MAX, SETTING_ENTRIES_MAX, check, settings_schema};
 pub use remote::{RemoteAddress, shown_url};
-
-macro_rules! embedded {
-    ($($name:literal),* $(,)?) => {
-        &[$(($name, include_str!(concat!("../../mcp-templates/", $name, "/template.toml")))),*]
-    };
-}
-
-/// The manifests inside this binary.
-const EMBEDDED: &[(&str, &str)] = embedded![
-    "airtable",
-    "atlassian",
-    "aws-documentation",
-    "brave-search",
-    "chrome-devtools",
-    "context7",
-    "dbhub",
-    "demo",
-    "duckduckgo",
-    "everything",
-    "exa",
-    "fetch",
-    "figma",
-    "filesystem",
-    "firecrawl",
-    "git",
-    "github",
-    "gmail",
-    "google-workspace",
-    "memory",
-    "mongodb",
-    "notion",
-    "playwright",
-    "redis",
-    "remote",
-    "sentry",
-    "sequential-thinking",
-    "slack",
-    "supabase",
-    "tavily",
-    "time",
-];
 
 /// One template, and whether it can run here.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,6 +69,8 @@ pub struct Entry {
     pub icon: Option<Icon>,
     /// The absolute path of its program (empty for a server elsewhere), or why there is none, with the install hint.
     pub program: Result<PathBuf, String>,
+    /// The package that its program may come from, as it can be installed here.
+    pub package: Option<Package>,
     /// The package that would bring the missing program, and whose installer is here.
     pub missing_package: Option<Package>,
 }
@@ -166,9 +131,9 @@ impl Catalogue {
     pub fn reload(&self) -> Vec<Fault> {
         let before = self.loaded.load_full();
         let mut loaded = Loaded::default();
-        for (name, text) in EMBEDDED {
+        for Shipped { name, manifest, .. } in SHIPPED {
             let file = PathBuf::from(format!("(built in) mcp-templates/{name}/template.toml"));
-            match whole(read(text, name, &file), &file, None) {
+            match whole(read(manifest, name, &file), &file, None) {
                 Ok((template, icon)) => self.add(&mut loaded, template, icon, None),
                 Err(faults) => loaded.faults.extend(faults),
             }
@@ -209,12 +174,14 @@ impl Catalogue {
         let mut entry = self.get(name)?;
         let (program, missing_package) = self.find_program(&entry.template);
         if program != entry.program || missing_package != entry.missing_package {
+            entry.package = self.package_of(&entry.template);
             entry.program = program;
             entry.missing_package = missing_package;
             self.loaded.rcu(|loaded| {
                 let mut loaded = Loaded::clone(loaded);
                 if let Some(known) = loaded.entries.get_mut(name) {
                     known.program.clone_from(&entry.program);
+                    known.package.clone_from(&entry.package);
                     known.missing_package.clone_from(&entry.missing_package);
                 }
                 loaded
@@ -296,6 +263,7 @@ impl Catalogue {
         loaded.entries.insert(
             name,
             Entry {
+                package: self.package_of(&template),
                 template,
                 file,
                 icon,
@@ -374,10 +342,11 @@ impl Catalogue {
             format!("; install it with: {install}")
         });
         let missing = format!("the program {program} was not found in runtime.search_path{hint}");
-        let Some(source) = &server.package else {
+        let Some(package) = self.package_of(template) else {
             return (Err(missing), None);
         };
-        let folder = source.folder(&self.packages, server.package_scripts);
+        let source = &package.source;
+        let folder = package.folder(&self.packages);
         if packages::is_whole(&folder) {
             let file = source.programs(&folder).join(program);
             if is_program(&file) {
@@ -391,12 +360,15 @@ impl Catalogue {
             let reason = format!("{missing}; nor is {installer} there, to install {source}");
             return (Err(reason), None);
         }
-        let package = Package {
-            source: source.clone(),
-            scripts: server.package_scripts,
-        };
         let reason = format!("the package {source} is installed at the first start");
         (Err(reason), Some(package))
+    }
+
+    fn package_of(&self, template: &Template) -> Option<Package> {
+        let npm = packages::installer(Registry::Npm);
+        let has_npm = || self.on_search_path(npm).is_some();
+        let server = &template.server;
+        Package::of(server, !server.package_additions.is_empty() && has_npm())
     }
 
     fn on_search_path(&self, program: &str) -> Option<PathBuf> {

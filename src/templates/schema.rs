@@ -4,9 +4,10 @@
 use toml::{Table, Value};
 
 use super::broker::{HEADER_FORMAT, HEADER_NAME, HEADER_TEXT, UPSTREAM};
+use super::credentials::PATTERN;
 use super::forms::{
-    ENV_NAME, Form, HOST_RULE, HTTP_PATH, ICON_FILE, PACKAGE, SETTING_NAME, TEMPLATE_NAME,
-    WEB_ADDRESS,
+    ENV_NAME, Form, HOST_RULE, HTTP_PATH, ICON_FILE, MODULE_FOLDER, PACKAGE, SETTING_NAME,
+    TEMPLATE_NAME, WEB_ADDRESS,
 };
 use crate::domain::{duration::HumanDuration, egress::RULES_MAX, sandbox::Layer};
 
@@ -118,6 +119,8 @@ const SERVER: &[Key] = &[
     key("builtin", Shape::Text(40)),
     key("command", Shape::Texts),
     key("package", Shape::Name(&PACKAGE)),
+    key("package_additions", Shape::Names(&PACKAGE)),
+    key("package_additions_into", Shape::Name(&MODULE_FOLDER)),
     key("package_scripts", Shape::Flag),
     key("install", Shape::Text(500)),
     key("url", Shape::Text(2_000)),
@@ -140,6 +143,8 @@ const CREDENTIAL: &[Key] = &[
     key("help", Shape::Text(4_000)),
     key("required", Shape::Flag),
     key("delivery", Shape::Word(&["env", "file"])),
+    key("pattern", Shape::Name(&PATTERN)),
+    key("pattern_help", Shape::Text(200)),
     key("broker", Shape::Section(BROKER)),
 ];
 

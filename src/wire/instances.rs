@@ -30,6 +30,9 @@ pub struct CreateInstance {
     /// Free labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Takes credentials that do not look as their template says (`pattern`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// `PATCH /mcps/{id}`: what is absent stays.

@@ -82,6 +82,12 @@ pub struct TemplateCredential {
     /// `env`: the variable holds the value; `file`: the path of a file with it.
     #[serde(default = "as_variable")]
     pub delivery: String,
+    /// A regular expression for the whole value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<String>,
+    /// What the pattern says, in words that go on from "must".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pattern_help: Option<String>,
 }
 
 fn as_variable() -> String {

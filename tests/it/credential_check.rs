@@ -154,8 +154,23 @@ async fn a_check_tells_right_from_refused_from_not_tried_and_leaves_nothing(data
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{problem:#}");
 
     // By hand, with an instance as the example.
-    let body = json!({"template": "github", "name": "hub", "settings": {"api_url": url},
+    let mut body = json!({"template": "github", "name": "hub", "settings": {"api_url": url},
         "credentials": {"GITHUB_PERSONAL_ACCESS_TOKEN": "wrong"}});
+    // It does not even look like a token.
+    let (status, problem) = server.call(Method::POST, "/mcps", Some(body.clone())).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{problem:#}");
+    let violation = &problem["violations"][0];
+    let pointer = "/credentials/GITHUB_PERSONAL_ACCESS_TOKEN";
+    assert_eq!(
+        (&violation["pointer"], &violation["code"]),
+        (&json!(pointer), &json!("pattern"))
+    );
+    let told = problem.to_string();
+    assert!(
+        told.contains("must begin with github_pat_") && !told.contains(WRONG),
+        "{told}"
+    );
+    body["force"] = json!(true);
     let instance = server.create(body).await;
     let said = minimcp(&server, &["credential", "check", "hub"]).await;
     assert_eq!(said.status.code(), Some(1), "{said:?}");

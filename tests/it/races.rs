@@ -94,6 +94,7 @@ impl House {
             credentials: BTreeMap::new(),
             settings: BTreeMap::new(),
             labels: BTreeMap::new(),
+            force: false,
         };
         let granted = self.supervisor.create(&who(), request).await;
         granted.expect("an instance").status.record.id

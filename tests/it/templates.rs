@@ -245,7 +245,7 @@ async fn github_and_figma_use_their_credentials_and_show_them_nowhere(database: 
             "/v1/me",
         ),
     ] {
-        let secrets = [secret("first"), secret("second")];
+        let secrets = [secret("ghp_first"), secret("ghp_second")];
         let answer = me.clone();
         let routes = Router::new().route(path, get(async || Json(answer)));
         let upstream = Fake::start(routes, None).await;
@@ -387,7 +387,7 @@ async fn gmail_signs_in_with_a_stored_json_and_shows_it_nowhere(database: Databa
 
 async fn a_credential_that_is_not_there_is_pointed_at(database: Database) {
     let server = Server::start(database).await;
-    let value = secret("gone");
+    let value = secret("ghp_gone");
     put_credential(&server, "gone", &value).await;
     let body = json!({"template": "github", "name": "orphan",
         "credentials": {"GITHUB_PERSONAL_ACCESS_TOKEN": "gone"}});

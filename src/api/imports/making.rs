@@ -161,6 +161,7 @@ async fn bind(
         credentials,
         settings: BTreeMap::new(),
         labels: BTreeMap::new(),
+        force: false,
     };
     let granted = state.supervisor.create(who, request).await?;
     Ok(view::granted(&granted, &granted.status))

@@ -325,7 +325,7 @@ async fn credentials_are_never_read_back(database: Database) {
 
 async fn a_credential_in_use_is_deleted_only_by_force(database: Database) {
     let api = Fixture::new(database).await;
-    let body = r#"{"name": "gh", "value": "x"}"#;
+    let body = r#"{"name": "gh", "value": "ghp_x"}"#;
     api.call("POST", "/api/v1/credentials", body).await;
     let path = "/api/v1/credentials/gh";
     for name in ["one", "two"] {

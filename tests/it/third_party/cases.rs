@@ -29,6 +29,8 @@ pub struct Case {
     pub needs_database: bool,
     /// Too large for every run of all tests.
     pub on_demand: bool,
+    /// What is asked of it instead where there is a [`BROWSER`] and every server is tried: settings, call, proof.
+    pub with_browser: Option<(&'static str, (&'static str, &'static str), Proof)>,
 }
 
 const fn case(template: &'static str, call: (&'static str, &'static str), proof: Proof) -> Case {
@@ -41,8 +43,12 @@ const fn case(template: &'static str, call: (&'static str, &'static str), proof:
         asks_besides: &[],
         needs_database: false,
         on_demand: false,
+        with_browser: None,
     }
 }
+
+/// Where Debian's package chromium puts it.
+pub const BROWSER: &str = "/usr/bin/chromium";
 
 /// All templates that name a package.
 pub const CASES: &[Case] = &[
@@ -82,6 +88,11 @@ pub const CASES: &[Case] = &[
     },
     Case {
         settings: r#"{"browser": "/usr/bin/no-browser-here"}"#,
+        with_browser: Some((
+            r#"{"hosts": ["@API@"]}"#,
+            ("new_page", r#"{"url": "@API@/page"}"#),
+            Says("/page [selected]"),
+        )),
         ..case(
             "chrome-devtools",
             ("list_pages", "{}"),
@@ -184,6 +195,11 @@ pub const CASES: &[Case] = &[
     },
     Case {
         settings: r#"{"browser": "/usr/bin/no-browser-here"}"#,
+        with_browser: Some((
+            r#"{"hosts": ["@API@"]}"#,
+            ("browser_navigate", r#"{"url": "@API@/page"}"#),
+            Says("A title"),
+        )),
         ..case(
             "playwright",
             ("browser_navigate", r#"{"url": "https://example.com"}"#),

@@ -7,14 +7,20 @@
 
 mod cases;
 
-use std::{collections::BTreeSet, fs, panic::AssertUnwindSafe, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    panic::AssertUnwindSafe,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use axum::{Json, Router, routing::get};
 use futures_util::{FutureExt, StreamExt, stream};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use self::cases::{CASES, Case, Proof};
+use self::cases::{BROWSER, CASES, Case, Proof};
 use crate::{
     fixtures,
     harness::{Database, Server},
@@ -168,7 +174,13 @@ async fn check(server: &Server, surroundings: &Surroundings, case: &Case) {
             .await;
         credentials.insert((*variable).to_owned(), json!(stored));
     }
-    let settings: Value = serde_json::from_str(case.settings).expect("a case has JSON settings");
+    // The browser is not among what the usual run of all tests needs.
+    let tries_browser = package_store().is_some() && Path::new(BROWSER).exists();
+    let (settings, call, proof) = match case.with_browser {
+        Some(with) if tries_browser => with,
+        _ => (case.settings, case.call, case.proof),
+    };
+    let settings: Value = serde_json::from_str(settings).expect("a case has JSON settings");
     let body = json!({"template": name, "name": name, "credentials": credentials,
         "settings": surroundings.fill(&settings)});
     let created = server.create(body).await;
@@ -191,14 +203,14 @@ async fn check(server: &Server, surroundings: &Surroundings, case: &Case) {
         insta::assert_snapshot!(name, tools.join("\n"));
     });
 
-    let (tool, arguments) = case.call;
+    let (tool, arguments) = call;
     let arguments: Value = serde_json::from_str(arguments).expect("a case has JSON arguments");
     let params = json!({"name": tool, "arguments": surroundings.fill(&arguments)});
     let answer = match client.request("tools/call", params).await {
         Ok(answer) | Err(answer) => answer.to_string(),
     };
     let refused = refused_hosts(server, name).await;
-    match case.proof {
+    match proof {
         Proof::Says(text) => assert!(answer.contains(text), "{name}: {answer}\n{refused:?}"),
         Proof::Asks(host) => {
             let found = refused.iter().find(|(asked, _)| asked == host);
