@@ -108,7 +108,7 @@ impl Config {
     }
 
     fn check_numbers(&self, refuse: &mut impl FnMut(&str, String)) {
-        let at_least: [(&str, u64, u64); 19] = [
+        let at_least: [(&str, u64, u64); 21] = [
             (
                 "api.body_limit_bytes",
                 self.api.body_limit_bytes as u64,
@@ -153,6 +153,16 @@ impl Config {
                 "logs.retention_rows_per_instance",
                 self.logs.retention_rows_per_instance,
                 1,
+            ),
+            (
+                "logs.retention_bytes_per_instance",
+                self.logs.retention_bytes_per_instance,
+                1 << 20,
+            ),
+            (
+                "logs.retention_bytes_total",
+                self.logs.retention_bytes_total,
+                self.logs.retention_bytes_per_instance,
             ),
             ("calls.queue_rows", self.calls.queue_rows as u64, 1),
             ("calls.spool_bytes", self.calls.spool_bytes, 64 << 10),

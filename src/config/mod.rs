@@ -281,6 +281,8 @@ pub struct LogsConfig {
     pub line_limit_bytes: usize,
     /// Bytes queued in memory for the writer, all instances together.
     pub queue_bytes: usize,
+    /// How many lines one instance may write in how long; past it they are dropped and counted.
+    pub rate_limit_per_instance: Option<RateLimit>,
     /// Rows in one transaction at most.
     pub batch_rows: usize,
     /// A row waits at most so long for its batch.
@@ -293,19 +295,32 @@ pub struct LogsConfig {
     pub retention: HumanDuration,
     /// Most rows kept for one instance.
     pub retention_rows_per_instance: u64,
+    /// Most bytes kept for one instance: its lines, and [`LOG_ROW_BYTES`] for each.
+    pub retention_bytes_per_instance: u64,
+    /// Most bytes kept for all together, counted alike; those that have the most lose their oldest first.
+    pub retention_bytes_total: u64,
 }
+
+/// What a row of the log costs the database beside its text, its places in the indices included: about so many bytes.
+pub const LOG_ROW_BYTES: u64 = 64;
 
 impl Default for LogsConfig {
     fn default() -> Self {
         Self {
             line_limit_bytes: 64 << 10,
             queue_bytes: 16 << 20,
+            rate_limit_per_instance: Some(RateLimit {
+                requests: 100_000,
+                per: HumanDuration::from_secs(10),
+            }),
             batch_rows: 5_000,
             batch_delay: HumanDuration::from_ms(100),
             spool_dir: "data/spool".into(),
             spool_bytes: 256 << 20,
             retention: HumanDuration::from_secs(14 * 24 * 3_600),
             retention_rows_per_instance: 1_000_000,
+            retention_bytes_per_instance: 512 << 20,
+            retention_bytes_total: 8 << 30,
         }
     }
 }

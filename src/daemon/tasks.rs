@@ -11,7 +11,7 @@ use crate::{
     secrets::{self, KeyRing},
     store::{History, Store},
     supervisor::Supervisor,
-    tasks::{BackgroundTask, FnTask, Retention},
+    tasks::{BackgroundTask, FnTask, LogBytes, Retention},
 };
 
 /// How long events are kept, those of deleted instances included.
@@ -34,12 +34,16 @@ pub(super) fn all(
     vec![
         Box::new(Retention {
             name: "log-retention",
-            description: "Deletes log lines that are too old, too many for one instance, or of an instance that is gone",
+            description: "Deletes log lines that are too old, too many or too large for one instance or in total, or of an instance that is gone",
             history: History::Logs,
             store: store.clone(),
             clock,
             keep: config.logs.retention.std(),
             rows_per_instance: config.logs.retention_rows_per_instance,
+            bytes: Some(LogBytes {
+                per_instance: config.logs.retention_bytes_per_instance,
+                total: config.logs.retention_bytes_total,
+            }),
         }),
         port_quarantine_sweep(store.clone(), supervisor.clone(), clock),
         reconcile(supervisor.clone()),
@@ -56,6 +60,7 @@ pub(super) fn all(
             clock,
             keep: config.calls.retention.std(),
             rows_per_instance: config.calls.retention_rows_per_instance,
+            bytes: None,
         }),
     ]
 }

@@ -150,7 +150,7 @@ impl Reading {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
-                () = self.queue.room() => {}
+                () = self.queue.room(self.source.key) => {}
             }
             match self.read_once() {
                 Ok(0) => break,

@@ -182,6 +182,7 @@ pub(crate) fn config(spool_dir: &std::path::Path) -> LogsConfig {
     LogsConfig {
         spool_dir: spool_dir.to_owned(),
         batch_delay: HumanDuration::from_ms(20),
+        rate_limit_per_instance: None,
         ..LogsConfig::default()
     }
 }

@@ -1,9 +1,32 @@
-//! Losses: counted by instance, and told by a row in the log once there is room for one.
+//! Losses: counted by instance and cause, and told by a row in the log once there is room for one.
 
 use std::collections::BTreeMap;
 
 use super::record::{LogRecord, LogStream};
 use crate::domain::{UnixMs, id::Generation};
+
+/// Why lines were lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Loss {
+    /// Neither queue, store nor spool took them.
+    NoPlace,
+    /// The instance held its share of the spool.
+    OverShare,
+    /// The instance wrote more than `logs.rate_limit_per_instance`.
+    OverRate,
+}
+
+impl Loss {
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::NoPlace => "neither the log store nor the spool could take them",
+            Self::OverShare => "this instance had its share of the spool",
+            Self::OverRate => {
+                "this instance wrote more than logs.rate_limit_per_instance lets through"
+            }
+        }
+    }
+}
 
 /// Lines of one instance that were lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,12 +36,12 @@ pub(super) struct Gap {
     pub(super) lines: u64,
 }
 
-/// Lost lines by instance key.
-pub(super) type Gaps = BTreeMap<i64, Gap>;
+/// Lost lines by instance key and cause.
+pub(super) type Gaps = BTreeMap<(i64, Loss), Gap>;
 
 /// Counts `record` as lost.
-pub(super) fn count_lost(gaps: &mut Gaps, record: &LogRecord) {
-    let gap = gaps.entry(record.instance_key).or_insert(Gap {
+pub(super) fn count_lost(gaps: &mut Gaps, record: &LogRecord, loss: Loss) {
+    let gap = gaps.entry((record.instance_key, loss)).or_insert(Gap {
         generation: record.generation,
         since: record.at,
         lines: 0,
@@ -28,8 +51,8 @@ pub(super) fn count_lost(gaps: &mut Gaps, record: &LogRecord) {
 }
 
 /// Counts `gap` in.
-pub(super) fn merge_gap(gaps: &mut Gaps, key: i64, gap: Gap) {
-    gaps.entry(key)
+pub(super) fn merge_gap(gaps: &mut Gaps, of: (i64, Loss), gap: Gap) {
+    gaps.entry(of)
         .and_modify(|known| {
             known.lines += gap.lines;
             known.since = known.since.min(gap.since);
@@ -38,9 +61,9 @@ pub(super) fn merge_gap(gaps: &mut Gaps, key: i64, gap: Gap) {
         .or_insert(gap);
 }
 
-/// One row for each instance that lost lines.
+/// One row for each instance that lost lines, and each cause.
 pub(super) fn gap_rows(gaps: &Gaps) -> Vec<LogRecord> {
-    let rows = gaps.iter().map(|(key, gap)| {
+    let rows = gaps.iter().map(|((key, loss), gap)| {
         let noun = if gap.lines == 1 { "line" } else { "lines" };
         LogRecord {
             instance_key: *key,
@@ -48,10 +71,7 @@ pub(super) fn gap_rows(gaps: &Gaps) -> Vec<LogRecord> {
             member: 0,
             stream: LogStream::System,
             at: gap.since,
-            line: format!(
-                "{} {noun} lost: neither the log store nor the spool could take them",
-                gap.lines
-            ),
+            line: format!("{} {noun} lost: {}", gap.lines, loss.sentence()),
             continued: false,
         }
     });

@@ -1,16 +1,20 @@
 //! Log capture: pipe → framer → redaction → bounded queue → batch writer → store → followers, with a bounded
 //! spool on disk for the time in which the store is away or slow.
 //!
-//! Promises: a child never waits for our database, only for as long as the spool takes a batch; lines keep their
-//! order; a line is lost only when the spool is full too, newest first, and a gap row then tells how many. After
-//! a crash the last batch may be written twice, never a line lost that had reached the store or the spool.
+//! Promises: a child never waits for our database, only for as long as the spool takes a batch; lines of an instance
+//! keep their order; a line is lost only when the spool is full too, or the instance has had its share of it or is over
+//! its rate, newest first, and a gap row then tells how many and why. One that floods takes nothing from the others: in
+//! the queue, in the spool and at the store they have their turns and shares. After a crash the last batch may be written
+//! twice, never a line lost that had reached the store or the spool.
 
 mod capture;
 mod framer;
 mod gap;
 mod insert;
 mod queue;
+mod rate;
 mod record;
+mod share;
 mod spooled;
 mod stored;
 mod tail;
@@ -18,6 +22,8 @@ mod writer;
 
 #[cfg(test)]
 mod capture_tests;
+#[cfg(test)]
+mod fairness_tests;
 #[cfg(test)]
 pub(crate) mod fake_store;
 #[cfg(test)]
@@ -51,6 +57,7 @@ use crate::{
     secrets::redaction::Redactions,
     spool::{Spool, SpoolError},
 };
+use gap::Loss;
 use queue::Queue;
 use tail::Followers;
 use writer::{Shared, Writer};
@@ -78,14 +85,29 @@ pub struct LogCounters {
     pub stored: u64,
     /// Lines that went through the spool.
     pub spooled: u64,
-    /// Lines lost.
+    /// Lines lost, whatever the cause.
     pub dropped: u64,
+    /// Of these, lines of instances that had their share of the spool.
+    pub dropped_over_share: u64,
+    /// Of these, lines of instances that were over their rate.
+    pub dropped_over_rate: u64,
     /// Bytes waiting in memory now.
     pub queue_bytes: usize,
     /// Bytes waiting on disk now.
     pub spool_bytes: u64,
     /// Whether the last attempt to write to the store succeeded (or none was made yet).
     pub store_available: bool,
+}
+
+impl LogCounters {
+    fn count_dropped(&mut self, loss: Loss, lines: u64) {
+        self.dropped += lines;
+        match loss {
+            Loss::NoPlace => {}
+            Loss::OverShare => self.dropped_over_share += lines,
+            Loss::OverRate => self.dropped_over_rate += lines,
+        }
+    }
 }
 
 /// What the closing of the pipeline left behind.
@@ -110,7 +132,10 @@ impl LogPipeline {
     /// The spool folder cannot be made, read or written.
     pub async fn start(config: &LogsConfig, store: Arc<dyn LogStore>) -> Result<Self, SpoolError> {
         let spool = Spool::open(&config.spool_dir, config.spool_bytes).await?;
-        let queue = Arc::new(Queue::new(config.queue_bytes));
+        let queue = Arc::new(Queue::new(
+            config.queue_bytes,
+            config.rate_limit_per_instance,
+        ));
         let followers = Arc::<Followers>::default();
         let shared = Arc::new(Shared::default());
         let writer = Writer::new(
@@ -206,9 +231,9 @@ impl Logs {
         self.queue.push(rows);
     }
 
-    /// Waits until the queue has room.
-    pub async fn room(&self) {
-        self.queue.room().await;
+    /// Waits until the queue has room for the instance with this key.
+    pub async fn room(&self, key: i64) {
+        self.queue.room(key).await;
     }
 
     /// Follows the log of the instance with this key.

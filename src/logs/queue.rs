@@ -2,33 +2,68 @@
 //!
 //! Bounded by bytes, all instances together. A reader asks for room before it reads, so what cannot be queued
 //! stays in the kernel's pipe for the moment that the writer needs to move rows to the store or the spool.
+//!
+//! Each instance has a lane of its own. The writer takes from the lanes in turn, and a lane has room only while it is
+//! small beside what is left of the queue ([`has_room`]): who floods waits, and others pass by.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    gap::{Gaps, count_lost},
+    gap::{Gaps, Loss, count_lost},
+    rate::Rates,
     record::LogRecord,
+    share::has_room,
 };
+use crate::domain::access::RateLimit;
+
+/// So many bytes of one lane go before the next lane has its turn.
+const TURN_BYTES: usize = 64 << 10;
+
+#[derive(Default)]
+struct Lane {
+    rows: VecDeque<LogRecord>,
+    bytes: usize,
+}
 
 #[derive(Default)]
 struct Content {
-    rows: VecDeque<LogRecord>,
+    /// Lanes that hold rows.
+    lanes: HashMap<i64, Lane>,
+    /// Their keys, in the order of their turns.
+    turns: VecDeque<i64>,
+    rows: usize,
     bytes: usize,
     gaps: Gaps,
+    rates: Rates,
     lines: u64,
     line_bytes: u64,
-    lines_by_key: BTreeMap<i64, u64>,
+    lines_by_key: HashMap<i64, u64>,
     closed: bool,
+}
+
+impl Content {
+    fn enqueue(&mut self, row: LogRecord, cost: usize) {
+        let lane = self.lanes.entry(row.instance_key).or_default();
+        if lane.rows.is_empty() {
+            self.turns.push_back(row.instance_key);
+        }
+        lane.bytes += cost;
+        self.bytes += cost;
+        self.rows += 1;
+        lane.rows.push_back(row);
+    }
 }
 
 pub(super) struct Queue {
     content: Mutex<Content>,
     budget_bytes: usize,
+    rate: Option<RateLimit>,
+    began: Instant,
     room: Notify,
     filled: Notify,
 }
@@ -50,10 +85,13 @@ pub(super) struct Throughput {
 }
 
 impl Queue {
-    pub(super) fn new(budget_bytes: usize) -> Self {
+    /// `rate`: what one instance may write; past it its lines are lost and counted.
+    pub(super) fn new(budget_bytes: usize, rate: Option<RateLimit>) -> Self {
         Self {
             content: Mutex::default(),
             budget_bytes: budget_bytes.max(1),
+            rate,
+            began: Instant::now(),
             room: Notify::new(),
             filled: Notify::new(),
         }
@@ -68,15 +106,22 @@ impl Queue {
         self.budget_bytes
     }
 
-    /// Waits until the queue is below its budget, or closed.
-    pub(super) async fn room(&self) {
+    /// Waits until the queue has room for the instance with this key, or is closed.
+    pub(super) async fn room(&self, key: i64) {
         loop {
             let notified = self.room.notified();
             tokio::pin!(notified);
             notified.as_mut().enable();
             {
                 let content = self.content();
-                if content.closed || content.bytes < self.budget_bytes {
+                let own_bytes = content.lanes.get(&key).map_or(0, |lane| lane.bytes);
+                if content.closed
+                    || has_room(
+                        own_bytes as u64,
+                        content.bytes as u64,
+                        self.budget_bytes as u64,
+                    )
+                {
                     return;
                 }
             }
@@ -85,8 +130,9 @@ impl Queue {
     }
 
     /// Takes rows over. Those past twice the budget are lost and counted: only someone who does not wait for
-    /// room gets there.
+    /// room gets there. So are those of an instance that is over its rate; the daemon's own words are not counted in it.
     pub(super) fn push(&self, rows: impl IntoIterator<Item = LogRecord>) {
+        let now_ns = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let mut content = self.content();
         for row in rows {
             let cost = row.cost_bytes();
@@ -94,32 +140,50 @@ impl Queue {
             content.line_bytes += row.line.len() as u64;
             *content.lines_by_key.entry(row.instance_key).or_default() += 1;
             if content.closed || content.bytes + cost > self.budget_bytes.saturating_mul(2) {
-                count_lost(&mut content.gaps, &row);
-            } else {
-                content.bytes += cost;
-                content.rows.push_back(row);
+                count_lost(&mut content.gaps, &row, Loss::NoPlace);
+            } else if self
+                .rate
+                .is_none_or(|rate| content.rates.lets_through(rate, &row, now_ns))
+            {
+                content.enqueue(row, cost);
             }
         }
         drop(content);
         self.filled.notify_one();
     }
 
-    /// Takes out the oldest rows: at most `rows_max`, about `bytes_max`, at least one if there is one.
+    /// Takes out the oldest rows of each lane, lanes in turn: at most `rows_max`, about `bytes_max`, at least one if there
+    /// is one.
     pub(super) fn take(&self, rows_max: usize, bytes_max: usize) -> Vec<LogRecord> {
         let mut content = self.content();
-        let mut taken = Vec::with_capacity(content.rows.len().min(rows_max));
+        let mut taken = Vec::with_capacity(content.rows.min(rows_max));
         let mut bytes = 0;
         while taken.len() < rows_max && (bytes < bytes_max || taken.is_empty()) {
-            let Some(row) = content.rows.pop_front() else {
+            let Some(key) = content.turns.pop_front() else {
                 break;
             };
-            bytes += row.cost_bytes();
-            taken.push(row);
+            let Some(lane) = content.lanes.get_mut(&key) else {
+                continue;
+            };
+            let mut turn_bytes = 0;
+            while turn_bytes < TURN_BYTES
+                && taken.len() < rows_max
+                && (bytes + turn_bytes < bytes_max || taken.is_empty())
+                && let Some(row) = lane.rows.pop_front()
+            {
+                turn_bytes += row.cost_bytes();
+                taken.push(row);
+            }
+            lane.bytes -= turn_bytes;
+            bytes += turn_bytes;
+            if lane.rows.is_empty() {
+                content.lanes.remove(&key);
+            } else {
+                content.turns.push_back(key);
+            }
         }
+        content.rows -= taken.len();
         content.bytes -= bytes;
-        if content.rows.is_empty() {
-            content.rows = VecDeque::new();
-        }
         let has_room = content.bytes < self.budget_bytes;
         drop(content);
         if has_room {
@@ -128,15 +192,26 @@ impl Queue {
         taken
     }
 
-    /// Takes out what was lost on the way in.
+    /// Takes out what was lost on the way in, as far as it is time to tell it.
     pub(super) fn take_gaps(&self) -> Gaps {
-        std::mem::take(&mut self.content().gaps)
+        let now_ns = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let mut content = self.content();
+        let everything = content.closed;
+        let mut gaps = std::mem::take(&mut content.gaps);
+        content.rates.take_gaps(now_ns, everything, &mut gaps);
+        gaps
+    }
+
+    /// When the next loss by a rate is to be told.
+    pub(super) fn gaps_due(&self) -> Option<Instant> {
+        let due_ns = self.content().rates.due_ns()?;
+        Some(self.began + std::time::Duration::from_nanos(due_ns))
     }
 
     pub(super) fn fill(&self) -> Fill {
         let content = self.content();
         Fill {
-            rows: content.rows.len(),
+            rows: content.rows,
             bytes: content.bytes,
             closed: content.closed,
         }
@@ -156,7 +231,9 @@ impl Queue {
     }
 
     pub(super) fn forget(&self, key: i64) {
-        self.content().lines_by_key.remove(&key);
+        let mut content = self.content();
+        content.lines_by_key.remove(&key);
+        content.rates.forget(key);
     }
 
     /// A permit is stored when nobody waits, so no push is missed.

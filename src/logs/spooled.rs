@@ -4,12 +4,18 @@
 use super::record::{LogRecord, LogStream};
 use crate::{
     domain::id::Generation,
-    spool::{Fields, SpoolRow},
+    spool::{Fields, RECORD_HEADER_BYTES, SpoolRow},
 };
 
 const FIXED_BYTES: usize = 26;
 /// In the byte of the stream: a member wrote it.
 const FLAG_MEMBER: u8 = 0x80;
+
+/// What a row takes of the spool, in bytes.
+pub(super) fn bytes_in_spool(row: &LogRecord) -> u64 {
+    let member_bytes = if row.member == 0 { 0 } else { size_of::<u32>() };
+    (RECORD_HEADER_BYTES + FIXED_BYTES + member_bytes + row.line.len()) as u64
+}
 
 impl SpoolRow for LogRecord {
     fn encode(&self, out: &mut Vec<u8>) {

@@ -13,10 +13,12 @@ use tokio::time::Instant;
 
 use super::{
     LogCounters,
-    gap::{Gaps, count_lost, gap_rows, merge_gap},
+    gap::{Gap, Gaps, Loss, count_lost, gap_rows, merge_gap},
     insert::{Insert, Inserted},
     queue::Queue,
     record::{LogRecord, LogStore, LogStoreError},
+    share::{Shares, has_room},
+    spooled::bytes_in_spool,
     tail::Followers,
 };
 use crate::{
@@ -89,6 +91,8 @@ pub(super) struct Writer {
     followers: Arc<Followers>,
     shared: Arc<Shared>,
     spool: Offloaded<LogRecord>,
+    spool_bytes_max: u64,
+    shares: Shares,
     batch_rows: usize,
     batch_delay: Duration,
     gaps: Gaps,
@@ -120,6 +124,8 @@ impl Writer {
             followers,
             shared,
             spool: Offloaded::new(spool),
+            spool_bytes_max: config.spool_bytes,
+            shares: Shares::default(),
             batch_rows: config.batch_rows.max(1),
             batch_delay: config.batch_delay.std(),
             gaps: BTreeMap::new(),
@@ -209,6 +215,7 @@ impl Writer {
             late_at.filter(|_| fill.rows > 0 && !late),
             self.retry_at.filter(|_| resting && (spooling || has_news)),
             self.stop_at().filter(|_| fill.closed),
+            self.queue.gaps_due(),
         ];
         Step::WaitUntil(timers.into_iter().flatten().min())
     }
@@ -231,17 +238,25 @@ impl Writer {
     }
 
     fn collect_gaps(&mut self) {
-        for (key, gap) in self.queue.take_gaps() {
-            self.shared.written().dropped += gap.lines;
-            merge_gap(&mut self.gaps, key, gap);
+        for (of, gap) in self.queue.take_gaps() {
+            self.shared.written().count_dropped(of.1, gap.lines);
+            merge_gap(&mut self.gaps, of, gap);
         }
     }
 
     /// Counts rows that found no place.
-    fn lose(&mut self, rows: &[LogRecord]) {
-        self.shared.written().dropped += rows.len() as u64;
+    fn lose(&mut self, rows: &[LogRecord], loss: Loss) {
+        let lines = rows.len() as u64;
+        self.shared.written().count_dropped(loss, lines);
         for row in rows {
-            count_lost(&mut self.gaps, row);
+            count_lost(&mut self.gaps, row, loss);
+        }
+    }
+
+    /// Losses that were on their way and are to be told later.
+    fn tell_later(&mut self, gaps: impl IntoIterator<Item = ((i64, Loss), Gap)>) {
+        for (of, gap) in gaps {
+            merge_gap(&mut self.gaps, of, gap);
         }
     }
 
@@ -302,8 +317,11 @@ impl Writer {
                 self.show_availability(None);
                 self.shared.written().stored += inserted.ids.len() as u64;
                 self.followers.publish(&inserted.rows, &inserted.ids);
-                self.lose(&inserted.refused);
+                self.lose(&inserted.refused, Loss::NoPlace);
                 if let Some(place) = batch.spooled.and_then(|spooled| spooled.end) {
+                    for row in batch.insert.rows().iter() {
+                        self.shares.remove(row.instance_key, bytes_in_spool(row));
+                    }
                     self.advance(place).await;
                 }
             }
@@ -337,6 +355,9 @@ impl Writer {
             .await
             .unwrap_or(Spooled { rows: 0, end: None });
         self.shared.written().spooled += spooled.rows.saturating_sub(told) as u64;
+        for row in batch.insert.rows().iter().take(spooled.rows).skip(told) {
+            self.shares.add(row.instance_key, bytes_in_spool(row));
+        }
         batch.spooled = Some(spooled);
         self.show_spool();
     }
@@ -347,13 +368,11 @@ impl Writer {
             self.step_aside(&mut batch).await;
         }
         let kept = batch.spooled.map_or(0, |spooled| spooled.rows);
-        if kept < batch.gaps.len() {
-            for (key, gap) in &batch.gaps {
-                merge_gap(&mut self.gaps, *key, *gap);
-            }
+        let told = batch.gaps.len();
+        if kept < told {
+            self.tell_later(std::mem::take(&mut batch.gaps));
         }
-        let lost_from = kept.max(batch.gaps.len());
-        self.lose(&batch.insert.rows()[lost_from..]);
+        self.lose(&batch.insert.rows()[kept.max(told)..], Loss::NoPlace);
     }
 
     /// Moves a batch from the queue into the spool, behind the batch on its way.
@@ -367,8 +386,9 @@ impl Writer {
         if !self.gaps.is_empty() && self.spool.accepts() {
             self.spool_gaps().await;
         }
-        let rows = self.queue.take(self.batch_rows, BATCH_BYTES_MAX);
+        let taken = self.queue.take(self.batch_rows, BATCH_BYTES_MAX);
         self.batch_due = None;
+        let rows = self.within_shares(taken);
         let count = rows.len();
         let (rows, taken) = self
             .spool
@@ -382,8 +402,29 @@ impl Writer {
             .await
             .unwrap_or((Vec::new(), count));
         self.shared.written().spooled += taken as u64;
-        self.lose(rows.get(taken..).unwrap_or_default());
+        let lost = rows.get(taken..).unwrap_or_default();
+        for row in lost {
+            self.shares.remove(row.instance_key, bytes_in_spool(row));
+        }
+        self.lose(lost, Loss::NoPlace);
         self.show_spool();
+    }
+
+    /// Keeps the rows of instances that have not had their share of the spool, and counts them to it; the others are lost.
+    fn within_shares(&mut self, rows: Vec<LogRecord>) -> Vec<LogRecord> {
+        let mut used = self.spool.bytes();
+        let (kept, lost): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| {
+            let own = self.shares.of(row.instance_key);
+            let keeps = has_room(own, used, self.spool_bytes_max);
+            if keeps {
+                let bytes = bytes_in_spool(row);
+                self.shares.add(row.instance_key, bytes);
+                used += bytes;
+            }
+            keeps
+        });
+        self.lose(&lost, Loss::OverShare);
+        kept
     }
 
     /// Writes gap rows behind what is in the spool.
@@ -399,9 +440,7 @@ impl Writer {
             })
             .await;
         if told.is_err() || told.is_ok_and(|told| told < count) {
-            for (key, gap) in gaps {
-                merge_gap(&mut self.gaps, key, gap);
-            }
+            self.tell_later(gaps);
         }
     }
 
@@ -409,6 +448,9 @@ impl Writer {
         let moved = self.spool.call(move |spool| spool.advance(place)).await;
         if let Err(error) = moved {
             tracing::error!(%error, "cannot move the place in the log spool");
+        }
+        if self.spool.is_empty() {
+            self.shares.clear();
         }
         self.show_spool();
     }

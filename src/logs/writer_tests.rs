@@ -111,7 +111,7 @@ async fn a_store_that_hangs_holds_up_nobody() {
     let pipeline = start(&store, &config).await;
     let logs = pipeline.logs();
     for line in 0..2_000 {
-        let room = tokio::time::timeout(Duration::from_secs(20), logs.room()).await;
+        let room = tokio::time::timeout(Duration::from_secs(20), logs.room(source().key)).await;
         room.expect("the spool makes room while the store hangs");
         note(&logs, line..line + 1);
     }

@@ -23,7 +23,8 @@ pub use offload::Offloaded;
 
 static CRC: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISO_HDLC);
 
-const HEADER_BYTES: usize = 8;
+/// Bytes before the payload of each record.
+pub const RECORD_HEADER_BYTES: usize = 8;
 /// No honest record is longer; a longer length is damage.
 const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 const SEGMENTS: u64 = 8;
@@ -394,9 +395,9 @@ fn read_cursor(file: &File) -> io::Result<(u64, u64)> {
 
 fn encode(row: &impl SpoolRow, out: &mut Vec<u8>) {
     let start = out.len();
-    out.extend_from_slice(&[0; HEADER_BYTES]);
+    out.extend_from_slice(&[0; RECORD_HEADER_BYTES]);
     row.encode(out);
-    let payload = start + HEADER_BYTES;
+    let payload = start + RECORD_HEADER_BYTES;
     // Rows are bounded where they are made, far below 4 GiB.
     let length = u32::try_from(out.len() - payload).unwrap_or(u32::MAX);
     let checksum = CRC.checksum(&out[payload..]);
@@ -412,10 +413,10 @@ enum Decoded<R> {
 }
 
 fn decode<R: SpoolRow>(reader: &mut impl Read) -> io::Result<Decoded<R>> {
-    let mut header = [0; HEADER_BYTES];
+    let mut header = [0; RECORD_HEADER_BYTES];
     match read_full(reader, &mut header)? {
         0 => return Ok(Decoded::End),
-        HEADER_BYTES => {}
+        RECORD_HEADER_BYTES => {}
         _ => return Ok(Decoded::Damaged),
     }
     let mut fields = Fields(&header);
@@ -429,7 +430,7 @@ fn decode<R: SpoolRow>(reader: &mut impl Read) -> io::Result<Decoded<R>> {
         return Ok(Decoded::Damaged);
     }
     Ok(match R::decode(payload) {
-        Some(row) => Decoded::Row(row, (HEADER_BYTES + length) as u64),
+        Some(row) => Decoded::Row(row, (RECORD_HEADER_BYTES + length) as u64),
         None => Decoded::Damaged,
     })
 }

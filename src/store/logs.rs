@@ -7,6 +7,8 @@ use sqlx::{AssertSqlSafe, PgPool, SqlitePool, query, query_as, query_scalar};
 use super::{
     Store, StoreError,
     chunks::{chunk_inserts, cut},
+    log_minutes::{WIDEN_MINUTE_SQLITE, spans_of},
+    log_usage::{ADD_USAGE, sums_of},
     patience::in_time,
     pool::Pool,
     row::{to_column, without_nul},
@@ -134,14 +136,17 @@ impl Store {
         page: LogQuery<'_>,
     ) -> Result<Vec<LogEntry>, StoreError> {
         let pattern = page.text.map(contains_pattern).unwrap_or_default();
+        let Some((after, before)) = self.ids_of_page(&page).await? else {
+            return Ok(Vec::new());
+        };
         macro_rules! fetch {
             ($db:expr, $sql:expr) => {
                 in_time!(
                     self,
                     query_as($sql)
                         .bind(instance_key)
-                        .bind(page.after.unwrap_or(i64::MIN))
-                        .bind(page.before.unwrap_or(i64::MAX))
+                        .bind(after)
+                        .bind(before)
                         .bind(page.since.unwrap_or(i64::MIN))
                         .bind(page.until.unwrap_or(i64::MAX))
                         .bind(page.stream.map_or(-1, i16::from))
@@ -179,6 +184,24 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Between which ids, both excluded, the lines of a page lie; absent: there can be none.
+    async fn ids_of_page(&self, page: &LogQuery<'_>) -> Result<Option<(i64, i64)>, StoreError> {
+        let (mut after, mut before) = (
+            page.after.unwrap_or(i64::MIN),
+            page.before.unwrap_or(i64::MAX),
+        );
+        if page.since.is_some() || page.until.is_some() {
+            let Some((first, last)) = self.ids_of_time(page.since, page.until).await? else {
+                return Ok(None);
+            };
+            after = after.max(first.saturating_sub(1));
+            before = before.min(last.saturating_add(1));
+        }
+        Ok(Some((after, before)))
+    }
+}
+
 async fn insert_sqlite(writer: &SqlitePool, rows: &[LogRow]) -> Result<Vec<i64>, StoreError> {
     let mut ids = Vec::with_capacity(rows.len());
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
@@ -199,6 +222,14 @@ async fn insert_sqlite(writer: &SqlitePool, rows: &[LogRow]) -> Result<Vec<i64>,
         let first = last + 1 - i64::try_from(chunk.len()).unwrap_or(0);
         ids.extend(first..=last);
     }
+    for (key, (lines, text_bytes)) in sums_of(rows) {
+        let add = query(ADD_USAGE).bind(key).bind(lines).bind(text_bytes);
+        add.execute(&mut *tx).await?;
+    }
+    for (minute, (first_id, last_id)) in spans_of(rows, &ids) {
+        let widen = query(WIDEN_MINUTE_SQLITE).bind(minute);
+        widen.bind(first_id).bind(last_id).execute(&mut *tx).await?;
+    }
     tx.commit().await?;
     Ok(ids)
 }
@@ -211,13 +242,28 @@ async fn insert_postgres(pool: &PgPool, rows: &[LogRow]) -> Result<Vec<i64>, Sto
     let times: Vec<i64> = rows.iter().map(|row| row.at).collect();
     let lines: Vec<_> = rows.iter().map(|row| without_nul(&row.line)).collect();
     let continued: Vec<bool> = rows.iter().map(|row| row.continued).collect();
-    // The ids are drawn after the sort, hence in the order given.
+    let sums = sums_of(rows);
+    let summed_keys: Vec<i64> = sums.keys().copied().collect();
+    let (summed_lines, summed_bytes): (Vec<i64>, Vec<i64>) = sums.into_values().unzip();
+    // One statement, so one round trip and one transaction. The ids are drawn after the sort, hence in the order given.
     let ids = query_scalar(
-        "INSERT INTO logs (instance_key, generation, member, stream, at, line, continued) \
-         SELECT instance_key, generation, member, stream, at, line, continued \
-         FROM UNNEST($1, $2, $3, $4, $5, $6, $7) WITH ORDINALITY \
-         AS u (instance_key, generation, member, stream, at, line, continued, position) \
-         ORDER BY position RETURNING id",
+        "WITH written AS ( \
+           INSERT INTO logs (instance_key, generation, member, stream, at, line, continued) \
+           SELECT instance_key, generation, member, stream, at, line, continued \
+           FROM UNNEST($1, $2, $3, $4, $5, $6, $7) WITH ORDINALITY \
+           AS u (instance_key, generation, member, stream, at, line, continued, position) \
+           ORDER BY position RETURNING id, at), \
+         counted AS ( \
+           INSERT INTO log_usage AS known (instance_key, lines, text_bytes) \
+           SELECT * FROM UNNEST($8, $9, $10) \
+           ON CONFLICT (instance_key) DO UPDATE SET lines = known.lines + excluded.lines, \
+           text_bytes = known.text_bytes + excluded.text_bytes), \
+         placed AS ( \
+           INSERT INTO log_minutes AS known (minute, first_id, last_id) \
+           SELECT at / 60000, MIN(id), MAX(id) FROM written GROUP BY at / 60000 ORDER BY 1 \
+           ON CONFLICT (minute) DO UPDATE SET first_id = LEAST(known.first_id, excluded.first_id), \
+           last_id = GREATEST(known.last_id, excluded.last_id)) \
+         SELECT id FROM written",
     )
     .bind(keys)
     .bind(generations)
@@ -226,6 +272,9 @@ async fn insert_postgres(pool: &PgPool, rows: &[LogRow]) -> Result<Vec<i64>, Sto
     .bind(times)
     .bind(lines)
     .bind(continued)
+    .bind(summed_keys)
+    .bind(summed_lines)
+    .bind(summed_bytes)
     .fetch_all(pool)
     .await?;
     Ok(ids)

@@ -14,9 +14,12 @@ mod chunks;
 mod credentials;
 mod error;
 mod events;
+mod facts;
 mod idempotency;
 mod instance_writes;
 mod instances;
+mod log_minutes;
+mod log_usage;
 mod logs;
 mod patience;
 mod ports;
@@ -29,8 +32,10 @@ pub use calls::{CallEntry, CallQuery, CallSample};
 pub use credentials::{CredentialEntry, CredentialRow, KeyCheckRow};
 pub use error::StoreError;
 pub use events::{EventRow, NewEvent};
+pub use facts::StoreFacts;
 pub use idempotency::IdempotencyRow;
 pub use instance_writes::{NewInstance, StateWrite};
+pub use log_usage::{DeletedLines, LogUsage};
 pub use logs::{LogEntry, LogQuery, LogRow};
 pub use ports::PortLeaseRow;
 pub use records::CorruptRow;
@@ -38,7 +43,7 @@ pub use retention::History;
 pub use snapshot::{snapshot, sqlite_file};
 pub use tokens::{NewToken, SECRETS_MAX, SecretRow, TokenRow};
 
-use crate::config::DatabaseConfig;
+use crate::{config::DatabaseConfig, domain::latency::LatencySnapshot};
 
 /// The handle; cheap to clone, all clones share the connections.
 #[derive(Clone)]
@@ -80,6 +85,15 @@ impl Store {
             pool::Pool::Sqlite { .. } => "sqlite",
             pool::Pool::Postgres(_) => "postgres",
         }
+    }
+
+    /// How long statements and transactions took, waits for a connection included, and how many the database did not do
+    /// because it was away or too busy.
+    #[must_use]
+    pub fn statement_times(&self) -> (LatencySnapshot, u64) {
+        let failed = &self.patience.failed;
+        let failed = failed.load(std::sync::atomic::Ordering::Relaxed);
+        (self.patience.times.snapshot(), failed)
     }
 
     /// Closes every connection once the statements under way are done. Later calls are `Unavailable`.

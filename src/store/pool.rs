@@ -153,6 +153,15 @@ macro_rules! migrations {
                     "/0005_call_writers.sql"
                 )),
             ),
+            (
+                6,
+                "log usage and minutes",
+                include_str!(concat!(
+                    "../../migrations/",
+                    $dialect,
+                    "/0006_log_usage_and_minutes.sql"
+                )),
+            ),
         ])
     };
 }

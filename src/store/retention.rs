@@ -1,4 +1,5 @@
-//! Rows that pile up and go again in bounded steps: written once for every table of the kind.
+//! Rows that pile up and go again in bounded steps: written once for every table of the kind. What
+//! is kept of log lines is counted as well: `log_usage` deletes those.
 
 use sqlx::{AssertSqlSafe, query, query_as};
 
@@ -45,6 +46,9 @@ impl Store {
         at: UnixMs,
         max_rows: u32,
     ) -> Result<u64, StoreError> {
+        if history == History::Logs {
+            return Ok(self.delete_logs_before(at, max_rows).await?.lines);
+        }
         let (table, time) = (history.table(), history.time());
         let sql = format!(
             "DELETE FROM {table} WHERE id IN (SELECT id FROM \
@@ -71,6 +75,12 @@ impl Store {
         keep_rows: u64,
         max_rows: u32,
     ) -> Result<u64, StoreError> {
+        if history == History::Logs {
+            let deleted = self
+                .trim_log_lines(instance_key, keep_rows, max_rows)
+                .await?;
+            return Ok(deleted.lines);
+        }
         let table = history.table();
         let sql = format!(
             "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE instance_key = $1 AND id <= \

@@ -4,6 +4,7 @@
 //! never retries itself (the next run does) and reports a JSON value.
 
 mod driver;
+mod log_retention;
 mod retention;
 
 #[cfg(test)]
@@ -14,6 +15,7 @@ use std::{future::Future, pin::Pin};
 use serde_json::Value;
 
 pub use driver::{TaskDriver, TaskError, check_schedule};
+pub use log_retention::LogBytes;
 pub use retention::Retention;
 
 /// What a run gives: a report for people, or an error in one sentence without secrets.

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{BackgroundTask, TaskRun};
+use super::{BackgroundTask, TaskRun, log_retention::LogBytes};
 use crate::{
     clock::Clock,
     store::{History, Store, StoreError},
 };
 
 /// Rows deleted in one transaction, so that a writer never waits long.
-const STEP_ROWS: u32 = 5_000;
+pub(super) const STEP_ROWS: u32 = 5_000;
 
 /// How long and how many rows of a history are kept.
 pub struct Retention {
@@ -29,6 +29,8 @@ pub struct Retention {
     pub keep: Duration,
     /// Most rows of one instance.
     pub rows_per_instance: u64,
+    /// Most bytes; of log lines only.
+    pub bytes: Option<LogBytes>,
 }
 
 impl Retention {
@@ -58,6 +60,12 @@ impl Retention {
                     break;
                 }
             }
+        }
+        if let Some(bytes) = &self.bytes {
+            trimmed += bytes.hold(&self.store).await?;
+        }
+        if self.history == History::Logs {
+            self.store.delete_log_minutes().await?;
         }
         if self.history == History::Calls {
             self.store.delete_call_writers_before(before).await?;
@@ -118,6 +126,7 @@ mod tests {
             clock,
             keep: Duration::from_secs(3_600),
             rows_per_instance: 3,
+            bytes: None,
         };
         let report = task.run().await.expect("SQLite deletes");
         let expected = json!({ "expired_rows": 12_000, "orphaned_rows": 6_000, "trimmed_rows": 0 });

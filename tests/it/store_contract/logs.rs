@@ -163,6 +163,65 @@ contract! {
         assert!(next[0] > ids[99], "cursors of before stay behind");
     }
 
+    async fn a_time_is_found_by_its_minutes_whatever_came_late(db: &Database) {
+        let minute = 60_000;
+        let at = |minutes: i64| 1_700_000_040_000 + minutes * minute;
+        // The line of minute 1 waited in a spool; another instance wrote meanwhile.
+        let rows = [line(1, at(0), "a"), line(1, at(2), "c"), line(2, at(3), "x"), line(1, at(4), "e"), line(1, at(1), "b")];
+        db.store.insert_logs(&rows).await.expect("inserted");
+        for (since, until, expected) in [
+            (Some(at(0)), Some(at(1)), vec!["a", "b"]),
+            (Some(at(1)), Some(at(2)), vec!["c", "b"]),
+            (Some(at(1) + 1), Some(at(2) - 1), vec![]),
+            (Some(at(3)), None, vec!["e"]),
+            (None, Some(at(0)), vec!["a"]),
+            (Some(at(5)), None, vec![]),
+            (None, Some(at(-1)), vec![]),
+        ] {
+            let page = db.store.logs_page(1, LogQuery { since, until, ..ALL }).await.expect("read");
+            assert_eq!(texts(&page), expected, "{since:?} {until:?}");
+        }
+        assert_eq!(db.count("log_minutes").await, 5);
+        assert_eq!(db.store.delete_before(History::Logs, at(3), 3).await, Ok(2));
+        assert_eq!(db.store.delete_log_minutes().await, Ok(2), "those whose lines are all gone");
+        let page = db.store.logs_page(1, LogQuery { since: Some(at(0)), ..ALL }).await.expect("read");
+        assert_eq!(texts(&page), ["e", "b"]);
+    }
+
+    async fn usage_follows_every_write_and_deletion(db: &Database) {
+        let usage = |db: &super::Database| {
+            let store = db.store.clone();
+            async move {
+                let mut all: Vec<_> = store.log_usage().await.expect("read").into_iter().map(|one| (one.instance_key, one.lines, one.text_bytes)).collect();
+                all.sort_unstable();
+                all
+            }
+        };
+        assert_eq!(usage(db).await, []);
+        // Bytes, not characters; a NUL is three of them in the end.
+        let rows = [line(1, 0, "abc"), line(2, 10, "ä"), line(1, 20, "a\0"), line(1, 30, "")];
+        db.store.insert_logs(&rows).await.expect("inserted");
+        assert_eq!(usage(db).await, [(1, 3, 7), (2, 1, 2)]);
+        db.store.insert_logs(&[line(2, 40, "more")]).await.expect("inserted");
+        assert_eq!(usage(db).await, [(1, 3, 7), (2, 2, 6)]);
+        assert_eq!(db.store.delete_before(History::Logs, 20, 9).await, Ok(2));
+        assert_eq!(usage(db).await, [(1, 2, 4), (2, 1, 4)]);
+        // The first line covers an excess of one byte; of the second, too, if there were none.
+        let deleted = db.store.trim_log_bytes(1, 1, 9).await.expect("deleted");
+        assert_eq!((deleted.lines, deleted.cost_bytes), (1, 4 + minimcp::config::LOG_ROW_BYTES));
+        assert_eq!(usage(db).await, [(1, 1, 0), (2, 1, 4)]);
+        assert_eq!(db.store.trim(History::Logs, 1, 0, 9).await, Ok(1));
+        assert_eq!(usage(db).await, [(2, 1, 4)]);
+        let rows: Vec<LogRow> = (0..10).map(|number| line(3, number, "12345678")).collect();
+        db.store.insert_logs(&rows).await.expect("inserted");
+        let each = 8 + minimcp::config::LOG_ROW_BYTES;
+        assert_eq!(db.store.trim_log_bytes(3, each * 9, 4).await.expect("deleted").lines, 4, "a bounded step");
+        assert_eq!(db.store.trim_log_bytes(3, each * 5 - 1, 9).await.expect("deleted").lines, 5);
+        let kept = db.store.logs_page(3, ALL).await.expect("read");
+        assert_eq!(kept.iter().map(|entry| entry.at).collect::<Vec<_>>(), [9], "the newest stays");
+        assert_eq!(db.store.trim_log_bytes(4, 1, 9).await.expect("nothing").lines, 0);
+    }
+
     async fn orphans_are_found_among_many_keys(db: &Database) {
         let live = db.store.create_instance(new_instance("ada", "first", 3001)).await.expect("created");
         let rows: Vec<LogRow> = (0..40).map(|number| line(live.key + number % 4, number, "x")).collect();

@@ -179,6 +179,8 @@ contract! {
             "ALTER TABLE logs DROP COLUMN member",
             "DROP TABLE calls",
             "DROP TABLE call_writers",
+            "DROP TABLE log_usage",
+            "DROP TABLE log_minutes",
             "DROP TABLE access_token_secrets",
             "DROP TABLE access_tokens",
             "ALTER TABLE old_tokens RENAME TO access_tokens",
