@@ -10,13 +10,17 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// Whether a sample only rises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+use crate::domain::latency::LatencySnapshot;
+
+/// What kind of number it is.
+#[derive(Debug, Clone, PartialEq)]
 pub enum SampleKind {
     /// It only rises, and starts again from 0 with the daemon.
     Counter,
     /// It may fall.
     Gauge,
+    /// Durations by size; the sample has no other value.
+    Histogram(LatencySnapshot),
 }
 
 /// One number of `/metrics`, or one label set of it.
@@ -28,7 +32,8 @@ pub struct Sample {
     pub help: &'static str,
     /// Its kind; the same for all samples of this name.
     pub kind: SampleKind,
-    /// Its labels; few values each, never an id or a name that users choose.
+    /// Its labels; few values each, never free text. The name of an instance is one only where each instance is told apart,
+    /// and then of those that exist now, which `runtime.instances_max` bounds.
     pub labels: Vec<(&'static str, String)>,
     /// Its value.
     pub value: f64,
@@ -46,9 +51,22 @@ impl Sample {
             value,
         }
     }
+
+    /// A histogram without labels.
+    #[must_use]
+    pub fn histogram(name: &'static str, help: &'static str, times: LatencySnapshot) -> Self {
+        Self::new(name, help, SampleKind::Histogram(times), 0.0)
+    }
+
+    /// With one label more.
+    #[must_use]
+    pub fn with(mut self, label: &'static str, value: impl Into<String>) -> Self {
+        self.labels.push((label, value.into()));
+        self
+    }
 }
 
-/// Gives samples when `/metrics` is read: in-memory numbers only, never a database read.
+/// Gives samples when `/metrics` is read: numbers in memory and of /proc, never a database read. It may block for a moment.
 pub trait MetricsSource: Send + Sync {
     /// The samples as they are now; samples of one name stand together.
     fn samples(&self) -> Vec<Sample>;
@@ -171,6 +189,7 @@ impl Collector for Sources {
             let kind = match first.kind {
                 SampleKind::Counter => MetricType::Counter,
                 SampleKind::Gauge => MetricType::Gauge,
+                SampleKind::Histogram(_) => MetricType::Histogram,
             };
             let mut metric = encoder.encode_descriptor(first.name, first.help, None, kind)?;
             for sample in group {
@@ -189,7 +208,14 @@ fn encode_value(
     metric: &mut prometheus_client::encoding::MetricEncoder<'_>,
     sample: &Sample,
 ) -> fmt::Result {
-    match sample.kind {
+    match &sample.kind {
+        SampleKind::Histogram(times) => metric
+            .encode_histogram::<prometheus_client::encoding::NoLabelSet>(
+                times.sum_s,
+                times.count,
+                &times.buckets,
+                None,
+            ),
         SampleKind::Counter => metric
             .encode_counter::<prometheus_client::encoding::NoLabelSet, f64, f64>(
                 &sample.value,
@@ -228,6 +254,19 @@ fn process_samples() -> Vec<Sample> {
             "Open descriptors of the daemon",
             SampleKind::Gauge,
             f64::from(count),
+        ));
+    }
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let soft = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+    if let Some(soft) = soft {
+        samples.push(Sample::new(
+            "process_max_fds",
+            "Descriptors that the daemon may have",
+            SampleKind::Gauge,
+            soft,
         ));
     }
     samples

@@ -70,9 +70,10 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
     responses((status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text"))
 )]
 pub async fn metrics(_who: Principal, State(state): State<AppState>) -> Result<Response, ApiError> {
-    let text = state
-        .metrics
-        .encode()
+    // It reads /proc for each instance.
+    let text = tokio::task::spawn_blocking(move || state.metrics.encode())
+        .await
+        .map_err(|error| ApiError::internal(format!("metrics: {error}")))?
         .map_err(|error| ApiError::internal(format!("cannot encode metrics: {error}")))?;
     let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, media_type)], text).into_response())

@@ -344,6 +344,7 @@ mod tests {
             last_result: Some(serde_json::json!({"repaired": 0})),
             last_error: None,
             runs: 1,
+            failures: 0,
         };
         assert_eq!(ran(&task), "reconcile ran in 12ms: {\"repaired\":0}");
     }

@@ -1,26 +1,62 @@
 //! Numbers of the rooms for `/metrics`.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use crate::{
     api::{MetricsSource, Sample, SampleKind},
     calls::Calls,
+    domain::{
+        call::{CallOutcome, CallRecord},
+        latency::Latency,
+    },
+    gateway::Measures,
     logs::Logs,
+    store::Store,
     supervisor::Supervisor,
     tasks::TaskDriver,
 };
+
+/// Calls of tools by how they ended, and how long they took.
+#[derive(Debug, Default)]
+pub(super) struct CallMeasures {
+    times: Latency,
+    by_outcome: [AtomicU64; CallOutcome::WORDS.len()],
+}
+
+impl CallMeasures {
+    pub(super) fn observe(&self, record: &CallRecord) {
+        let us = u64::try_from(record.duration_us).unwrap_or(0);
+        self.times.observe(Duration::from_micros(us));
+        let word = record.outcome.word();
+        let at = CallOutcome::WORDS.iter().position(|known| *known == word);
+        if let Some(count) = at.and_then(|at| self.by_outcome.get(at)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
 
 /// The sources, one for each room.
 pub(super) fn sources(
     supervisor: &Supervisor,
     logs: Logs,
-    calls: Calls,
+    (calls, call_measures): (Calls, Arc<CallMeasures>),
+    gateway: Arc<Measures>,
+    store: Store,
     tasks: Arc<TaskDriver>,
 ) -> Vec<Arc<dyn MetricsSource>> {
     vec![
         Arc::new(Instances(supervisor.clone())),
         Arc::new(LogLines(logs)),
+        Arc::new(move || of_gateway(&gateway)),
         Arc::new(CallRecords(calls)),
+        Arc::new(move || of_calls(&call_measures)),
+        Arc::new(move || of_database(&store)),
         Arc::new(Tasks(tasks)),
     ]
 }
@@ -94,6 +130,22 @@ impl MetricsSource for Instances {
             SampleKind::Counter,
             totals.launches,
         ));
+        samples.push(sample(
+            "restarts",
+            "Launches by the restart policy",
+            SampleKind::Counter,
+            totals.restarts,
+        ));
+        samples.push(Sample::histogram(
+            "spawn_duration_seconds",
+            "Time that the keeper took to start a process",
+            self.0.spawn_times(),
+        ));
+        samples.push(Sample::histogram(
+            "ready_duration_seconds",
+            "Time from the turn to launch until the server had shaken hands",
+            self.0.ready_times(),
+        ));
         let (calls, connections) = self.0.count_refusals();
         samples.push(sample(
             "denied_system_calls",
@@ -114,8 +166,112 @@ impl MetricsSource for Instances {
             SampleKind::Gauge,
             ports.free() as u64,
         ));
+        samples.extend(each_instance(&self.0));
         samples
     }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "Prometheus numbers are floats; counts stay far below 2^52"
+)]
+fn each_instance(supervisor: &Supervisor) -> Vec<Sample> {
+    let usage = supervisor.usage_by_instance();
+    let each = |metric: &'static str, help, kind: SampleKind, of: fn(&(_, _, u64)) -> f64| {
+        let samples = usage.iter().map(move |one| {
+            Sample::new(metric, help, kind.clone(), of(one)).with("name", one.0.to_string())
+        });
+        samples.collect::<Vec<_>>()
+    };
+    type One = (
+        crate::domain::id::InstanceName,
+        crate::runtime::TreeUsage,
+        u64,
+    );
+    let cpu: fn(&One) -> f64 = |one| one.1.cpu_ms as f64 / 1e3;
+    let memory: fn(&One) -> f64 = |one| (one.1.rss_kib * 1_024) as f64;
+    let restarts: fn(&One) -> f64 = |one| one.2 as f64;
+    let mut samples = each(
+        "instance_cpu_seconds",
+        "CPU time of the main child of an instance and all below it; begins anew with each launch",
+        SampleKind::Counter,
+        cpu,
+    );
+    samples.extend(each(
+        "instance_resident_memory_bytes",
+        "Resident memory of the main child of an instance and all below it; shared pages count for each process",
+        SampleKind::Gauge,
+        memory,
+    ));
+    samples.extend(each(
+        "instance_restarts",
+        "Launches of an instance by the restart policy, since it was created",
+        SampleKind::Counter,
+        restarts,
+    ));
+    samples
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "Prometheus numbers are floats; counts stay far below 2^52"
+)]
+fn of_gateway(measures: &Measures) -> Vec<Sample> {
+    let mut samples = vec![Sample::histogram(
+        "gateway_request_duration_seconds",
+        "Time to the head of an answer through an access URL",
+        measures.times(),
+    )];
+    for (status, count) in measures.by_status() {
+        let one = Sample::new(
+            "gateway_answers",
+            "Answers through access URLs by HTTP status",
+            SampleKind::Counter,
+            count as f64,
+        );
+        samples.push(one.with("status", status.to_string()));
+    }
+    samples
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "Prometheus numbers are floats; counts stay far below 2^52"
+)]
+fn of_calls(measures: &CallMeasures) -> Vec<Sample> {
+    let mut samples = vec![Sample::histogram(
+        "call_duration_seconds",
+        "Time of calls of tools, to the end of the answer",
+        measures.times.snapshot(),
+    )];
+    for (word, count) in CallOutcome::WORDS.iter().zip(&measures.by_outcome) {
+        let count = count.load(Ordering::Relaxed) as f64;
+        let one = Sample::new(
+            "call_outcomes",
+            "Calls of tools by how they ended",
+            SampleKind::Counter,
+            count,
+        );
+        samples.push(one.with("outcome", *word));
+    }
+    samples
+}
+
+fn of_database(store: &Store) -> Vec<Sample> {
+    let (times, failed) = store.statement_times();
+    vec![
+        Sample::histogram(
+            "database_statement_duration_seconds",
+            "Time of statements and transactions, the wait for a connection included",
+            times,
+        ),
+        sample(
+            "database_failures",
+            "Statements and transactions that the database did not do because it was away or too busy",
+            SampleKind::Counter,
+            failed,
+        ),
+    ]
 }
 
 struct LogLines(Logs);
@@ -142,11 +298,23 @@ impl MetricsSource for LogLines {
                 SampleKind::Counter,
                 counters.stored,
             ),
+            dropped(
+                "no-place",
+                counters.dropped - counters.dropped_over_share - counters.dropped_over_rate,
+            ),
+            dropped("over-share", counters.dropped_over_share),
+            dropped("over-rate", counters.dropped_over_rate),
             sample(
-                "log_lines_dropped",
-                "Log lines lost",
+                "log_lines_spooled",
+                "Log lines that went through the spool",
                 SampleKind::Counter,
-                counters.dropped,
+                counters.spooled,
+            ),
+            sample(
+                "log_store_available",
+                "1: the last write of log lines to the database succeeded",
+                SampleKind::Gauge,
+                u64::from(counters.store_available),
             ),
             sample(
                 "log_queue_bytes",
@@ -162,6 +330,11 @@ impl MetricsSource for LogLines {
             ),
         ]
     }
+}
+
+fn dropped(cause: &str, lines: u64) -> Sample {
+    let help = "Log lines lost by cause: no place in queue, database and spool; over the instance's share of the spool; over its rate";
+    sample("log_lines_dropped", help, SampleKind::Counter, lines).with("cause", cause)
 }
 
 struct CallRecords(Calls);
@@ -198,16 +371,32 @@ struct Tasks(Arc<TaskDriver>);
 impl MetricsSource for Tasks {
     fn samples(&self) -> Vec<Sample> {
         let statuses = self.0.statuses();
-        let runs = statuses.into_iter().map(|status| {
-            let mut one = sample(
+        let mut samples = Vec::new();
+        for status in &statuses {
+            let runs = sample(
                 "task_runs",
                 "Runs of background tasks",
                 SampleKind::Counter,
                 status.runs,
             );
-            one.labels.push(("task", status.name));
-            one
-        });
-        runs.collect()
+            samples.push(runs.with("task", &*status.name));
+        }
+        for status in &statuses {
+            let help = "Runs of background tasks that failed";
+            let failures = sample("task_failures", help, SampleKind::Counter, status.failures);
+            samples.push(failures.with("task", &*status.name));
+        }
+        for status in &statuses {
+            let last = Duration::from_millis(status.last_duration_ms.unwrap_or(0));
+            let help = "How long the last run of a background task took";
+            let last = Sample::new(
+                "task_last_duration_seconds",
+                help,
+                SampleKind::Gauge,
+                last.as_secs_f64(),
+            );
+            samples.push(last.with("task", &*status.name));
+        }
+        samples
     }
 }

@@ -139,11 +139,14 @@ impl Daemon {
             let gateway_stop = CancellationToken::new();
             let gateway = Gateway::new(config.gateway.clone());
             let call_pipeline = CallPipeline::start(&config.calls, store.clone()).await?;
+            let call_measures = Arc::<metrics::CallMeasures>::default();
             if config.calls.enabled {
-                gateway.record_calls(call_sink(&config, call_pipeline.calls()));
+                let sink = call_sink(&config, call_pipeline.calls(), Arc::clone(&call_measures));
+                gateway.record_calls(sink);
             }
             let as_runtime: Arc<dyn Runtime> = runtime.clone();
             sessions::keep(&gateway, &as_runtime, gateway_stop.clone()).await;
+            let measures = gateway.measures();
             let shared_gateway = Arc::clone(&gateway);
             let gateway = tokio::spawn(gateway.run(access_inbox, gateway_stop.clone()));
             let context = Context::new(
@@ -177,7 +180,9 @@ impl Daemon {
                 metrics: Metrics::new(metrics::sources(
                     &supervisor,
                     pipeline.logs(),
-                    call_pipeline.calls(),
+                    (call_pipeline.calls(), call_measures),
+                    measures,
+                    store.clone(),
                     Arc::clone(&driver),
                 )),
                 readiness: readiness(&store, &supervisor),
@@ -299,9 +304,12 @@ impl Daemon {
     }
 }
 
-fn call_sink(config: &Config, calls: Calls) -> CallSink {
+fn call_sink(config: &Config, calls: Calls, measures: Arc<metrics::CallMeasures>) -> CallSink {
     CallSink {
-        take: Box::new(move |record| calls.record(record)),
+        take: Box::new(move |record| {
+            measures.observe(&record);
+            calls.record(record);
+        }),
         arguments_bytes: config.calls.arguments_bytes,
     }
 }

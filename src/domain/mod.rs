@@ -13,6 +13,7 @@ pub mod event;
 pub mod exit;
 pub mod id;
 pub mod instance;
+pub mod latency;
 pub mod launch_limit;
 mod layer;
 pub mod lease;

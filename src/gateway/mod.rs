@@ -26,6 +26,7 @@ mod lens;
 mod limit;
 mod listen;
 mod listener;
+mod measures;
 #[cfg(test)]
 mod meetings_tests;
 mod news;
@@ -66,6 +67,7 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts,
 };
+use tokio::time::Instant;
 
 use crate::{
     clock::Clock,
@@ -81,6 +83,7 @@ use crate::{
 pub use body::GatewayBody;
 pub use forwarded::Peer;
 pub use kept_sessions::KeptSessions;
+pub use measures::Measures;
 pub use path::{PathBody, PathGateway, Routes};
 pub use record::CallSink;
 pub use reply::Reply;
@@ -114,6 +117,7 @@ pub struct Gateway {
     calls: OnceLock<Arc<CallSink>>,
     /// Set once at the start, when sessions outlive this daemon.
     kept: OnceLock<Arc<KeptSessions>>,
+    measures: Arc<Measures>,
     /// `None` when the system had no random numbers: then no call can wait for input.
     state_key: Option<Arc<StateKey>>,
 }
@@ -143,6 +147,7 @@ impl Gateway {
             places: Mutex::default(),
             calls: OnceLock::new(),
             kept: OnceLock::new(),
+            measures: Arc::default(),
             state_key: StateKey::random().map(Arc::new),
         })
     }
@@ -156,6 +161,12 @@ impl Gateway {
     /// called before there is an instance; the first one stays.
     pub fn keep_sessions(&self, kept: Arc<KeptSessions>) {
         let _ = self.kept.set(kept);
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn measures(&self) -> Arc<Measures> {
+        Arc::clone(&self.measures)
     }
 
     fn places(&self) -> MutexGuard<'_, HashMap<InstanceId, Arc<Place>>> {
@@ -185,6 +196,21 @@ impl Gateway {
 
     /// Answers one request, however it came in; without a place there is nothing.
     async fn serve<B>(
+        &self,
+        place: Option<&Arc<Place>>,
+        approach: &Approach<'_>,
+        request: Request<B>,
+    ) -> Reply
+    where
+        B: hyper::body::Body<Data = Bytes> + Unpin,
+    {
+        let began = Instant::now();
+        let answer = self.answer(place, approach, request).await;
+        self.measures.answered(answer.status(), began.elapsed());
+        answer
+    }
+
+    async fn answer<B>(
         &self,
         place: Option<&Arc<Place>>,
         approach: &Approach<'_>,

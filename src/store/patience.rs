@@ -10,6 +10,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
 use super::StoreError;
+use crate::domain::latency::Latency;
 
 /// For so long after a statement was given up every connection has to answer before it is lent again.
 const DOUBT: Duration = Duration::from_secs(60);
@@ -25,6 +26,8 @@ pub(super) struct Patience {
     since: Instant,
     /// Milliseconds from `since` to the last statement that was given up, and one; 0: none was.
     given_up_ms: AtomicU64,
+    pub(super) times: Latency,
+    pub(super) failed: AtomicU64,
 }
 
 impl Patience {
@@ -34,6 +37,8 @@ impl Patience {
             limit,
             since: Instant::now(),
             given_up_ms: AtomicU64::new(0),
+            times: Latency::default(),
+            failed: AtomicU64::new(0),
         }
     }
 
@@ -70,7 +75,8 @@ pub(super) async fn in_time<T>(
     // Declared before what notes its end: the note comes first, the connection goes back to the pool after it.
     let mut work = pin!(work);
     let mut waiting = Waiting(Some(patience));
-    match tokio::time::timeout(patience.limit, work.as_mut()).await {
+    let began = Instant::now();
+    let outcome = match tokio::time::timeout(patience.limit, work.as_mut()).await {
         Ok(outcome) => {
             waiting.0 = None;
             outcome
@@ -79,7 +85,12 @@ pub(super) async fn in_time<T>(
             "the database did not answer within {} ms",
             patience.limit.as_millis()
         ))),
+    };
+    patience.times.observe(began.elapsed());
+    if outcome.as_ref().is_err_and(StoreError::retryable) {
+        patience.failed.fetch_add(1, Ordering::Relaxed);
     }
+    outcome
 }
 
 /// Whether a connection answers.

@@ -19,6 +19,7 @@ use crate::{
     config::{Config, PublicUrl},
     domain::{
         id::{InstanceId, InstanceName},
+        latency::Latency,
         port::PortPool,
     },
     egress::{HostResolver, Outside},
@@ -68,6 +69,10 @@ pub struct Context {
     pub(super) damaged: Mutex<Vec<String>>,
     /// Launches since the daemon started.
     pub(super) launches: AtomicU64,
+    /// Launches by the restart policy, among these.
+    pub(super) restarts: AtomicU64,
+    /// How long the keeper took to start a process.
+    pub(super) spawn_times: Latency,
 }
 
 impl Context {
@@ -130,6 +135,8 @@ impl Context {
             closing: AtomicBool::new(false),
             damaged: Mutex::default(),
             launches: AtomicU64::new(0),
+            restarts: AtomicU64::new(0),
+            spawn_times: Latency::default(),
         }
     }
 

@@ -1,6 +1,9 @@
 //! Performs what the lifecycle decided; outcomes come back to it as events.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -39,7 +42,10 @@ impl Actor {
 
     /// What happened is shown before it is written: nobody who learns of it by other ways finds old news here.
     fn step_and_publish(&mut self, event: Event) -> Vec<Effect> {
+        let restarts = self.life.restarts;
         let effects = self.step(event);
+        let more = self.life.restarts.saturating_sub(restarts);
+        self.context.restarts.fetch_add(more, Ordering::Relaxed);
         if effects.contains(&Effect::Publish) {
             self.publish();
         }

@@ -330,6 +330,7 @@ impl Supervisor {
     pub fn totals(&self) -> Totals {
         let mut totals = Totals {
             launches: self.context.launches.load(Ordering::Relaxed),
+            restarts: self.context.restarts.load(Ordering::Relaxed),
             ..Totals::default()
         };
         for (_, handle) in self.context.registry.after(None) {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{
@@ -241,19 +242,20 @@ pub(super) async fn start(
     drop(secrets);
     let program = Path::new(&recipe.resolved.argv[0]);
     context.packages.note_use(program, context.clock.now());
-    let workload = context
-        .runtime
-        .launch(plan)
-        .await
-        .map_err(|error| match error {
-            LaunchError::NotStarted(reason) => not_started(reason),
-            // It would refuse the same plan again and again, without a pause in between.
-            LaunchError::Runtime(RuntimeError::Refused(reason)) => {
-                not_started(format!("the keeper refused it: {reason}"))
-            }
-            // The next launch waits for the next keeper.
-            LaunchError::Runtime(_) => ExitStatus::KeeperLost,
-        })?;
+    let began = Instant::now();
+    let launched = context.runtime.launch(plan).await;
+    if launched.is_ok() {
+        context.spawn_times.observe(began.elapsed());
+    }
+    let workload = launched.map_err(|error| match error {
+        LaunchError::NotStarted(reason) => not_started(reason),
+        // It would refuse the same plan again and again, without a pause in between.
+        LaunchError::Runtime(RuntimeError::Refused(reason)) => {
+            not_started(format!("the keeper refused it: {reason}"))
+        }
+        // The next launch waits for the next keeper.
+        LaunchError::Runtime(_) => ExitStatus::KeeperLost,
+    })?;
     attach(
         context,
         record,

@@ -20,6 +20,7 @@ mod error;
 mod handle;
 mod keeper_watch;
 mod launch;
+mod measures;
 mod member;
 mod members;
 mod packages;

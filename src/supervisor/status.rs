@@ -119,6 +119,8 @@ pub struct Totals {
     pub session_children: u64,
     /// Launches since the daemon started.
     pub launches: u64,
+    /// Of these, launches by the restart policy.
+    pub restarts: u64,
 }
 
 /// What a server told in its handshake.

@@ -15,6 +15,7 @@ use super::Supervisor;
 use crate::{
     domain::{
         id::TemplateName,
+        latency::Latency,
         launch_limit::{LaunchLimit, LaunchLoad},
     },
     runtime,
@@ -33,6 +34,8 @@ type Stalled = Box<dyn Fn() -> Option<u64> + Send + Sync>;
 pub(super) struct LaunchTurns {
     state: Mutex<State>,
     stalled: Stalled,
+    /// How long it took from the turn until the server had shaken hands.
+    pub(super) ready_times: Latency,
 }
 
 struct State {
@@ -82,6 +85,7 @@ impl LaunchTurns {
         Self {
             state: Mutex::new(state),
             stalled,
+            ready_times: Latency::default(),
         }
     }
 
@@ -194,6 +198,7 @@ impl Permit {
     pub(super) fn ready(&self, template: &TemplateName) {
         let Some(turns) = &self.turns else { return };
         let took = self.since.elapsed().max(Duration::from_millis(1));
+        turns.ready_times.observe(took);
         let mut state = turns.lock();
         let shortest = state.shortest.entry(template.clone()).or_insert(took);
         *shortest = took.min(*shortest);

@@ -115,6 +115,7 @@ impl TaskDriver {
                 last_result: None,
                 last_error: None,
                 runs: 0,
+                failures: 0,
             };
             let entry = Arc::new(Entry {
                 task,
@@ -251,6 +252,7 @@ async fn run_once(entry: &Arc<Entry>) {
                 error,
                 "background task failed"
             );
+            status.failures += 1;
             status.last_error = Some(error);
         }
     }

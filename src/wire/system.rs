@@ -63,6 +63,9 @@ pub struct TaskStatus {
     pub last_error: Option<String>,
     /// Runs since the daemon started.
     pub runs: u64,
+    /// Of these, runs that failed.
+    #[serde(default)]
+    pub failures: u64,
 }
 
 /// A master key, without the key. `GET /keys`; `POST /keys/rotate` answers the new one.

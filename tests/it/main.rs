@@ -38,6 +38,7 @@ mod manifest_schema;
 mod mcp;
 mod meetings;
 mod memory;
+mod metrics;
 #[cfg(target_arch = "x86_64")]
 mod missing_layers;
 mod nginx;
@@ -59,6 +60,7 @@ mod soak_sessions;
 mod source;
 mod stateless_client;
 mod store_contract;
+mod support_bundle;
 mod survival;
 mod templates;
 mod third_party;

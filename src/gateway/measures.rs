@@ -1,0 +1,55 @@
+//! Counts of the gateway, over all instances: cheap enough for every request.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use http::StatusCode;
+
+use crate::domain::latency::{Latency, LatencySnapshot};
+
+/// HTTP knows no more status codes.
+const STATUS_CODES: usize = 1_000;
+
+/// What the gateway answered, and how fast.
+#[derive(Debug)]
+pub struct Measures {
+    times: Latency,
+    by_status: Box<[AtomicU64]>,
+}
+
+impl Default for Measures {
+    fn default() -> Self {
+        Self {
+            times: Latency::default(),
+            by_status: (0..STATUS_CODES).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+}
+
+impl Measures {
+    /// Counts an answer whose head took so long.
+    pub(super) fn answered(&self, status: StatusCode, took: Duration) {
+        self.times.observe(took);
+        if let Some(count) = self.by_status.get(usize::from(status.as_u16())) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Times to the head of the answer.
+    #[must_use]
+    pub fn times(&self) -> LatencySnapshot {
+        self.times.snapshot()
+    }
+
+    /// Answers by status code, those that there were.
+    #[must_use]
+    pub fn by_status(&self) -> Vec<(usize, u64)> {
+        let counts = self
+            .by_status
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed));
+        counts.enumerate().filter(|(_, count)| *count > 0).collect()
+    }
+}

@@ -1,0 +1,39 @@
+//! Times and uses for metrics.
+
+use super::Supervisor;
+use crate::{
+    domain::{id::InstanceName, latency::LatencySnapshot},
+    runtime::{self, TreeUsage},
+};
+
+impl Supervisor {
+    /// How long the keeper took to start processes.
+    #[must_use]
+    pub fn spawn_times(&self) -> LatencySnapshot {
+        self.context().spawn_times.snapshot()
+    }
+
+    /// How long it took from the turn to launch until the server had shaken hands.
+    #[must_use]
+    pub fn ready_times(&self) -> LatencySnapshot {
+        self.context().launch_turns.ready_times.snapshot()
+    }
+
+    /// What the main child of each instance, with all below it, uses now, and how often the restart policy launched the
+    /// instance. Reads /proc some times for each, so it blocks for a moment; instances without a child use nothing.
+    #[must_use]
+    pub fn usage_by_instance(&self) -> Vec<(InstanceName, TreeUsage, u64)> {
+        let handles = self.context().registry.after(None);
+        let read = handles.into_iter().map(|(_, handle)| {
+            let (pid, name, restarts) = {
+                let status = handle.status.borrow();
+                let record = &status.record;
+                (status.pid, record.name.clone(), record.restarts)
+            };
+            // A child that ended a moment ago uses nothing.
+            let usage = pid.and_then(|pid| runtime::usage(pid).ok());
+            (name, usage.unwrap_or_default(), restarts)
+        });
+        read.collect()
+    }
+}
