@@ -37,6 +37,18 @@ pub struct Daemon {
     used: Instant,
 }
 
+/// A connection to the API that another thread can have.
+pub struct Client(Connection);
+
+impl Client {
+    /// One call that must be answered well.
+    pub fn get(&mut self, path: &str) {
+        let answer = self.0.send("GET", &format!("{API}{path}"), "");
+        let answer = answer.expect("the API answers");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+}
+
 /// An instance, as far as the bench cares.
 pub struct Instance {
     pub id: String,
@@ -47,6 +59,15 @@ pub struct Instance {
 impl Daemon {
     /// Starts one with these templates (name and command), whose instances are shown these paths.
     pub fn start(templates: &[(&str, &[String])], reads: &[PathBuf]) -> Self {
+        Self::start_with(templates, reads, |_| {})
+    }
+
+    /// The same, with something changed in its configuration.
+    pub fn start_with(
+        templates: &[(&str, &[String])],
+        reads: &[PathBuf],
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("minimcp-bench-")
             .tempdir()
@@ -68,6 +89,7 @@ impl Daemon {
         config.runtime.instances_max = 1_500;
         config.logs.spool_dir = data.join("spool");
         config.secrets.key_file = data.join("master-key");
+        change(&mut config);
         fs::create_dir(&data).expect("the folder is ours");
         let file = folder.path().join("config.toml");
         let text = toml::to_string(&config).expect("a configuration can be written");
@@ -163,6 +185,11 @@ impl Daemon {
             .expect("the API answers");
         assert!(answer.status < 300, "{method} {path}: {}", answer.text());
         answer.body
+    }
+
+    /// A connection of its own to the API.
+    pub fn client(&self) -> Client {
+        Client(connect(&self.host, &self.token))
     }
 
     /// How long a call takes, measured so often.

@@ -40,6 +40,11 @@ struct Message<'a> {
 
 /// The server that does next to nothing: the body of `side_by_side null-server`.
 pub fn serve_null() {
+    serve_null_with(|| {});
+}
+
+/// The same, which does `work` at each call before it answers.
+pub fn serve_null_with(work: impl Fn()) {
     let stdin = std::io::stdin().lock();
     let mut stdout = std::io::stdout().lock();
     for line in stdin.lines() {
@@ -55,7 +60,10 @@ pub fn serve_null() {
                 "result",
                 r#"{"tools":[{"name":"echo","inputSchema":{"type":"object"}}]}"#,
             ),
-            Some("tools/call") => ("result", r#"{"content":[{"type":"text","text":"x"}]}"#),
+            Some("tools/call") => {
+                work();
+                ("result", r#"{"content":[{"type":"text","text":"x"}]}"#)
+            }
             Some("ping") => ("result", "{}"),
             _ => ("error", r#"{"code":-32601,"message":"no such method"}"#),
         };

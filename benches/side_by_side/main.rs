@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench side_by_side                         everything
 //! cargo bench --bench side_by_side -- --quick              fewer samples, some minutes less
+//! cargo bench --bench side_by_side -- --logs               only log ingest, beside the databases alone
 //! cargo bench --bench side_by_side -- --calls              only calls through the access URL and what they stand beside
 //! cargo bench --bench side_by_side -- --layers           only what each layer of the sandbox costs at a start
 //! cargo bench --bench side_by_side -- --instances 1000     memory and kills up to so many instances (default 100)
@@ -26,6 +27,7 @@ mod floor;
 mod http;
 mod layers;
 mod leases;
+mod logs;
 mod mcp;
 mod memory;
 mod node;
@@ -97,6 +99,7 @@ struct Wanted {
     json: bool,
     only_calls: bool,
     only_layers: bool,
+    only_logs: bool,
     peer: Option<PathBuf>,
     node_server: Option<PathBuf>,
 }
@@ -104,7 +107,7 @@ struct Wanted {
 impl Wanted {
     fn parse(arguments: &[String]) -> Self {
         let (mut quick, mut json, mut only_calls, mut most) = (false, false, false, 100);
-        let mut only_layers = false;
+        let (mut only_layers, mut only_logs) = (false, false);
         let (mut peer, mut node_server) = (None, None);
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
@@ -117,6 +120,7 @@ impl Wanted {
                 "--json" => json = true,
                 "--calls" => only_calls = true,
                 "--layers" => only_layers = true,
+                "--logs" => only_logs = true,
                 "--instances" => most = value().parse().expect("--instances needs a number"),
                 "--peer" => peer = Some(value().into()),
                 "--node-server" => node_server = Some(value().into()),
@@ -133,6 +137,7 @@ impl Wanted {
             json,
             only_calls,
             only_layers,
+            only_logs,
             peer,
             node_server,
         }
@@ -143,6 +148,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
         Some("null-server") => return floor::serve_null(),
+        Some("flood-server") => return logs::flood(&arguments[1]),
         Some("floor") => return floor::serve_floor(&arguments[1..]),
         _ => {}
     }
@@ -151,6 +157,11 @@ fn main() {
     if wanted.only_layers {
         let mut figures = Figures::new(wanted.json);
         layers::compare(&mut figures, plan.starts);
+        return figures.finish();
+    }
+    if wanted.only_logs {
+        let mut figures = Figures::new(wanted.json);
+        logs::ingest(&mut figures);
         return figures.finish();
     }
     let this = std::env::current_exe().expect("a program knows its file");
