@@ -2,6 +2,7 @@
 
 pub mod call_records;
 mod calls;
+mod diagnostics;
 mod error;
 mod imports;
 mod sse;

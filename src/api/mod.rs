@@ -9,6 +9,7 @@ pub mod auth;
 pub mod calls;
 pub mod client_configs;
 pub mod credentials;
+pub mod diagnostics;
 pub mod docs;
 pub mod error;
 pub mod events;

@@ -13,8 +13,9 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    AppState, access_tokens, calls, client_configs, credentials, docs, error::PROBLEM_JSON, events,
-    imports, instances, keys, logs, ports, system, tasks, templates, verbs,
+    AppState, access_tokens, calls, client_configs, credentials, diagnostics, docs,
+    error::PROBLEM_JSON, events, imports, instances, keys, logs, ports, system, tasks, templates,
+    verbs,
 };
 use crate::wire::{Problem, ProblemViolation};
 
@@ -153,6 +154,7 @@ fn api_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(events::of_instance))
         .routes(routes!(logs::read))
         .routes(routes!(calls::list))
+        .routes(routes!(diagnostics::read))
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::run))
         .routes(routes!(keys::list))

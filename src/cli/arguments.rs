@@ -9,6 +9,7 @@ use super::{
     connect::ConnectOptions,
     imports::ImportOptions,
     option_values::{key_value, port_range},
+    support_bundle::SupportBundleOptions,
     templates::TemplateCommand,
 };
 use crate::domain::{access::RateLimit, duration::HumanDuration};
@@ -130,6 +131,8 @@ pub(crate) enum Command {
     },
     /// Say what this host allows and whether the daemon is well.
     Doctor,
+    /// Collect the state of host and daemon in one file for whoever looks for a fault; without secrets.
+    SupportBundle(SupportBundleOptions),
     /// Master keys, which seal the credentials.
     #[command(subcommand)]
     Key(KeyCommand),

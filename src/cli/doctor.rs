@@ -31,7 +31,7 @@ const LANDLOCK_WITH_SCOPES: u32 = 6;
 
 /// One line of the report.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Check {
+pub(super) struct Check {
     part: &'static str,
     verdict: Verdict,
     message: String,
@@ -55,7 +55,8 @@ fn check(part: &'static str, verdict: Verdict, message: impl Into<String>) -> Ch
     }
 }
 
-pub(super) async fn run(options: &GlobalOptions, out: Output) -> Result<ExitCode, Failure> {
+/// Looks at host and daemon.
+pub(super) async fn checks(options: &GlobalOptions) -> Vec<Check> {
     let mut checks = host(Path::new("/"), landlock_version());
     let config = match configuration::load(&ConfigFile { config: None }) {
         Ok(config) => config,
@@ -100,6 +101,11 @@ pub(super) async fn run(options: &GlobalOptions, out: Output) -> Result<ExitCode
         });
     }
     checks.extend(of_daemon);
+    checks
+}
+
+pub(super) async fn run(options: &GlobalOptions, out: Output) -> Result<ExitCode, Failure> {
+    let checks = checks(options).await;
     if out.json {
         let text =
             serde_json::to_string(&checks).map_err(|error| Failure::Failed(error.to_string()))?;

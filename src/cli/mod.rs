@@ -17,8 +17,10 @@ mod logs;
 mod option_values;
 mod output;
 mod quickstart;
+mod redaction;
 mod serve;
 mod settings;
+mod support_bundle;
 mod system;
 mod templates;
 mod tokens;
@@ -91,6 +93,9 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
             command,
         }) => templates::new(&folder, package.as_ref(), &command, out),
         Command::Doctor => block_on(doctor::run(&arguments.global, out)),
+        Command::SupportBundle(options) => {
+            block_on(support_bundle::run(&arguments.global, &options, out))
+        }
         command => {
             let client = connection::connect(&arguments.global, &connection::environment)?;
             block_on(ask(&client, command, out))
@@ -162,6 +167,7 @@ async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode,
         | Command::Backup(_)
         | Command::Template(_)
         | Command::Doctor
+        | Command::SupportBundle(_)
         | Command::Config(_)
         | Command::Completions { .. } => unreachable!("dispatched before a client is made"),
     }

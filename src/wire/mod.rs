@@ -1,6 +1,7 @@
 //! The types of the HTTP API, shared by the server, the CLI and the tests.
 
 mod calls;
+mod diagnostics;
 mod imports;
 mod instances;
 mod logs;
@@ -11,6 +12,7 @@ mod templates;
 mod tokens;
 
 pub use calls::*;
+pub use diagnostics::*;
 pub use imports::*;
 pub use instances::*;
 pub use logs::*;

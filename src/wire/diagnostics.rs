@@ -1,0 +1,55 @@
+//! What a daemon tells about itself.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The state of the daemon, for people who look for a fault; it holds no secret.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Diagnostics {
+    /// Of the daemon.
+    pub version: String,
+    /// The database.
+    pub database: DatabaseFacts,
+    /// The pipeline of log lines.
+    pub logs: LogPipelineFacts,
+}
+
+/// What the database is, and how large.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DatabaseFacts {
+    /// `sqlite` or `postgres`.
+    pub kind: String,
+    /// Why it told nothing; then the rest is absent.
+    pub error: Option<String>,
+    /// The version of the server, or of the library.
+    pub version: Option<String>,
+    /// The number of the last migration.
+    pub schema: Option<i64>,
+    /// Bytes on disk.
+    pub bytes: Option<i64>,
+    /// Rows of instances.
+    pub instances: Option<i64>,
+    /// Lines of the log.
+    pub log_lines: Option<i64>,
+    /// The bytes of their text.
+    pub log_text_bytes: Option<i64>,
+}
+
+/// Log lines since the start of the daemon.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LogPipelineFacts {
+    /// Lines captured.
+    pub lines: u64,
+    /// Of these, written to the database.
+    pub stored: u64,
+    /// Of these, gone through the spool.
+    pub spooled: u64,
+    /// Of these, lost.
+    pub dropped: u64,
+    /// Bytes that wait in memory.
+    pub queue_bytes: usize,
+    /// Bytes that wait on disk.
+    pub spool_bytes: u64,
+    /// Whether the last write to the database succeeded.
+    pub store_available: bool,
+}
