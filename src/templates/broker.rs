@@ -60,20 +60,17 @@ fn header_name(text: &str) -> Result<(), String> {
         "upgrade",
     ];
     let good = http::HeaderName::try_from(text).is_ok_and(|name| !own.contains(&name.as_str()));
-    good.then_some(())
-        .ok_or_else(|| HEADER_NAME.allowed.to_owned())
+    HEADER_NAME.accepts_if(good)
 }
 
 fn header_text(text: &str) -> Result<(), String> {
     let good = (1..=500).contains(&text.len()) && text.bytes().all(|b| (b' '..=b'~').contains(&b));
-    good.then_some(())
-        .ok_or_else(|| HEADER_TEXT.allowed.to_owned())
+    HEADER_TEXT.accepts_if(good)
 }
 
 fn header_format(text: &str) -> Result<(), String> {
     let good = header_text(text).is_ok() && text.matches("{}").count() == 1;
-    good.then_some(())
-        .ok_or_else(|| HEADER_FORMAT.allowed.to_owned())
+    HEADER_FORMAT.accepts_if(good)
 }
 
 /// Keys of the manifest, the first of which the fault is told at, and what is wrong.

@@ -16,7 +16,7 @@ pub(super) const PATTERN: Form = Form {
 
 fn pattern(text: &str) -> Result<(), String> {
     let good = (1..=500).contains(&text.len()) && whole(text).is_some();
-    good.then_some(()).ok_or_else(|| PATTERN.allowed.to_owned())
+    PATTERN.accepts_if(good)
 }
 
 /// The pattern, for a value from its beginning to its end. Classes such as `\d` are those of ASCII.

@@ -16,6 +16,13 @@ pub(super) struct Form {
     pub(super) pattern: &'static str,
 }
 
+impl Form {
+    /// The answer of a check: what is allowed, unless the text is `good`.
+    pub(super) fn accepts_if(&self, good: bool) -> Result<(), String> {
+        good.then_some(()).ok_or_else(|| self.allowed.to_owned())
+    }
+}
+
 pub(super) const TEMPLATE_NAME: Form = Form {
     check: template_name,
     allowed: "1 to 40 of a-z, 0-9 and '-', not at either end",
@@ -89,8 +96,7 @@ fn module_folder(text: &str) -> Result<(), String> {
         && text
             .split('/')
             .all(|name| !name.is_empty() && !name.starts_with('.') && name.bytes().all(plain));
-    good.then_some(())
-        .ok_or_else(|| MODULE_FOLDER.allowed.to_owned())
+    MODULE_FOLDER.accepts_if(good)
 }
 
 fn host_rule(text: &str) -> Result<(), String> {
@@ -105,16 +111,14 @@ fn setting_name(text: &str) -> Result<(), String> {
         && text
             .bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    good.then_some(())
-        .ok_or_else(|| SETTING_NAME.allowed.to_owned())
+    SETTING_NAME.accepts_if(good)
 }
 
 fn web_address(text: &str) -> Result<(), String> {
     let good = text.len() <= 500
         && (text.starts_with("https://") || text.starts_with("http://"))
         && !text.chars().any(|c| c.is_control() || c.is_whitespace());
-    good.then_some(())
-        .ok_or_else(|| WEB_ADDRESS.allowed.to_owned())
+    WEB_ADDRESS.accepts_if(good)
 }
 
 fn icon_file(text: &str) -> Result<(), String> {
@@ -125,8 +129,7 @@ fn icon_file(text: &str) -> Result<(), String> {
             .bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
         && (text.ends_with(".svg") || text.ends_with(".png"));
-    good.then_some(())
-        .ok_or_else(|| ICON_FILE.allowed.to_owned())
+    ICON_FILE.accepts_if(good)
 }
 
 fn http_path(text: &str) -> Result<(), String> {
@@ -134,6 +137,5 @@ fn http_path(text: &str) -> Result<(), String> {
         && text.starts_with('/')
         && text.bytes().all(|b| b.is_ascii_graphic())
         && !text.contains(['?', '#']);
-    good.then_some(())
-        .ok_or_else(|| HTTP_PATH.allowed.to_owned())
+    HTTP_PATH.accepts_if(good)
 }

@@ -48,6 +48,7 @@ const SETTINGS: &[&str] = &[
     "/etc/alternatives",
     "/etc/ca-certificates",
     "/etc/ca-certificates.conf",
+    "/etc/chromium.d",
     "/etc/crypto-policies",
     "/etc/debian_version",
     "/etc/fonts",

@@ -88,6 +88,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         settings: r#"{"browser": "/usr/bin/no-browser-here"}"#,
+        asks_besides: &["update.googleapis.com", "clients2.google.com"],
         with_browser: Some((
             r#"{"hosts": ["@API@"]}"#,
             ("new_page", r#"{"url": "@API@/page"}"#),
@@ -195,10 +196,11 @@ pub const CASES: &[Case] = &[
     },
     Case {
         settings: r#"{"browser": "/usr/bin/no-browser-here"}"#,
+        asks_besides: &["update.googleapis.com", "clients2.google.com"],
         with_browser: Some((
             r#"{"hosts": ["@API@"]}"#,
             ("browser_navigate", r#"{"url": "@API@/page"}"#),
-            Says("A title"),
+            Says("- Page URL: http://127.0.0.1"),
         )),
         ..case(
             "playwright",
