@@ -10,18 +10,23 @@ use super::{
     configuration, connection,
     failure::Failure,
 };
-use crate::daemon::Daemon;
+use crate::{
+    config::{Config, DEFAULT_FILE},
+    daemon::{self, Daemon},
+};
 
 pub(super) fn run(options: &ServeOptions) -> Result<ExitCode, Failure> {
     let config = configuration::load(&ConfigFile {
         config: options.config.clone(),
     })?;
     start_log(options.log_format, SERVE_LOG)?;
+    // Before the runtime starts its threads: each has the restriction of the one that started it.
+    let own_files = (!config.runtime.keeper_spawn).then(|| keep_to_own_files(&config, options));
     runtime()?.block_on(async {
         let mut signals = Signals::listen()?;
         let discovery = config.clone();
         let daemon = tokio::select! {
-            started = Daemon::start(config) => started?,
+            started = Daemon::start_with(config, own_files) => started?,
             () = signals.next() => return Ok(ExitCode::SUCCESS),
         };
         let word = connection::discovery_of(&discovery, daemon.api_url());
@@ -40,6 +45,27 @@ pub(super) fn run(options: &ServeOptions) -> Result<ExitCode, Failure> {
         ended?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// One that starts its keeper itself could hand the restriction on to a later one.
+fn keep_to_own_files(config: &Config, options: &ServeOptions) -> Result<bool, String> {
+    let file = options.config.clone();
+    let file = file.unwrap_or_else(|| DEFAULT_FILE.into());
+    let word = connection::serve_discovery_file(&connection::environment);
+    let held = daemon::keep_to_own_files(
+        config,
+        Some(&file),
+        word.as_deref(),
+        connection::environment,
+    );
+    match &held {
+        Ok(true) => tracing::info!("this process keeps to its own files"),
+        Ok(false) => {
+            tracing::warn!("this process keeps to its own files, as far as the kernel can")
+        }
+        Err(cause) => tracing::warn!(cause, "this process does not keep to its own files"),
+    }
+    held
 }
 
 /// What `serve` tells of its work; the scheduler's own steps say nothing to an operator.

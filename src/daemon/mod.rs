@@ -6,11 +6,13 @@
 pub mod backup;
 mod metrics;
 mod notify;
+mod own_files;
 mod paths;
 mod restore;
 mod sessions;
 mod tasks;
 
+pub use own_files::keep_to_own_files;
 pub use restore::restore;
 
 use std::{
@@ -86,6 +88,17 @@ impl Daemon {
     /// # Errors
     /// One readable sentence: a port in use, a folder that cannot be written, a wrong key.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        Self::start_with(config, None).await
+    }
+
+    /// The same, for a process that tried to keep to its own files: what came of [`keep_to_own_files`].
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(
+        config: Config,
+        own_files: Option<Result<bool, String>>,
+    ) -> anyhow::Result<Self> {
         runtime::harden_process().context("this process cannot be hardened")?;
         let exe = std::env::current_exe().context("the path of this program cannot be found")?;
         let config = Arc::new(config);
@@ -109,15 +122,16 @@ impl Daemon {
             linger: config.runtime.keeper_linger,
         });
         let runtime = Arc::new(LocalRuntime::connect(&config.runtime.keeper_socket, spawn).await?);
-        if !config.runtime.keeper_spawn {
-            match runtime::give_up_unneeded() {
-                Ok(()) => tracing::info!(
-                    "this process gives up to start programs and to reach into others"
-                ),
-                Err(cause) => {
-                    tracing::warn!(%cause, "this process keeps rights that it does not need")
-                }
+        let own_calls = (!config.runtime.keeper_spawn)
+            .then(|| runtime::give_up_unneeded().map_err(|cause| cause.to_string()));
+        match &own_calls {
+            Some(Ok(())) => {
+                tracing::info!("this process gives up to start programs and to reach into others");
             }
+            Some(Err(cause)) => {
+                tracing::warn!(cause, "this process keeps rights that it does not need");
+            }
+            None => {}
         }
         // What was started goes again when a later part fails: nobody would ever end it.
         let (undo, began_keeper) = (Arc::clone(&runtime), runtime.began_keeper());
@@ -185,7 +199,7 @@ impl Daemon {
                     store.clone(),
                     Arc::clone(&driver),
                 )),
-                readiness: readiness(&store, &supervisor),
+                readiness: readiness(&store, &supervisor, own_files, own_calls),
                 shutdown: api_stop.clone(),
                 mutations: mutations.clone(),
             });
@@ -367,10 +381,15 @@ async fn connect_store(config: &Config) -> anyhow::Result<Store> {
     }
 }
 
-fn readiness(store: &Store, supervisor: &Supervisor) -> Vec<ReadinessCheck> {
+fn readiness(
+    store: &Store,
+    supervisor: &Supervisor,
+    own_files: Option<Result<bool, String>>,
+    own_calls: Option<Result<(), String>>,
+) -> Vec<ReadinessCheck> {
     let (store, keeper) = (store.clone(), supervisor.keeper());
     let records = supervisor.clone();
-    vec![
+    let mut checks = vec![
         ReadinessCheck {
             name: "database",
             required: true,
@@ -407,7 +426,26 @@ fn readiness(store: &Store, supervisor: &Supervisor) -> Vec<ReadinessCheck> {
                 })
             }),
         },
-    ]
+    ];
+    let part = || Err("the kernel holds only a part of it: it is older than 6.12".to_owned());
+    let files = own_files.map(|held| held.and_then(|whole| if whole { Ok(()) } else { part() }));
+    for (name, held) in [
+        ("own-files", files.as_ref()),
+        ("own-system-calls", own_calls.as_ref()),
+    ] {
+        if let Some(held) = held {
+            let held = held.clone();
+            checks.push(ReadinessCheck {
+                name,
+                required: false,
+                ask: Box::new(move || {
+                    let held = held.clone();
+                    Box::pin(async move { held })
+                }),
+            });
+        }
+    }
+    checks
 }
 
 /// An address as a client on this machine writes it.

@@ -31,6 +31,7 @@ pub mod keeper;
 )]
 mod keeper_client;
 pub mod local;
+mod own_files;
 mod own_keeper;
 mod pidfd;
 mod plan;
@@ -42,6 +43,7 @@ pub use elsewhere::elsewhere;
 pub use folder_walk::{EntryKind, FoundEntry, LeftOut, walk_folder};
 pub use given_up::give_up_unneeded;
 pub use host::{FileLock, LockError, bind_listener, harden_process, lock_file, memory_file};
+pub use own_files::OwnFiles;
 pub use pidfd::Pidfd;
 pub use plan::{HostReport, LaunchPlan, PASSED_MAX, WorkloadId};
 pub use usage::{TreeUsage, cpu_stalled_us, folders_in_command_lines, usage};

@@ -82,6 +82,7 @@ pub struct MasterKey {
 pub struct Readiness {
     /// Whether management calls can be served.
     pub ready: bool,
-    /// `ok`, or what is wrong, by part: `database`, `keeper`, `records` (rows that cannot be read; the rest is served).
+    /// `ok`, or what is wrong, by part: `database`, `keeper`, `records` (rows that cannot be read; the rest is served);
+    /// beside a keeper of another unit also what the daemon gave up of its rights: `own-files`, `own-system-calls`.
     pub checks: std::collections::BTreeMap<String, String>,
 }

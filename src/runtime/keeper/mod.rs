@@ -23,7 +23,7 @@ mod progress;
 pub mod protocol;
 mod reactor;
 mod requests;
-mod root;
+pub(super) mod root;
 pub(super) mod second_wall;
 mod secret_buffer;
 mod syscalls;

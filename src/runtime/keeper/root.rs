@@ -76,7 +76,7 @@ const SETTINGS: &[&str] = &[
 ];
 
 /// Nodes that give nothing away.
-pub(super) const DEVICES: &[&str] = &[
+pub(in crate::runtime) const DEVICES: &[&str] = &[
     "/dev/null",
     "/dev/zero",
     "/dev/full",
@@ -93,7 +93,7 @@ const LINKS: &[(&str, &str)] = &[
 ];
 
 /// What is shown to every server of the host's tree, for whoever restricts the same by other means.
-pub(super) fn shown_to_all() -> impl Iterator<Item = &'static Path> {
+pub(in crate::runtime) fn shown_to_all() -> impl Iterator<Item = &'static Path> {
     RUNTIME.iter().chain(SETTINGS).map(Path::new)
 }
 

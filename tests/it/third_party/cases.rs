@@ -100,14 +100,17 @@ pub const CASES: &[Case] = &[
             Says("no-browser-here"),
         )
     },
-    case(
-        "context7",
-        (
-            "resolve-library-id",
-            r#"{"query": "routing", "libraryName": "axum"}"#,
-        ),
-        Asks("context7.com:443"),
-    ),
+    Case {
+        credentials: &[("CONTEXT7_API_KEY", "ctx7sk-made-up")],
+        ..case(
+            "context7",
+            (
+                "resolve-library-id",
+                r#"{"query": "routing", "libraryName": "axum"}"#,
+            ),
+            Asks("context7.com:443"),
+        )
+    },
     Case {
         credentials: &[("DSN", "@DATABASE@")],
         settings: r#"{"host": "@DATABASE_HOST@"}"#,

@@ -203,6 +203,18 @@ async fn check(server: &Server, surroundings: &Surroundings, case: &Case) {
         insta::assert_snapshot!(name, tools.join("\n"));
     });
 
+    if ["context7", "firecrawl", "notion"].contains(&name) {
+        let held = running["egress"]["held_keys"].as_array().map(Vec::len);
+        assert_eq!(held, Some(1), "{name}: {running:#}");
+    }
+    // What a server does that means no harm is not told like an attack.
+    let events = server.get(&format!("/mcps/{name}/events?limit=200")).await;
+    let kinds = events["items"].as_array().expect("a list").iter();
+    let denied: Vec<_> = kinds
+        .filter(|event| event["kind"] == "call-denied")
+        .collect();
+    assert!(denied.is_empty(), "{name}: {denied:?}");
+
     let (tool, arguments) = call;
     let arguments: Value = serde_json::from_str(arguments).expect("a case has JSON arguments");
     let params = json!({"name": tool, "arguments": surroundings.fill(&arguments)});
@@ -232,6 +244,17 @@ async fn check(server: &Server, surroundings: &Surroundings, case: &Case) {
         })
         .collect();
     assert!(strange.is_empty(), "{name} needs more hosts: {strange:?}");
+    let now = server.get(&format!("/mcps/{name}")).await;
+    let calls = now["denials"]["calls"].as_array().cloned();
+    let strange: Vec<_> = calls
+        .into_iter()
+        .flatten()
+        .filter(|call| call["call"] != "io_uring_setup")
+        .collect();
+    assert!(
+        strange.is_empty(),
+        "{name} makes calls that are refused: {strange:?}"
+    );
     server.delete(name).await;
 }
 
