@@ -5,7 +5,7 @@
 //! cargo bench --bench side_by_side -- --quick              fewer samples, some minutes less
 //! cargo bench --bench side_by_side -- --logs               only log ingest, beside the databases alone
 //! cargo bench --bench side_by_side -- --calls              only calls through the access URL and what they stand beside
-//! cargo bench --bench side_by_side -- --layers           only what each layer of the sandbox costs at a start
+//! cargo bench --bench side_by_side -- --layers             only what each layer of the sandbox costs at a start
 //! cargo bench --bench side_by_side -- --instances 1000     memory and kills up to so many instances (default 100)
 //! cargo bench --bench side_by_side -- --peer PATH          where the peer is, if neither on the PATH nor in target/
 //! cargo bench --bench side_by_side -- --node-server FILE   another program for Node, with a tool echo and one argument text
