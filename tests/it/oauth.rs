@@ -165,7 +165,7 @@ async fn gmail_uses_a_sign_in_that_it_never_holds(database: Database) {
     for (name, value) in [
         ("mail", json(&own.refresh_token)),
         ("revoked", json("1//revoked-refresh-token")),
-        ("broken", "no JSON at all".to_owned()),
+        ("broken", json!({"no": "sign-in"}).to_string()),
         ("id", "client-1".to_owned()),
         ("secret", own.client_secret.clone()),
         ("refresh", own.refresh_token.clone()),
