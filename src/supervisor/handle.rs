@@ -433,7 +433,7 @@ fn seen(handle: &ActorHandle) -> InstanceStatus {
     status
 }
 
-fn is_up(word: StatusWord) -> bool {
+pub(super) fn is_up(word: StatusWord) -> bool {
     matches!(
         word,
         StatusWord::Starting | StatusWord::Running | StatusWord::Unhealthy | StatusWord::Stopping

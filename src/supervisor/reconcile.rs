@@ -1,16 +1,26 @@
 //! Compares the store, the keeper and the actors, and puts right what differs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::PoisonError,
+    time::Duration,
+};
 
 use serde_json::json;
+use tokio::time::timeout;
 
-use super::{Supervisor, boot, command::Command};
+use super::{
+    Supervisor, boot, command::Command, context::listener_name, handle::is_up, route::AccessEvent,
+};
 use crate::domain::{
     id::{Generation, InstanceId},
     reconcile::{Correction, LiveChild, Views, diff},
     state::InstanceState,
 };
 use crate::runtime::Workload;
+
+/// How long the end of an instance without a row is waited for in one round, at each of its two steps.
+const RETIRE_PATIENCE: Duration = Duration::from_secs(20);
 
 impl Supervisor {
     /// One round; answers what was found and corrected. Whatever moves while the views are read looks like a
@@ -32,9 +42,81 @@ impl Supervisor {
         for correction in agreed {
             tracing::warn!(?correction, "the views differ; correcting");
             self.correct(&correction).await?;
+            self.tell(&correction).await;
             done.push(format!("{correction:?}"));
         }
         Ok(json!({"differences": done.len(), "corrected": done}))
+    }
+
+    /// Tells the instance's history what was healed, where it has one.
+    async fn tell(&self, correction: &Correction) {
+        let (id, message) = match correction {
+            Correction::StartActor(id) => {
+                (id, "it was recorded, and nobody looked after it".to_owned())
+            }
+            // Its history went with its row.
+            Correction::StopActor(_) => return,
+            Correction::KillChild(child) => (
+                &child.instance,
+                format!(
+                    "a child of launch {} that nobody looked after was killed",
+                    child.generation
+                ),
+            ),
+            Correction::LostChild(child) => (
+                &child.instance,
+                format!(
+                    "the child of launch {} was gone without a word",
+                    child.generation
+                ),
+            ),
+            Correction::ReleasePort(port, id) => (id, format!("port {port} was leased in vain")),
+            Correction::LeasePort(port, id) => (
+                id,
+                format!("its access port {port} was not leased to it any more"),
+            ),
+        };
+        if let Some(handle) = self.context().registry.get(*id) {
+            let _ = handle
+                .mailbox
+                .send(Command::Note("reconciled", message))
+                .await;
+        }
+    }
+
+    /// Ends an instance whose row is gone, with its child and its URL. Its folder stays: nobody asked for the end of that.
+    async fn retire(&self, id: InstanceId) {
+        let context = self.context();
+        let Some(handle) = context.registry.get(id) else {
+            return;
+        };
+        let _ = handle.mailbox.send(Command::Shutdown).await;
+        let mut status = handle.status.clone();
+        let down = status.wait_for(|status| !is_up(status.word));
+        if timeout(RETIRE_PATIENCE, down).await.is_err() {
+            // The next round goes on.
+            return;
+        }
+        let _ = handle.mailbox.send(Command::Leave).await;
+        if timeout(RETIRE_PATIENCE, handle.mailbox.closed())
+            .await
+            .is_err()
+        {
+            return;
+        }
+        let record = handle.status.borrow().record.clone();
+        let _ = context.access.send(AccessEvent::Close { id }).await;
+        context
+            .registry
+            .release_name(&record.owner, &record.name, id);
+        context.registry.remove(id);
+        if let Err(error) = context.runtime.drop_held(&listener_name(id)).await {
+            tracing::debug!(instance = %id, %error, "the keeper did not drop the listener");
+        }
+        if let Some(port) = record.port {
+            let mut pool = context.ports.lock().unwrap_or_else(PoisonError::into_inner);
+            pool.release(port, id, context.clock.now());
+        }
     }
 
     async fn views(&self) -> Result<Views, String> {
@@ -85,7 +167,14 @@ impl Supervisor {
         Ok(Views {
             recorded: records
                 .iter()
-                .map(|record| (record.id, record.port))
+                .map(|record| {
+                    // A row knows its port by the lease alone; when that is gone, who serves the port still knows.
+                    let served = || {
+                        let handle = context.registry.get(record.id)?;
+                        handle.status.borrow().record.port
+                    };
+                    (record.id, record.port.or_else(served))
+                })
                 .collect(),
             acted,
             launching,
@@ -118,11 +207,7 @@ impl Supervisor {
                     .await
                     .map_err(|error| error.to_string())?;
             }
-            Correction::StopActor(id) => {
-                if let Some(handle) = context.registry.get(*id) {
-                    let _ = handle.mailbox.send(Command::Shutdown).await;
-                }
-            }
+            Correction::StopActor(id) => self.retire(*id).await,
             Correction::KillChild(child) => {
                 let workloads = context
                     .runtime
