@@ -149,6 +149,8 @@ pub struct GatewayConfig {
     pub call_timeout: HumanDuration,
     /// How long an unused client session is kept.
     pub session_idle: HumanDuration,
+    /// How long calls under way may take to end when the daemon goes and leaves its instances running.
+    pub drain_timeout: HumanDuration,
     /// Most client sessions of one instance.
     pub sessions_max: usize,
     /// How often an access token without a rate of its own may be used; absent: as often as it likes.
@@ -173,6 +175,7 @@ impl Default for GatewayConfig {
             wake_budget: HumanDuration::from_secs(30),
             call_timeout: HumanDuration::from_secs(300),
             session_idle: HumanDuration::from_secs(2 * 3_600),
+            drain_timeout: HumanDuration::from_secs(20),
             sessions_max: 256,
             token_rate_limit: None,
             token_concurrency_max: None,

@@ -122,6 +122,7 @@ impl Daemon {
             linger: config.runtime.keeper_linger,
         });
         let runtime = Arc::new(LocalRuntime::connect(&config.runtime.keeper_socket, spawn).await?);
+        upgrade_keeper(&runtime).await;
         let own_calls = (!config.runtime.keeper_spawn)
             .then(|| runtime::give_up_unneeded().map_err(|cause| cause.to_string()));
         match &own_calls {
@@ -289,15 +290,22 @@ impl Daemon {
     }
 
     /// Answers how many instances were still up when they were out of time.
-    async fn stop(self, api_runs: bool) -> usize {
+    async fn stop(mut self, api_runs: bool) -> usize {
         let leave = self.config.runtime.leave_instances_running;
         self.api_stop.cancel();
+        let drain = self.config.gateway.drain_timeout.std() + 2 * PART_PATIENCE;
+        if leave {
+            // Calls come to their answers while their children can still be heard; on both listeners.
+            notify::still_stopping(drain, "waiting for calls under way");
+            self.gateway_stop.cancel();
+            end_within(&mut self.gateway, "the gateway", drain).await;
+        }
         if api_runs {
-            end_within(self.api, "the API server").await;
+            end_within(&mut self.api, "the API server", PART_PATIENCE).await;
         }
         let left = self.supervisor.shut_down(leave, INSTANCES_PATIENCE).await;
         self.gateway_stop.cancel();
-        end_within(self.gateway, "the gateway").await;
+        end_within(&mut self.gateway, "the gateway", PART_PATIENCE).await;
         if !self.driver.shutdown(PART_PATIENCE).await {
             tracing::warn!("a background task did not end in time");
         }
@@ -318,6 +326,26 @@ impl Daemon {
     }
 }
 
+/// A keeper whose program was replaced since it began goes on as the new one, with all its children. Before anything
+/// else is asked of it.
+async fn upgrade_keeper(runtime: &LocalRuntime) {
+    if !runtime.keeper_is_replaced() {
+        return;
+    }
+    match runtime.upgrade_keeper().await {
+        Ok(done) => {
+            tracing::info!(
+                from = done.from,
+                to = done.to,
+                "the keeper goes on as the new program"
+            );
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the keeper goes on as the former program");
+        }
+    }
+}
+
 fn call_sink(config: &Config, calls: Calls, measures: Arc<metrics::CallMeasures>) -> CallSink {
     CallSink {
         take: Box::new(move |record| {
@@ -328,9 +356,12 @@ fn call_sink(config: &Config, calls: Calls, measures: Arc<metrics::CallMeasures>
     }
 }
 
-async fn end_within(task: JoinHandle<()>, part: &str) {
+async fn end_within(task: &mut JoinHandle<()>, part: &str, patience: Duration) {
+    if task.is_finished() {
+        return;
+    }
     let abort = task.abort_handle();
-    match tokio::time::timeout(PART_PATIENCE, task).await {
+    match tokio::time::timeout(patience, task).await {
         Ok(Ok(())) => {}
         // It was awaited to its end already, or it panicked, which the panic hook told.
         Ok(Err(error)) => tracing::debug!(part, %error, "ended"),

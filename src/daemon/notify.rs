@@ -35,6 +35,11 @@ pub(super) fn still_starting(longer: Duration, why: &str) {
     ]);
 }
 
+/// Tells that the stop takes so long at most from now on, and what it waits for.
+pub(super) fn still_stopping(longer: Duration, why: &str) {
+    still_starting(longer, why);
+}
+
 /// Tells that the orderly stop begins.
 pub(super) fn stopping() {
     tell(&[NotifyState::Stopping]);

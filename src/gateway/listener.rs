@@ -46,15 +46,15 @@ const CLOSE_GRACE: Duration = Duration::from_secs(5);
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 impl Gateway {
-    /// Serves access ports as `events` tells, until `shutdown`; then lets the answers under way go out, for a few
-    /// seconds at most.
+    /// Serves access ports as `events` tells, until `shutdown`; then takes no further connection, lets the calls under way
+    /// come to their answers, for `gateway.drain_timeout` at most, and ends what has no end of its own.
     pub async fn run(
         self: Arc<Self>,
         mut events: mpsc::Receiver<AccessEvent>,
         shutdown: CancellationToken,
     ) {
         let tracker = TaskTracker::new();
-        let mut open: HashMap<InstanceId, CancellationToken> = HashMap::new();
+        let mut open: HashMap<InstanceId, Closing> = HashMap::new();
         let mut sweep = interval(SWEEP_EVERY);
         loop {
             let event = tokio::select! {
@@ -75,15 +75,15 @@ impl Gateway {
                         .and_then(|()| TcpListener::from_std(listener));
                     match listener {
                         Ok(listener) => {
-                            let close = shutdown.child_token();
-                            if let Some(older) = open.insert(id, close.clone()) {
-                                older.cancel();
+                            let closing = Closing::default();
+                            if let Some(older) = open.insert(id, closing.clone()) {
+                                older.close();
                             }
                             let place = self.place(&route);
                             let gateway = self.clone();
                             let connections = tracker.clone();
                             tracker.spawn(async move {
-                                gateway.accept(place, listener, close, connections).await;
+                                gateway.accept(place, listener, closing, connections).await;
                             });
                         }
                         Err(error) => {
@@ -93,8 +93,8 @@ impl Gateway {
                 }
                 Some(AccessEvent::TokensChanged { id }) => self.end_sessions_of_ended_tokens(id),
                 Some(AccessEvent::Close { id }) => {
-                    if let Some(close) = open.remove(&id) {
-                        close.cancel();
+                    if let Some(closing) = open.remove(&id) {
+                        closing.close();
                     }
                     self.forget_place(id);
                 }
@@ -104,8 +104,12 @@ impl Gateway {
             // What ends now goes on under the next daemon.
             kept.stop();
         }
-        for close in open.values() {
-            close.cancel();
+        for closing in open.values() {
+            closing.drain.cancel();
+        }
+        self.drain().await;
+        for closing in open.values() {
+            closing.close();
         }
         // Standing streams have no end of their own.
         let ids: Vec<InstanceId> = self.places().keys().copied().collect();
@@ -122,7 +126,7 @@ impl Gateway {
         self: Arc<Self>,
         place: Arc<Place>,
         listener: TcpListener,
-        close: CancellationToken,
+        closing: Closing,
         connections: TaskTracker,
     ) {
         let count = Arc::new(AtomicUsize::new(0));
@@ -131,7 +135,7 @@ impl Gateway {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = close.cancelled() => return,
+                () = closing.drain.cancelled() => return,
                 changed = state.changed(), if watching => {
                     watching = changed.is_ok();
                     place.attach_present(&mut state);
@@ -148,9 +152,9 @@ impl Gateway {
                     // Without it, small answers wait 40 ms for the client's acknowledgement.
                     let _ = stream.set_nodelay(true);
                     let counted = Counted::new(count.clone());
-                    let (gateway, place, close) = (self.clone(), place.clone(), close.clone());
+                    let (gateway, place, closing) = (self.clone(), place.clone(), closing.clone());
                     connections.spawn(async move {
-                        gateway.converse(place, stream, peer, close).await;
+                        gateway.converse(place, stream, peer, closing).await;
                         drop(counted);
                     });
                 }
@@ -159,7 +163,7 @@ impl Gateway {
                     tracing::warn!(instance = %place.route.id, %error, "accepting a connection failed");
                     tokio::select! {
                         () = sleep(Duration::from_millis(100)) => {}
-                        () = close.cancelled() => return,
+                        () = closing.drain.cancelled() => return,
                     }
                 }
             }
@@ -171,7 +175,7 @@ impl Gateway {
         place: Arc<Place>,
         stream: TcpStream,
         peer: SocketAddr,
-        close: CancellationToken,
+        closing: Closing,
     ) {
         let pulse = Arc::new(Pulse::default());
         let io = Watched {
@@ -203,7 +207,7 @@ impl Gateway {
         );
         let mut watchdog = Watchdog::new(&pulse);
         loop {
-            let mut order = Aside::new(watchdog.order(&pulse, &close));
+            let mut order = Aside::new(watchdog.order(&pulse, &closing));
             let order = poll_fn(|cx| match connection.as_mut().poll(cx) {
                 Poll::Ready(_) => Poll::Ready(None),
                 Poll::Pending => order.poll(cx).map(Some),
@@ -218,6 +222,22 @@ impl Gateway {
                 }
             }
         }
+    }
+}
+
+/// How the connections of a listener end.
+#[derive(Clone, Default)]
+struct Closing {
+    /// No further request is taken; those under way come to their end.
+    drain: CancellationToken,
+    /// What is still there a few seconds later is cut.
+    close: CancellationToken,
+}
+
+impl Closing {
+    fn close(&self) {
+        self.drain.cancel();
+        self.close.cancel();
     }
 }
 
@@ -295,6 +315,7 @@ struct Watchdog {
     read_at_end: u64,
     since: Instant,
     begun_ever: bool,
+    drains: bool,
 }
 
 impl Watchdog {
@@ -304,15 +325,20 @@ impl Watchdog {
             read_at_end: 0,
             since: Instant::now(),
             begun_ever: false,
+            drains: false,
         }
     }
 
     /// Waits until something must happen to the connection.
-    async fn order(&mut self, pulse: &Pulse, close: &CancellationToken) -> Order {
+    async fn order(&mut self, pulse: &Pulse, closing: &Closing) -> Order {
         loop {
             tokio::select! {
                 biased;
-                () = close.cancelled() => return Order::Close,
+                () = closing.close.cancelled() => return Order::Close,
+                () = closing.drain.cancelled(), if !self.drains => {
+                    self.drains = true;
+                    return Order::Finish;
+                }
                 () = sleep(LOOK_EVERY) => {}
             }
             match self.look(pulse) {

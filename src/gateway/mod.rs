@@ -10,6 +10,7 @@ mod batch;
 mod body;
 mod card;
 mod dialogue;
+mod drain;
 mod event_text;
 mod forwarded;
 #[cfg(any(test, fuzzing))]

@@ -147,6 +147,11 @@ impl<T> ParkingLot<T> {
         (now < until).then_some(call)
     }
 
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
     /// Takes out the calls whose time is over.
     pub fn overdue(&self, now: UnixMs) -> Vec<T> {
         let mut lot = self.lock();

@@ -41,11 +41,24 @@ pub fn memory_file(name: &std::ffi::CStr) -> io::Result<fs::File> {
 /// A lock on a file, held until it is dropped or the process ends.
 #[derive(Debug)]
 pub struct FileLock {
-    _file: Flock<fs::File>,
+    file: Flock<fs::File>,
     path: PathBuf,
 }
 
 impl FileLock {
+    /// The descriptor that holds the lock, which belongs to the open file: a duplicate holds it too.
+    pub(super) fn file(&self) -> &fs::File {
+        &self.file
+    }
+
+    /// A lock that this process holds already by this descriptor.
+    pub(super) fn again(file: OwnedFd, path: PathBuf) -> io::Result<Self> {
+        match Flock::lock(fs::File::from(file), FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => Ok(Self { file: locked, path }),
+            Err((_, errno)) => Err(errno.into()),
+        }
+    }
+
     /// Deletes the file and lets go of it, in the order that keeps a waiting process from locking a file
     /// that is no longer there.
     ///
@@ -100,7 +113,7 @@ pub fn lock_file(path: &Path) -> Result<FileLock, LockError> {
         let ours = locked.metadata().map_err(failed)?;
         if fs::metadata(path).is_ok_and(|there| there.ino() == ours.ino()) {
             return Ok(FileLock {
-                _file: locked,
+                file: locked,
                 path: path.to_owned(),
             });
         }

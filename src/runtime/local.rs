@@ -24,6 +24,7 @@ use super::{
 };
 
 mod held;
+mod upgrade;
 
 pub use super::own_keeper::{SpawnKeeper, SpawnedKeeper, spawn_keeper};
 

@@ -83,6 +83,15 @@ pub enum RuntimeError {
     Unreachable(String),
 }
 
+/// A keeper that goes on as another program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeeperUpgraded {
+    /// The version of the former program.
+    pub from: String,
+    /// That of the present one.
+    pub to: String,
+}
+
 /// Whether there is a keeper.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeeperState {

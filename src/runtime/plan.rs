@@ -114,6 +114,8 @@ pub struct HostReport {
     pub gates: bool,
     /// Whether it delivers credentials as files.
     pub credential_files: bool,
+    /// Whether another program lies where the keeper's own did: it can be asked to go on as that one.
+    pub program_replaced: bool,
 }
 
 impl Default for HostReport {
@@ -125,6 +127,7 @@ impl Default for HostReport {
             members: false,
             gates: false,
             credential_files: false,
+            program_replaced: false,
         }
     }
 }

@@ -103,6 +103,8 @@ pub struct Server {
     config: Config,
     /// As whom it runs, where not as the test.
     uid: Option<u32>,
+    /// Where its program lies, where that is to be replaced.
+    program: Option<PathBuf>,
     process: Option<Child>,
     client: reqwest::Client,
 }
@@ -172,6 +174,7 @@ impl Server {
             folder,
             config,
             uid,
+            program: None,
             process: None,
             client: http_client(),
         };
@@ -185,6 +188,16 @@ impl Server {
         self.until_ready().await;
     }
 
+    /// From the next start on, `serve` and its keeper are those of a new file at one and the same path, as after an
+    /// upgrade of the package.
+    pub fn replace_program(&mut self) {
+        let program = self.folder.path().join("minimcp");
+        let fresh = program.with_extension("new");
+        fs::copy(env!("CARGO_BIN_EXE_minimcp"), &fresh).expect("the folder is ours");
+        fs::rename(&fresh, &program).expect("the folder is ours");
+        self.program = Some(program);
+    }
+
     fn begin(&mut self) {
         assert!(self.process.is_none(), "it runs already");
         let file = self.folder.path().join("config.toml");
@@ -195,7 +208,8 @@ impl Server {
             .append(true)
             .open(self.log_file())
             .expect("the folder is ours");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_minimcp"));
+        let built = PathBuf::from(env!("CARGO_BIN_EXE_minimcp"));
+        let mut command = Command::new(self.program.as_ref().unwrap_or(&built));
         if let Some(uid) = self.uid {
             for path in [self.folder.path(), &self.folder.path().join("data")] {
                 chown(path, Some(uid), Some(uid)).expect("root may");
@@ -376,8 +390,13 @@ impl Server {
 
     /// SIGTERM; waits for the end and gives the exit code.
     pub fn stop(&mut self) -> Option<i32> {
+        processes::terminate(self.pid());
+        self.wait_end()
+    }
+
+    /// Waits for the end, and gives the exit code.
+    pub fn wait_end(&mut self) -> Option<i32> {
         let mut process = self.process.take().expect("it runs");
-        processes::terminate(process.id());
         let ended = wait_until(STOP_TIMEOUT, || {
             process.try_wait().expect("it is our child")
         });

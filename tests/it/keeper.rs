@@ -24,6 +24,9 @@ use zeroize::Zeroizing;
 
 pub const BOTH: [&[&str]; 2] = [&[], &["--no-pid-namespace"]];
 
+/// The program as it was built.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_minimcp");
+
 /// A keeper of its own for one test; killed with all its children when dropped.
 pub struct Keeper {
     process: Child,
@@ -37,8 +40,21 @@ impl Keeper {
         Self { process, folder }
     }
 
+    /// One whose program is a copy in its folder, to be replaced: where it lies.
+    pub fn start_from_copy(options: &[&str]) -> (Self, PathBuf) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = folder.path().join("minimcp");
+        std::fs::copy(PROGRAM, &program).expect("the folder is ours");
+        let process = Self::spawn_program(&program, folder.path(), options);
+        (Self { process, folder }, program)
+    }
+
     fn spawn(folder: &Path, options: &[&str]) -> Child {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_minimcp"))
+        Self::spawn_program(Path::new(PROGRAM), folder, options)
+    }
+
+    fn spawn_program(program: &Path, folder: &Path, options: &[&str]) -> Child {
+        let mut process = Command::new(program)
             .args(["keeper", "--announce", "--socket"])
             .arg(folder.join("k.sock"))
             // Its end when this process ends, however that comes about.

@@ -90,6 +90,25 @@ impl Cgroups {
         Ok(cgroups)
     }
 
+    /// Goes on in the part of the tree that this process claimed before its program was another.
+    pub(super) fn again(folder: PathBuf) -> Self {
+        let passed_on = fs::read_to_string(folder.join("cgroup.subtree_control"));
+        let passed_on = passed_on.unwrap_or_default();
+        let controllers = ["memory", "pids", "cpu", "io"].into_iter();
+        let controllers =
+            controllers.filter(|name| passed_on.split_whitespace().any(|there| there == *name));
+        Self {
+            controllers: controllers.collect(),
+            folder,
+            leftover: Vec::new(),
+        }
+    }
+
+    /// Where it is.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Makes the cgroup of a child, with its limits.
     ///
     /// # Errors
@@ -213,6 +232,22 @@ const NOT_DELEGATED: &str =
     "the keeper's part of the cgroup tree was not given to it (Delegate=yes of its unit)";
 
 impl Leaf {
+    /// The cgroup of a child that runs, known by its folder.
+    pub(super) fn again(folder: PathBuf) -> io::Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let entrance = open(&folder, flags, Mode::empty())?;
+        Ok(Self {
+            folder,
+            entrance,
+            words: BTreeMap::new(),
+        })
+    }
+
+    /// Where it is.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Kills everything in it at once (`cgroup.kill`, Linux 5.14); whoever calls this kills by other means as well.
     pub(super) fn kill(&self) {
         let _ = write(&self.folder, "cgroup.kill", "1");

@@ -112,8 +112,7 @@ impl Drop for Placed {
 }
 
 impl Shelf {
-    /// That of the keeper behind `socket`, without what a former one left there: beside the socket if that is in memory,
-    /// else in the shared memory of the host.
+    /// That of the keeper behind `socket`: beside the socket if that is in memory, else in the shared memory of the host.
     pub(super) fn new(socket: &Path) -> Self {
         let mut beside = socket.as_os_str().to_owned();
         beside.push(".credentials");
@@ -130,9 +129,13 @@ impl Shelf {
             )),
             _ => beside,
         };
-        let shelf = Self { folder };
-        shelf.clear();
-        shelf
+        Self { folder }
+    }
+
+    /// Removes what a former keeper left there.
+    pub(super) fn cleared(self) -> Self {
+        self.clear();
+        self
     }
 
     /// Removes it with all that is in it, if it is ours.
@@ -224,6 +227,16 @@ impl Drop for Shelf {
 }
 
 impl Placed {
+    /// What [`Self::known`] told of it.
+    pub(super) fn again((folder, on_host): (PathBuf, bool)) -> Self {
+        Self { folder, on_host }
+    }
+
+    /// Its folder, and whether it lies on the host.
+    pub(super) fn known(&self) -> (PathBuf, bool) {
+        (self.folder.clone(), self.on_host)
+    }
+
     /// How they are kept, in words.
     pub(super) fn words(&self, layers: &Layers) -> String {
         let folder = self.folder.display();

@@ -81,7 +81,7 @@ pub(super) struct Launcher {
     host: Host,
     filters: Option<Filters>,
     /// Our part of the cgroup tree, or why there is none.
-    cgroups: Result<Cgroups, String>,
+    pub(super) cgroups: Result<Cgroups, String>,
     /// Write end of the status pipe.
     pub(super) status: OwnedFd,
     heap_start: Option<usize>,
@@ -93,24 +93,25 @@ pub(super) struct Launcher {
 }
 
 impl Launcher {
-    /// Probes the host by doing, best first; what `without` names is taken for missing.
-    pub(super) fn new(status: OwnedFd, without: &[Layer], keeper_socket: CString) -> Self {
+    /// Probes the host by doing, best first; what `without` names is taken for missing. `claimed`: what became of the
+    /// claim of a cgroup tree, when this process made it before.
+    pub(super) fn new(
+        status: OwnedFd,
+        without: &[Layer],
+        keeper_socket: CString,
+        claimed: Option<Result<PathBuf, String>>,
+    ) -> Self {
         let allowed = |layer| !without.contains(&layer);
         let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-        let with = |user, mount| Namespaces {
+        let with = |(user, mount)| Namespaces {
             user,
             pid: true,
             mount,
             ipc: mount && allowed(Layer::IpcNamespace),
             net: false,
         };
-        let candidates = [
-            with(true, true),
-            with(false, true),
-            with(true, false),
-            with(false, false),
-        ];
-        let found = candidates.into_iter().find(|candidate| {
+        let candidates = [(true, true), (false, true), (true, false), (false, false)];
+        let found = candidates.into_iter().map(with).find(|candidate| {
             allowed(Layer::PidNamespace)
                 && (!candidate.user || allowed(Layer::UserNamespace))
                 && works(*candidate, uid, gid, Probe::Namespaces)
@@ -131,9 +132,11 @@ impl Launcher {
             uid == 0 && namespaces.mount && works(plain, uid, gid, probe) && allowed(Layer::OwnUser)
         };
         let own_user_namespace = allowed(Layer::UserNamespace) && as_another(true);
-        let cgroups = match allowed(Layer::CgroupLimits) {
-            true => Cgroups::claim(),
-            false => Err("the keeper was told to do without".to_owned()),
+        let is_first = claimed.is_none();
+        let cgroups = match (claimed, allowed(Layer::CgroupLimits)) {
+            (Some(claimed), _) => claimed.map(Cgroups::again),
+            (None, true) => Cgroups::claim(),
+            (None, false) => Err("the keeper was told to do without".to_owned()),
         };
         let host = Host {
             namespaces,
@@ -152,6 +155,8 @@ impl Launcher {
             own_user_namespace,
         };
         let shelf = Shelf::new(Path::new(OsStr::from_bytes(keeper_socket.as_bytes())));
+        // Later, what lies there is that of children who live.
+        let shelf = if is_first { shelf.cleared() } else { shelf };
         Self {
             shelf,
             namespaces,
@@ -300,7 +305,11 @@ impl Launcher {
                 stdin,
                 stdout,
                 stderr,
-                counter: self.counter(leaf.as_ref()),
+                counter: self
+                    .cgroups
+                    .as_ref()
+                    .ok()
+                    .and_then(|all| all.counter(leaf.as_ref()?)),
                 isolation: self.report(
                     layers,
                     leaf.as_ref(),
@@ -320,10 +329,6 @@ impl Launcher {
                 Err(failure.sentence(launch))
             }
         }
-    }
-
-    fn counter(&self, leaf: Option<&Leaf>) -> Option<PathBuf> {
-        self.cgroups.as_ref().ok()?.counter(leaf?)
     }
 
     fn report(

@@ -18,12 +18,13 @@ const HOST: &str = "/proc/vmstat";
 const CGROUPS_MAX: usize = 1_024;
 
 /// How often the kernel has killed in one cgroup, and how many of these kills have explained a death.
-#[derive(Default)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct MemoryKills {
     explained: BTreeMap<PathBuf, u64>,
 }
 
 /// Where a child's kills are counted, and how many there were when it began.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub(super) struct Count {
     file: PathBuf,
     at_launch: u64,

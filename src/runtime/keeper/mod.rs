@@ -9,6 +9,7 @@ pub(super) mod clone;
 mod credential_files;
 mod denials;
 mod failure;
+mod handover;
 mod identity;
 mod init;
 mod launch;
@@ -61,6 +62,10 @@ struct Options {
     linger: bool,
     without: Vec<Layer>,
     announce: bool,
+    /// Where the state of the former program lies, which this one goes on from.
+    resume: Option<RawFd>,
+    /// Whatever was told, as it was told, to be told again.
+    told: Vec<OsString>,
 }
 
 const USAGE: &str = "usage: minimcp keeper --socket PATH [--parent-fd N] [--linger] \
@@ -69,7 +74,8 @@ const USAGE: &str = "usage: minimcp keeper --socket PATH [--parent-fd N] [--ling
 impl Options {
     fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let mut options = Self::default();
-        let mut arguments = arguments;
+        options.told = arguments.collect();
+        let mut arguments = options.told.clone().into_iter();
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or_else(|| USAGE.to_owned());
             match argument.to_str() {
@@ -77,6 +83,10 @@ impl Options {
                 Some("--parent-fd") => {
                     let number = value()?.to_str().and_then(|text| text.parse().ok());
                     options.parent_fd = Some(number.filter(|fd| *fd >= 0).ok_or(USAGE)?);
+                }
+                Some("--resume") => {
+                    let number = value()?.to_str().and_then(|text| text.parse().ok());
+                    options.resume = Some(number.filter(|fd| *fd >= 0).ok_or(USAGE)?);
                 }
                 Some("--linger") => options.linger = true,
                 Some("--no-pid-namespace") => options.without.push(Layer::PidNamespace),
@@ -110,6 +120,11 @@ pub fn main(
     arguments: impl Iterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> ExitCode {
+    let mut arguments = arguments.peekable();
+    if arguments.peek().is_some_and(|first| first == handover::ASK) {
+        let _ = writeln!(io::stdout(), "{}", handover::understood());
+        return ExitCode::SUCCESS;
+    }
     let options = match Options::parse(arguments) {
         Ok(options) => options,
         Err(usage) => {
@@ -130,6 +145,8 @@ pub fn main(
 }
 
 fn serve(options: &Options, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<(), String> {
+    let program = std::env::current_exe();
+    let program = program.map_err(|cause| format!("cannot tell which program this is: {cause}"))?;
     harden_process().map_err(|cause| format!("cannot harden this process: {cause}"))?;
     // A Ctrl-C at the terminal is for serve. Fails for the leader of a group, which then has its own terminal.
     let _ = nix::unistd::setsid();
@@ -153,8 +170,21 @@ fn serve(options: &Options, variable: &dyn Fn(&str) -> Option<OsString>) -> Resu
     let pid = std::process::id().to_string();
     let is = |name: &str, value: &str| variable(name).is_some_and(|found| found == value);
     let activated = is("LISTEN_PID", &pid) && is("LISTEN_FDS", "1");
+    if let Some(raw) = options.resume {
+        let state = handover::State::read(inherited(raw, "--resume")?)?;
+        let (reactor, place) = state.go_on(options, activated, signals, program)?;
+        let ended = reactor.run();
+        place.leave();
+        return ended.map_err(sentence("the keeper's loop failed"));
+    }
     let place = Place::take(&options.socket, activated)?;
+    let lock = place.lock.file().try_clone();
     let sources = Sources {
+        origin: handover::Origin {
+            program,
+            told: options.told.clone(),
+            lock: lock.map_err(|cause| cause.to_string())?.into(),
+        },
         listener: place.listener()?,
         signals,
         lifeline: options

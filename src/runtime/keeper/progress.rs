@@ -90,7 +90,7 @@ impl Stage {
 pub(super) type Failed = (Stage, Errno);
 
 /// What an init writes to the status pipe when its server ended; one atomic write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(serde::Serialize, serde::Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StatusRecord {
     /// Which launch.
     pub(super) serial: u64,

@@ -209,6 +209,8 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Go on with the program that lies where the keeper's own did, keeping pid, children and descriptors.
+    Upgrade,
 }
 
 /// The limits that setrlimit(2) holds. An older keeper refuses any further field in here.
@@ -319,6 +321,15 @@ pub enum Reply {
     Held {
         /// Its name.
         name: String,
+    },
+    /// To `Upgrade`, by the new program.
+    Upgraded {
+        /// The version of the former one.
+        from: String,
+        /// Its own.
+        to: String,
+        /// What it enforces here.
+        host: HostReport,
     },
     /// Done.
     Done,

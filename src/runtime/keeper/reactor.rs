@@ -6,7 +6,7 @@ use std::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
         unix::ffi::OsStringExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use nix::{
@@ -20,6 +20,7 @@ use nix::{
 };
 
 use super::{
+    handover::Origin,
     launch::Launcher,
     peer::{Incoming, Peer},
     progress::StatusRecord,
@@ -47,21 +48,25 @@ pub(super) struct Sources {
     pub(super) signals: SignalFd,
     /// When its other end closes, we end; `None`: never.
     pub(super) lifeline: Option<OwnedFd>,
+    /// What an upgrade needs.
+    pub(super) origin: Origin,
 }
 
 /// The keeper at work.
 pub(super) struct Reactor {
     epoll: Epoll,
-    sources: Sources,
+    pub(super) sources: Sources,
     /// Read end of the status pipe.
-    status: OwnedFd,
+    pub(super) status: OwnedFd,
     pub(super) launcher: Launcher,
     pub(super) table: Table,
     pub(super) host: HostReport,
     pub(super) next_serial: u64,
     /// The `serve` that is connected takes pages of refused system calls.
     pub(super) hands_denials: bool,
-    peer: Option<Peer>,
+    pub(super) peer: Option<Peer>,
+    /// The number of the request that is being answered.
+    pub(super) asked: u64,
     /// What the peer's epoll entry asks for now.
     interest: EpollFlags,
 }
@@ -69,14 +74,25 @@ pub(super) struct Reactor {
 impl Reactor {
     /// Probes the host and sets the loop up.
     pub(super) fn new(sources: Sources, without: &[Layer], socket: &Path) -> nix::Result<Self> {
-        let socket = std::path::absolute(socket).map_err(|_| Errno::EINVAL)?;
-        let socket = CString::new(socket.into_os_string().into_vec()).map_err(|_| Errno::EINVAL)?;
         let (status, status_write) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         nix::fcntl::fcntl(
             &status,
             nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
         )?;
-        let launcher = Launcher::new(status_write, without, socket);
+        Self::with(sources, without, socket, (status, status_write), None)
+    }
+
+    /// The same over a status pipe that is there already; `claimed`: as for [`Launcher::new`].
+    pub(super) fn with(
+        sources: Sources,
+        without: &[Layer],
+        socket: &Path,
+        (status, status_write): (OwnedFd, OwnedFd),
+        claimed: Option<Result<PathBuf, String>>,
+    ) -> nix::Result<Self> {
+        let socket = std::path::absolute(socket).map_err(|_| Errno::EINVAL)?;
+        let socket = CString::new(socket.into_os_string().into_vec()).map_err(|_| Errno::EINVAL)?;
+        let launcher = Launcher::new(status_write, without, socket, claimed);
         if !launcher.namespaces.pid {
             // Orphans of an init that was killed by a stranger come to us, to be killed.
             nix::sys::prctl::set_child_subreaper(true)?;
@@ -109,6 +125,7 @@ impl Reactor {
             next_serial: FIRST_SERIAL,
             hands_denials: false,
             peer: None,
+            asked: 0,
             interest: EpollFlags::empty(),
         })
     }
@@ -186,7 +203,7 @@ impl Reactor {
         let _ = crate::runtime::channel::send(socket.as_fd(), &[&packet], &[]);
     }
 
-    fn welcome(&mut self, peer: Peer) {
+    pub(super) fn welcome(&mut self, peer: Peer) {
         self.hang_up();
         self.interest = EpollFlags::EPOLLIN;
         let event = EpollEvent::new(self.interest, PEER);
@@ -212,6 +229,7 @@ impl Reactor {
             Incoming::Packet(packet) => {
                 let request = packet.header.request;
                 let greeted = peer.greeted;
+                self.asked = request;
                 let (reply, descriptors) = self.answer(packet, greeted);
                 if let Some(peer) = &mut self.peer {
                     peer.greeted |= matches!(reply, Reply::Welcome { .. });
@@ -233,7 +251,7 @@ impl Reactor {
     }
 
     /// Sends what waits, then the ends that `serve` was not told of, and sets what epoll asks for.
-    fn tell(&mut self) {
+    pub(super) fn tell(&mut self) {
         let Some(peer) = &mut self.peer else { return };
         let mut broken = peer.flush().is_err();
         while peer.greeted && !broken && !peer.has_backlog() {

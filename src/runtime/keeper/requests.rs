@@ -9,7 +9,7 @@ use super::{
     reactor::Reactor,
     table::Record,
 };
-use crate::runtime::WorkloadId;
+use crate::runtime::{HostReport, WorkloadId};
 
 /// Most descriptors held by name.
 const HELD_MAX: usize = 16_384;
@@ -38,7 +38,10 @@ impl Reactor {
                     self.table.end_members(self.launcher.namespaces);
                 }
                 let pid = std::process::id();
-                let host = self.host.clone();
+                let host = HostReport {
+                    program_replaced: self.sources.origin.is_replaced(),
+                    ..self.host.clone()
+                };
                 (Reply::Welcome { pid, host }, Vec::new())
             }
             Request::Launch(launch) => self.launch(&launch, packet),
@@ -50,6 +53,8 @@ impl Reactor {
             Request::Hold { name } => self.hold(name, packet.descriptors),
             Request::NextHeld { after } => self.next_held(after),
             Request::SocketsInside { id, count } => self.sockets_inside(id, count),
+            // Where it succeeds, the new program answers.
+            Request::Upgrade => refused(self.upgrade()),
             Request::DropHeld { name } => {
                 self.table.descriptors.remove(&name);
                 (Reply::Done, Vec::new())

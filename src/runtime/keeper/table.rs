@@ -43,19 +43,19 @@ pub(super) struct Record {
     /// How it ended.
     pub(super) exit: Option<ExitReport>,
     /// We sent SIGKILL.
-    killed: bool,
+    pub(super) killed: bool,
     /// What holds for it, in words.
     pub(super) isolation: BTreeMap<String, String>,
     /// Its credential files, until its end.
-    credentials: Option<Placed>,
+    pub(super) credentials: Option<Placed>,
     /// Its cgroup, until its end.
-    leaf: Option<Leaf>,
+    pub(super) leaf: Option<Leaf>,
     /// To be dropped when it ends.
     pub(super) forgotten: bool,
     /// Where the kernel counts its memory kills.
-    memory: memory_kills::Count,
+    pub(super) memory: memory_kills::Count,
     /// What its init wrote.
-    status: Option<StatusRecord>,
+    pub(super) status: Option<StatusRecord>,
 }
 
 /// All that is held.
@@ -68,7 +68,7 @@ pub(super) struct Table {
     pub(super) untold: BTreeSet<WorkloadId>,
     /// Named descriptors.
     pub(super) descriptors: BTreeMap<String, OwnedFd>,
-    memory_kills: MemoryKills,
+    pub(super) memory_kills: MemoryKills,
 }
 
 impl Table {
@@ -98,6 +98,12 @@ impl Table {
             status: None,
         };
         self.by_serial.insert(serial, id);
+        self.workloads.insert(id, record);
+    }
+
+    /// Adds a child that was held before this program took over.
+    pub(super) fn take_back(&mut self, id: WorkloadId, record: Record) {
+        self.by_serial.insert(record.serial, id);
         self.workloads.insert(id, record);
     }
 

@@ -77,6 +77,14 @@ impl Client {
         Self::new(instance, capabilities)
     }
 
+    /// A stateless one at the API's address.
+    pub fn at_path(instance: &Value) -> Self {
+        let mut client = Self::new(instance, json!({}));
+        let url = instance["path_url"].as_str().expect("it has one");
+        client.url = url.to_owned();
+        client
+    }
+
     pub fn post(&self, body: &Value) -> RequestBuilder {
         let request = self
             .http
@@ -149,6 +157,11 @@ impl Client {
         let request = self.http.delete(&self.url).bearer_auth(&self.token);
         let sent = request.header("Mcp-Session-Id", session).send().await;
         sent.expect("an answer").status()
+    }
+
+    /// From now on it uses none of its present connections.
+    pub fn reconnect(&mut self) {
+        self.http = harness::http_client();
     }
 
     /// The same session with another token.
