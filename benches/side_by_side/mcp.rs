@@ -194,10 +194,14 @@ impl Endpoint {
         if !is_result(&answer.text()) {
             return Err(std::io::Error::other(answer.text().into_owned()));
         }
+        // Every client sends the revision that was agreed, whether there is a session or not.
+        connection
+            .fixed
+            .push_str("MCP-Protocol-Version: 2025-06-18\r\n");
         if let Some(session) = answer.session {
-            connection.fixed.push_str(&format!(
-                "Mcp-Session-Id: {session}\r\nMCP-Protocol-Version: 2025-06-18\r\n"
-            ));
+            connection
+                .fixed
+                .push_str(&format!("Mcp-Session-Id: {session}\r\n"));
         }
         connection.send("POST", &self.path, INITIALIZED)?;
         Ok(connection)
