@@ -272,7 +272,7 @@ mod tests {
             "held",
             "held-",
             "ya29.x",
-            &digits[..],
+            digits,
             &format!("held-{digits}0"),
         ] {
             assert!(!form.is_placeholder(other), "{other}");

@@ -76,7 +76,7 @@ mod tests {
             };
             assert!(most - least <= 1, "{held:?}");
             let used: u64 = held.iter().sum();
-            assert!(used >= 8_000 && used < 10_000, "{used} by {instances}");
+            assert!((8_000..10_000).contains(&used), "{used} by {instances}");
             assert!(has_room(0, used, 10_000));
         }
         assert!(!has_room(0, 10_000, 10_000));
