@@ -73,8 +73,10 @@ const USAGE: &str = "usage: minimcp keeper --socket PATH [--parent-fd N] [--ling
 
 impl Options {
     fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
-        let mut options = Self::default();
-        options.told = arguments.collect();
+        let mut options = Self {
+            told: arguments.collect(),
+            ..Self::default()
+        };
         let mut arguments = options.told.clone().into_iter();
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or_else(|| USAGE.to_owned());
