@@ -1,6 +1,6 @@
 //! Wall time. Everything but the pure core may ask; durations come from tokio's clock.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::domain::UnixMs;
 
@@ -43,14 +43,37 @@ impl Clock {
         }
     }
 
-    /// The tokio instant at which wall time will be `at`; at once when it has passed.
+    /// The tokio instant at which wall time will be `at`, if nobody sets it; at once when it has passed.
     #[must_use]
     pub fn instant(&self, at: UnixMs) -> tokio::time::Instant {
-        // Timers far off are looked at again in between: the wall clock may be set meanwhile.
-        const FARTHEST_MS: u64 = 24 * 3_600_000;
-        let ahead = u64::try_from(at.saturating_sub(self.now()))
-            .unwrap_or(0)
-            .min(FARTHEST_MS);
-        tokio::time::Instant::now() + std::time::Duration::from_millis(ahead)
+        const FARTHEST: Duration = Duration::from_secs(24 * 3_600);
+        tokio::time::Instant::now() + self.ahead(at).min(FARTHEST)
+    }
+
+    /// When to look whether wall time is `at`, for those who then look again: no later than that, and soon enough that
+    /// a clock that was set, or stood still while the host was suspended, is noticed.
+    #[must_use]
+    pub fn next_look(&self, at: UnixMs) -> tokio::time::Instant {
+        const FARTHEST: Duration = Duration::from_secs(30);
+        tokio::time::Instant::now() + self.ahead(at).min(FARTHEST)
+    }
+
+    fn ahead(&self, at: UnixMs) -> Duration {
+        Duration::from_millis(u64::try_from(at.saturating_sub(self.now())).unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_far_off_is_looked_at_again_and_a_near_one_met() {
+        let clock = Clock::following_tokio(1_000);
+        let now = tokio::time::Instant::now();
+        assert_eq!(clock.next_look(1_000 + 5_000), now + Duration::from_secs(5));
+        assert_eq!(clock.next_look(i64::MAX), now + Duration::from_secs(30));
+        assert_eq!(clock.next_look(0), now);
+        assert_eq!(clock.instant(1_000 + 60_000), now + Duration::from_secs(60));
     }
 }

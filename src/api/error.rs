@@ -280,15 +280,11 @@ impl From<SupervisorError> for ApiError {
             SupervisorError::Busy => Self::new(Code::Busy, text),
             SupervisorError::ActorFailed => Self::new(Code::ActorFailed, text),
             SupervisorError::ShuttingDown => Self::new(Code::ShuttingDown, text),
-            // The text of the store names a host at most, yet it stays in the log: callers need only "try again".
-            SupervisorError::Unavailable(internal) => {
-                let mut error = Self::new(
-                    Code::DatabaseUnavailable,
-                    "the database is away; instances go on, try again soon",
-                );
-                error.internal = Some(internal);
-                error
-            }
+            // The store's sentence names a host or a file at most, never a password, and only administrators ask.
+            SupervisorError::Unavailable(reason) => Self::new(
+                Code::DatabaseUnavailable,
+                format!("the database is away: {reason}; instances go on, try again soon"),
+            ),
             SupervisorError::Internal(internal) => Self::internal(internal),
         }
     }

@@ -11,6 +11,7 @@ mod paths;
 mod restore;
 mod sessions;
 mod tasks;
+mod waiting;
 
 pub use own_files::keep_to_own_files;
 pub use restore::restore;
@@ -39,7 +40,7 @@ use crate::{
         local::{LocalRuntime, SpawnKeeper},
     },
     secrets::{self, AdminToken, KeyRing},
-    store::{Store, StoreError},
+    store::Store,
     supervisor::{Context, Supervisor},
     tasks::TaskDriver,
     templates::Catalogue,
@@ -53,9 +54,6 @@ const PART_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long all instances together may take to stop: the longest graces of a template, and a kill.
 const INSTANCES_PATIENCE: Duration = Duration::from_secs(20);
-
-/// The longest wait between two tries to reach a database.
-const STORE_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// The version of Landlock that this host's kernel offers, as its answer to us is; 0: none.
 #[must_use]
@@ -110,13 +108,15 @@ impl Daemon {
         let keys = load_keys(&config)?;
         let keys = Arc::new(keys);
         let admin_token = AdminToken::load_or_create(&config.api.admin_token_file)?;
-        let store = connect_store(&config).await?;
+        let store =
+            waiting::for_database(&config, async || Store::connect(&config.database).await).await?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             database = store.kind(),
             "starting"
         );
-        secrets::check_keys(&keys, &store, clock.now()).await?;
+        let check = async || secrets::check_keys(&keys, &store, clock.now()).await;
+        waiting::for_database(&config, check).await?;
         let spawn = config.runtime.keeper_spawn.then(|| SpawnKeeper {
             exe: exe.clone(),
             linger: config.runtime.keeper_linger,
@@ -176,7 +176,9 @@ impl Daemon {
                 &api_url,
             )
             .with_environment(config::environment());
-            let (supervisor, restored, alive) = Supervisor::start_up(context).await?;
+            let context = Arc::new(context);
+            let start_up = async || Supervisor::start_up(Arc::clone(&context)).await;
+            let (supervisor, restored, alive) = waiting::for_database(&config, start_up).await?;
             tracing::info!(restored, alive, "instances restored");
             tokio::spawn(supervisor.clone().tell_denials());
             let list = tasks::all(&config, &store, &supervisor, &keys, clock);
@@ -389,27 +391,6 @@ fn load_keys(config: &Config) -> anyhow::Result<KeyRing> {
         given_key.as_ref().map(|key| key.as_str()),
         credentials.as_deref(),
     )?)
-}
-
-async fn connect_store(config: &Config) -> anyhow::Result<Store> {
-    let mut wait = Duration::from_millis(500);
-    loop {
-        match Store::connect(&config.database).await {
-            Ok(store) => return Ok(store),
-            Err(StoreError::Unavailable(reason)) => {
-                tracing::error!(
-                    reason,
-                    retry_ms = wait.as_millis(),
-                    "the database does not answer; trying again"
-                );
-                let patience = config.database.acquire_timeout.std() + STORE_WAIT_MAX;
-                notify::still_starting(wait + patience * 2, "waiting for the database");
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(STORE_WAIT_MAX);
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 fn readiness(

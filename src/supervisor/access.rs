@@ -143,7 +143,7 @@ impl Validity {
             // The sender is held here: this never fails. A time far off is looked at again in between.
             tokio::select! {
                 _ = until.changed() => {}
-                () = sleep_until(Clock::System.instant(at)) => {}
+                () = sleep_until(Clock::System.next_look(at)) => {}
             }
         }
     }

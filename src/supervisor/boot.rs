@@ -20,6 +20,7 @@ use super::{
     command::Command,
     context::listener_name,
     create::hold_listener,
+    folders,
     launch::{self, KeptHandshake},
     members::Census,
     recovery,
@@ -35,7 +36,7 @@ use crate::{
         instance::InstanceRecord,
         lifecycle::{Lifecycle, Policy},
         probe::ProbeTracker,
-        state::{DesiredState, InstanceState, StopReason},
+        state::InstanceState,
         template::Template,
     },
     runtime::{self, Presence, Workload},
@@ -254,7 +255,7 @@ impl Actor {
     /// The child of `generation` was ended instead of adopted: the boot command launches the next one, if one is
     /// wanted. The number is spent, also when the store was away as it was given.
     fn begin_without(&mut self, generation: Generation) {
-        self.life.state = without_child(&self.record);
+        self.life.state = recovery::without_child(&self.record);
         self.life.generation = self.life.generation.max(generation);
     }
 }
@@ -361,9 +362,13 @@ pub(super) async fn end(workload: &Workload) {
 /// # Errors
 /// When the store or the keeper cannot be read. A single corrupt record is told and left out.
 pub(super) async fn restore_all(context: &Arc<Context>) -> Result<(usize, usize), SupervisorError> {
+    // Before anything has an effect, so that a start that finds no database can be done again.
     let (records, corrupt) = context.store.instances().await?;
+    let leases = context.store.port_leases().await?;
+    let mut estate = Estate::take_stock(context).await?;
     context.note_damaged(&corrupt);
-    for lease in context.store.port_leases().await? {
+    folders::settle(context, &records, &corrupt).await;
+    for lease in leases {
         let mut pool = context.ports.lock().unwrap_or_else(PoisonError::into_inner);
         match (lease.instance, lease.quarantine_until) {
             (Some(holder), _) => pool.restore_lease(lease.port, holder),
@@ -371,7 +376,6 @@ pub(super) async fn restore_all(context: &Arc<Context>) -> Result<(usize, usize)
             (None, None) => {}
         }
     }
-    let mut estate = Estate::take_stock(context).await?;
     let (mut restored, mut alive) = (0, 0);
     for record in records {
         let id = record.id;
@@ -459,7 +463,7 @@ async fn restore_one(
         .try_clone()
         .map_err(|error| SupervisorError::Internal(error.to_string()))?;
     if workload.is_none() {
-        record.state = without_child(&record);
+        record.state = recovery::without_child(&record);
     }
     context
         .registry
@@ -483,18 +487,4 @@ async fn restore_one(
     .await?;
     let _ = handle.mailbox.send(Command::Boot).await;
     Ok(())
-}
-
-/// What a record's state means once its child is known to be gone.
-pub(super) fn without_child(record: &InstanceRecord) -> InstanceState {
-    match (&record.state, record.desired) {
-        (InstanceState::Stopped { .. }, _) => record.state.clone(),
-        (InstanceState::Stopping { reason, .. }, DesiredState::Stopped) => {
-            InstanceState::Stopped { reason: *reason }
-        }
-        (_, DesiredState::Stopped) => InstanceState::Stopped {
-            reason: StopReason::Requested,
-        },
-        (_, DesiredState::Running) => InstanceState::Pending,
-    }
 }

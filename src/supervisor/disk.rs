@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{Supervisor, command::Command, launch::instance_dir};
+use super::{Supervisor, command::Command, folders::instance_dir};
 use crate::domain::{id::Generation, limits::Limits};
 
 /// Files and folders that are looked at in one instance's folder at most: about a second of work.

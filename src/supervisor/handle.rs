@@ -49,9 +49,9 @@ impl Supervisor {
     /// many came back, and how many of them alive.
     ///
     /// # Errors
-    /// When the store or the keeper cannot be read.
-    pub async fn start_up(context: Context) -> Outcome<(Self, usize, usize)> {
-        let context = Arc::new(context);
+    /// When the store or the keeper cannot be read; then nothing has begun, and it may be done again.
+    pub async fn start_up(context: impl Into<Arc<Context>>) -> Outcome<(Self, usize, usize)> {
+        let context = context.into();
         let (restored, alive) = boot::restore_all(&context).await?;
         let supervisor = Self { context };
         tokio::spawn(keeper_watch::follow_keeper(Arc::clone(&supervisor.context)));

@@ -2,7 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -14,6 +14,7 @@ use super::{
     Context,
     denials::Watched,
     egress::Ways,
+    folders::{self, instance_dir},
     private_port::PrivatePort,
     remote,
     route::ArgumentsHook,
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     domain::{
         exit::ExitStatus,
-        id::{Generation, InstanceId},
+        id::Generation,
         instance::InstanceRecord,
         template::{Template, Transport},
     },
@@ -194,6 +195,7 @@ fn resolve(
     port: Option<u16>,
 ) -> Result<Resolved, ExitStatus> {
     let folder = instance_dir(context, record.id);
+    folders::take_back(&folder);
     context
         .catalogue
         .resolve(&record.template, &record.spec, &folder, port)
@@ -438,11 +440,6 @@ pub(super) fn arguments_hook(
         let wanted = template.calls.record_arguments.then(|| Arc::new(hook));
         handle.route.arguments.store(wanted);
     }
-}
-
-/// The folder of an instance.
-pub(super) fn instance_dir(context: &Context, id: InstanceId) -> PathBuf {
-    context.config.runtime.instance_dir.join(id.to_string())
 }
 
 pub(super) fn not_started(reason: impl Into<String>) -> ExitStatus {

@@ -17,6 +17,7 @@ mod disk;
 mod effects;
 mod egress;
 mod error;
+mod folders;
 mod handle;
 mod keeper_watch;
 mod launch;

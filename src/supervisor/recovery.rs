@@ -12,7 +12,7 @@ use super::{
     Context, SupervisorError,
     access::TokenSet,
     actor::Actor,
-    boot::{end, without_child},
+    boot::end,
     command::Command,
     members::{end_held, listed},
     route::{AccessEvent, RouteState},
@@ -24,6 +24,7 @@ use crate::{
         access::TokenSettings,
         event::Event,
         id::{InstanceId, TokenName},
+        instance::InstanceRecord,
         lifecycle::{Lifecycle, Policy},
         probe::ProbeTracker,
         state::{DesiredState, InstanceState, StopReason},
@@ -321,6 +322,20 @@ impl Actor {
             .fold(TokenSet::clone(&present), TokenSet::without);
         let changed = AccessEvent::TokensChanged { id };
         let _ = self.context.access.send(changed).await;
+    }
+}
+
+/// What a record's state means once its child is known to be gone.
+pub(super) fn without_child(record: &InstanceRecord) -> InstanceState {
+    match (&record.state, record.desired) {
+        (InstanceState::Stopped { .. }, _) => record.state.clone(),
+        (InstanceState::Stopping { reason, .. }, DesiredState::Stopped) => {
+            InstanceState::Stopped { reason: *reason }
+        }
+        (_, DesiredState::Stopped) => InstanceState::Stopped {
+            reason: StopReason::Requested,
+        },
+        (_, DesiredState::Running) => InstanceState::Pending,
     }
 }
 

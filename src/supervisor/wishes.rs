@@ -6,7 +6,7 @@ use super::{
     InstanceStatus, ServerFacts, SupervisorError,
     actor::Actor,
     context::listener_name,
-    launch::instance_dir,
+    folders,
     members::listed,
     route::{AccessEvent, RouteState},
     status::stop_reason_text,
@@ -124,12 +124,24 @@ impl Actor {
         if self.record.lease.warned || self.record.lease.is_over(now) {
             return;
         }
+        let before = self.warn_before();
+        if let Some(due) = self.record.lease.warn_at(before)
+            && due > now
+        {
+            let again = self.context.clock.next_look(due);
+            return self.timers.arm(Timer::LeaseWarning, again);
+        }
         if let Some(at) = self.record.lease.expires_at {
             self.record.lease.warned = true;
             let left_secs = u64::try_from(at - now).unwrap_or(0).div_ceil(1_000);
             let left = HumanDuration::from_secs(left_secs);
             self.note("lease-warning", format!("its lease runs out in {left}"));
         }
+    }
+
+    fn warn_before(&self) -> HumanDuration {
+        let template = self.template.as_ref();
+        template.map_or_else(HumanDuration::default, |t| t.lease.warn_before)
     }
 
     pub(super) async fn expire(&mut self) {
@@ -150,17 +162,13 @@ impl Actor {
         let clock = self.context.clock;
         let lease = self.record.lease;
         if let Some(until) = lease.restore_until {
-            self.timers.arm(Timer::Purge, clock.instant(until));
+            self.timers.arm(Timer::Purge, clock.next_look(until));
             return;
         }
         let Some(end) = lease.expires_at else { return };
-        self.timers.arm(Timer::LeaseEnd, clock.instant(end));
-        let before = self
-            .template
-            .as_ref()
-            .map_or_else(HumanDuration::default, |t| t.lease.warn_before);
-        if let Some(at) = lease.warn_at(before) {
-            self.timers.arm(Timer::LeaseWarning, clock.instant(at));
+        self.timers.arm(Timer::LeaseEnd, clock.next_look(end));
+        if let Some(at) = lease.warn_at(self.warn_before()) {
+            self.timers.arm(Timer::LeaseWarning, clock.next_look(at));
         }
     }
 
@@ -182,6 +190,8 @@ impl Actor {
         let rest_ms =
             i64::try_from(context.config.runtime.port_quarantine.ms()).unwrap_or(i64::MAX);
         let quarantine_until = now.saturating_add(rest_ms);
+        let folder = folders::instance_dir(&context, id);
+        folders::set_aside(&folder);
         if let Err(error) = context
             .store
             .delete_instance(id, quarantine_until, now)
@@ -213,7 +223,7 @@ impl Actor {
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             pool.release(port, id, quarantine_until);
         }
-        remove_folder(&context, id).await;
+        folders::remove(&folder).await;
         let status = self.current_status();
         self.note("deleted", "it is gone; its port rests".to_owned());
         self.tell_last_words().await;
@@ -314,16 +324,5 @@ fn lease_text(lease: &Lease) -> String {
     match lease.ttl() {
         Some(ttl) => format!("its lease runs for {ttl} from now on"),
         None => "its lease has no end".to_owned(),
-    }
-}
-
-async fn remove_folder(context: &Arc<super::Context>, id: crate::domain::id::InstanceId) {
-    let folder = instance_dir(context, id);
-    match tokio::fs::remove_dir_all(&folder).await {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => {
-            tracing::warn!(instance = %id, %error, "the instance's folder could not be removed")
-        }
     }
 }

@@ -59,10 +59,16 @@ impl Entry {
     }
 }
 
+/// Absent once the driver is shut down.
+type Scheduler = Arc<Mutex<Option<JobScheduler>>>;
+
+/// How often the wall clock is looked at.
+const CLOCK_LOOK: Duration = Duration::from_secs(5);
+
 /// Drives the background tasks until it is shut down.
 pub struct TaskDriver {
     entries: BTreeMap<String, Arc<Entry>>,
-    scheduler: Mutex<Option<JobScheduler>>,
+    scheduler: Scheduler,
     runners: Mutex<JoinSet<()>>,
     stop: CancellationToken,
 }
@@ -129,25 +135,17 @@ impl TaskDriver {
         if let Some(name) = schedules.keys().find(|name| !entries.contains_key(*name)) {
             return Err(unknown(name, &entries));
         }
-        let fault = |error: tokio_cron_scheduler::JobSchedulerError| {
-            TaskError::Scheduler(error.to_string())
-        };
-        let scheduler = JobScheduler::new().await.map_err(fault)?;
         let stop = CancellationToken::new();
         let mut runners = JoinSet::new();
-        for (name, entry) in &entries {
-            let schedule = entry.status().schedule.clone();
-            if schedule != OFF {
-                let target = Arc::clone(entry);
-                let job = job(name, &schedule, move || target.activated.notify_one())?;
-                scheduler.add(job).await.map_err(fault)?;
-            }
+        for entry in entries.values() {
             runners.spawn(run_when_activated(Arc::clone(entry), stop.clone()));
         }
-        scheduler.start().await.map_err(fault)?;
+        let all: Vec<_> = entries.values().map(Arc::clone).collect();
+        let scheduler: Scheduler = Arc::new(Mutex::new(Some(schedule(&all).await?)));
+        runners.spawn(follow_clock(all, Arc::clone(&scheduler), stop.clone()));
         Ok(Self {
             entries,
-            scheduler: Mutex::new(Some(scheduler)),
+            scheduler,
             runners: Mutex::new(runners),
             stop,
         })
@@ -184,10 +182,8 @@ impl TaskDriver {
                 .unwrap_or_else(PoisonError::into_inner);
             held.take()
         };
-        if let Some(mut scheduler) = scheduler
-            && let Err(error) = scheduler.shutdown().await
-        {
-            tracing::warn!(%error, "the scheduler of the background tasks did not stop in order");
+        if let Some(scheduler) = scheduler {
+            end(scheduler).await;
         }
         let mut runners = {
             let mut held = self.runners.lock().unwrap_or_else(PoisonError::into_inner);
@@ -197,6 +193,73 @@ impl TaskDriver {
         let in_order = tokio::time::timeout(timeout, all).await.is_ok();
         runners.shutdown().await;
         in_order
+    }
+}
+
+/// Starts the schedules of all tasks that have one.
+async fn schedule(entries: &[Arc<Entry>]) -> Result<JobScheduler, TaskError> {
+    let fault =
+        |error: tokio_cron_scheduler::JobSchedulerError| TaskError::Scheduler(error.to_string());
+    let scheduler = JobScheduler::new().await.map_err(fault)?;
+    for entry in entries {
+        let (name, schedule) = {
+            let status = entry.status();
+            (status.name.clone(), status.schedule.clone())
+        };
+        if schedule != OFF {
+            let target = Arc::clone(entry);
+            let job = job(&name, &schedule, move || target.activated.notify_one())?;
+            scheduler.add(job).await.map_err(fault)?;
+        }
+    }
+    scheduler.start().await.map_err(fault)?;
+    Ok(scheduler)
+}
+
+/// Sets the schedules anew when the wall clock was set back: the scheduler would wait until it is again as late as it
+/// was. A clock that is set forward it notices by itself.
+async fn follow_clock(entries: Vec<Arc<Entry>>, scheduler: Scheduler, stop: CancellationToken) {
+    loop {
+        let (begun, wall) = (Instant::now(), jiff::Timestamp::now());
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(CLOCK_LOOK) => {}
+        }
+        let passed_ms = jiff::Timestamp::now().as_millisecond() - wall.as_millisecond();
+        if !was_set_back(begun.elapsed(), passed_ms) {
+            continue;
+        }
+        tracing::warn!(
+            passed_ms,
+            "the wall clock was set back; the schedules begin anew"
+        );
+        match schedule(&entries).await {
+            Ok(new) => {
+                let old = {
+                    let mut held = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
+                    match held.as_mut() {
+                        Some(held) => std::mem::replace(held, new),
+                        // Shut down meanwhile.
+                        None => new,
+                    }
+                };
+                end(old).await;
+            }
+            Err(error) => tracing::error!(%error, "the schedules could not be set anew"),
+        }
+    }
+}
+
+/// Whether the wall clock lost more than a second against time that passed.
+pub(super) fn was_set_back(passed: Duration, wall_passed_ms: i64) -> bool {
+    let passed_ms = i64::try_from(passed.as_millis()).unwrap_or(i64::MAX);
+    wall_passed_ms < passed_ms.saturating_sub(1_000)
+}
+
+async fn end(mut scheduler: JobScheduler) {
+    if let Err(error) = scheduler.shutdown().await {
+        tracing::warn!(%error, "the scheduler of the background tasks did not stop in order");
     }
 }
 

@@ -161,3 +161,21 @@ async fn faults_of_the_configuration_are_told_at_the_start() {
     let started = TaskDriver::start(vec![twice(), twice()], &BTreeMap::new()).await;
     assert!(matches!(started, Err(TaskError::Twice(_))));
 }
+
+#[test]
+fn a_clock_that_was_set_back_is_told_from_one_that_runs_unevenly() {
+    let passed = Duration::from_secs(5);
+    for (wall_ms, set_back) in [
+        (5_000, false),
+        (4_200, false),
+        (3_000, true),
+        (-3_600_000, true),
+        (3_600_000, false),
+    ] {
+        assert_eq!(
+            super::driver::was_set_back(passed, wall_ms),
+            set_back,
+            "{wall_ms}"
+        );
+    }
+}
