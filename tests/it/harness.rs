@@ -6,7 +6,7 @@ use std::{
     net::TcpListener,
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
@@ -14,9 +14,10 @@ use std::{
 use minimcp::config::Config;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 
+pub use crate::databases::Database;
+pub(crate) use crate::databases::on_both_databases;
 use crate::{fixtures, processes};
 
 /// How long `serve` may take until it is ready.
@@ -25,67 +26,6 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Access ports of one server.
 const PORTS: u16 = 100;
-
-/// Where a server keeps its data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Database {
-    /// A file in its folder.
-    Sqlite,
-    /// A database of its own on the server at `MINIMCP_TEST_POSTGRES_URL`.
-    Postgres,
-}
-
-impl Database {
-    /// The databases that can be tested here; without PostgreSQL it says so.
-    pub fn available() -> Vec<Self> {
-        if std::env::var_os("MINIMCP_TEST_POSTGRES_URL").is_some() {
-            vec![Self::Sqlite, Self::Postgres]
-        } else {
-            eprintln!("SKIPPED on PostgreSQL: run ./tests/run, or set MINIMCP_TEST_POSTGRES_URL");
-            vec![Self::Sqlite]
-        }
-    }
-
-    /// The URL of a new, empty database.
-    pub async fn create(self, folder: &Path) -> String {
-        if self == Self::Sqlite {
-            return format!("sqlite:{}", folder.join("minimcp.db").display());
-        }
-        let url = std::env::var("MINIMCP_TEST_POSTGRES_URL").expect("available() was asked");
-        let name = format!("it_{}", uuid::Uuid::now_v7().simple());
-        let mut connection = PgConnection::connect(&url)
-            .await
-            .expect("the PostgreSQL of MINIMCP_TEST_POSTGRES_URL answers");
-        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))
-            .execute(&mut connection)
-            .await
-            .expect("its user may create databases");
-        let (server, _) = url.rsplit_once('/').expect("the URL names a database");
-        format!("{server}/{name}")
-    }
-}
-
-/// Makes two tests of each case, `async fn case(database: Database)`: one on SQLite, one on PostgreSQL.
-macro_rules! on_both_databases {
-    ($($case:ident),+ $(,)?) => {$(
-        mod $case {
-            use crate::harness::Database;
-
-            #[tokio::test]
-            async fn on_sqlite() {
-                super::$case(Database::Sqlite).await;
-            }
-
-            #[tokio::test]
-            async fn on_postgres() {
-                if Database::available().contains(&Database::Postgres) {
-                    super::$case(Database::Postgres).await;
-                }
-            }
-        }
-    )+};
-}
-pub(crate) use on_both_databases;
 
 /// Whether every user may look at a path.
 pub fn reachable_by_all(path: &Path) -> bool {
@@ -105,6 +45,8 @@ pub struct Server {
     uid: Option<u32>,
     /// Where its program lies, where that is to be replaced.
     program: Option<PathBuf>,
+    /// The words of a command that runs it, where it is not run by itself.
+    under: Vec<String>,
     process: Option<Child>,
     client: reqwest::Client,
 }
@@ -143,6 +85,26 @@ impl Server {
         uid: Option<u32>,
         change: impl FnOnce(&mut Config),
     ) -> Self {
+        let unchanged = |config: &mut Config| {
+            change(config);
+            Vec::new()
+        };
+        Self::begin_in(database, uid, unchanged).await
+    }
+
+    /// Starts it by a command of which `change` gives the words, and which becomes the daemon in the end (`exec`).
+    pub async fn begin_under(
+        database: Database,
+        change: impl FnOnce(&mut Config) -> Vec<String>,
+    ) -> Self {
+        Self::begin_in(database, None, change).await
+    }
+
+    async fn begin_in(
+        database: Database,
+        uid: Option<u32>,
+        change: impl FnOnce(&mut Config) -> Vec<String>,
+    ) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("minimcp-it-")
             .tempdir()
@@ -169,12 +131,13 @@ impl Server {
         config.logs.spool_dir = data.join("spool");
         config.calls.spool_dir = data.join("call-spool");
         config.secrets.key_file = data.join("master-key");
-        change(&mut config);
+        let under = change(&mut config);
         let mut server = Self {
             folder,
             config,
             uid,
             program: None,
+            under,
             process: None,
             client: http_client(),
         };
@@ -198,7 +161,8 @@ impl Server {
         self.program = Some(program);
     }
 
-    fn begin(&mut self) {
+    /// Starts the process (again) over the same data, without waiting until it is ready.
+    pub fn begin(&mut self) {
         assert!(self.process.is_none(), "it runs already");
         let file = self.folder.path().join("config.toml");
         let text = toml::to_string(&self.config).expect("a configuration can be written");
@@ -209,7 +173,16 @@ impl Server {
             .open(self.log_file())
             .expect("the folder is ours");
         let built = PathBuf::from(env!("CARGO_BIN_EXE_minimcp"));
-        let mut command = Command::new(self.program.as_ref().unwrap_or(&built));
+        let program = self.program.as_ref().unwrap_or(&built);
+        let mut words = self.under.iter().map(String::as_str);
+        let mut command = match words.next() {
+            None => Command::new(program),
+            Some(first) => {
+                let mut command = Command::new(first);
+                command.args(words).arg(program);
+                command
+            }
+        };
         if let Some(uid) = self.uid {
             for path in [self.folder.path(), &self.folder.path().join("data")] {
                 chown(path, Some(uid), Some(uid)).expect("root may");
@@ -386,6 +359,25 @@ impl Server {
         let mut process = self.process.take().expect("it runs");
         process.kill().expect("it is our child");
         process.wait().expect("it is our child");
+    }
+
+    /// How `serve` ended, if it did so by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let process = self.process.as_mut().expect("it was started");
+        process.try_wait().expect("it is our child")
+    }
+
+    /// Waits until `serve` has ended by itself.
+    pub async fn until_ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        loop {
+            if let Some(status) = self.ended() {
+                self.process = None;
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it goes on\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await; // poll
+        }
     }
 
     /// SIGTERM; waits for the end and gives the exit code.

@@ -8,19 +8,24 @@ mod bad_manifests;
 mod brokers;
 mod calls;
 mod cgroups;
+mod chaos;
+mod churn;
 mod cli;
 mod clients;
 mod cold_start;
 mod conformance;
 mod credential_check;
 mod credential_files;
+mod databases;
 #[cfg(target_arch = "x86_64")]
 mod denials;
 mod disk;
 mod drain;
 mod egress;
 mod fixtures;
+mod folders;
 mod given_up;
+mod ground;
 mod harness;
 #[cfg(target_arch = "x86_64")]
 mod hostile;

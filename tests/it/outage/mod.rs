@@ -3,7 +3,7 @@
 
 mod calls;
 mod network;
-mod proxy;
+pub mod proxy;
 mod sqlite;
 
 use std::time::{Duration, Instant};
@@ -87,7 +87,7 @@ async fn until_generation(server: &Server, id: &str, generation: u64) -> Value {
 }
 
 /// Waits until as many lines with `word` in them are stored; gives their texts in the order of the log.
-async fn lines_with(server: &Server, id: &str, word: &str, count: usize) -> Vec<String> {
+pub async fn lines_with(server: &Server, id: &str, word: &str, count: usize) -> Vec<String> {
     let deadline = Instant::now() + SOON;
     loop {
         let page = server
@@ -128,7 +128,7 @@ async fn events_of(server: &Server, id: &str) -> Vec<String> {
 }
 
 /// Writes numbered lines through the demo server's own tool.
-async fn write_lines(client: &mut crate::mcp::Mcp, word: &str, count: usize) {
+pub async fn write_lines(client: &mut crate::mcp::Mcp, word: &str, count: usize) {
     let arguments = json!({"text": word, "lines": count});
     let answer = client.tool("log", arguments).await;
     assert!(answer.is_ok(), "{answer:?}");

@@ -1,0 +1,189 @@
+//! Breaks things: children, `serve`, the keeper, the database.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use sqlx::{Connection, SqliteConnection};
+
+use super::{
+    api::{Api, Reply},
+    steps::Fault,
+    world::World,
+};
+use crate::{
+    harness::{Database, Server},
+    outage::proxy::{Mode, Proxy},
+    processes::{self, Process},
+};
+
+/// Everything that can be broken.
+pub struct Breaker {
+    /// The daemon.
+    pub server: Server,
+    /// Before PostgreSQL.
+    proxy: Option<Proxy>,
+    /// Holds the lock of SQLite while it is away.
+    lock: Option<SqliteConnection>,
+}
+
+/// The keeper: the one that names itself so and whose parent is not of its kind (inits are forks of it).
+pub fn keepers(all: &[Process]) -> Vec<&Process> {
+    let named: Vec<_> = all.iter().filter(|process| is_keeper(process)).collect();
+    let is_first = |process: &&&Process| !named.iter().any(|other| other.pid == process.parent);
+    named.iter().filter(is_first).copied().collect()
+}
+
+/// A keeper, or one of its inits.
+pub fn is_keeper(process: &Process) -> bool {
+    process.command.contains(" keeper ")
+}
+
+impl Breaker {
+    /// Starts a daemon whose database can be taken away.
+    pub async fn start(database: Database) -> Self {
+        let proxy = match database {
+            Database::Sqlite => None,
+            Database::Postgres => Some(Proxy::start(postgres_place(), Mode::Open).await),
+        };
+        let address = proxy.as_ref().map(|proxy| proxy.address().to_string());
+        let server = Server::start_with(database, |config| super::configure(config, address)).await;
+        Self {
+            server,
+            proxy,
+            lock: None,
+        }
+    }
+
+    /// Does one thing.
+    pub async fn break_one(&mut self, world: &World, api: &Api, fault: Fault) {
+        world.note(format!("==== {fault:?}"));
+        world.count(
+            &format!("{fault:?}")
+                .split('(')
+                .next()
+                .unwrap_or("")
+                .to_owned(),
+        );
+        match fault {
+            Fault::KillChild(slot) => self.kill_child(world, api, slot).await,
+            Fault::KillServe => {
+                self.kill_serve(world);
+                self.server.begin();
+            }
+            Fault::KillKeeper => self.kill_keeper(),
+            Fault::KillBoth => {
+                self.kill_serve(world);
+                self.kill_keeper();
+                self.server.begin();
+            }
+            Fault::RestartServe => {
+                self.look_after_serve(world);
+                let code = tokio::task::block_in_place(|| self.server.stop());
+                // None: the signal came before it listened for signals, which is a kill to it.
+                match code {
+                    Some(0) => {}
+                    None => expose(world),
+                    Some(code) => world.wrong(format!("serve ended with {code}")),
+                }
+                self.server.begin();
+            }
+            Fault::Cut => self.take_away(world, Mode::Refuse).await,
+            Fault::Stall => self.take_away(world, Mode::Stall).await,
+            Fault::Heal => self.heal().await,
+            Fault::Await => {
+                self.look_after_serve(world);
+                self.server.until_ready().await;
+            }
+        }
+    }
+
+    fn kill_serve(&mut self, world: &World) {
+        self.look_after_serve(world);
+        self.server.kill();
+        expose(world);
+    }
+
+    /// `serve` never ends by itself.
+    pub fn look_after_serve(&mut self, world: &World) {
+        if let Some(status) = self.server.ended() {
+            let log = self.server.log();
+            let last: Vec<_> = log.lines().rev().take(12).collect();
+            world.wrong(format!("serve ended by itself: {status}; last: {last:#?}"));
+        }
+    }
+
+    fn kill_keeper(&self) {
+        let all = self.server.processes();
+        for keeper in keepers(&all) {
+            processes::kill(keeper.pid);
+        }
+    }
+
+    async fn kill_child(&self, world: &World, api: &Api, slot: usize) {
+        let access = world.state().places[slot].access.clone();
+        let Some(access) = access else { return };
+        let reply = tokio::time::timeout(
+            Duration::from_secs(3),
+            api.get(&format!("/mcps/{}", access.id)),
+        )
+        .await;
+        let Ok(Reply::Answer(StatusCode::OK, instance)) = reply else {
+            return;
+        };
+        let pid = instance["pid"]
+            .as_u64()
+            .and_then(|pid| u32::try_from(pid).ok());
+        // Only what is seen to be a child of this daemon: the number may be another's by now.
+        let found = self.server.processes();
+        let child = found.iter().find(|process| Some(process.pid) == pid);
+        if let Some(child) = child.filter(|child| !is_keeper(child)) {
+            processes::kill(child.pid);
+        }
+    }
+
+    async fn take_away(&mut self, world: &World, mode: Mode) {
+        if let Some(proxy) = &self.proxy {
+            proxy.set(mode).await;
+            return;
+        }
+        // Readers go on beside a lock: that is what the file's journal mode is for.
+        let mut other = SqliteConnection::connect(&self.server.config().database.url)
+            .await
+            .expect("the file is there");
+        // Somebody may be writing at this moment: then SQLite itself waits.
+        let locked = sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await;
+        match locked {
+            Ok(_) => self.lock = Some(other),
+            Err(error) => world.note(format!("the file was not locked: {error}")),
+        }
+    }
+
+    /// The database is there.
+    pub async fn heal(&mut self) {
+        if let Some(proxy) = &self.proxy {
+            proxy.set(Mode::Open).await;
+        }
+        if let Some(mut other) = self.lock.take() {
+            sqlx::raw_sql("ROLLBACK")
+                .execute(&mut other)
+                .await
+                .expect("it is ours");
+            other.close().await.expect("it is ours");
+        }
+    }
+}
+
+/// What the memory of a killed `serve` held is gone.
+fn expose(world: &World) {
+    for place in &mut world.state().places {
+        place.ledger.serve_was_killed();
+    }
+}
+
+/// Host and port of the test's PostgreSQL.
+pub fn postgres_place() -> String {
+    let url = std::env::var("MINIMCP_TEST_POSTGRES_URL").expect("it is available");
+    let (_, place) = url.rsplit_once('@').expect("the URL has a user");
+    let (target, _) = place.split_once('/').expect("the URL names a database");
+    target.to_owned()
+}
