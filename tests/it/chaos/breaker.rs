@@ -57,13 +57,7 @@ impl Breaker {
     /// Does one thing.
     pub async fn break_one(&mut self, world: &World, api: &Api, fault: Fault) {
         world.note(format!("==== {fault:?}"));
-        world.count(
-            &format!("{fault:?}")
-                .split('(')
-                .next()
-                .unwrap_or("")
-                .to_owned(),
-        );
+        world.count(format!("{fault:?}").split('(').next().unwrap_or(""));
         match fault {
             Fault::KillChild(slot) => self.kill_child(world, api, slot).await,
             Fault::KillServe => {

@@ -107,7 +107,7 @@ async fn create(world: &World, api: &Api, slot: usize, number: u64) {
     }
     let body = json!({"template": "restless", "name": name});
     // As a client does that wants one and only one.
-    let key = (number % 2 == 0).then(|| format!("key-{name}"));
+    let key = number.is_multiple_of(2).then(|| format!("key-{name}"));
     let mut reply = api
         .ask(Method::POST, "/mcps", Some(body.clone()), key.as_deref())
         .await;
