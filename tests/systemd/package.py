@@ -62,9 +62,9 @@ def an_instance_works():
 
 
 def upgraded():
-    """the package is upgraded: settings and key stay, the daemon is new, its instances are the same processes"""
+    """the package is upgraded: settings and key stay, daemon and keeper are the new program, instances the same processes"""
     CONFIG.write_text(CONFIG.read_text() + "\n# A word of the operator.\n")
-    key, pid, serve = KEY.read_text(), running("demo")["pid"], main_pid("minimcp")
+    key, pid, serve, keeper = KEY.read_text(), running("demo")["pid"], main_pid("minimcp"), main_pid("minimcp-keeper")
     install("two")
     check(version().endswith("two"), f"the version is {version()}")
     ready()
@@ -72,6 +72,9 @@ def upgraded():
     check("A word of the operator." in CONFIG.read_text(), "the settings were overwritten")
     equal(sh(f"stat -c '%a %U %G' {CONFIG}").strip(), "640 root minimcp", "the settings' owner after the upgrade")
     check(main_pid("minimcp") not in (0, serve), "the daemon is the old one")
+    equal(main_pid("minimcp-keeper"), keeper, "the keeper's pid")
+    program = pathlib.Path(f"/proc/{keeper}/exe")
+    until(lambda: program.readlink() == pathlib.Path("/usr/bin/minimcp"), f"the keeper is the new program, not {program.readlink()}")
     equal((works("demo", "upgraded")["pid"], instance("demo")["restarts"]), (pid, 0), "demo's process")
 
 
