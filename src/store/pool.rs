@@ -11,7 +11,8 @@ use std::{
 };
 
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool, SqlSafeStr, SqlitePool,
+    AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool, SqlSafeStr, SqliteConnection,
+    SqlitePool,
     migrate::{Migration, MigrationType, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -216,6 +217,7 @@ impl Pool {
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)
+            .before_acquire(|connection, _| Box::pin(is_out_of_transactions(connection)))
             .acquire_timeout(config.acquire_timeout.std())
             .connect_with(options.clone().journal_mode(SqliteJournalMode::Wal))
             .await
@@ -320,6 +322,16 @@ impl Pool {
             tracing::warn!("the connections to the database did not close in time");
         }
     }
+}
+
+/// Whether a connection can begin a transaction. A full disk makes SQLite roll back by itself; the rollback that sqlx
+/// then asks for fails, and sqlx believes for ever that the transaction goes on. Such a connection is replaced.
+async fn is_out_of_transactions(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    if connection.is_in_transaction() {
+        // A rollback that was begun is done once the connection answers.
+        connection.ping().await?;
+    }
+    Ok(!connection.is_in_transaction())
 }
 
 /// Makes folder and file readable by us alone; SQLite gives its WAL files the mode of the main one.
