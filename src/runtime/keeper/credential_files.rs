@@ -349,7 +349,7 @@ mod tests {
         let left = second.as_ref().expect("two files").folder.join("CERT");
         assert!(left.exists());
         std::mem::forget(second);
-        let fresh = Shelf::new(&socket);
+        let fresh = Shelf::new(&socket).cleared();
         assert_eq!(fresh.folder, shelf.folder);
         assert!(!left.exists());
         fs::create_dir(&fresh.folder).expect("ours");
