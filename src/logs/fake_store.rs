@@ -1,15 +1,19 @@
 //! A store in memory for the tests of this room: it can be away, hang, refuse a line, and counts its transactions.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::record::{
-    LogPageQuery, LogRecord, LogSource, LogStore, LogStoreError, LogStream, StoreFuture, StoredLog,
+    LogPageQuery, LogRecord, LogSource, LogStore, LogStoreError, LogStream, NumberedLog,
+    StoreFuture, StoredLog,
 };
 use crate::{
     config::LogsConfig,
@@ -21,7 +25,11 @@ use crate::{
 
 pub(crate) struct FakeStore {
     rows: Mutex<Vec<StoredLog>>,
+    /// How far each writer came.
+    writers: Mutex<BTreeMap<i64, i64>>,
     away: AtomicBool,
+    /// Inserts are done, and said to have failed.
+    forgetful: AtomicBool,
     /// An insert takes one permit; without permits it hangs.
     gate: Option<Semaphore>,
     inserts: AtomicUsize,
@@ -36,7 +44,9 @@ impl FakeStore {
     fn bare() -> Self {
         Self {
             rows: Mutex::default(),
+            writers: Mutex::default(),
             away: AtomicBool::new(false),
+            forgetful: AtomicBool::new(false),
             gate: None,
             inserts: AtomicUsize::new(0),
             refused_line: None,
@@ -66,6 +76,11 @@ impl FakeStore {
 
     pub(crate) fn set_away(&self, away: bool) {
         self.away.store(away, Ordering::SeqCst);
+    }
+
+    /// The answers to inserts get lost on their way.
+    pub(crate) fn set_forgetful(&self, forgetful: bool) {
+        self.forgetful.store(forgetful, Ordering::SeqCst);
     }
 
     /// Attempts to insert, failed ones included.
@@ -99,7 +114,7 @@ fn away() -> LogStoreError {
 }
 
 impl LogStore for FakeStore {
-    fn insert(&self, rows: Arc<Vec<LogRecord>>) -> StoreFuture<'_, Vec<i64>> {
+    fn insert(&self, rows: Arc<Vec<NumberedLog>>) -> StoreFuture<'_, Vec<i64>> {
         Box::pin(async move {
             self.inserts.fetch_add(1, Ordering::SeqCst);
             if let Some(gate) = &self.gate {
@@ -109,18 +124,27 @@ impl LogStore for FakeStore {
                 return Err(away());
             }
             let refused = |row: &LogRecord| Some(row.line.as_str()) == self.refused_line;
-            if rows.iter().any(refused) {
+            if rows.iter().any(|row| refused(&row.record)) {
                 return Err(LogStoreError::Refused("refused for a test".to_owned()));
             }
             let mut stored = self.stored();
             let mut ids = Vec::new();
+            let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
             for row in rows.iter() {
+                let last = writers.entry(row.writer).or_default();
+                if row.writer != 0 && row.number <= *last {
+                    continue;
+                }
+                *last = row.number;
                 let id = stored.last().map_or(1, |last| last.id + 1);
                 ids.push(id);
                 stored.push(StoredLog {
                     id,
-                    record: row.clone(),
+                    record: row.record.clone(),
                 });
+            }
+            if self.forgetful.load(Ordering::SeqCst) {
+                return Err(away());
             }
             Ok(ids)
         })

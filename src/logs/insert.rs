@@ -1,34 +1,35 @@
 //! One batch on its way into the store.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
-use super::record::{LogRecord, LogStore, LogStoreError, StoreFuture};
+use super::record::{LogStore, LogStoreError, NumberedLog, StoreFuture};
 
-/// What became of a batch.
+/// What became of a batch; rows are named by their places in it.
+#[derive(Default)]
 pub(super) struct Inserted {
-    /// The rows that the store has, in order.
-    pub(super) rows: Arc<Vec<LogRecord>>,
-    /// Their ids.
-    pub(super) ids: Vec<i64>,
+    /// The rows that were written now, in order, and their ids.
+    pub(super) written: Vec<(usize, i64)>,
+    /// Rows that the store had already, of an earlier try.
+    pub(super) known: Vec<usize>,
     /// Rows that the store will never take.
-    pub(super) refused: Vec<LogRecord>,
+    pub(super) refused: Vec<usize>,
 }
 
 /// An insert that goes on whenever its answer is awaited.
 pub(super) struct Insert {
-    rows: Arc<Vec<LogRecord>>,
+    rows: Arc<Vec<NumberedLog>>,
     answer: StoreFuture<'static, Inserted>,
 }
 
 impl Insert {
-    pub(super) fn new(store: Arc<dyn LogStore>, rows: Arc<Vec<LogRecord>>) -> Self {
+    pub(super) fn new(store: Arc<dyn LogStore>, rows: Arc<Vec<NumberedLog>>) -> Self {
         Self {
             answer: Box::pin(insert(store, Arc::clone(&rows))),
             rows,
         }
     }
 
-    pub(super) fn rows(&self) -> &Arc<Vec<LogRecord>> {
+    pub(super) fn rows(&self) -> &Arc<Vec<NumberedLog>> {
         &self.rows
     }
 
@@ -39,52 +40,50 @@ impl Insert {
     }
 }
 
-/// Writes `rows`; where the store refuses them, finds the ones that it refuses by halving, so that a poisonous
-/// row cannot hold up all others for ever.
+/// Writes `rows`, those of each writer apart; where the store refuses them, finds the ones that it refuses by halving, so
+/// that a poisonous row cannot hold up all others for ever.
 async fn insert(
     store: Arc<dyn LogStore>,
-    rows: Arc<Vec<LogRecord>>,
+    rows: Arc<Vec<NumberedLog>>,
 ) -> Result<Inserted, LogStoreError> {
-    match store.insert(Arc::clone(&rows)).await {
-        Ok(ids) => {
-            return Ok(Inserted {
-                rows,
-                ids,
-                refused: Vec::new(),
-            });
-        }
-        Err(LogStoreError::Refused(reason)) => {
-            tracing::error!(rows = rows.len(), reason, "the log store refused a batch");
-        }
-        Err(error) => return Err(error),
-    }
-    let (mut taken, mut ids, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-    let mut parts = vec![rows.as_slice()];
-    if rows.len() > 1 {
-        let (first, second) = rows.split_at(rows.len() / 2);
-        parts = vec![second, first];
-    }
+    let mut done = Inserted::default();
+    let mut parts = by_writer(&rows);
+    parts.reverse();
     while let Some(part) = parts.pop() {
-        if rows.len() == 1 {
-            refused.extend_from_slice(part);
-            continue;
-        }
-        match store.insert(Arc::new(part.to_vec())).await {
-            Ok(part_ids) => {
-                ids.extend(part_ids);
-                taken.extend_from_slice(part);
+        let batch = if part.len() == rows.len() {
+            Arc::clone(&rows)
+        } else {
+            Arc::new(rows[part.clone()].to_vec())
+        };
+        match store.insert(batch).await {
+            Ok(ids) => {
+                let first_new = part.end.saturating_sub(ids.len());
+                done.known.extend(part.start..first_new);
+                done.written.extend((first_new..part.end).zip(ids));
             }
-            Err(LogStoreError::Refused(_)) if part.len() == 1 => refused.extend_from_slice(part),
-            Err(LogStoreError::Refused(_)) => {
-                let (first, second) = part.split_at(part.len() / 2);
-                parts.extend([second, first]);
+            Err(LogStoreError::Refused(reason)) => {
+                tracing::error!(rows = part.len(), reason, "the log store refused a batch");
+                if part.len() <= 1 {
+                    done.refused.extend(part);
+                } else {
+                    let middle = part.start + part.len() / 2;
+                    parts.extend([middle..part.end, part.start..middle]);
+                }
             }
             Err(error) => return Err(error),
         }
     }
-    Ok(Inserted {
-        rows: Arc::new(taken),
-        ids,
-        refused,
-    })
+    Ok(done)
+}
+
+/// The places of the rows of each writer, in order.
+fn by_writer(rows: &[NumberedLog]) -> Vec<Range<usize>> {
+    let mut from = 0;
+    let chunks = rows.chunk_by(|a, b| a.writer == b.writer);
+    let parts = chunks.map(|chunk| {
+        let part = from..from + chunk.len();
+        from = part.end;
+        part
+    });
+    parts.collect()
 }

@@ -4,13 +4,15 @@
 //! Promises: a child never waits for our database, only for as long as the spool takes a batch; lines of an instance
 //! keep their order; a line is lost only when the spool is full too, or the instance has had its share of it or is over
 //! its rate, newest first, and a gap row then tells how many and why. One that floods takes nothing from the others: in
-//! the queue, in the spool and at the store they have their turns and shares. After a crash the last batch may be written
-//! twice, never a line lost that had reached the store or the spool.
+//! the queue, in the spool and at the store they have their turns and shares. A line that
+//! reached the store or the spool is stored once, whenever `serve` or the database dies: the writer numbers its lines, and
+//! its number moves in the transaction of the batch.
 
 mod capture;
 mod framer;
 mod gap;
 mod insert;
+mod progress;
 mod queue;
 mod rate;
 mod record;
@@ -35,20 +37,15 @@ mod tail_tests;
 #[cfg(test)]
 mod writer_tests;
 
-use std::{
-    io,
-    os::fd::OwnedFd,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use capture::{Capture, LAST_LINES_BYTES_MAX, LAST_LINES_MAX};
 pub use framer::{Framed, Framer};
 pub use record::{
-    LogPageQuery, LogRecord, LogSource, LogStore, LogStoreError, LogStream, StoreFuture, StoredLog,
-    UnknownStream,
+    LogPageQuery, LogRecord, LogSource, LogStore, LogStoreError, LogStream, NumberedLog,
+    StoreFuture, StoredLog, UnknownStream,
 };
 pub use tail::{Tail, TailFilter, TailStart};
 
@@ -58,9 +55,10 @@ use crate::{
     spool::{Spool, SpoolError},
 };
 use gap::Loss;
+use progress::Shared;
 use queue::Queue;
 use tail::Followers;
-use writer::{Shared, Writer};
+use writer::Writer;
 
 /// The way into the log pipeline; a cheap clone for everyone who has lines.
 #[derive(Clone)]
@@ -246,11 +244,7 @@ impl Logs {
     #[must_use]
     pub fn counters(&self) -> LogCounters {
         let through = self.queue.throughput();
-        let written = *self
-            .shared
-            .written
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let written = *self.shared.written();
         LogCounters {
             lines: through.lines,
             bytes: through.line_bytes,

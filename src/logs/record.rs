@@ -104,6 +104,17 @@ impl LogRecord {
     }
 }
 
+/// A line with its number among all that one writer gave to the store, which takes each number once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NumberedLog {
+    /// Who gave the number; each start of the daemon has a writer of its own. 0: a line without a number.
+    pub writer: i64,
+    /// Rises with every line of the writer, from 1.
+    pub number: i64,
+    /// The line.
+    pub record: LogRecord,
+}
+
 /// One line as it lies in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredLog {
@@ -144,8 +155,10 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, LogStoreErro
 
 /// What the log rooms need of a store.
 pub trait LogStore: Send + Sync + 'static {
-    /// Writes all of `rows`, or none, in one transaction; their ids, in the same order.
-    fn insert(&self, rows: Arc<Vec<LogRecord>>) -> StoreFuture<'_, Vec<i64>>;
+    /// Writes all of `rows`, which are of one writer and rise, or none, in one transaction; their ids, in the same order.
+    /// A number of the writer that was written before, or one below, counts as written: those are the first of `rows`,
+    /// and ids there are only for the others.
+    fn insert(&self, rows: Arc<Vec<NumberedLog>>) -> StoreFuture<'_, Vec<i64>>;
     /// Reads lines of one instance.
     fn page(&self, instance_key: i64, query: LogPageQuery) -> StoreFuture<'_, Vec<StoredLog>>;
 }

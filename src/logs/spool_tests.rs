@@ -2,9 +2,23 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use super::{fake_store::record, record::LogRecord};
+use super::{
+    fake_store,
+    record::{LogRecord, NumberedLog},
+    spooled::bytes_in_spool,
+};
+use crate::spool::SpoolRow;
 
-type Spool = crate::spool::Spool<LogRecord>;
+type Spool = crate::spool::Spool<NumberedLog>;
+
+/// As builds left it that did not number lines.
+fn record(line: &str) -> NumberedLog {
+    NumberedLog {
+        writer: 0,
+        number: 0,
+        record: fake_store::record(line),
+    }
+}
 
 fn append_all(spool: &mut Spool, lines: std::ops::Range<usize>) {
     for line in lines {
@@ -19,7 +33,7 @@ fn drain(spool: &mut Spool) -> Vec<String> {
     let mut lines = Vec::new();
     while let Some(batch) = spool.read(7, 1 << 20).expect("the folder is readable") {
         spool.advance(batch.end).expect("the folder is writable");
-        lines.extend(batch.rows.into_iter().map(|row| row.line));
+        lines.extend(batch.rows.into_iter().map(|row| row.record.line));
     }
     lines
 }
@@ -145,16 +159,30 @@ fn only_the_owner_can_read_it() {
 }
 
 #[test]
-fn a_line_of_a_member_keeps_its_number_and_others_look_as_before() {
+fn a_line_keeps_its_member_and_its_number_and_others_look_as_before() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut spool = open(&dir, 4_000);
-    let rows = [0, 7, u32::MAX].map(|member| LogRecord {
-        member,
-        ..record("of someone")
+    let members = [
+        (0, 0, 0),
+        (0, 0, 7),
+        (9, 1, 0),
+        (i64::MAX, i64::MAX, u32::MAX),
+    ];
+    let rows = members.map(|(writer, number, member)| NumberedLog {
+        writer,
+        number,
+        record: LogRecord {
+            member,
+            ..fake_store::record("of someone")
+        },
     });
     let (taken, fault) = spool.append(&rows, false);
     fault.expect("the folder is writable");
     assert_eq!(taken, rows.len());
     let read = spool.read(7, 1 << 20).expect("readable");
     assert_eq!(read.expect("not empty").rows, rows);
+    let mut payload = Vec::new();
+    rows[3].encode(&mut payload);
+    let bytes = (crate::spool::RECORD_HEADER_BYTES + payload.len()) as u64;
+    assert_eq!(bytes_in_spool(&rows[3].record), bytes);
 }

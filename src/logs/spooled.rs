@@ -1,7 +1,8 @@
 //! A log row as it lies in the spool: `key i64 | generation u64 | at i64 | stream u8 | continued u8 | line`; where the
-//! highest bit of `stream` is set, `member u32` stands before the line.
+//! highest bit of `stream` is set, `member u32` stands before the line, and where the one below it is set,
+//! `writer i64 | number i64` before that. Rows of builds that did not number them have no number.
 
-use super::record::{LogRecord, LogStream};
+use super::record::{LogRecord, LogStream, NumberedLog};
 use crate::{
     domain::id::Generation,
     spool::{Fields, RECORD_HEADER_BYTES, SpoolRow},
@@ -10,25 +11,33 @@ use crate::{
 const FIXED_BYTES: usize = 26;
 /// In the byte of the stream: a member wrote it.
 const FLAG_MEMBER: u8 = 0x80;
+/// In the same byte: it is numbered.
+const FLAG_NUMBER: u8 = 0x40;
+const NUMBER_BYTES: usize = 16;
 
 /// What a row takes of the spool, in bytes.
 pub(super) fn bytes_in_spool(row: &LogRecord) -> u64 {
     let member_bytes = if row.member == 0 { 0 } else { size_of::<u32>() };
-    (RECORD_HEADER_BYTES + FIXED_BYTES + member_bytes + row.line.len()) as u64
+    (RECORD_HEADER_BYTES + FIXED_BYTES + NUMBER_BYTES + member_bytes + row.line.len()) as u64
 }
 
-impl SpoolRow for LogRecord {
+impl SpoolRow for NumberedLog {
     fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.instance_key.to_le_bytes());
-        out.extend_from_slice(&self.generation.0.to_le_bytes());
-        out.extend_from_slice(&self.at.to_le_bytes());
-        if self.member == 0 {
-            out.extend_from_slice(&[self.stream.code(), u8::from(self.continued)]);
-        } else {
-            out.extend_from_slice(&[self.stream.code() | FLAG_MEMBER, u8::from(self.continued)]);
-            out.extend_from_slice(&self.member.to_le_bytes());
+        let row = &self.record;
+        let member = if row.member == 0 { 0 } else { FLAG_MEMBER };
+        let number = if self.writer == 0 { 0 } else { FLAG_NUMBER };
+        out.extend_from_slice(&row.instance_key.to_le_bytes());
+        out.extend_from_slice(&row.generation.0.to_le_bytes());
+        out.extend_from_slice(&row.at.to_le_bytes());
+        out.extend_from_slice(&[row.stream.code() | member | number, u8::from(row.continued)]);
+        if number != 0 {
+            out.extend_from_slice(&self.writer.to_le_bytes());
+            out.extend_from_slice(&self.number.to_le_bytes());
         }
-        out.extend_from_slice(self.line.as_bytes());
+        if member != 0 {
+            out.extend_from_slice(&row.member.to_le_bytes());
+        }
+        out.extend_from_slice(row.line.as_bytes());
     }
 
     fn decode(mut payload: Vec<u8>) -> Option<Self> {
@@ -37,26 +46,36 @@ impl SpoolRow for LogRecord {
         }
         let mut line = payload.split_off(FIXED_BYTES);
         let stream = payload[FIXED_BYTES - 2];
-        let mut member = 0;
+        let (mut writer, mut number, mut member) = (0, 0, 0);
+        if stream & FLAG_NUMBER != 0 {
+            let mut fields = Fields(line.get(..NUMBER_BYTES)?);
+            (writer, number) = (fields.u64().cast_signed(), fields.u64().cast_signed());
+            line.drain(..NUMBER_BYTES);
+        }
         if stream & FLAG_MEMBER != 0 {
-            let (number, _) = line.split_first_chunk()?;
-            member = u32::from_le_bytes(*number);
+            let (of_member, _) = line.split_first_chunk()?;
+            member = u32::from_le_bytes(*of_member);
             line.drain(..size_of::<u32>());
         }
         let mut fields = Fields(&payload);
         let (key, generation, at) = (fields.u64(), fields.u64(), fields.u64());
-        Some(Self {
+        let record = LogRecord {
             instance_key: key.cast_signed(),
             generation: Generation(generation),
             member,
-            stream: LogStream::from_code(stream & !FLAG_MEMBER)?,
+            stream: LogStream::from_code(stream & !(FLAG_MEMBER | FLAG_NUMBER))?,
             at: at.cast_signed(),
             line: String::from_utf8(line).ok()?,
             continued: payload[FIXED_BYTES - 1] != 0,
+        };
+        Some(Self {
+            writer,
+            number,
+            record,
         })
     }
 
     fn cost_bytes(&self) -> usize {
-        Self::cost_bytes(self)
+        self.record.cost_bytes() + NUMBER_BYTES
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::record::{
-    LogPageQuery, LogRecord, LogStore, LogStoreError, LogStream, StoreFuture, StoredLog,
+    LogPageQuery, LogRecord, LogStore, LogStoreError, LogStream, NumberedLog, StoreFuture,
+    StoredLog,
 };
 use crate::store::{LogQuery, LogRow, Store, StoreError};
 
@@ -18,9 +19,12 @@ impl From<StoreError> for LogStoreError {
 }
 
 impl LogStore for Store {
-    fn insert(&self, rows: Arc<Vec<LogRecord>>) -> StoreFuture<'_, Vec<i64>> {
+    fn insert(&self, rows: Arc<Vec<NumberedLog>>) -> StoreFuture<'_, Vec<i64>> {
         Box::pin(async move {
-            let rows = rows.iter().map(|row| LogRow {
+            let writer = rows.first().map_or(0, |row| row.writer);
+            let numbers: Vec<i64> = rows.iter().map(|row| row.number).collect();
+            let records = rows.iter().map(|row| &row.record);
+            let rows = records.map(|row| LogRow {
                 instance_key: row.instance_key,
                 generation: row.generation,
                 member: row.member,
@@ -30,7 +34,11 @@ impl LogStore for Store {
                 continued: row.continued,
             });
             let rows: Vec<LogRow> = rows.collect();
-            Ok(self.insert_logs(&rows).await?)
+            let written = match writer {
+                0 => self.insert_logs(&rows).await,
+                _ => self.insert_numbered_logs(writer, &numbers, &rows).await,
+            };
+            Ok(written?)
         })
     }
 

@@ -5,7 +5,7 @@
 //! line: it reads the store again from where it was. The writer never waits for a follower.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
@@ -103,8 +103,8 @@ impl Followers {
         follower
     }
 
-    /// Gives rows that were just committed to those who follow. `ids` are in the order of `rows`.
-    pub(super) fn publish(&self, rows: &[LogRecord], ids: &[i64]) {
+    /// Gives rows that were just committed, with their ids, to those who follow.
+    pub(super) fn publish<'a>(&self, rows: impl Iterator<Item = (&'a LogRecord, i64)>) {
         let by_key = &mut self.registered().by_key;
         if by_key.is_empty() {
             return;
@@ -113,16 +113,28 @@ impl Followers {
             list.retain(|known| known.strong_count() > 0);
             !list.is_empty()
         });
-        for (record, id) in rows.iter().zip(ids) {
+        for (record, id) in rows {
             let Some(list) = by_key.get(&record.instance_key) else {
                 continue;
             };
             let row = Arc::new(StoredLog {
-                id: *id,
+                id,
                 record: record.clone(),
             });
             for follower in list.iter().filter_map(Weak::upgrade) {
                 follower.buffer().push(&row);
+                follower.arrived.notify_one();
+            }
+        }
+    }
+
+    /// Lets those who follow these instances read the store: it has rows that were never given to them.
+    pub(super) fn look_again(&self, keys: impl Iterator<Item = i64>) {
+        let by_key = &self.registered().by_key;
+        for key in keys.collect::<BTreeSet<_>>() {
+            let list = by_key.get(&key).into_iter().flatten();
+            for follower in list.filter_map(Weak::upgrade) {
+                follower.buffer().fall_behind();
                 follower.arrived.notify_one();
             }
         }
@@ -147,13 +159,17 @@ impl Buffer {
         }
         let cost = row.record.cost_bytes();
         if self.rows.len() >= BUFFER_ROWS_MAX || self.bytes + cost > BUFFER_BYTES_MAX {
-            self.behind = true;
-            self.rows = VecDeque::new();
-            self.bytes = 0;
+            self.fall_behind();
             return;
         }
         self.bytes += cost;
         self.rows.push_back(Arc::clone(row));
+    }
+
+    fn fall_behind(&mut self) {
+        self.behind = true;
+        self.rows = VecDeque::new();
+        self.bytes = 0;
     }
 }
 

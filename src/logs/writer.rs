@@ -3,20 +3,17 @@
 //! Order is kept so: rows go straight to the store only while the spool is empty and no batch is on its way;
 //! a batch on its way that must step aside enters the spool first; a spool is drained before anything else.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::{
-    LogCounters,
     gap::{Gap, Gaps, Loss, count_lost, gap_rows, merge_gap},
     insert::{Insert, Inserted},
+    progress::Shared,
     queue::Queue,
-    record::{LogRecord, LogStore, LogStoreError},
+    record::{LogRecord, LogStore, LogStoreError, NumberedLog},
     share::{Shares, has_room},
     spooled::bytes_in_spool,
     tail::Followers,
@@ -32,39 +29,6 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-
-/// What the writer shares with the handles.
-pub(super) struct Shared {
-    pub(super) written: Mutex<LogCounters>,
-    deadline: Mutex<Option<Instant>>,
-}
-
-impl Default for Shared {
-    fn default() -> Self {
-        Self {
-            written: Mutex::new(LogCounters {
-                store_available: true,
-                ..LogCounters::default()
-            }),
-            deadline: Mutex::new(None),
-        }
-    }
-}
-
-impl Shared {
-    fn written(&self) -> MutexGuard<'_, LogCounters> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Until when the closing may take.
-    pub(super) fn set_deadline(&self, deadline: Instant) {
-        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = Some(deadline);
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// A batch on its way into the store.
 struct InFlight {
@@ -90,12 +54,16 @@ pub(super) struct Writer {
     queue: Arc<Queue>,
     followers: Arc<Followers>,
     shared: Arc<Shared>,
-    spool: Offloaded<LogRecord>,
+    spool: Offloaded<NumberedLog>,
     spool_bytes_max: u64,
     shares: Shares,
     batch_rows: usize,
     batch_delay: Duration,
     gaps: Gaps,
+    /// This writer, among all that there were.
+    number: i64,
+    /// The number of its last row.
+    last: i64,
     in_flight: Option<InFlight>,
     /// When the oldest row in the queue has waited long enough.
     batch_due: Option<Instant>,
@@ -116,8 +84,10 @@ impl Writer {
         queue: Arc<Queue>,
         followers: Arc<Followers>,
         shared: Arc<Shared>,
-        spool: Spool<LogRecord>,
+        spool: Spool<NumberedLog>,
     ) -> Self {
+        // 63 random bits; 0 is nobody.
+        let (random, _) = Uuid::new_v4().as_u64_pair();
         let writer = Self {
             store,
             queue,
@@ -129,6 +99,8 @@ impl Writer {
             batch_rows: config.batch_rows.max(1),
             batch_delay: config.batch_delay.std(),
             gaps: BTreeMap::new(),
+            number: (random >> 1).cast_signed().max(1),
+            last: 0,
             in_flight: None,
             batch_due: None,
             retry_at: None,
@@ -245,12 +217,27 @@ impl Writer {
     }
 
     /// Counts rows that found no place.
-    fn lose(&mut self, rows: &[LogRecord], loss: Loss) {
-        let lines = rows.len() as u64;
-        self.shared.written().count_dropped(loss, lines);
+    fn lose<'a>(&mut self, rows: impl Iterator<Item = &'a LogRecord>, loss: Loss) {
+        let mut lines = 0;
         for row in rows {
+            lines += 1;
             count_lost(&mut self.gaps, row, loss);
         }
+        self.shared.written().count_dropped(loss, lines);
+    }
+
+    /// Numbers rows in the order in which the store will have them.
+    fn numbered(&mut self, rows: Vec<LogRecord>) -> Vec<NumberedLog> {
+        let numbered = rows.into_iter().zip(self.last + 1..);
+        let numbered: Vec<_> = numbered
+            .map(|(record, number)| NumberedLog {
+                writer: self.number,
+                number,
+                record,
+            })
+            .collect();
+        self.last = numbered.last().map_or(self.last, |row| row.number);
+        numbered
     }
 
     /// Losses that were on their way and are to be told later.
@@ -265,6 +252,7 @@ impl Writer {
         let mut rows = gap_rows(&gaps);
         rows.extend(self.queue.take(self.batch_rows, BATCH_BYTES_MAX));
         self.batch_due = None;
+        let rows = self.numbered(rows);
         self.send(rows, gaps, None);
     }
 
@@ -291,7 +279,7 @@ impl Writer {
         self.show_spool();
     }
 
-    fn send(&mut self, rows: Vec<LogRecord>, gaps: Gaps, spooled: Option<Spooled>) {
+    fn send(&mut self, rows: Vec<NumberedLog>, gaps: Gaps, spooled: Option<Spooled>) {
         self.in_flight = Some(InFlight {
             insert: Insert::new(Arc::clone(&self.store), Arc::new(rows)),
             gaps,
@@ -315,12 +303,21 @@ impl Writer {
                 self.retry_at = None;
                 self.backoff = BACKOFF_MIN;
                 self.show_availability(None);
-                self.shared.written().stored += inserted.ids.len() as u64;
-                self.followers.publish(&inserted.rows, &inserted.ids);
-                self.lose(&inserted.refused, Loss::NoPlace);
+                let rows = Arc::clone(batch.insert.rows());
+                let row = |place: usize| rows.get(place).map(|row| &row.record);
+                let stored = inserted.written.len() + inserted.known.len();
+                self.shared.written().stored += stored as u64;
+                let written = inserted.written.iter();
+                self.followers
+                    .publish(written.filter_map(|&(place, id)| Some((row(place)?, id))));
+                let known = inserted.known.iter().filter_map(|place| row(*place));
+                self.followers.look_again(known.map(|row| row.instance_key));
+                let refused = inserted.refused.iter().filter_map(|place| row(*place));
+                self.lose(refused, Loss::NoPlace);
                 if let Some(place) = batch.spooled.and_then(|spooled| spooled.end) {
-                    for row in batch.insert.rows().iter() {
-                        self.shares.remove(row.instance_key, bytes_in_spool(row));
+                    for NumberedLog { record, .. } in rows.iter() {
+                        self.shares
+                            .remove(record.instance_key, bytes_in_spool(record));
                     }
                     self.advance(place).await;
                 }
@@ -355,8 +352,9 @@ impl Writer {
             .await
             .unwrap_or(Spooled { rows: 0, end: None });
         self.shared.written().spooled += spooled.rows.saturating_sub(told) as u64;
-        for row in batch.insert.rows().iter().take(spooled.rows).skip(told) {
-            self.shares.add(row.instance_key, bytes_in_spool(row));
+        let rows = batch.insert.rows().iter().take(spooled.rows).skip(told);
+        for NumberedLog { record, .. } in rows {
+            self.shares.add(record.instance_key, bytes_in_spool(record));
         }
         batch.spooled = Some(spooled);
         self.show_spool();
@@ -372,7 +370,8 @@ impl Writer {
         if kept < told {
             self.tell_later(std::mem::take(&mut batch.gaps));
         }
-        self.lose(&batch.insert.rows()[kept.max(told)..], Loss::NoPlace);
+        let lost = batch.insert.rows().iter().skip(kept.max(told));
+        self.lose(lost.map(|row| &row.record), Loss::NoPlace);
     }
 
     /// Moves a batch from the queue into the spool, behind the batch on its way.
@@ -389,6 +388,7 @@ impl Writer {
         let taken = self.queue.take(self.batch_rows, BATCH_BYTES_MAX);
         self.batch_due = None;
         let rows = self.within_shares(taken);
+        let rows = self.numbered(rows);
         let count = rows.len();
         let (rows, taken) = self
             .spool
@@ -403,10 +403,11 @@ impl Writer {
             .unwrap_or((Vec::new(), count));
         self.shared.written().spooled += taken as u64;
         let lost = rows.get(taken..).unwrap_or_default();
-        for row in lost {
-            self.shares.remove(row.instance_key, bytes_in_spool(row));
+        for NumberedLog { record, .. } in lost {
+            self.shares
+                .remove(record.instance_key, bytes_in_spool(record));
         }
-        self.lose(lost, Loss::NoPlace);
+        self.lose(lost.iter().map(|row| &row.record), Loss::NoPlace);
         self.show_spool();
     }
 
@@ -423,14 +424,14 @@ impl Writer {
             }
             keeps
         });
-        self.lose(&lost, Loss::OverShare);
+        self.lose(lost.iter(), Loss::OverShare);
         kept
     }
 
     /// Writes gap rows behind what is in the spool.
     async fn spool_gaps(&mut self) {
         let gaps = std::mem::take(&mut self.gaps);
-        let rows = gap_rows(&gaps);
+        let rows = self.numbered(gap_rows(&gaps));
         let count = rows.len();
         let told = self
             .spool

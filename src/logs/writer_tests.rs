@@ -174,6 +174,85 @@ async fn a_new_daemon_writes_what_the_old_one_left() {
     assert_eq!(closed.spool_bytes, 0);
 }
 
+/// Copies a spool as a `serve` leaves it that is killed.
+fn copy_spool(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
+    }
+}
+
+#[tokio::test]
+async fn lines_that_were_stored_and_are_still_in_the_spool_are_not_stored_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let database = crate::config::DatabaseConfig {
+        url: format!("sqlite:{}", dir.path().join("test.db").display()),
+        ..crate::config::DatabaseConfig::default()
+    };
+    let (spool, killed) = (dir.path().join("spool"), dir.path().join("killed"));
+    let away = FakeStore::new();
+    away.set_away(true);
+    let pipeline = start(&away, &config(&spool)).await;
+    note(&pipeline.logs(), 0..300);
+    pipeline.close(Duration::from_secs(5)).await;
+    copy_spool(&spool, &killed);
+
+    let store = Store::connect(&database).await.expect("SQLite opens");
+    let at = |folder: &std::path::Path| {
+        let (config, store) = (config(folder), Arc::new(store.clone()));
+        async move { LogPipeline::start(&config, store).await.expect("a spool") }
+    };
+    // Everything is committed; then the same spool again, whose place was not moved, and more behind.
+    let pipeline = at(&spool).await;
+    until(&pipeline.logs(), |counters| counters.stored == 300).await;
+    pipeline.close(Duration::from_secs(20)).await;
+    let pipeline = at(&killed).await;
+    note(&pipeline.logs(), 300..310);
+    until(&pipeline.logs(), |counters| counters.stored == 310).await;
+    let closed = pipeline.close(Duration::from_secs(20)).await;
+    assert_eq!((closed.spool_bytes, closed.dropped), (0, 0));
+    let query = LogQuery {
+        limit: 10_000,
+        ..LogQuery::default()
+    };
+    let page = store.logs_page(source().key, query).await.expect("read");
+    let lines: Vec<String> = page.into_iter().map(|entry| entry.line).collect();
+    assert_eq!(lines, numbered(0..310));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_batch_whose_answer_got_lost_is_stored_once_and_followed_without_a_gap() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = FakeStore::new();
+    let pipeline = start(&store, &config(dir.path())).await;
+    let logs = pipeline.logs();
+    let (start, filter) = (super::TailStart::After(0), super::TailFilter::default());
+    let mut tail = logs.follow(source().key, start, filter);
+    note(&logs, 0..10);
+    let mut followed = Vec::new();
+    while followed.len() < 10 {
+        let rows = tail.next().await.expect("the store answers").expect("open");
+        followed.extend(rows.into_iter().map(|row| row.record.line));
+    }
+    // From here on it follows live.
+    store.set_forgetful(true);
+    note(&logs, 10..110);
+    until(&logs, |counters| counters.spooled == 100).await;
+    assert_eq!(store.lines(), numbered(0..110), "they were written");
+    store.set_forgetful(false);
+    note(&logs, 110..120);
+    while followed.len() < 120 {
+        let rows = tail.next().await.expect("the store answers").expect("open");
+        followed.extend(rows.into_iter().map(|row| row.record.line));
+    }
+    assert_eq!(followed, numbered(0..120));
+    assert_eq!(store.lines(), numbered(0..120));
+    assert_eq!(logs.counters().dropped, 0);
+    pipeline.close(Duration::from_secs(5)).await;
+}
+
 #[tokio::test]
 async fn closing_writes_what_is_queued_and_gives_a_hanging_store_up() {
     let dir = tempfile::tempdir().expect("a folder");

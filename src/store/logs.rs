@@ -9,6 +9,7 @@ use super::{
     chunks::{chunk_inserts, cut},
     log_minutes::{WIDEN_MINUTE_SQLITE, spans_of},
     log_usage::{ADD_USAGE, sums_of},
+    log_writers::{Batch, LAST_NUMBER, MOVE_WRITER_SQLITE},
     patience::in_time,
     pool::Pool,
     row::{to_column, without_nul},
@@ -120,9 +121,13 @@ impl Store {
         }
         match &self.pool {
             Pool::Sqlite { writer, .. } => {
-                in_time(&self.patience, insert_sqlite(writer, rows)).await
+                let insert = insert_sqlite(writer, Batch::UNNUMBERED, rows);
+                in_time(&self.patience, insert).await
             }
-            Pool::Postgres(pool) => in_time(&self.patience, insert_postgres(pool, rows)).await,
+            Pool::Postgres(pool) => {
+                let insert = insert_postgres(pool, Batch::UNNUMBERED, rows);
+                in_time(&self.patience, insert).await
+            }
         }
     }
 
@@ -202,9 +207,23 @@ impl Store {
     }
 }
 
-async fn insert_sqlite(writer: &SqlitePool, rows: &[LogRow]) -> Result<Vec<i64>, StoreError> {
+pub(super) async fn insert_sqlite(
+    writer: &SqlitePool,
+    batch: Batch<'_>,
+    rows: &[LogRow],
+) -> Result<Vec<i64>, StoreError> {
     let mut ids = Vec::with_capacity(rows.len());
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+    let mut rows = rows;
+    if let (Some(newest), Some(row)) = (batch.numbers.last(), rows.last()) {
+        let last = query_scalar(LAST_NUMBER).bind(batch.writer);
+        let last: i64 = last.fetch_optional(&mut *tx).await?.unwrap_or(0);
+        let (at, known) = (row.at, batch.behind(last));
+        rows = rows.get(known..).unwrap_or_default();
+        let moved = query(MOVE_WRITER_SQLITE).bind(batch.writer);
+        let moved = moved.bind((*newest).max(last)).bind(at);
+        moved.execute(&mut *tx).await?;
+    }
     for (sql, chunk) in cut(rows, &CHUNK_INSERTS) {
         let mut insert = query(AssertSqlSafe(sql));
         for row in chunk {
@@ -234,7 +253,41 @@ async fn insert_sqlite(writer: &SqlitePool, rows: &[LogRow]) -> Result<Vec<i64>,
     Ok(ids)
 }
 
-async fn insert_postgres(pool: &PgPool, rows: &[LogRow]) -> Result<Vec<i64>, StoreError> {
+pub(super) async fn insert_postgres(
+    pool: &PgPool,
+    batch: Batch<'_>,
+    rows: &[LogRow],
+) -> Result<Vec<i64>, StoreError> {
+    let (mut batch, mut rows) = (batch, rows);
+    loop {
+        let ids = insert_behind(pool, batch, rows).await?;
+        if !ids.is_empty() || rows.is_empty() {
+            return Ok(ids);
+        }
+        // Some of them were written before, of which the statement that found it saw the end.
+        let last = query_scalar(LAST_NUMBER).bind(batch.writer);
+        let last: i64 = last.fetch_optional(pool).await?.unwrap_or(0);
+        let known = batch.behind(last);
+        rows = rows.get(known..).unwrap_or_default();
+        batch.numbers = batch.numbers.get(known..).unwrap_or_default();
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+    }
+}
+
+/// Writes all lines if all their numbers are new, or none.
+async fn insert_behind(
+    pool: &PgPool,
+    batch: Batch<'_>,
+    rows: &[LogRow],
+) -> Result<Vec<i64>, StoreError> {
+    let (first, newest) = match batch.numbers {
+        [first, .., newest] => (*first, *newest),
+        [only] => (*only, *only),
+        [] => (1, 0),
+    };
+    let newest_at = rows.last().map_or(0, |row| row.at);
     let keys: Vec<i64> = rows.iter().map(|row| row.instance_key).collect();
     let generations: Vec<i64> = rows.iter().map(|row| to_column(row.generation.0)).collect();
     let members: Vec<i32> = rows.iter().map(member_column).collect();
@@ -245,17 +298,24 @@ async fn insert_postgres(pool: &PgPool, rows: &[LogRow]) -> Result<Vec<i64>, Sto
     let sums = sums_of(rows);
     let summed_keys: Vec<i64> = sums.keys().copied().collect();
     let (summed_lines, summed_bytes): (Vec<i64>, Vec<i64>) = sums.into_values().unzip();
-    // One statement, so one round trip and one transaction. The ids are drawn after the sort, hence in the order given.
+    // One statement, so one round trip and one transaction. Who moves the writer locks it: an earlier try of these lines may
+    // still be about to commit. The ids are drawn after the sort, hence in the order given.
     let ids = query_scalar(
-        "WITH written AS ( \
+        "WITH moved AS ( \
+           INSERT INTO log_writers AS known (writer, last_number, written_at) VALUES ($11, $12, $13) \
+           ON CONFLICT (writer) DO UPDATE \
+           SET last_number = excluded.last_number, written_at = excluded.written_at \
+           WHERE known.last_number < $14 RETURNING 1), \
+         written AS ( \
            INSERT INTO logs (instance_key, generation, member, stream, at, line, continued) \
            SELECT instance_key, generation, member, stream, at, line, continued \
            FROM UNNEST($1, $2, $3, $4, $5, $6, $7) WITH ORDINALITY \
            AS u (instance_key, generation, member, stream, at, line, continued, position) \
+           WHERE EXISTS (SELECT FROM moved) \
            ORDER BY position RETURNING id, at), \
          counted AS ( \
            INSERT INTO log_usage AS known (instance_key, lines, text_bytes) \
-           SELECT * FROM UNNEST($8, $9, $10) \
+           SELECT * FROM UNNEST($8, $9, $10) WHERE EXISTS (SELECT FROM moved) \
            ON CONFLICT (instance_key) DO UPDATE SET lines = known.lines + excluded.lines, \
            text_bytes = known.text_bytes + excluded.text_bytes), \
          placed AS ( \
@@ -275,6 +335,10 @@ async fn insert_postgres(pool: &PgPool, rows: &[LogRow]) -> Result<Vec<i64>, Sto
     .bind(summed_keys)
     .bind(summed_lines)
     .bind(summed_bytes)
+    .bind(batch.writer)
+    .bind(newest)
+    .bind(newest_at)
+    .bind(first)
     .fetch_all(pool)
     .await?;
     Ok(ids)

@@ -20,6 +20,7 @@ mod instance_writes;
 mod instances;
 mod log_minutes;
 mod log_usage;
+mod log_writers;
 mod logs;
 mod patience;
 mod ports;

@@ -163,6 +163,15 @@ macro_rules! migrations {
                     "/0006_log_usage_and_minutes.sql"
                 )),
             ),
+            (
+                7,
+                "log writers",
+                include_str!(concat!(
+                    "../../migrations/",
+                    $dialect,
+                    "/0007_log_writers.sql"
+                )),
+            ),
         ])
     };
 }

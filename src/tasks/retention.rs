@@ -66,6 +66,7 @@ impl Retention {
         }
         if self.history == History::Logs {
             self.store.delete_log_minutes().await?;
+            self.store.delete_log_writers_before(before).await?;
         }
         if self.history == History::Calls {
             self.store.delete_call_writers_before(before).await?;

@@ -32,6 +32,31 @@ const ALL: LogQuery<'static> = LogQuery {
 };
 
 contract! {
+    async fn a_number_of_a_writer_of_lines_is_taken_once(db: &Database) {
+        let rows: Vec<_> = (0..600).map(|at| line(1, at, "text")).collect();
+        let numbers: Vec<i64> = (1..=600).collect();
+        let write = |writer, part: std::ops::Range<usize>| {
+            let (numbers, rows) = (&numbers[part.clone()], &rows[part]);
+            let store = db.store.clone();
+            async move { store.insert_numbered_logs(writer, numbers, rows).await.map(|ids| ids.len()) }
+        };
+        assert_eq!(write(7, 0..3).await, Ok(3));
+        assert_eq!(write(7, 0..3).await, Ok(0));
+        assert_eq!(write(7, 1..5).await, Ok(2), "those behind");
+        assert_eq!(write(8, 0..5).await, Ok(5), "another writer");
+        // Two tries of the same lines at the same time.
+        let (one, two) = tokio::join!(write(9, 0..600), write(9, 0..600));
+        assert_eq!(one.expect("written") + two.expect("written"), 600);
+        // Lines without a number are written every time.
+        for _ in 0..2 {
+            assert_eq!(db.store.insert_logs(&rows[..2]).await.expect("inserted").len(), 2);
+        }
+        let usage = db.store.log_usage().await.expect("read");
+        assert_eq!(usage.iter().map(|one| one.lines).sum::<u64>(), 5 + 5 + 600 + 4, "counted as often");
+        assert!(db.store.delete_log_writers_before(500).await.expect("deleted") >= 2);
+        assert_eq!(write(9, 0..600).await, Ok(0), "the one that wrote later is known");
+    }
+
     async fn a_bulk_keeps_its_order_and_answers_its_ids(db: &Database) {
         // A number that needs every size of chunk, over two instances.
         let rows: Vec<LogRow> = (0..1_673_u32).map(|number| LogRow {
