@@ -9,8 +9,8 @@ use super::{
     Accepts,
     access::{Sites, check_token},
     approach::is_json,
+    event_id::EventId,
     event_text::EventSplitter,
-    replay::EventId,
     stateless::{self, Refusal},
     target::{mounted, target},
 };

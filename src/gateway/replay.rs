@@ -1,14 +1,12 @@
 //! The event streams of session-era clients, which a client may resume by `Last-Event-ID` after its connection broke.
 //!
-//! An event id is `STREAM-NUMBER`, unique in its session; stream 0 is the standing one, every other one belongs to a
-//! call. What was sent is kept for a while, within bounds; a call whose stream broke goes on.
+//! What was sent is kept for a while, within bounds; a call whose stream broke goes on.
 //!
-//! A session that outlived its daemon counts from 1 again, and its ids say in which life: `STREAM-NUMBER-EPOCH`. What an
-//! earlier life sent is gone: its standing stream goes on with what came since, its calls are over.
+//! What a session was sent in an earlier life, by a former daemon, is gone: its standing stream goes on with what came
+//! since, its calls are lost. Whoever comes back for one is answered with an error that says so.
 
 use std::{
     collections::VecDeque,
-    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -18,9 +16,11 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use crate::upstream::{Call, Item};
+use serde_json::json;
 
-use super::session::Session;
+use crate::upstream::{Call, INTERNAL_ERROR, Item, error_message};
+
+use super::{event_id::EventId, session::Session};
 
 /// Most streams of calls that a session can resume.
 const TRACKS_MAX: usize = 4;
@@ -32,41 +32,6 @@ const SENT_MAX_BYTES: usize = 256 << 10;
 const RETRY_MS: u32 = 1_000;
 /// The first revision whose clients take an event without data.
 const PRIMED_SINCE: &str = "2025-11-25";
-
-/// Where an event stands: the stream, and its number there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EventId {
-    epoch: u32,
-    stream: u64,
-    number: u64,
-}
-
-impl EventId {
-    /// Reads an id that we gave; `None` for any other text.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let (stream, rest) = text.split_once('-')?;
-        let (number, epoch) = match rest.split_once('-') {
-            Some((number, epoch)) => (number, epoch.parse().ok().filter(|epoch| *epoch > 0)?),
-            None => (rest, 0),
-        };
-        Some(Self {
-            epoch,
-            stream: stream.parse().ok()?,
-            number: number.parse().ok()?,
-        })
-    }
-}
-
-impl fmt::Display for EventId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.stream, self.number)?;
-        match self.epoch {
-            0 => Ok(()),
-            epoch => write!(f, "-{epoch}"),
-        }
-    }
-}
 
 #[derive(Default)]
 struct State {
@@ -95,11 +60,43 @@ impl State {
 #[derive(Default)]
 struct Track {
     number: u64,
+    /// The raw id of the request that it answers.
+    request: Option<Box<str>>,
     turn: AtomicU64,
     state: Mutex<State>,
 }
 
 impl Track {
+    /// Of a call whose answer nobody will have: an error that says so, and the end.
+    fn lost(event: &EventId, is_of_this_life: bool) -> Option<Self> {
+        let request = event.request.as_deref()?;
+        let (cause, text) = if is_of_this_life {
+            let text = "The stream of this call is no longer kept, and its answer is lost with it.";
+            ("stream-dropped", text)
+        } else {
+            let text =
+                "The daemon ended while this call was under way, and its answer is lost with it.";
+            ("daemon-restarted", text)
+        };
+        let text = format!(
+            "{text} The MCP server may have carried it out or not; the session goes on, call again if that does no harm."
+        );
+        let data = json!({"cause": cause, "retryable": true, "outcome": "unknown"});
+        let error = error_message(request, INTERNAL_ERROR, &text, Some(&data));
+        let number = event.number.saturating_add(1);
+        Some(Self {
+            number: event.stream,
+            state: Mutex::new(State {
+                sent_bytes: error.len(),
+                sent: [(number, error)].into(),
+                last: number,
+                over: true,
+                ..State::default()
+            }),
+            ..Self::default()
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -117,11 +114,12 @@ impl Tracks {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self, call: Call) -> Arc<Track> {
+    fn open(&self, call: Call, request: &str) -> Arc<Track> {
         let mut calls = self.calls();
         calls.0 += 1;
         let track = Arc::new(Track {
             number: calls.0,
+            request: Some(request.into()),
             state: Mutex::new(State {
                 call: Some(call),
                 ..State::default()
@@ -173,22 +171,34 @@ impl TrackStream {
         Self::read(session, track, next)
     }
 
-    /// The stream of a call, from its beginning.
+    /// The stream of a call, from its beginning; `request`: the raw id of what it answers.
     #[must_use]
-    pub fn of_call(session: Arc<Session>, call: Call) -> Self {
-        let track = session.tracks.open(call);
+    pub fn of_call(session: Arc<Session>, call: Call, request: &str) -> Self {
+        let track = session.tracks.open(call, request);
         Self::read(session, track, 1)
     }
 
-    /// What follows an event; `None` when its stream cannot be resumed any more.
+    /// What follows an event. `None` when its stream cannot be resumed any more, and nobody knows which request it was to
+    /// answer, or that answer had come.
     #[must_use]
     pub fn after(session: Arc<Session>, event: EventId) -> Option<Self> {
-        if event.epoch != session.epoch {
-            let track = (event.stream == 0).then(|| session.tracks.standing.clone())?;
-            return Some(Self::read(session, track, 1));
-        }
-        let track = session.tracks.find(event.stream)?;
-        Some(Self::read(session, track, event.number.saturating_add(1)))
+        let is_of_this_life = event.epoch == session.epoch;
+        let track = match event.stream {
+            0 if !is_of_this_life => {
+                let standing = session.tracks.standing.clone();
+                return Some(Self::read(session, standing, 1));
+            }
+            stream if is_of_this_life => session.tracks.find(stream),
+            _ => None,
+        };
+        let next = event.number.saturating_add(1);
+        let track = match track {
+            Some(track) => track,
+            // One that this life never had is of another session.
+            None if is_of_this_life && event.stream > session.tracks.calls().0 => return None,
+            None => Arc::new(Track::lost(&event, is_of_this_life)?),
+        };
+        Some(Self::read(session, track, next))
     }
 
     fn read(session: Arc<Session>, track: Arc<Track>, next: u64) -> Self {
@@ -226,26 +236,32 @@ impl TrackStream {
         }
         let stream = self.track.number;
         let epoch = self.session.epoch;
-        let id = |number| EventId {
+        // Once the answer is there, nothing can be lost that an id would have to name.
+        let id = |number, state: &State| EventId {
             epoch,
             stream,
             number,
+            request: self
+                .track
+                .request
+                .clone()
+                .filter(|_| !state.over || number < state.last),
         };
+        let mut state = self.track.lock();
         if std::mem::take(&mut self.primes) {
-            let last = id(self.next - 1);
+            let last = id(self.next - 1, &state);
             let text = format!("id: {last}\nretry: {RETRY_MS}\ndata: \n\n");
             return Poll::Ready(Some(text.into()));
         }
-        let mut state = self.track.lock();
         if let Some(message) = self.first.take() {
             state.keep(&message);
             self.next = state.last + 1;
-            return Poll::Ready(Some(written(id(state.last), &message)));
+            return Poll::Ready(Some(written(&id(state.last, &state), &message)));
         }
         let kept = state.sent.iter().find(|(number, _)| *number >= self.next);
         if let Some((number, message)) = kept {
             self.next = number + 1;
-            return Poll::Ready(Some(written(id(*number), message)));
+            return Poll::Ready(Some(written(&id(*number, &state), message)));
         }
         if state.over {
             return Poll::Ready(None);
@@ -269,7 +285,7 @@ impl TrackStream {
         };
         state.keep(&message);
         self.next = state.last + 1;
-        Poll::Ready(Some(written(id(state.last), &message)))
+        Poll::Ready(Some(written(&id(state.last, &state), &message)))
     }
 }
 
@@ -281,7 +297,7 @@ impl Drop for TrackStream {
     }
 }
 
-fn written(id: EventId, message: &[u8]) -> Bytes {
+fn written(id: &EventId, message: &[u8]) -> Bytes {
     let head = format!("id: {id}\nevent: message\ndata: ");
     let mut out = BytesMut::with_capacity(head.len() + message.len() + 2);
     out.extend_from_slice(head.as_bytes());
@@ -293,22 +309,6 @@ fn written(id: EventId, message: &[u8]) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_event_id_is_read_back() {
-        let id = |epoch| EventId {
-            epoch,
-            stream: 3,
-            number: 14,
-        };
-        for (epoch, text) in [(0, "3-14"), (2, "3-14-2")] {
-            assert_eq!(EventId::parse(text), Some(id(epoch)));
-            assert_eq!(id(epoch).to_string(), text);
-        }
-        for other in ["", "3", "3-", "-1", "a-1", "3-1-", "3-1-0", "3-1-4-1"] {
-            assert_eq!(EventId::parse(other), None, "{other}");
-        }
-    }
 
     #[test]
     fn what_is_kept_is_bounded() {

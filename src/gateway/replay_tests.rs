@@ -105,3 +105,36 @@ async fn news_that_were_missed_come_again() {
     assert_eq!(event(&mut stream).await.1, "");
     assert!(event(&mut stream).await.1.contains("prompts"));
 }
+
+#[tokio::test]
+async fn who_comes_back_for_a_stream_that_is_kept_no_longer_is_told_that_its_call_is_lost() {
+    let mut bench = bench().await;
+    let session = bench.session_of("2025-11-25").await;
+    let (_, stream, last) = streaming(&mut bench, &session).await;
+    drop(stream);
+    // As many others as are kept.
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        others.push(streaming(&mut bench, &session).await);
+    }
+    let mut stream = resume(&bench, &session, &last).await;
+    assert_eq!(event(&mut stream).await.1, "");
+    let (id, data) = event(&mut stream).await;
+    let answer: Value = serde_json::from_str(&data).expect("JSON");
+    assert_eq!(
+        (&answer["id"], &answer["error"]["code"]),
+        (&json!(1), &json!(-32603))
+    );
+    let data = json!({"cause": "stream-dropped", "retryable": true, "outcome": "unknown"});
+    assert_eq!(answer["error"]["data"], data, "{answer}");
+    assert_eq!(stream.chunk().await.expect("an end"), None);
+    // It was answered by that.
+    let refused = resume(&bench, &session, &id).await;
+    assert_eq!(status_and_body(refused).await.0, 400, "{id}");
+    // The others are untouched.
+    let (asked, _, last) = others.pop().expect("one");
+    bench.child.answer(&asked, json!({"done": true})).await;
+    let mut stream = resume(&bench, &session, &last).await;
+    event(&mut stream).await;
+    assert!(event(&mut stream).await.1.contains("done"));
+}

@@ -66,7 +66,9 @@ impl Gateway {
                     .await
                 {
                     Begun::Answer(answer) => one_answer(answer, StatusCode::OK, accepts),
-                    Begun::Call(call) => finish(Exchange::Plain(call, session), accepts).await,
+                    Begun::Call(call) => {
+                        finish(Exchange::Plain(call, session), message.id, accepts).await
+                    }
                     Begun::Refused(refused) => *refused,
                 }
             }
@@ -287,15 +289,15 @@ pub fn take(session: &Session, message: &Message<'_>, upstream: &Upstream) {
     }
 }
 
-/// Answers with JSON when the answer comes first, else with a stream.
-pub async fn finish(mut exchange: Exchange, accepts: Accepts) -> Reply {
+/// Answers with JSON when the answer comes first, else with a stream; `id`: of the request, raw JSON.
+pub async fn finish(mut exchange: Exchange, id: &str, accepts: Accepts) -> Reply {
     loop {
         match exchange.first().await {
             First::Item(Item::Answer(answer)) => {
                 return one_answer(answer, exchange.status(), accepts);
             }
-            First::Item(item) if accepts.events => return stream(exchange, Some(item)),
-            First::Slow if accepts.events => return stream(exchange, None),
+            First::Item(item) if accepts.events => return stream(exchange, id, Some(item)),
+            First::Slow if accepts.events => return stream(exchange, id, None),
             // A client without streams gets the answer only.
             First::Item(_) => {}
             First::Slow => {
@@ -311,10 +313,10 @@ pub async fn finish(mut exchange: Exchange, accepts: Accepts) -> Reply {
     }
 }
 
-fn stream(exchange: Exchange, first: Option<Item>) -> Reply {
+fn stream(exchange: Exchange, id: &str, first: Option<Item>) -> Reply {
     let events = match exchange {
         Exchange::Plain(call, session) => {
-            let stream = TrackStream::of_call(session, call);
+            let stream = TrackStream::of_call(session, call, id);
             EventStream::of_session(match first {
                 Some(Item::Message(message) | Item::Answer(message)) => stream.begin_with(message),
                 None => stream,

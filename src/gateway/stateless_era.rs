@@ -83,14 +83,21 @@ impl Gateway {
                     ..caller
                 };
                 match self.take_up(place, message, caller, key, last).await {
-                    Ok(dialogue) => finish(Exchange::Dialogue(Box::new(dialogue)), accepts).await,
+                    Ok(dialogue) => {
+                        finish(Exchange::Dialogue(Box::new(dialogue)), message.id, accepts).await
+                    }
                     Err(refused) => *refused,
                 }
             }
             _ => match self.begin(place, caller, message).await {
                 Ok((call, _)) => {
                     let call = call.cancel_on_drop();
-                    finish(Exchange::Finished(call, Box::new(last)), accepts).await
+                    finish(
+                        Exchange::Finished(call, Box::new(last)),
+                        message.id,
+                        accepts,
+                    )
+                    .await
                 }
                 Err(not_begun) => self.not_begun(place, id, &not_begun),
             },

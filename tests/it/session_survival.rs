@@ -6,7 +6,9 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
+    fixtures,
     harness::{Database, Server, on_both_databases, wait_until},
+    mcp,
     meetings::{Client, Messages, answer, everything, text},
     processes,
     survival::keeper_of,
@@ -222,9 +224,21 @@ async fn an_answer_to_a_call_of_the_former_daemon_reaches_nobody() {
     running(&server, &instance).await;
     let cut = held.await.expect("joined");
     assert!(cut.is_err(), "its connection was cut: {cut:?}");
-    // A stream of a call is over with the daemon that served it, which is said.
-    let refused = other.get_after(&lost).send().await.expect("an answer");
-    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+    // The answer of a call that was under way is lost with the daemon that served it, which is said as the answer to it.
+    for _ in 0..2 {
+        let mut resumed = other.resumed(&lost).await;
+        let told = resumed.next().await.expect("an answer");
+        assert_eq!(
+            (&told["id"], &told["error"]["code"]),
+            (&json!(7), &json!(-32603))
+        );
+        let data = json!({"cause": "daemon-restarted", "retryable": true, "outcome": "unknown"});
+        assert_eq!(told["error"]["data"], data, "{told}");
+        assert_eq!(resumed.next().await, None, "that was the answer");
+        let answered = resumed.last_id.clone().expect("events have ids");
+        let over = other.get_after(&answered).send().await.expect("an answer");
+        assert_eq!(over.status(), StatusCode::BAD_REQUEST);
+    }
     // The same ids again, while the answers to the old ones come.
     let mut news = client.standing().await;
     let released = text(other.tool(7, "release", json!({}))).await;
@@ -262,4 +276,29 @@ async fn a_session_whose_token_was_revoked_does_not_come_back() {
     let refused = refused.send().await.expect("an answer");
     assert_eq!(refused.status(), StatusCode::NOT_FOUND);
     assert_eq!(text(own.tool(2, "echo", json!({"text": "on"}))).await, "on");
+}
+
+/// The official SDK comes back for its call by itself, and tells its user instead of waiting for its time limit.
+#[tokio::test]
+async fn a_real_client_is_told_that_its_call_was_lost_with_the_daemon() {
+    if fixtures::deps().is_none() {
+        return;
+    }
+    let mut server = Server::start(Database::Sqlite).await;
+    let instance = server.create(json!({"template": "wishes"})).await;
+    let called = instance.clone();
+    let call =
+        tokio::spawn(
+            async move { mcp::try_sdk("python-1", &called, "progress", &json!({})).await },
+        );
+    until_held(&server, &instance, 1).await;
+    server.kill();
+    server.launch().await;
+    running(&server, &instance).await;
+    let outcome = call.await.expect("joined").expect("SDKs are installed");
+    let told = outcome.expect_err("its call was lost");
+    assert!(
+        told.contains("The daemon ended while this call was under way"),
+        "{told}"
+    );
 }
