@@ -4,7 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -13,15 +13,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener, UnixStream},
-    sync::Semaphore,
+    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use crate::config::ApiConfig;
+use crate::{config::ApiConfig, connections::Room};
 
-/// Most connections at the same time; more wait in the kernel's accept queue.
-const CONNECTIONS_MAX: usize = 1_024;
 /// How long a client may take for the head of a request; it also ends idle kept-alive connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Largest head of a request.
@@ -89,18 +87,18 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves `router` until `shutdown`, then lets requests under way end (10 s at most), waits for `mutations`, and
+/// Serves `router` until `shutdown`, to as many connections as `room` has places for; then lets requests under way end (10 s at most), waits for `mutations`, and
 /// removes the unix socket.
 pub async fn serve(
     listeners: Listeners,
     router: Router,
     mutations: TaskTracker,
+    room: Arc<Room>,
     shutdown: CancellationToken,
 ) {
     let connections = TaskTracker::new();
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let Listeners { tcp, unix } = listeners;
-    let tcp_loop = accept_loop(&shutdown, &permits, &connections, &router, || async {
+    let tcp_loop = accept_loop(&shutdown, &room, &connections, &router, || async {
         let (stream, peer) = tcp.accept().await?;
         // Small JSON answers must not wait for Nagle; a socket that refuses this is broken and will fail by itself.
         let _ = stream.set_nodelay(true);
@@ -108,7 +106,7 @@ pub async fn serve(
     });
     match &unix {
         Some((listener, _)) => {
-            let unix_loop = accept_loop(&shutdown, &permits, &connections, &router, || async {
+            let unix_loop = accept_loop(&shutdown, &room, &connections, &router, || async {
                 Ok((listener.accept().await?.0, None))
             });
             tokio::join!(tcp_loop, unix_loop);
@@ -137,7 +135,7 @@ pub async fn serve(
 
 async fn accept_loop<S, F>(
     shutdown: &CancellationToken,
-    permits: &Arc<Semaphore>,
+    room: &Arc<Room>,
     connections: &TaskTracker,
     router: &Router,
     accept: impl Fn() -> F,
@@ -146,12 +144,6 @@ async fn accept_loop<S, F>(
     F: Future<Output = io::Result<(S, Option<SocketAddr>)>>,
 {
     loop {
-        let permit = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            permit = Arc::clone(permits).acquire_owned() => permit,
-        };
-        let Ok(permit) = permit else { return };
         let accepted = tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
@@ -159,14 +151,21 @@ async fn accept_loop<S, F>(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = connection(stream, peer, router.clone(), shutdown.clone());
+                // Further ones wait in the kernel's queue meanwhile.
+                let place = tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return,
+                    place = room.enter() => place,
+                };
+                let (router, shutdown) = (router.clone(), shutdown.clone());
+                let connection = connection(stream, peer, router, Arc::clone(room), shutdown);
                 connections.spawn(async move {
                     connection.await;
-                    drop(permit);
+                    drop(place);
                 });
             }
             Err(error) => {
-                tracing::warn!("cannot accept a connection: {error}");
+                room.failed(&"the API", &error);
                 tokio::time::sleep(ACCEPT_REST).await;
             }
         }
@@ -178,16 +177,26 @@ async fn connection<S>(
     stream: S,
     peer: Option<SocketAddr>,
     router: Router,
+    room: Arc<Room>,
     shutdown: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let rest = Arc::new(Rest::default());
+    let seen = Arc::clone(&rest);
     let service =
         hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             if let Some(peer) = peer {
                 request.extensions_mut().insert(ConnectInfo(peer));
             }
-            router.clone().oneshot(request.map(Body::new))
+            seen.begin();
+            let seen = Arc::clone(&seen);
+            let answer = router.clone().oneshot(request.map(Body::new));
+            async move {
+                let answer = answer.await;
+                seen.end();
+                answer
+            }
         });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -201,8 +210,61 @@ async fn connection<S>(
             serving.as_mut().graceful_shutdown();
             serving.await
         }
+        () = rest.goes(&room) => {
+            if !rest.was_used() {
+                // It never said anything, so nobody waits for a word.
+                return;
+            }
+            // An answer that is still being streamed comes to its end.
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
     };
     if let Err(error) = ended {
         tracing::debug!("a connection ended early: {error}");
+    }
+}
+
+/// Since when a connection has had no request.
+struct Rest(Mutex<(bool, Option<Instant>)>);
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self(Mutex::new((false, Some(Instant::now()))))
+    }
+}
+
+impl Rest {
+    fn set(&self, used: bool, since: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (used, since);
+    }
+
+    fn get(&self) -> (bool, Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self) {
+        self.set(true, None);
+    }
+
+    /// The head of the answer is there.
+    fn end(&self) {
+        self.set(true, Some(Instant::now()));
+    }
+
+    fn was_used(&self) -> bool {
+        self.get().0
+    }
+
+    /// Resolves when this connection is to give up its place for others.
+    async fn goes(&self, room: &Room) {
+        loop {
+            room.asked().await;
+            if let (used, Some(since)) = self.get()
+                && room.may_go(used, since)
+            {
+                return;
+            }
+        }
     }
 }

@@ -33,6 +33,7 @@ use crate::{
     calls::{CallPipeline, Calls},
     clock::Clock,
     config::{self, Config},
+    connections::{Room, Shares},
     gateway::{CallSink, Gateway},
     logs::{LogPipeline, LogStore},
     runtime::{
@@ -163,7 +164,12 @@ impl Daemon {
             sessions::keep(&gateway, &as_runtime, gateway_stop.clone()).await;
             let measures = gateway.measures();
             let shared_gateway = Arc::clone(&gateway);
-            let gateway = tokio::spawn(gateway.run(access_inbox, gateway_stop.clone()));
+            let shares = Shares::of(runtime::descriptors_max());
+            let gateway = tokio::spawn(gateway.run(
+                access_inbox,
+                Room::new(shares.access),
+                gateway_stop.clone(),
+            ));
             let context = Context::new(
                 Arc::clone(&config),
                 store.clone(),
@@ -210,6 +216,7 @@ impl Daemon {
                 shared_gateway,
                 &config,
                 supervisor.clone(),
+                shares,
                 api_stop.clone(),
             );
             let api = tokio::spawn(api::serve(
@@ -217,6 +224,7 @@ impl Daemon {
                 // Merged last: none of the API's layers lies around the path gateway, which has checks and limits of its own.
                 api::router(state).merge(paths),
                 mutations,
+                Room::new(shares.api),
                 api_stop.clone(),
             ));
             tracing::info!(url = api_url, "the API listens");

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::auth,
     config::Config,
+    connections::Shares,
     domain::principal::Principal,
     gateway::{Gateway, PathGateway, Peer, Routes},
     supervisor::{Supervisor, route::Route},
@@ -39,12 +40,15 @@ pub(super) fn router(
     gateway: Arc<Gateway>,
     config: &Config,
     supervisor: Supervisor,
+    shares: Shares,
     shutdown: CancellationToken,
 ) -> Router {
+    // A quarter of the API's connections is never taken by streams.
+    let most = shares.api - shares.api / 4;
     let who = auth::administrator();
     let routes = Box::new(OwnersRoutes { supervisor, who });
     let address = config.api.address;
-    let paths = PathGateway::new(gateway, &config.gateway, address, routes, shutdown);
+    let paths = PathGateway::new(gateway, &config.gateway, address, routes, most, shutdown);
     let paths = Arc::new(paths);
     let answer = move |request: Request| {
         let paths = Arc::clone(&paths);

@@ -37,6 +37,7 @@ pub use self::{
 };
 use crate::{
     clock::Clock,
+    connections::Complaint,
     domain::{egress::Egress, private_address::Opened},
     runtime::Caught,
 };
@@ -212,6 +213,7 @@ fn answer_questions(
 }
 
 async fn accept(inner: Arc<Inner>, listener: TcpListener) {
+    let mut complaint = Complaint::default();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -226,7 +228,9 @@ async fn accept(inner: Arc<Inner>, listener: TcpListener) {
             }
             // No descriptor left: others may give some back.
             Err(cause) => {
-                tracing::warn!(%cause, "a connection of an instance cannot be accepted");
+                if let Some(times) = complaint.again(Instant::now()) {
+                    tracing::warn!(%cause, times, "a connection of an instance cannot be accepted");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

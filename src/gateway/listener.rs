@@ -28,7 +28,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{domain::id::InstanceId, supervisor::route::AccessEvent, upstream::Aside};
+use crate::{
+    connections::Room, domain::id::InstanceId, supervisor::route::AccessEvent, upstream::Aside,
+};
 
 use super::{Approach, Gateway, Peer, Place};
 
@@ -46,11 +48,12 @@ const CLOSE_GRACE: Duration = Duration::from_secs(5);
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 impl Gateway {
-    /// Serves access ports as `events` tells, until `shutdown`; then takes no further connection, lets the calls under way
+    /// Serves access ports as `events` tells, to as many connections as `room` has places for, until `shutdown`; then takes no further connection, lets the calls under way
     /// come to their answers, for `gateway.drain_timeout` at most, and ends what has no end of its own.
     pub async fn run(
         self: Arc<Self>,
         mut events: mpsc::Receiver<AccessEvent>,
+        room: Arc<Room>,
         shutdown: CancellationToken,
     ) {
         let tracker = TaskTracker::new();
@@ -81,9 +84,11 @@ impl Gateway {
                             }
                             let place = self.place(&route);
                             let gateway = self.clone();
-                            let connections = tracker.clone();
+                            let (connections, room) = (tracker.clone(), room.clone());
                             tracker.spawn(async move {
-                                gateway.accept(place, listener, closing, connections).await;
+                                gateway
+                                    .accept(place, listener, closing, connections, room)
+                                    .await;
                             });
                         }
                         Err(error) => {
@@ -128,6 +133,7 @@ impl Gateway {
         listener: TcpListener,
         closing: Closing,
         connections: TaskTracker,
+        room: Arc<Room>,
     ) {
         let count = Arc::new(AtomicUsize::new(0));
         let mut state = place.route.state.clone();
@@ -152,15 +158,30 @@ impl Gateway {
                     // Without it, small answers wait 40 ms for the client's acknowledgement.
                     let _ = stream.set_nodelay(true);
                     let counted = Counted::new(count.clone());
-                    let (gateway, place, closing) = (self.clone(), place.clone(), closing.clone());
+                    let seat = {
+                        let mut entering = pin!(room.enter());
+                        loop {
+                            tokio::select! {
+                                biased;
+                                () = closing.drain.cancelled() => return,
+                                changed = state.changed(), if watching => {
+                                    watching = changed.is_ok();
+                                    place.attach_present(&mut state);
+                                }
+                                seat = &mut entering => break seat,
+                            }
+                        }
+                    };
+                    let (gateway, place) = (self.clone(), place.clone());
+                    let (closing, room) = (closing.clone(), room.clone());
                     connections.spawn(async move {
-                        gateway.converse(place, stream, peer, closing).await;
-                        drop(counted);
+                        gateway.converse(place, stream, peer, closing, &room).await;
+                        drop((counted, seat));
                     });
                 }
                 Err(error) => {
                     // Out of descriptors, mostly: a pause lets others give some back.
-                    tracing::warn!(instance = %place.route.id, %error, "accepting a connection failed");
+                    room.failed(&format_args!("instance {}", place.route.id), &error);
                     tokio::select! {
                         () = sleep(Duration::from_millis(100)) => {}
                         () = closing.drain.cancelled() => return,
@@ -176,6 +197,7 @@ impl Gateway {
         stream: TcpStream,
         peer: SocketAddr,
         closing: Closing,
+        room: &Room,
     ) {
         let pulse = Arc::new(Pulse::default());
         let io = Watched {
@@ -207,7 +229,7 @@ impl Gateway {
         );
         let mut watchdog = Watchdog::new(&pulse);
         loop {
-            let mut order = Aside::new(watchdog.order(&pulse, &closing));
+            let mut order = Aside::new(watchdog.order(&pulse, &closing, room));
             let order = poll_fn(|cx| match connection.as_mut().poll(cx) {
                 Poll::Ready(_) => Poll::Ready(None),
                 Poll::Pending => order.poll(cx).map(Some),
@@ -330,7 +352,7 @@ impl Watchdog {
     }
 
     /// Waits until something must happen to the connection.
-    async fn order(&mut self, pulse: &Pulse, closing: &Closing) -> Order {
+    async fn order(&mut self, pulse: &Pulse, closing: &Closing, room: &Room) -> Order {
         loop {
             tokio::select! {
                 biased;
@@ -339,14 +361,30 @@ impl Watchdog {
                     self.drains = true;
                     return Order::Finish;
                 }
+                () = room.asked(), if !self.drains => {}
                 () = sleep(LOOK_EVERY) => {}
             }
             match self.look(pulse) {
+                Verdict::Fine if !self.drains && self.may_go(pulse, room) => {
+                    // An answer that is still being streamed comes to its end.
+                    self.drains = true;
+                    return if self.begun_ever {
+                        Order::Finish
+                    } else {
+                        Order::Drop
+                    };
+                }
                 Verdict::Fine => {}
                 Verdict::Rested => return Order::Finish,
                 Verdict::Stalled => return Order::Drop,
             }
         }
+    }
+
+    /// Whether it is to give up its place for others, after a look.
+    fn may_go(&self, pulse: &Pulse, room: &Room) -> bool {
+        let rests = pulse.begun.load(Ordering::Relaxed) == self.ended;
+        rests && room.may_go(self.begun_ever, self.since)
     }
 
     fn look(&mut self, pulse: &Pulse) -> Verdict {

@@ -21,8 +21,6 @@ use crate::{
 
 use super::{Approach, Gateway, GatewayBody, access::Sites, card, forwarded::Peer, reply, target};
 
-/// Most requests under way here, streams included: the management API needs connections as well.
-const REQUESTS_MAX: usize = 768;
 /// Most entries of the catalogue.
 const ENTRIES_MAX: usize = 1_000;
 
@@ -45,14 +43,16 @@ pub struct PathGateway {
 }
 
 impl PathGateway {
-    /// Serves `routes` through `gateway` on listeners of `address`. At `shutdown` streams that have no end of their
-    /// own end, and nothing new is taken.
+    /// Serves `routes` through `gateway` on listeners of `address`, at most `requests_max` at the same time, streams
+    /// included: the management API needs connections as well. At `shutdown` streams that have no end of their own end,
+    /// and nothing new is taken.
     #[must_use]
     pub fn new(
         gateway: Arc<Gateway>,
         config: &GatewayConfig,
         address: IpAddr,
         routes: Box<dyn Routes>,
+        requests_max: usize,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
@@ -60,7 +60,7 @@ impl PathGateway {
             sites: Sites::behind(config, address),
             public: config.public_url.clone(),
             routes,
-            turns: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            turns: Arc::new(Semaphore::new(requests_max)),
             shutdown,
         }
     }

@@ -100,7 +100,11 @@ async fn bench_with(upstream: Arc<Upstream>, child: Child) -> Bench {
         wake_budget: HumanDuration::from_ms(200),
         ..GatewayConfig::default()
     });
-    tokio::spawn(gateway.run(received, shutdown.clone()));
+    tokio::spawn(gateway.run(
+        received,
+        crate::connections::Room::new(100),
+        shutdown.clone(),
+    ));
     // The process-wide default is set by whichever test comes first.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Bench {

@@ -156,6 +156,24 @@ pub fn harden_process() -> io::Result<()> {
     Ok(())
 }
 
+/// How many descriptors this process may have open.
+#[must_use]
+pub fn descriptors_max() -> u64 {
+    // It fails for a wrong pointer or an unknown resource only.
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)
+}
+
+/// Whether hardly a descriptor is free, told by the lowest number that is: all below it are taken. Numbers above it may
+/// be taken as well, so `false` promises nothing.
+pub(super) fn descriptors_run_out() -> bool {
+    /// So many are kept for connections to the API, so that somebody can mend it.
+    const RESERVE: u64 = 16;
+    let lowest_free = io::stdin().as_fd().try_clone_to_owned();
+    lowest_free.map_or(true, |free| {
+        u64::from(free.as_raw_fd().unsigned_abs()) + RESERVE >= descriptors_max()
+    })
+}
+
 /// Binds a listening TCP socket, non-blocking and close-on-exec. `SO_REUSEADDR` is set, so that a port with
 /// connections in TIME_WAIT can be bound again; `SO_REUSEPORT` never is, since it would let another process
 /// of this user take the port over. Port 0 lets the kernel choose.

@@ -31,6 +31,10 @@ const PENDING_MAX: usize = 32;
 /// How long a greeting may take: longer than the longest launch, during which the keeper hears nobody.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// What is said of a launch, or of an answer that came without its descriptors.
+pub(super) const NO_ROOM: &str = "minimcp serve has no free descriptor for the pipes: give it more (LimitNOFILE of its unit, ulimit -n), \
+                       or run fewer instances";
+
 /// A request on its way.
 pub(super) struct Call {
     pub(super) request: Request,
@@ -149,6 +153,15 @@ struct Packet {
     descriptors: Vec<OwnedFd>,
 }
 
+/// A packet of the keeper.
+struct Told {
+    header: Header,
+    /// The whole packet.
+    bytes: Vec<u8>,
+    /// `None`: there were some, and this process had no room for them.
+    descriptors: Option<Vec<OwnedFd>>,
+}
+
 struct Pending {
     reply: oneshot::Sender<Result<Answer, RuntimeError>>,
     launch: Option<WorkloadId>,
@@ -201,7 +214,7 @@ impl Connection {
         // error of the connection may be reported before it.
         let mut may_fail = self.send(&packet).await.is_ok();
         loop {
-            let (header, body, _) = match self.receive().await {
+            let Told { header, bytes, .. } = match self.receive().await {
                 Ok(received) => received,
                 Err(cause) if may_fail && cause.kind() == io::ErrorKind::ConnectionReset => {
                     may_fail = false;
@@ -212,7 +225,7 @@ impl Connection {
             if header.kind != Kind::Reply || (header.request != number && header.request != 0) {
                 continue;
             }
-            let json = body.get(HEADER_LEN..).unwrap_or_default();
+            let json = bytes.get(HEADER_LEN..).unwrap_or_default();
             return match decode_json(json) {
                 Ok(Reply::Refused { reason }) => Err(RuntimeError::Refused(reason)),
                 Ok(reply) => Ok(reply),
@@ -230,8 +243,8 @@ impl Connection {
             tokio::select! {
                 biased;
                 received = self.receive() => {
-                    let Ok((header, body, descriptors)) = received else { return };
-                    let json = body.get(HEADER_LEN..).unwrap_or_default();
+                    let Ok(Told { header, bytes, descriptors }) = received else { return };
+                    let json = bytes.get(HEADER_LEN..).unwrap_or_default();
                     match header.kind {
                         Kind::Event => {
                             if let Ok(Event::Exited { id, report }) = decode_json(json) {
@@ -297,7 +310,7 @@ impl Connection {
             .await
     }
 
-    async fn receive(&self) -> io::Result<(Header, Vec<u8>, Vec<OwnedFd>)> {
+    async fn receive(&self) -> io::Result<Told> {
         let mut buffer = Vec::new();
         let received = self
             .socket
@@ -312,24 +325,32 @@ impl Connection {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let header = Header::decode(&buffer).map_err(io::Error::other)?;
-        Ok((header, buffer, received.descriptors))
+        Ok(Told {
+            header,
+            bytes: buffer,
+            descriptors: (!received.descriptors_lost).then_some(received.descriptors),
+        })
     }
 }
 
-/// Hands an answer to its caller; what to ask next when the caller of a launch went away meanwhile.
+/// Hands an answer to its caller; what to ask next when nobody has the pipes of a child that was launched: the caller
+/// went away meanwhile, or this process had no room for them.
 fn settle(
     waiting: Pending,
     reply: Result<Reply, super::keeper::protocol::Malformed>,
-    descriptors: Vec<OwnedFd>,
+    descriptors: Option<Vec<OwnedFd>>,
 ) -> Vec<Request> {
-    let answer = match reply {
-        Ok(Reply::Refused { reason }) => Err(RuntimeError::Refused(reason)),
-        Ok(reply) => Ok(Answer { reply, descriptors }),
-        Err(fault) => Err(RuntimeError::Refused(fault.to_string())),
+    let launched = matches!(&reply, Ok(Reply::Launched { .. }));
+    let answer = match (reply, descriptors) {
+        (Ok(Reply::Refused { reason }), _) => Err(RuntimeError::Refused(reason)),
+        (Ok(reply), Some(descriptors)) => Ok(Answer { reply, descriptors }),
+        (Ok(_), None) => Err(RuntimeError::Refused(NO_ROOM.to_owned())),
+        (Err(fault), _) => Err(RuntimeError::Refused(fault.to_string())),
     };
-    let launched = matches!(&answer, Ok(answer) if matches!(answer.reply, Reply::Launched { .. }));
-    match (waiting.reply.send(answer), waiting.launch) {
-        (Err(_), Some(id)) if launched => [Verb::KillTree, Verb::Forget]
+    let had_room = answer.is_ok();
+    let heard = waiting.reply.send(answer).is_ok();
+    match waiting.launch {
+        Some(id) if launched && !(had_room && heard) => [Verb::KillTree, Verb::Forget]
             .map(|verb| Request::Perform { id, verb })
             .into(),
         _ => Vec::new(),

@@ -20,7 +20,7 @@ use super::{
     Caught, DenialSheet, KeeperState, LaunchError, LaunchPlan, OwnNetwork, Pidfd, Pipes, Runtime,
     RuntimeError, Verb, Workload, WorkloadControl, WorkloadId, host,
     keeper::protocol::{Launch, Reply, Request},
-    keeper_client::{Answer, Call, Connection, Exits, Lost},
+    keeper_client::{Answer, Call, Connection, Exits, Lost, NO_ROOM},
 };
 
 mod held;
@@ -364,6 +364,9 @@ impl LocalRuntime {
         };
         if lacks {
             return Err(LaunchError::NotStarted(FORMER_KEEPER.to_owned()));
+        }
+        if host::descriptors_run_out() {
+            return Err(LaunchError::NotStarted(NO_ROOM.to_owned()));
         }
         let (env, mut secrets) = apart(plan.env);
         let (files, contents) = apart(plan.files);

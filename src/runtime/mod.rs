@@ -42,7 +42,9 @@ pub use denials::{DenialSheet, Denials, DeniedCall};
 pub use elsewhere::elsewhere;
 pub use folder_walk::{EntryKind, FoundEntry, LeftOut, walk_folder};
 pub use given_up::give_up_unneeded;
-pub use host::{FileLock, LockError, bind_listener, harden_process, lock_file, memory_file};
+pub use host::{
+    FileLock, LockError, bind_listener, descriptors_max, harden_process, lock_file, memory_file,
+};
 pub use own_files::OwnFiles;
 pub use pidfd::Pidfd;
 pub use plan::{HostReport, LaunchPlan, PASSED_MAX, WorkloadId};

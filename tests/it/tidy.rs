@@ -9,6 +9,7 @@ use crate::source::{self, SourceFile};
 /// Rooms of `src/` and the rooms they may name; a name that is not listed is forbidden.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("domain", &[]),
+    ("connections", &[]),
     ("config", &["domain"]),
     ("wire", &["domain"]),
     ("store", &["domain", "config"]),
@@ -23,7 +24,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["packages", "domain", "config", "mcp_servers"],
     ),
     ("upstream", &["runtime", "domain", "config"]),
-    ("egress", &["runtime", "secrets", "clock", "domain"]),
+    (
+        "egress",
+        &["runtime", "secrets", "connections", "clock", "domain"],
+    ),
     (
         "supervisor",
         &[
@@ -40,7 +44,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "domain",
         ],
     ),
-    ("gateway", &["supervisor", "upstream", "config", "domain"]),
+    (
+        "gateway",
+        &["supervisor", "upstream", "connections", "config", "domain"],
+    ),
     (
         "tasks",
         &[
@@ -64,6 +71,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "tasks",
             "templates",
             "interchange",
+            "connections",
             "wire",
             "config",
             "domain",

@@ -146,7 +146,7 @@ impl Peer {
             Err(_) => return Incoming::Closed,
         };
         buffer.set_used(received.len);
-        if received.len == 0 && received.descriptors.is_empty() {
+        if received.len == 0 && received.descriptors.is_empty() && !received.descriptors_lost {
             return Incoming::Closed;
         }
         let bytes = buffer.bytes();
@@ -159,6 +159,9 @@ impl Peer {
             Ok(_) => return Incoming::Malformed(request, Malformed::Unknown),
             Err(fault) => return Incoming::Malformed(request, fault),
         };
+        if received.descriptors_lost {
+            return Incoming::Malformed(request, Malformed::DescriptorsLost);
+        }
         let mut descriptors = received.descriptors;
         if !header.in_memfd {
             return Incoming::Packet(Packet {

@@ -85,6 +85,11 @@ pub enum Malformed {
     /// Too long.
     #[error("the message is longer than {0} bytes")]
     TooLong(usize),
+    /// Descriptors that came along had no room.
+    #[error(
+        "the descriptors that came along are lost, because no descriptor is free here (RLIMIT_NOFILE)"
+    )]
+    DescriptorsLost,
     /// The memfd is missing, unsealed or of another size.
     #[error("the body's memfd is missing or not sealed")]
     Memfd,

@@ -13,6 +13,7 @@ use crate::harness::{Database, on_both_databases};
 use minimcp::{
     api::{Listeners, serve},
     config::ApiConfig,
+    connections::Room,
 };
 
 on_both_databases! {
@@ -63,6 +64,7 @@ async fn both_sockets_serve_ask_for_the_token_and_go_away_at_shutdown(database: 
         listeners,
         api.router.clone(),
         api.state.mutations.clone(),
+        Room::new(100),
         api.state.shutdown.clone(),
     ));
     let head = "HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
@@ -114,6 +116,7 @@ async fn ten_megabytes_get_their_answer_before_the_connection_ends(database: Dat
         listeners,
         api.router.clone(),
         api.state.mutations.clone(),
+        Room::new(100),
         api.state.shutdown.clone(),
     ));
     let request = format!(

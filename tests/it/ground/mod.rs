@@ -1,7 +1,8 @@
-//! The ground gives way below a running daemon: a full disk, no processes, a clock that jumps. Access URLs go on, what
-//! cannot be done is refused with the reason, nothing acknowledged is lost, and all is well afterwards.
+//! The ground gives way below a running daemon: a full disk, no descriptors, no processes, a clock that jumps. Access
+//! URLs go on, what cannot be done is refused with the reason, nothing acknowledged is lost, and all is well afterwards.
 
 pub mod clock;
+mod descriptors;
 mod disk;
 mod forks;
 
