@@ -4,6 +4,7 @@ use axum::{Json, extract::State};
 
 use super::AppState;
 use crate::{
+    config::LOG_ROW_BYTES,
     domain::principal::Principal,
     wire::{DatabaseFacts, Diagnostics, LogPipelineFacts},
 };
@@ -31,6 +32,8 @@ pub async fn read(_who: Principal, State(state): State<AppState>) -> Json<Diagno
             instances: number(|facts| facts.instances),
             log_lines: number(|facts| facts.log_lines),
             log_text_bytes: number(|facts| facts.log_text_bytes),
+            log_bytes: facts.as_ref().map(log_bytes),
+            log_bytes_max: state.log_bytes_max,
         },
         logs: LogPipelineFacts {
             lines: counters.lines,
@@ -41,5 +44,12 @@ pub async fn read(_who: Principal, State(state): State<AppState>) -> Json<Diagno
             spool_bytes: counters.spool_bytes,
             store_available: counters.store_available,
         },
+        spools: (state.spools)(),
     })
+}
+
+fn log_bytes(facts: &crate::store::StoreFacts) -> u64 {
+    let positive = |number: i64| u64::try_from(number).unwrap_or(0);
+    let rows_bytes = positive(facts.log_lines).saturating_mul(LOG_ROW_BYTES);
+    positive(facts.log_text_bytes).saturating_add(rows_bytes)
 }

@@ -1,10 +1,8 @@
 //! `/events` and `/mcps/{id}/events`: what happened, as pages and as a stream of server-sent events.
 //!
-//! A stream with `Last-Event-ID` first replays from the store, then goes on live without a gap or a double: the live
-//! side is subscribed before the store is read, and ids that were sent already are skipped. A listener that is too
-//! slow for the live side is brought up from the store again.
+//! A stream with `Last-Event-ID` first replays from the store, then goes on live; see [`Follow`].
 
-use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     extract::State,
@@ -16,27 +14,21 @@ use axum::{
 use futures_util::{Stream, stream};
 use http::{HeaderMap, header};
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, broadcast};
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::IntoParams;
 
 use super::{
     AppState,
     error::{ApiError, Code},
+    event_follow::{Follow, Told, from_row},
     extract::{PathParam, Query},
     instances::page_limit,
-    view,
 };
 use crate::{
     domain::{id::InstanceId, principal::Principal},
-    store::EventRow,
-    supervisor,
     wire::{InstanceEvent, Page, Problem},
 };
 
-/// Rows read from the store at a time.
-const REPLAY_ROWS: u32 = 500;
-/// Ids remembered to skip doubles at the seam; as many as the live side can hold back.
-const RECENT_IDS: usize = 1_024;
 /// Between two keep-alive comments: shorter than the idle timeout of common proxies.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -116,7 +108,9 @@ pub fn sse(events: impl Stream<Item = Event> + Send + 'static) -> Response {
 
 /// Everything that happens, as server-sent events; `data` is one event as JSON.
 ///
-/// With `Last-Event-ID` (or `cursor`) what was missed comes first. Reconnect with the last `id` that was seen.
+/// With `Last-Event-ID` (or `cursor`) what was missed comes first. Reconnect with the last `id` that was seen. A listener
+/// that falls behind is brought up from the database; one that has seen no `id` yet is told by an event of the type `gap`
+/// with `{"missed": N}` how many it missed.
 #[utoipa::path(
     get, path = "/events", tag = "operations", params(
         StreamQuery,
@@ -178,130 +172,39 @@ pub async fn of_instance(
     Ok(axum::Json(EventPage { items, next_cursor }).into_response())
 }
 
-fn from_row(row: EventRow) -> InstanceEvent {
-    view::event(&supervisor::InstanceEvent {
-        id: row.id,
-        instance: row.instance,
-        generation: row.generation,
-        at: row.at,
-        kind: row.kind,
-        message: row.message,
-    })
-}
-
 async fn open(
     state: &AppState,
     instance: Option<InstanceId>,
     after: Option<i64>,
 ) -> Result<Response, ApiError> {
     let place = stream_place(state)?;
-    let mut follow = Follow::new(state.clone(), instance, after);
+    let live = state.supervisor.events();
+    let (store, shutdown) = (state.store.clone(), state.shutdown.clone());
+    let mut follow = Follow::new(store, live, shutdown, instance, after);
     // The first read happens before the answer begins, so that a database that is away is a 503 and no empty stream.
-    if follow.behind {
-        follow.catch_up().await?;
-    }
+    follow.begin().await?;
     Ok(sse(stream::unfold(
         (follow, place),
         |(mut follow, place)| async move {
-            let event = follow.next().await?;
-            Some((to_sse(&event), (follow, place)))
+            let told = follow.next().await?;
+            Some((to_sse(&told), (follow, place)))
         },
     )))
 }
 
-fn to_sse(event: &InstanceEvent) -> Event {
-    let data = serde_json::to_string(event).unwrap_or_default();
-    let sse = Event::default().data(data);
-    // Without a number of the store's (it was away) there is nothing to resume from.
-    if event.id > 0 {
-        sse.id(event.id.to_string())
-    } else {
-        sse
-    }
-}
-
-/// One listener's place in the events.
-struct Follow {
-    state: AppState,
-    live: broadcast::Receiver<supervisor::InstanceEvent>,
-    instance: Option<InstanceId>,
-    pending: VecDeque<InstanceEvent>,
-    /// The greatest id that was sent or asked for; `None`: none yet.
-    last_id: Option<i64>,
-    recent: VecDeque<i64>,
-    /// The store holds events that this listener has not seen.
-    behind: bool,
-}
-
-impl Follow {
-    fn new(state: AppState, instance: Option<InstanceId>, after: Option<i64>) -> Self {
-        Self {
-            live: state.supervisor.events(),
-            state,
-            instance,
-            pending: VecDeque::new(),
-            last_id: after,
-            recent: VecDeque::new(),
-            behind: after.is_some(),
-        }
-    }
-
-    /// The next event; `None`: the daemon goes down, or the store failed while catching up (the client reconnects
-    /// with `Last-Event-ID`).
-    async fn next(&mut self) -> Option<InstanceEvent> {
-        loop {
-            if let Some(event) = self.pending.pop_front() {
-                return Some(event);
-            }
-            if self.behind {
-                self.catch_up().await.ok()?;
-                continue;
-            }
-            let shutdown = self.state.shutdown.clone();
-            let received = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => return None,
-                received = self.live.recv() => received,
-            };
-            match received {
-                Ok(event) => {
-                    let wanted = self.instance.is_none_or(|id| id == event.instance);
-                    if self.is_new(event.id) && wanted {
-                        return Some(view::event(&event));
-                    }
-                }
-                Err(broadcast::error::RecvError::Lagged(_)) => self.behind = self.last_id.is_some(),
-                Err(broadcast::error::RecvError::Closed) => return None,
+fn to_sse(told: &Told) -> Event {
+    match told {
+        Told::Event(event) => {
+            let sse = Event::default().data(serde_json::to_string(event).unwrap_or_default());
+            // Without a number of the store's (it was away) there is nothing to resume from.
+            match event.id > 0 {
+                true => sse.id(event.id.to_string()),
+                false => sse,
             }
         }
-    }
-
-    async fn catch_up(&mut self) -> Result<(), ApiError> {
-        let after = self.last_id.unwrap_or(0);
-        let store = &self.state.store;
-        let rows = store.events_page(self.instance, after, REPLAY_ROWS).await?;
-        self.behind = rows.len() >= REPLAY_ROWS as usize;
-        for row in rows {
-            if self.is_new(row.id) {
-                self.pending.push_back(from_row(row));
-            }
+        Told::Gap(gap) => {
+            let data = serde_json::to_string(gap).unwrap_or_default();
+            Event::default().event("gap").data(data)
         }
-        Ok(())
-    }
-
-    /// Remembers an id; whether it was not sent before.
-    fn is_new(&mut self, id: i64) -> bool {
-        if id <= 0 {
-            return true;
-        }
-        if self.recent.contains(&id) {
-            return false;
-        }
-        if self.recent.len() >= RECENT_IDS {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(id);
-        self.last_id = Some(self.last_id.map_or(id, |last| last.max(id)));
-        true
     }
 }

@@ -12,6 +12,7 @@ pub mod credentials;
 pub mod diagnostics;
 pub mod docs;
 pub mod error;
+pub mod event_follow;
 pub mod events;
 pub mod extract;
 pub mod faults;
@@ -81,6 +82,10 @@ pub struct AppParts {
     pub tasks: Arc<TaskDriver>,
     /// The administrator token.
     pub admin_token: AdminToken,
+    /// Most bytes of log lines in the database (`logs.retention_bytes_total`).
+    pub log_bytes_max: u64,
+    /// How full the spools are.
+    pub spools: Box<dyn Fn() -> Vec<crate::wire::SpoolFacts> + Send + Sync>,
     /// Limits, timeouts, origins.
     pub config: ApiConfig,
     /// Counters and where the other numbers of `/metrics` come from.

@@ -39,7 +39,7 @@ pub(super) struct Check {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+pub(super) enum Verdict {
     Ok,
     /// Works, with less.
     Warning,
@@ -47,7 +47,7 @@ enum Verdict {
     Failed,
 }
 
-fn check(part: &'static str, verdict: Verdict, message: impl Into<String>) -> Check {
+pub(super) fn check(part: &'static str, verdict: Verdict, message: impl Into<String>) -> Check {
     Check {
         part,
         verdict,
@@ -313,6 +313,7 @@ async fn daemon(options: &GlobalOptions) -> Vec<Check> {
         checks.push(check(PART, verdict, text));
     }
     checks.extend(sandboxes(&client).await);
+    checks.extend(super::doctor_sizes::checks(&client).await);
     checks.push(match client.ports().await {
         Ok(reply) => match reply.read() {
             Ok(ports) => {

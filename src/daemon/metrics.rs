@@ -11,6 +11,7 @@ use std::{
 use crate::{
     api::{MetricsSource, Sample, SampleKind},
     calls::Calls,
+    config::Config,
     domain::{
         call::{CallOutcome, CallRecord},
         latency::Latency,
@@ -20,6 +21,7 @@ use crate::{
     store::Store,
     supervisor::Supervisor,
     tasks::TaskDriver,
+    wire::SpoolFacts,
 };
 
 /// Calls of tools by how they ended, and how long they took.
@@ -231,6 +233,15 @@ fn of_gateway(measures: &Measures) -> Vec<Sample> {
         );
         samples.push(one.with("status", status.to_string()));
     }
+    for (cause, count) in measures.by_cause() {
+        let one = Sample::new(
+            "gateway_errors",
+            "Answers through access URLs with an HTTP status of 400 or more, by cause",
+            SampleKind::Counter,
+            count as f64,
+        );
+        samples.push(one.with("cause", cause));
+    }
     samples
 }
 
@@ -255,6 +266,26 @@ fn of_calls(measures: &CallMeasures) -> Vec<Sample> {
         samples.push(one.with("outcome", *word));
     }
     samples
+}
+
+/// How full the spools are.
+pub(super) fn spools(
+    config: &Config,
+    logs: Logs,
+    calls: Calls,
+) -> Box<dyn Fn() -> Vec<SpoolFacts> + Send + Sync> {
+    let (logs_max, calls_max) = (config.logs.spool_bytes, config.calls.spool_bytes);
+    Box::new(move || {
+        let of = |name: &str, bytes, bytes_max| SpoolFacts {
+            name: name.to_owned(),
+            bytes,
+            bytes_max,
+        };
+        vec![
+            of("logs", logs.counters().spool_bytes, logs_max),
+            of("calls", calls.counters().spool_bytes, calls_max),
+        ]
+    })
 }
 
 fn of_database(store: &Store) -> Vec<Sample> {

@@ -199,6 +199,8 @@ impl Daemon {
                 tasks: Arc::clone(&driver),
                 templates: Arc::clone(&catalogue),
                 admin_token,
+                log_bytes_max: config.logs.retention_bytes_total,
+                spools: metrics::spools(&config, pipeline.logs(), call_pipeline.calls()),
                 config: config.api.clone(),
                 metrics: Metrics::new(metrics::sources(
                     &supervisor,

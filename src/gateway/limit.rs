@@ -9,7 +9,7 @@ use crate::{
     upstream::error_message,
 };
 
-use super::{Reply, reply};
+use super::{Reply, cause::Cause, reply};
 
 /// JSON-RPC, of the codes that servers may give a meaning to: too much was asked; later it is possible.
 const TOO_MUCH: i64 = -32_000;
@@ -23,7 +23,7 @@ pub fn too_often(name: &TokenName, limited: (RateLimit, u64)) -> Reply {
         limit.requests, limit.per
     );
     let data = json!({"cause": "rate-limit", "limit": limit.to_string(), "retry_after_s": wait_s});
-    too_much("null", &text, &data, wait_s)
+    Cause::RateLimit.mark(too_much("null", &text, &data, wait_s))
 }
 
 /// Begins `count` calls of a token. `id`: the raw id of the request, or `null`.
@@ -42,7 +42,7 @@ pub fn begin(
             secret.token.name
         );
         let data = json!({"cause": "concurrency-limit", "limit": most, "retry_after_s": 1});
-        Box::new(too_much(id, &text, &data, 1))
+        Box::new(Cause::ConcurrencyLimit.mark(too_much(id, &text, &data, 1)))
     })
 }
 

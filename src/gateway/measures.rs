@@ -7,6 +7,7 @@ use std::{
 
 use http::StatusCode;
 
+use super::cause::Cause;
 use crate::domain::latency::{Latency, LatencySnapshot};
 
 /// HTTP knows no more status codes.
@@ -17,6 +18,7 @@ const STATUS_CODES: usize = 1_000;
 pub struct Measures {
     times: Latency,
     by_status: Box<[AtomicU64]>,
+    by_cause: [AtomicU64; Cause::WORDS.len()],
 }
 
 impl Default for Measures {
@@ -24,6 +26,7 @@ impl Default for Measures {
         Self {
             times: Latency::default(),
             by_status: (0..STATUS_CODES).map(|_| AtomicU64::new(0)).collect(),
+            by_cause: Default::default(),
         }
     }
 }
@@ -37,10 +40,26 @@ impl Measures {
         }
     }
 
+    /// Counts an error.
+    pub(super) fn failed(&self, cause: Cause) {
+        if let Some(count) = self.by_cause.get(cause.place()) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Times to the head of the answer.
     #[must_use]
     pub fn times(&self) -> LatencySnapshot {
         self.times.snapshot()
+    }
+
+    /// Errors by the word of their cause, all words.
+    pub fn by_cause(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self
+            .by_cause
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed));
+        Cause::WORDS.into_iter().zip(counts)
     }
 
     /// Answers by status code, those that there were.

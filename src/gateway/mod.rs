@@ -9,6 +9,7 @@ mod approach;
 mod batch;
 mod body;
 mod card;
+mod cause;
 mod dialogue;
 mod drain;
 mod event_id;
@@ -229,7 +230,7 @@ impl Gateway {
             && target.is_some_and(|target| target.endpoint == Endpoint::Card);
         let (visitor, origin) = match self.visitor(approach, &parts.headers, open) {
             Ok((visitor, origin)) => (visitor, origin.cloned()),
-            Err(denied) => return reply::denied(&denied),
+            Err(denied) => return self.told(place, &parts.headers, reply::denied(&denied)),
         };
         let mut answer = match (place, target) {
             (Some(place), Some(target)) => {
@@ -249,7 +250,7 @@ impl Gateway {
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
             headers.append(header::VARY, HeaderValue::from_static("Origin"));
         }
-        answer
+        self.told(place, &parts.headers, answer)
     }
 
     async fn admit<B>(&self, place: &Arc<Place>, asked: &Asked<'_>, parts: &Parts, body: B) -> Reply

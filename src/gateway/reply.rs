@@ -16,6 +16,7 @@ use crate::{
 use super::{
     access::Denied,
     body::{EventStream, GatewayBody, NotRead},
+    cause::Cause,
 };
 
 /// A response of the gateway.
@@ -84,18 +85,19 @@ pub fn denied(denied: &Denied) -> Reply {
             .headers_mut()
             .insert(header::WWW_AUTHENTICATE, challenge);
     }
-    reply
+    Cause::from(denied).mark(reply)
 }
 
 /// A session that is not there, or not for this token. `id` is raw JSON.
 #[must_use]
 pub fn no_such_session(id: &str) -> Reply {
-    error(
+    let reply = error(
         StatusCode::NOT_FOUND,
         id,
         INVALID_REQUEST,
         "This session does not exist or has ended: send 'initialize' without the header Mcp-Session-Id to begin a new one.",
-    )
+    );
+    Cause::NoSession.mark(reply)
 }
 
 /// Another method than the path has.
@@ -209,6 +211,10 @@ pub enum Unready {
 /// The answer to a request that found nothing to answer it.
 #[must_use]
 pub fn unready(route: &Route, id: &str, unready: &Unready) -> Reply {
+    Cause::from(unready).mark(unready_unmarked(route, id, unready))
+}
+
+fn unready_unmarked(route: &Route, id: &str, unready: &Unready) -> Reply {
     let name = route.name.load();
     let (text, retry_after_s, failure) = match unready {
         Unready::Gone => {

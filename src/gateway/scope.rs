@@ -135,7 +135,7 @@ fn refusal(secret: &Secret, scope: &TokenScope, id: &str, tool: &str, names: &[S
     reply
         .headers_mut()
         .insert(header::WWW_AUTHENTICATE, challenge);
-    reply
+    super::cause::Cause::Scope.mark(reply)
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ pub struct Diagnostics {
     pub database: DatabaseFacts,
     /// The pipeline of log lines.
     pub logs: LogPipelineFacts,
+    /// What waits on disk for the database.
+    pub spools: Vec<SpoolFacts>,
 }
 
 /// What the database is, and how large.
@@ -33,6 +35,21 @@ pub struct DatabaseFacts {
     pub log_lines: Option<i64>,
     /// The bytes of their text.
     pub log_text_bytes: Option<i64>,
+    /// What the log counts for its bound: its text, and some bytes for each line.
+    pub log_bytes: Option<u64>,
+    /// Most of that (`logs.retention_bytes_total`); past it the oldest lines go.
+    pub log_bytes_max: u64,
+}
+
+/// How full a spool is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SpoolFacts {
+    /// Of what: `logs` or `calls`.
+    pub name: String,
+    /// Bytes that wait in it.
+    pub bytes: u64,
+    /// Most bytes; past it what is newest is lost and counted.
+    pub bytes_max: u64,
 }
 
 /// Log lines since the start of the daemon.

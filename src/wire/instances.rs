@@ -332,3 +332,10 @@ pub struct InstanceEvent {
     /// What happened, in one sentence.
     pub message: String,
 }
+
+/// Events that a listener missed because it was too slow, and that cannot be told any more: it had seen no `id` yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EventGap {
+    /// So many, of all instances.
+    pub missed: u64,
+}

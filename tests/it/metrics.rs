@@ -102,6 +102,7 @@ async fn the_list_of_metrics_is_what_a_daemon_gives(database: Database) {
         ("minimcp_spawn_duration_seconds_count ", 1.0),
         ("minimcp_ready_duration_seconds_count ", 1.0),
         ("minimcp_gateway_answers_total{status=\"200\"} ", 2.0),
+        ("minimcp_gateway_errors_total{cause=\"no-token\"} ", 0.0),
         ("minimcp_gateway_request_duration_seconds_count ", 2.0),
         ("minimcp_call_outcomes_total{outcome=\"ok\"} ", 1.0),
         ("minimcp_call_duration_seconds_count ", 1.0),

@@ -132,6 +132,15 @@ async fn a_bundle_holds_the_state_and_no_secret(database: Database) {
     assert!(facts["database"]["bytes"].as_i64() > Some(0), "{facts}");
     assert_eq!(facts["database"]["instances"], 1, "{facts}");
     assert_eq!(facts["logs"]["dropped"], 0, "{facts}");
+    assert!(facts["database"]["log_bytes"].as_u64() <= facts["database"]["log_bytes_max"].as_u64());
+    let spools: Vec<&str> = facts["spools"]
+        .as_array()
+        .expect("spools")
+        .iter()
+        .filter(|spool| spool["bytes_max"].as_u64() > spool["bytes"].as_u64())
+        .filter_map(|spool| spool["name"].as_str())
+        .collect();
+    assert_eq!(spools, ["logs", "calls"], "{facts}");
     let doctor = value("doctor.json");
     let told = |part: &str| {
         doctor
@@ -141,7 +150,9 @@ async fn a_bundle_holds_the_state_and_no_secret(database: Database) {
             .any(|check| check["part"] == part)
     };
     assert!(
-        told("kernel") && told("daemon") && told("sandbox"),
+        ["kernel", "daemon", "sandbox", "database size", "spool"]
+            .iter()
+            .all(|part| told(part)),
         "{doctor}"
     );
     assert_eq!(value("readiness.json")["ready"], true);

@@ -147,6 +147,8 @@ impl Fixture {
             logs: logs.logs(),
             tasks: Arc::new(tasks),
             admin_token,
+            log_bytes_max: 1 << 30,
+            spools: Box::new(Vec::new),
             config: config.api.clone(),
             metrics: Metrics::new(Vec::new()),
             readiness: vec![ReadinessCheck {
