@@ -87,6 +87,29 @@ async fn the_list_of_metrics_is_what_a_daemon_gives(database: Database) {
         .tool("echo", json!({"text": "x"}))
         .await
         .expect("it echoes");
+    // Refused: without a token, and an instance that was stopped. Both are told with the id of their request.
+    let url = instance["access_url"].as_str().expect("it has a URL");
+    let request = crate::harness::http_client().post(url);
+    let request = request.header("x-request-id", "mine-1");
+    let refused = request.send().await.expect("an answer");
+    assert_eq!(refused.status(), 401);
+    assert_eq!(refused.headers()["x-request-id"], "mine-1");
+    let down = server
+        .create(json!({"template": "demo", "name": "second"}))
+        .await;
+    let id = down["id"].as_str().expect("it has an id");
+    let stopped = Mcp::connect(&down).await;
+    server.post("/mcps/second/stop", json!({})).await;
+    let patience = std::time::Duration::from_secs(60);
+    server.wait_status(id, &["stopped"], patience).await;
+    let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
+    let failed = stopped.send(&list).await;
+    assert_eq!(failed.status(), 503);
+    let request_id = failed.headers()["x-request-id"].to_str().expect("text");
+    let log = server.log();
+    let mut lines = log.lines();
+    let told = lines.find(|line| line.contains(request_id));
+    assert!(told.is_some_and(|line| line.contains(id)), "{log}");
     let answer = server.send(Method::GET, "/metrics", None).await;
     let text = answer.text().await.expect("text");
     assert_eq!(given(&text), listed());
@@ -102,7 +125,8 @@ async fn the_list_of_metrics_is_what_a_daemon_gives(database: Database) {
         ("minimcp_spawn_duration_seconds_count ", 1.0),
         ("minimcp_ready_duration_seconds_count ", 1.0),
         ("minimcp_gateway_answers_total{status=\"200\"} ", 2.0),
-        ("minimcp_gateway_errors_total{cause=\"no-token\"} ", 0.0),
+        ("minimcp_gateway_errors_total{cause=\"no-token\"} ", 1.0),
+        ("minimcp_gateway_errors_total{cause=\"stopped\"} ", 1.0),
         ("minimcp_gateway_request_duration_seconds_count ", 2.0),
         ("minimcp_call_outcomes_total{outcome=\"ok\"} ", 1.0),
         ("minimcp_call_duration_seconds_count ", 1.0),
