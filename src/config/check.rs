@@ -207,7 +207,14 @@ impl Config {
             ("logs.retention", self.logs.retention),
             ("calls.retention", self.calls.retention),
         ];
-        for (place, duration) in positive {
+        let optional = [
+            ("sleep.after_default", self.sleep.after_default),
+            ("sleep.after_max", self.sleep.after_max),
+        ];
+        let optional = optional
+            .into_iter()
+            .filter_map(|(place, given)| Some((place, given?)));
+        for (place, duration) in positive.into_iter().chain(optional) {
             if duration.ms() == 0 {
                 refuse(
                     place,

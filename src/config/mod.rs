@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{access::RateLimit, duration::HumanDuration};
+use crate::domain::{access::RateLimit, duration::HumanDuration, sleep::SleepPolicy};
 
 pub use check::ConfigFault;
 pub use load::{ConfigError, ConfigSource, DEFAULT_FILE, environment};
@@ -37,6 +37,8 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// How instances run.
     pub runtime: RuntimeConfig,
+    /// When instances that nobody uses are stopped until the next request.
+    pub sleep: SleepPolicy,
     /// The most that instances may reach.
     pub sandbox: SandboxConfig,
     /// Servers elsewhere.
@@ -61,6 +63,7 @@ impl Default for Config {
             gateway: GatewayConfig::default(),
             database: DatabaseConfig::default(),
             runtime: RuntimeConfig::default(),
+            sleep: SleepPolicy::default(),
             sandbox: SandboxConfig::default(),
             remote: RemoteConfig::default(),
             packages: PackagesConfig::default(),

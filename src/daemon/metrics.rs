@@ -148,6 +148,18 @@ impl MetricsSource for Instances {
             "Time from the turn to launch until the server had shaken hands",
             self.0.ready_times(),
         ));
+        let (wakes, wake_times) = self.0.wakes();
+        samples.push(sample(
+            "wakes",
+            "Sleeping instances that a request woke",
+            SampleKind::Counter,
+            wakes,
+        ));
+        samples.push(Sample::histogram(
+            "wake_duration_seconds",
+            "Time from the request that wakes an instance until its server had shaken hands",
+            wake_times,
+        ));
         let (calls, connections) = self.0.count_refusals();
         samples.push(sample(
             "denied_system_calls",

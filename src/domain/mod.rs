@@ -32,6 +32,7 @@ pub mod reconcile;
 pub mod restart;
 pub mod sandbox;
 mod sandbox_network;
+pub mod sleep;
 pub mod state;
 pub mod template;
 pub mod verb;

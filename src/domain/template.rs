@@ -17,6 +17,7 @@ use super::{
     package::PackageSource,
     restart::RestartSpec,
     sandbox::{Access, SandboxSpec},
+    sleep::SleepSpec,
 };
 
 /// The manifest format that this build reads (`schema = 1`).
@@ -75,6 +76,9 @@ pub struct Template {
     /// How long an instance lives.
     #[serde(default)]
     pub lease: LeaseSpec,
+    /// When an instance that nobody uses is stopped until the next request.
+    #[serde(default)]
+    pub sleep: SleepSpec,
     /// How it is stopped.
     #[serde(default)]
     pub stop: StopSpec,

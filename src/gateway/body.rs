@@ -53,6 +53,16 @@ impl GatewayBody {
         }
     }
 
+    /// Whether the server behind it serves it.
+    #[must_use]
+    pub fn is_relayed(&self) -> bool {
+        match self {
+            Self::Full(_) | Self::Events(_) => false,
+            Self::Relayed(_) => true,
+            Self::Held(held) => held.is_relayed(),
+        }
+    }
+
     /// Ends it in order, because the daemon goes down.
     pub fn finish(&mut self) {
         match self {

@@ -18,7 +18,10 @@ use super::{
     record::Recorder,
     reply,
 };
-use crate::supervisor::access::{CallPermit, Secret, Validity};
+use crate::supervisor::{
+    access::{CallPermit, Secret, Validity},
+    uses::Use,
+};
 
 type OverFuture = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
@@ -29,12 +32,19 @@ pub struct Held {
     permit: Option<CallPermit>,
     lens: Option<Box<Lens>>,
     recorder: Option<Box<Recorder>>,
+    /// A stream that the server serves itself keeps it awake.
+    in_use: Option<Use>,
 }
 
 impl Held {
     /// As [`GatewayBody::is_standing`].
     pub fn is_standing(&self) -> bool {
         self.inner.is_standing()
+    }
+
+    /// As [`GatewayBody::is_relayed`].
+    pub fn is_relayed(&self) -> bool {
+        self.inner.is_relayed()
     }
 
     /// As [`GatewayBody::finish`].
@@ -86,6 +96,7 @@ impl Held {
         if let Poll::Ready(None) = frame {
             self.permit = None;
             self.recorder = None;
+            self.in_use = None;
         }
         frame
     }
@@ -102,6 +113,7 @@ fn hold(reply: Reply, change: impl FnOnce(&mut Held)) -> Reply {
             permit: None,
             lens: None,
             recorder: None,
+            in_use: None,
         }),
     };
     change(&mut held);
@@ -120,6 +132,15 @@ pub fn counted(reply: Reply, permit: Option<CallPermit>) -> Reply {
     match permit {
         Some(permit) => hold(reply, |held| held.permit = Some(permit)),
         None => reply,
+    }
+}
+
+/// A stream that its server serves itself, which uses the server until it ends.
+#[must_use]
+pub fn in_use(reply: Reply, in_use: Use) -> Reply {
+    match reply.body().is_relayed() {
+        true => hold(reply, |held| held.in_use = Some(in_use)),
+        false => reply,
     }
 }
 

@@ -362,6 +362,7 @@ impl Gateway {
             Ok(permit) => permit,
             Err(refused) => return answer_of(*refused),
         };
+        let _in_use = place.route.uses.begin();
         let upstream = match self.ready_in(place, session.as_deref()).await {
             Ok(upstream) => upstream,
             Err(unready) if is_request => {

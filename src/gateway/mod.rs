@@ -278,6 +278,7 @@ impl Gateway {
         drop(tokens);
         route.last_accessed_ms.store(now, Ordering::Relaxed);
         route.requests.fetch_add(1, Ordering::Relaxed);
+        let in_use = route.uses.begin();
         secret.token.last_used_ms.store(now, Ordering::Relaxed);
         if let Err(limited) = secret.token.take(1, self.config.token_rate_limit) {
             return limit::too_often(&secret.token.name, limited);
@@ -316,7 +317,7 @@ impl Gateway {
         {
             place.owners.opened(opened, &secret.token);
         }
-        held::until_over(reply, secret.validity)
+        held::in_use(held::until_over(reply, secret.validity), in_use)
     }
 
     async fn get(&self, place: &Arc<Place>, parts: &Parts, secret: &Secret) -> Reply {
@@ -417,9 +418,11 @@ impl Gateway {
 
 impl Place {
     fn new(route: &Arc<Route>, kept: Option<&Arc<KeptSessions>>) -> Self {
+        let table = Arc::new(SessionTable::new(route.clone(), kept.cloned()));
+        table.tell_of_subscriptions(&route.uses);
         Self {
             route: route.clone(),
-            table: Arc::new(SessionTable::new(route.clone(), kept.cloned())),
+            table,
             parked: ParkingLot::default(),
             owners: SessionOwners::default(),
             param_headers: ParamHeaders::default(),

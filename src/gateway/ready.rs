@@ -69,7 +69,6 @@ impl Gateway {
         let began = Instant::now();
         let deadline = began + self.config.wake_budget.std();
         let mut state: watch::Receiver<RouteState> = place.route.state.clone();
-        let mut woken = false;
         loop {
             let seen = state.borrow_and_update().clone();
             match seen {
@@ -84,12 +83,7 @@ impl Gateway {
                 RouteState::Down {
                     word: StatusWord::Asleep,
                     ..
-                } => {
-                    if !woken {
-                        woken = true;
-                        (place.route.wake)();
-                    }
-                }
+                } => (place.route.wake)(),
                 RouteState::Down {
                     word,
                     since,

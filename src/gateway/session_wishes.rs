@@ -12,7 +12,10 @@ use super::{
     session::{Session, SessionTable},
     session_id,
 };
-use crate::upstream::{Handshake, Interest, LOG_LEVELS};
+use crate::{
+    supervisor::uses::Uses,
+    upstream::{Handshake, Interest, LOG_LEVELS},
+};
 
 /// Most resources that one session may subscribe to.
 pub const SUBSCRIPTIONS_MAX: usize = 1_000;
@@ -46,6 +49,15 @@ impl SessionTable {
             uris.extend(session.subscriptions().iter().cloned());
         }
         uris
+    }
+
+    /// Lets the supervisor find out whether somebody wants to hear of a resource, which keeps the server awake.
+    pub fn tell_of_subscriptions(self: &Arc<Self>, uses: &Uses) {
+        let known = Arc::downgrade(self);
+        uses.set_subscribed(move || {
+            let table = known.upgrade();
+            table.is_some_and(|table| !table.subscribed().is_empty())
+        });
     }
 
     /// Remembers the log level of a session; `true` when the child must hear of it, because no other session wants

@@ -86,6 +86,7 @@ async fn bench_with(upstream: Arc<Upstream>, child: Child) -> Bench {
         requests: 0.into(),
         sessions: 0.into(),
         demand: Arc::default(),
+        uses: Arc::default(),
         wake: Arc::new(|| {}),
         members: arc_swap::ArcSwapOption::empty(),
     });

@@ -26,7 +26,7 @@ use crate::{
         instance::InstanceRecord,
         lifecycle::Lifecycle,
         probe::ProbeTracker,
-        state::{InstanceState, StatusWord, StopReason},
+        state::{InstanceState, StopReason},
         template::Template,
         verb::{self, Misfit, Wish},
     },
@@ -66,6 +66,8 @@ pub(super) struct Actor {
     pub(super) child: Option<Box<Child>>,
     pub(super) probing: Option<BoxFuture<'static, ProbeOutcome>>,
     pub(super) tracker: ProbeTracker,
+    /// When a request woke it; until its server answers.
+    pub(super) woken: Option<Instant>,
     pub(super) sealed: SealedByVariable,
     /// When the present status word began.
     pub(super) since: UnixMs,
@@ -127,6 +129,7 @@ impl Actor {
 
     /// What follows whatever was taken in; `true`: the actor's work is done.
     pub(super) async fn settle(&mut self) -> bool {
+        self.wake_if_wanted().await;
         self.call_off_launch_if_stopping().await;
         let unsaved = self.dirty || !self.unsaved_events.is_empty();
         if unsaved && (self.save_failures == 0 || self.retry_due) {
@@ -195,11 +198,8 @@ impl Actor {
                 self.arm_lease();
             }
             Command::Shutdown => self.apply(Event::Stop(StopReason::Shutdown)).await,
-            Command::Wake => {
-                if self.life.word() == StatusWord::Asleep {
-                    self.apply(Event::Start).await;
-                }
-            }
+            // Whether it sleeps is looked at behind every input.
+            Command::Wake => {}
             Command::Leave => self.leave(),
             Command::Note(kind, message) => self.note(kind, message),
             Command::Breach(generation, cause) => {
@@ -287,6 +287,7 @@ impl Actor {
                 }
             }
             Timer::Probe => self.begin_probe(),
+            Timer::Sleep => self.look_whether_used().await,
             Timer::PersistAgain => self.retry_due = true,
             Timer::YieldLaunchTurn => self.turn = None,
         }

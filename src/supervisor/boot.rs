@@ -28,6 +28,7 @@ use super::{
     remote,
     route::{About, AccessEvent, Route, RouteState},
     timers::Timers,
+    uses::Uses,
 };
 use crate::{
     domain::{
@@ -87,6 +88,7 @@ pub(super) async fn spawn_actor(
     let (route_state, route_watch) = watch::channel(RouteState::Starting);
     let (mailbox, inbox) = mpsc::channel(MAILBOX);
     let waker = mailbox.downgrade();
+    let uses: Arc<Uses> = Arc::default();
     let about = template
         .as_deref()
         .map_or_else(About::default, |template| About {
@@ -109,8 +111,10 @@ pub(super) async fn spawn_actor(
         requests: AtomicU64::new(0),
         sessions: AtomicU64::new(0),
         demand: Arc::default(),
+        uses: Arc::clone(&uses),
         // A full mailbox holds something newer than this wish.
         wake: Arc::new(move || {
+            uses.want();
             if let Some(mailbox) = waker.upgrade() {
                 let _ = mailbox.try_send(Command::Wake);
             }
@@ -138,6 +142,7 @@ pub(super) async fn spawn_actor(
         child: None,
         probing: None,
         tracker: ProbeTracker::default(),
+        woken: None,
         sealed: super::sealed::SealedByVariable::new(),
         unsaved_events: Vec::new(),
         told_unsaved: 0,

@@ -71,6 +71,10 @@ pub struct Context {
     pub(super) launches: AtomicU64,
     /// Launches by the restart policy, among these.
     pub(super) restarts: AtomicU64,
+    /// Sleepers that a request woke.
+    pub(super) wakes: AtomicU64,
+    /// How long it took from the request until the server had shaken hands.
+    pub(super) wake_times: Latency,
     /// How long the keeper took to start a process.
     pub(super) spawn_times: Latency,
 }
@@ -136,6 +140,8 @@ impl Context {
             damaged: Mutex::default(),
             launches: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
+            wakes: AtomicU64::new(0),
+            wake_times: Latency::default(),
             spawn_times: Latency::default(),
         }
     }

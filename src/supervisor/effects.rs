@@ -251,7 +251,7 @@ impl Actor {
         };
         self.probing = None;
         self.turn = None;
-        for timer in [Timer::Probe, Timer::YieldLaunchTurn] {
+        for timer in [Timer::Probe, Timer::Sleep, Timer::YieldLaunchTurn] {
             self.timers.disarm(timer);
         }
         let drained_by = Instant::now() + DRAIN_LIMIT;
@@ -296,7 +296,11 @@ impl Actor {
     pub(super) fn publish(&mut self) {
         self.tend_members();
         let status = Arc::new(self.current_status());
-        let word = status.word;
+        // On its way there it can be woken already.
+        let word = match self.is_asleep() {
+            true => StatusWord::Asleep,
+            false => status.word,
+        };
         self.tell_version(&status);
         let retry_after_s = self.remote_retry_after_s();
         let route_state = match (&self.life.state, &self.child) {
@@ -350,6 +354,7 @@ impl Actor {
             self.log_connected(handshake);
             self.save_handshake(generation, handshake).await;
             self.arm_probe();
+            self.arm_sleep();
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Times and uses for metrics.
 
+use std::sync::atomic::Ordering;
+
 use super::Supervisor;
 use crate::{
     domain::{id::InstanceName, latency::LatencySnapshot},
@@ -17,6 +19,15 @@ impl Supervisor {
     #[must_use]
     pub fn ready_times(&self) -> LatencySnapshot {
         self.context().launch_turns.ready_times.snapshot()
+    }
+
+    /// How many sleeping instances requests woke since the daemon started, and how long it took from a request until the
+    /// server had shaken hands.
+    #[must_use]
+    pub fn wakes(&self) -> (u64, LatencySnapshot) {
+        let context = self.context();
+        let wakes = context.wakes.load(Ordering::Relaxed);
+        (wakes, context.wake_times.snapshot())
     }
 
     /// What the main child of each instance, with all below it, uses now, and how often the restart policy launched the

@@ -34,11 +34,13 @@ mod registry;
 mod remote;
 pub mod route;
 mod sealed;
+mod sleep;
 mod status;
 mod timers;
 mod tokens;
 mod turns;
 mod unused_packages;
+pub mod uses;
 mod wishes;
 
 pub use crate::packages::PackageState;

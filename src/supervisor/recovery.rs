@@ -329,6 +329,15 @@ impl Actor {
 pub(super) fn without_child(record: &InstanceRecord) -> InstanceState {
     match (&record.state, record.desired) {
         (InstanceState::Stopped { .. }, _) => record.state.clone(),
+        (
+            InstanceState::Stopping {
+                reason: StopReason::Idle,
+                then_start: false,
+            },
+            DesiredState::Running,
+        ) => InstanceState::Stopped {
+            reason: StopReason::Idle,
+        },
         (InstanceState::Stopping { reason, .. }, DesiredState::Stopped) => {
             InstanceState::Stopped { reason: *reason }
         }

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::access::TokenSet;
+use super::{access::TokenSet, uses::Uses};
 use crate::{
     domain::{
         UnixMs,
@@ -72,6 +72,8 @@ pub struct Route {
     pub sessions: AtomicU64,
     /// Requests that wait for it to be ready now; see [`Route::wait`].
     pub demand: Arc<AtomicU64>,
+    /// Who uses it now.
+    pub uses: Arc<Uses>,
     /// Wakes it.
     pub wake: WakeHook,
     /// Where a new client session gets a child of its own; `None`: sessions share the main child.

@@ -17,6 +17,8 @@ pub(super) enum Timer {
     Purge,
     /// The next liveness probe.
     Probe,
+    /// Look whether anybody uses it.
+    Sleep,
     /// Try again to write what the store did not take.
     PersistAgain,
     /// A launch that takes long lets others pass.

@@ -99,6 +99,7 @@ pub(super) const MANIFEST: &[Key] = &[
     key("health", Shape::Section(HEALTH)),
     key("restart", Shape::Section(RESTART)),
     key("lease", Shape::Section(LEASE)),
+    key("sleep", Shape::Section(SLEEP)),
     key("stop", Shape::Section(STOP)),
     key("calls", Shape::Section(CALLS)),
 ];
@@ -244,6 +245,8 @@ const LEASE: &[Key] = &[
     key("restore_window", Shape::Duration(true)),
     key("warn_before", Shape::Duration(true)),
 ];
+
+const SLEEP: &[Key] = &[key("after", Shape::Duration(true))];
 
 const STOP: &[Key] = &[
     key("eof_grace", Shape::Duration(true)),

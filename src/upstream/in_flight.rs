@@ -166,6 +166,8 @@ pub struct Table {
     pub(super) news: News,
     unclaimed: UnclaimedRequests,
     failure: Option<Arc<Failure>>,
+    /// When a call of a client ended last.
+    last_ended: Option<Instant>,
 }
 
 /// Why a call was not taken.
@@ -188,6 +190,7 @@ impl Table {
             news: News::default(),
             unclaimed,
             failure: None,
+            last_ended: None,
         }
     }
 
@@ -218,6 +221,12 @@ impl Table {
     /// Takes a call out.
     pub fn end(&mut self, id: u64) -> Option<InFlight> {
         let call = self.calls.remove(&id);
+        if call
+            .as_ref()
+            .is_some_and(|call| call.caller.session != SessionKey::DAEMON)
+        {
+            self.last_ended = Some(Instant::now());
+        }
         // A burst must not hold its memory for the rest of an instance's life.
         if self.calls.is_empty() && self.calls.capacity() > 64 {
             self.calls.shrink_to(16);
@@ -252,6 +261,19 @@ impl Table {
     #[must_use]
     pub fn calls(&self) -> usize {
         self.calls.len()
+    }
+
+    /// How many calls of clients are under way, without those of the daemon itself.
+    #[must_use]
+    pub fn client_calls(&self) -> usize {
+        let sessions = self.calls.values().map(|call| call.caller.session);
+        sessions.filter(|one| *one != SessionKey::DAEMON).count()
+    }
+
+    /// When a call of a client ended last; `None`: none did yet.
+    #[must_use]
+    pub fn last_ended(&self) -> Option<Instant> {
+        self.last_ended
     }
 
     /// Whether a session has a call under way.

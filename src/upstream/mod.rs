@@ -371,6 +371,19 @@ impl Upstream {
         self.wire.table().calls() + relayed
     }
 
+    /// Calls of clients under way, those that are relayed to an HTTP child too, but none of the daemon's own.
+    #[must_use]
+    pub fn client_calls(&self) -> usize {
+        let relayed = self.http().map_or(0, HttpLink::relayed);
+        self.wire.table().client_calls() + relayed
+    }
+
+    /// When a call of a client that is not relayed ended last; `None`: none did yet.
+    #[must_use]
+    pub fn last_call_ended(&self) -> Option<tokio::time::Instant> {
+        self.wire.table().last_ended()
+    }
+
     /// Resolves with the cause when the child can never answer again although it may live: stdout closed, a pipe
     /// failed. Never resolves for an HTTP child.
     pub fn broken(&self) -> impl Future<Output = String> + Send + 'static {

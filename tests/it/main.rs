@@ -63,6 +63,7 @@ mod remote;
 mod remote_tls;
 mod session_ends;
 mod session_survival;
+mod sleep;
 mod soak;
 mod soak_sessions;
 mod source;

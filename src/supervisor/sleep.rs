@@ -1,0 +1,112 @@
+//! An instance that nobody uses is stopped and keeps its access listener; a request wakes it.
+
+use std::sync::atomic::Ordering;
+
+use tokio::time::Instant;
+
+use super::{actor::Actor, members::listed, route::RouteState, timers::Timer};
+use crate::domain::{
+    event::Event,
+    sleep::{self, Activity, Rest},
+    state::{InstanceState, StatusWord, StopReason},
+};
+
+impl Actor {
+    /// Its server answers from now on: how long nobody uses it counts from here.
+    pub(super) fn arm_sleep(&mut self) {
+        self.route.uses.touch();
+        if let Some(woken) = self.woken.take() {
+            self.context.wake_times.observe(woken.elapsed());
+        }
+        self.arm_sleep_in(None);
+    }
+
+    fn arm_sleep_in(&mut self, wait: Option<std::time::Duration>) {
+        let spec = self.template.as_ref().map(|template| template.sleep);
+        match self.context.config.sleep.after(spec.unwrap_or_default()) {
+            Some(after) => {
+                let at = Instant::now() + wait.unwrap_or(after);
+                self.timers.arm(Timer::Sleep, at);
+            }
+            None => self.timers.disarm(Timer::Sleep),
+        }
+    }
+
+    /// Looks whether it is used, and stops it if not.
+    pub(super) async fn look_whether_used(&mut self) {
+        let spec = self.template.as_ref().map(|template| template.sleep);
+        let after = self.context.config.sleep.after(spec.unwrap_or_default());
+        let (Some(after), InstanceState::Running) = (after, &self.life.state) else {
+            return;
+        };
+        if let Rest::LookAgain(wait) = sleep::rest(after, &self.activity()) {
+            self.arm_sleep_in(Some(wait));
+            return;
+        }
+        // From here on a request finds it asleep and waits; one that was let in before is counted.
+        self.route.uses.take_wanted();
+        let awake = self.route_state.send_replace(RouteState::Down {
+            word: StatusWord::Asleep,
+            since: self.context.clock.now(),
+            failure: None,
+            retry_after_s: None,
+        });
+        if let Rest::LookAgain(wait) = sleep::rest(after, &self.activity()) {
+            self.route_state.send_replace(awake);
+            self.arm_sleep_in(Some(wait));
+            return;
+        }
+        self.apply(Event::Stop(StopReason::Idle)).await;
+    }
+
+    fn activity(&self) -> Activity {
+        let uses = &self.route.uses;
+        let under_way = uses.under_way();
+        let (calls, ended) = match &self.child {
+            Some(child) => (
+                child.upstream.client_calls(),
+                child.upstream.last_call_ended(),
+            ),
+            None => (0, None),
+        };
+        let activity = Activity {
+            under_way: under_way.saturating_add(u64::try_from(calls).unwrap_or(u64::MAX)),
+            session_children: listed(&self.census.borrow()).len(),
+            is_subscribed: uses.is_subscribed(),
+            unused_for: uses.last().max(ended.unwrap_or(uses.last())).elapsed(),
+        };
+        if activity.is_busy() {
+            uses.touch();
+        }
+        activity
+    }
+
+    /// A request waits for it: what sleeps, or falls asleep, is launched.
+    pub(super) async fn wake_if_wanted(&mut self) {
+        let goes = self.leaving || self.context.is_closing();
+        if !goes && self.is_asleep() && self.route.uses.take_wanted() {
+            self.woken = Some(Instant::now());
+            self.context.wakes.fetch_add(1, Ordering::Relaxed);
+            self.note("woken", "a request woke it".to_owned());
+            self.apply(Event::Start).await;
+        } else if matches!(
+            self.life.state,
+            InstanceState::Stopped { .. } | InstanceState::Failed { .. }
+        ) {
+            self.woken = None;
+        }
+    }
+
+    /// Whether it is down, or goes down, for want of use alone.
+    pub(super) fn is_asleep(&self) -> bool {
+        matches!(
+            self.life.state,
+            InstanceState::Stopped {
+                reason: StopReason::Idle
+            } | InstanceState::Stopping {
+                reason: StopReason::Idle,
+                then_start: false
+            }
+        )
+    }
+}

@@ -1,0 +1,156 @@
+//! Instances that nobody uses fall asleep, and a request wakes them.
+
+use std::{path::Path, time::Duration};
+
+use futures_util::future::join_all;
+use minimcp::domain::duration::HumanDuration;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Database, Server, on_both_databases},
+    mcp::Mcp,
+    meetings::{Client, answer, everything, text},
+    session_survival::end_with_keeper,
+};
+
+on_both_databases! {
+    an_instance_that_nobody_uses_sleeps_until_a_request_wakes_it,
+}
+
+const SOON: Duration = Duration::from_secs(60);
+const AFTER_MS: u64 = 1_500;
+
+async fn sleepy(database: Database) -> Server {
+    Server::start_with(database, |config| {
+        config.sleep.after_default = Some(HumanDuration::from_ms(AFTER_MS));
+        config.runtime.leave_instances_running = true;
+        config.runtime.keeper_linger = true;
+        config.gateway.wake_budget = HumanDuration::from_secs(SOON.as_secs());
+    })
+    .await
+}
+
+fn id_of(instance: &Value) -> &str {
+    instance["id"].as_str().expect("it has an id")
+}
+
+async fn asleep(server: &Server, instance: &Value) -> Value {
+    server.wait_status(id_of(instance), &["asleep"], SOON).await
+}
+
+/// How many events of this kind an instance has.
+async fn events(server: &Server, instance: &Value, kind: &str) -> usize {
+    let path = format!("/mcps/{}/events?limit=200", id_of(instance));
+    let page = server.get(&path).await;
+    let items = page["items"].as_array().expect("a list");
+    items.iter().filter(|event| event["kind"] == kind).count()
+}
+
+fn is_there(pid: &Value) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+async fn an_instance_that_nobody_uses_sleeps_until_a_request_wakes_it(database: Database) {
+    let mut server = sleepy(database).await;
+    let instance = server.create(json!({"template": "legacy-echo"})).await;
+    let mut client = Mcp::connect(&instance).await;
+    // Who only listens keeps nothing awake, and hears on.
+    let news = client.stream().await;
+    let echo = client.tool("echo", json!({"text": "first"})).await;
+    assert_eq!(echo, Ok("first".to_owned()));
+
+    let there = asleep(&server, &instance).await;
+    assert!(!is_there(&instance["pid"]), "{there:#}");
+    assert_eq!(
+        (&there["pid"], &there["desired"]),
+        (&json!(null), &json!("running"))
+    );
+    assert_eq!(there["port"], instance["port"]);
+    let reason = there["reason"].as_str().expect("it says why");
+    assert!(reason.contains("the next request wakes it"), "{reason}");
+    let slept = events(&server, &instance, "asleep").await;
+    assert!(slept >= 1, "{}", server.log());
+
+    // What sleeps is left asleep by the next daemon, and its session goes on.
+    let launches = there["generation"].as_u64().expect("a number");
+    for end in [Server::kill, |server: &mut Server| {
+        assert_eq!(server.stop(), Some(0), "{}", server.log());
+    }] {
+        end(&mut server);
+        server.launch().await;
+        let there = server.get(&format!("/mcps/{}", id_of(&instance))).await;
+        assert_eq!(there["status"], "asleep", "{there:#}");
+        assert_eq!(there["generation"], launches, "{there:#}");
+    }
+    drop(news);
+
+    // Many at once: all are answered, and it is launched for the first of them.
+    let calls = (100..120).map(|id| {
+        let params = json!({"name": "echo", "arguments": {"text": id.to_string()}});
+        let call = json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params});
+        let client = &client;
+        async move { (id, client.send(&call).await.text().await.expect("a body")) }
+    });
+    for (id, body) in join_all(calls).await {
+        assert!(
+            body.contains(&format!("\"text\":\"{id}\""))
+                || body.contains(&format!("\"text\": \"{id}\"")),
+            "{body}"
+        );
+    }
+    let there = server.get(&format!("/mcps/{}", id_of(&instance))).await;
+    let launched = there["generation"].as_u64().expect("a number") - launches;
+    assert!((1..20).contains(&launched), "{there:#}");
+    assert!(events(&server, &instance, "woken").await >= 1);
+    let metrics = server.send(Method::GET, "/metrics", None).await;
+    let metrics = metrics.text().await.expect("a text");
+    let value = |name: &str| -> f64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        let line = line.unwrap_or_else(|| panic!("no {name}"));
+        line.trim().parse().expect("a number")
+    };
+    assert!(value("minimcp_wakes_total ") >= 1.0);
+    assert!(value("minimcp_wake_duration_seconds_count ") >= 1.0);
+
+    // A stop that somebody asked for is no sleep.
+    asleep(&server, &instance).await;
+    server
+        .post(&format!("/mcps/{}/stop", id_of(&instance)), json!({}))
+        .await;
+    let refused = client.tool("echo", json!({"text": "no"})).await;
+    assert!(refused.is_err(), "{refused:?}");
+    end_with_keeper(server);
+}
+
+#[tokio::test]
+async fn calls_under_way_and_subscriptions_keep_an_instance_awake() {
+    let server = sleepy(Database::Sqlite).await;
+    let held = server.create(json!({"template": "wishes"})).await;
+    let (caller, _) = Client::in_session(&held, everything()).await;
+    let call = tokio::spawn(caller.tool(2, "hold", json!({})).send());
+    let heard = server.create(json!({"template": "wishes"})).await;
+    let (subscriber, _) = Client::in_session(&heard, everything()).await;
+    let params = json!({"uri": "test://a"});
+    answer(subscriber.request(2, "resources/subscribe", params)).await;
+    // Both were left alone for longer than one that came after them and sleeps.
+    let idle = server.create(json!({"template": "wishes"})).await;
+    asleep(&server, &idle).await;
+    for instance in [&held, &heard] {
+        let there = server.get(&format!("/mcps/{}", id_of(instance))).await;
+        assert_eq!(there["status"], "running", "{there:#}");
+        assert_eq!(there["pid"], instance["pid"], "{there:#}");
+    }
+    assert_eq!(
+        text(caller.tool(3, "release", json!({}))).await,
+        "released 1"
+    );
+    let held_answer = call.await.expect("no panic").expect("an answer");
+    let body = held_answer.text().await.expect("a body");
+    assert!(body.contains("held"), "{body}");
+    // Nothing keeps them any more.
+    asleep(&server, &held).await;
+    subscriber.end().await;
+    asleep(&server, &heard).await;
+    end_with_keeper(server);
+}
