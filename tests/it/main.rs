@@ -25,6 +25,7 @@ mod egress;
 mod fixtures;
 mod folders;
 mod given_up;
+mod go_server;
 mod ground;
 mod harness;
 #[cfg(target_arch = "x86_64")]
