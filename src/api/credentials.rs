@@ -71,9 +71,15 @@ async fn put(
     who: &Principal,
     name: &str,
     value: Zeroizing<String>,
+    force: bool,
     faults: Faults,
 ) -> Result<(StatusCode, axum::Json<Credential>), ApiError> {
     let name = check(name, &value, faults)?;
+    if !force && let Some(message) = state.supervisor.unlike_for_users(who, &name, &value) {
+        let mut faults = Faults::default();
+        faults.add([Violation::new("/value", "pattern", message)]);
+        faults.refuse()?;
+    }
     let known = state.store.credential(&who.owner, &name).await?;
     let sealed = state.keys.seal(&who.owner, &name, value.as_bytes())?;
     let now = view::now_ms();
@@ -96,11 +102,20 @@ async fn put(
     Ok((status, axum::Json(shown)))
 }
 
+/// Query of a value that is stored.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PutQuery {
+    /// `true`: even when it does not look as the template of an instance wants that is bound to this name.
+    force: Option<bool>,
+}
+
 /// Stores a secret, in place of the one of this name if there is one.
 ///
 /// Instances that run keep the old value until their next launch.
 #[utoipa::path(
-    post, path = "/credentials", tag = "credentials",
+    post, path = "/credentials", tag = "credentials", params(PutQuery),
     request_body(content = PutCredential, example = json!({"name": "github-work", "value": "ghp_…"})),
     responses(
         (status = 200, description = "Replaced", body = Credential),
@@ -110,17 +125,20 @@ async fn put(
 pub async fn create(
     who: Principal,
     State(state): State<AppState>,
-    Json(body, faults): Json<PutCredential>,
+    Query(query, mut faults): Query<PutQuery>,
+    Json(body, of_body): Json<PutCredential>,
 ) -> Result<(StatusCode, axum::Json<Credential>), ApiError> {
     let value = Zeroizing::new(body.value);
-    put(&state, &who, &body.name, value, faults).await
+    faults.join(of_body);
+    let force = query.force.unwrap_or(false);
+    put(&state, &who, &body.name, value, force, faults).await
 }
 
 /// Stores or rotates the secret of this name.
 ///
 /// Instances that run keep the old value until their next launch.
 #[utoipa::path(
-    put, path = "/credentials/{name}", tag = "credentials", params(("name" = String, Path, description = "Its name")),
+    put, path = "/credentials/{name}", tag = "credentials", params(("name" = String, Path, description = "Its name"), PutQuery),
     request_body(content = ReplaceCredential, example = json!({"value": "ghp_…"})),
     responses(
         (status = 200, description = "Replaced", body = Credential),
@@ -131,14 +149,17 @@ pub async fn replace(
     who: Principal,
     State(state): State<AppState>,
     PathParam(name): PathParam,
-    Json(body, mut faults): Json<ReplaceCredential>,
+    Query(query, mut faults): Query<PutQuery>,
+    Json(body, of_body): Json<ReplaceCredential>,
 ) -> Result<(StatusCode, axum::Json<Credential>), ApiError> {
     let value = Zeroizing::new(body.value);
+    faults.join(of_body);
+    let force = query.force.unwrap_or(false);
     if body.name.is_some_and(|given| given != name) {
         let message = "name must be the one in the path, or absent";
         faults.add([Violation::new("/name", "mismatch", message)]);
     }
-    put(&state, &who, &name, value, faults).await
+    put(&state, &who, &name, value, force, faults).await
 }
 
 /// Lists credentials by owner and name, without their values.

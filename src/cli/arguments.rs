@@ -319,6 +319,9 @@ pub(crate) enum CredentialCommand {
         /// Read the value from this file.
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
+        /// Even when it does not look as the template of an instance wants that uses it.
+        #[arg(long)]
+        force: bool,
     },
     /// Ask the service behind a template or an instance whether it accepts the credentials.
     Check(super::credential_check::CheckOptions),

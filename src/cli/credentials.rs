@@ -21,6 +21,7 @@ pub(super) async fn put(
     client: &Client,
     name: String,
     file: Option<&Path>,
+    force: bool,
     out: Output,
 ) -> Result<(), Failure> {
     let mut value = match file {
@@ -40,7 +41,7 @@ pub(super) async fn put(
         name,
         value: std::mem::take(&mut *value),
     };
-    let reply = client.put_credential(&request).await;
+    let reply = client.put_credential(&request, force).await;
     request.value.zeroize();
     let reply = reply?;
     if out.json {

@@ -143,8 +143,8 @@ async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode,
         Command::Template(TemplateCommand::Install { name }) => {
             return templates::install(client, &name, out).await;
         }
-        Command::Credential(CredentialCommand::Put { name, file }) => {
-            credentials::put(client, name, file.as_deref(), out).await?;
+        Command::Credential(CredentialCommand::Put { name, file, force }) => {
+            credentials::put(client, name, file.as_deref(), force, out).await?;
         }
         Command::Credential(CredentialCommand::Check(options)) => {
             return credential_check::run(client, options, out).await;

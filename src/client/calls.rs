@@ -241,9 +241,14 @@ impl Client {
             .await
     }
 
-    /// `PUT /credentials/{name}`: stored, or replaced.
-    pub async fn put_credential(&self, request: &wire::PutCredential) -> Answer<wire::Credential> {
-        let path = format!("/api/v1/credentials/{}", segment(&request.name));
+    /// `PUT /credentials/{name}`: stored, or replaced; `force`: even when it does not look as instances want it.
+    pub async fn put_credential(
+        &self,
+        request: &wire::PutCredential,
+        force: bool,
+    ) -> Answer<wire::Credential> {
+        let query = if force { "?force=true" } else { "" };
+        let path = format!("/api/v1/credentials/{}{query}", segment(&request.name));
         self.send(Call::new(Method::PUT, path).body(request)?).await
     }
 

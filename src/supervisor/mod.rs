@@ -21,6 +21,7 @@ mod folders;
 mod handle;
 mod keeper_watch;
 mod launch;
+mod looks;
 mod measures;
 mod member;
 mod members;

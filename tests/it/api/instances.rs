@@ -15,6 +15,7 @@ on_both_databases! {
     a_verb_in_the_wrong_state_says_what_is_possible,
     credentials_are_never_read_back,
     a_credential_in_use_is_deleted_only_by_force,
+    a_value_unlike_what_its_users_want_is_stored_only_by_force,
     templates_show_what_a_form_needs,
     a_task_runs_on_demand,
 }
@@ -347,6 +348,43 @@ async fn a_credential_in_use_is_deleted_only_by_force(database: Database) {
     assert_eq!(forced.status, 204, "{}", forced.text);
     let again = api.call("DELETE", path, "").await;
     again.problem(404, "not-found");
+}
+
+async fn a_value_unlike_what_its_users_want_is_stored_only_by_force(database: Database) {
+    let api = Fixture::new(database).await;
+    let path = "/api/v1/credentials/gh";
+    // Nobody wants anything of it yet.
+    for value in ["whatever", "ghp_x"] {
+        let body = json!({"value": value}).to_string();
+        let stored = api.call("PUT", path, &body).await;
+        assert!(stored.status.is_success(), "{}", stored.text);
+    }
+    let bound = json!({"GITHUB_PERSONAL_ACCESS_TOKEN": "gh"});
+    let body = json!({"template": "github", "name": "mine", "credentials": bound});
+    assert_eq!(create(&api, &body).await.status, 201);
+    let wrong = r#"{"name": "gh", "value": "hunter2"}"#;
+    for (method, path) in [("PUT", path), ("POST", "/api/v1/credentials")] {
+        let refused = api.call(method, path, wrong).await;
+        let problem = refused.problem(422, "validation-failed");
+        let violation = &problem["violations"][0];
+        assert_eq!(violation["pointer"], "/value", "{problem:#}");
+        let message = violation["message"].as_str().expect("a sentence");
+        assert!(message.contains("instance mine"), "{message}");
+        assert!(!refused.text.contains("hunter2"), "{}", refused.text);
+        let forced = api.call(method, &format!("{path}?force=true"), wrong).await;
+        assert_eq!(forced.status, 200, "{}", forced.text);
+    }
+    let strange = format!("{path}?force=perhaps");
+    let strange = api.call("PUT", &strange, wrong).await;
+    strange.problem(400, "invalid-query");
+    let other = api.call(
+        "PUT",
+        "/api/v1/credentials/other",
+        r#"{"value": "hunter2"}"#,
+    );
+    assert_eq!(other.await.status, 201, "nobody is bound to it");
+    let right = api.call("PUT", path, r#"{"value": "ghp_y"}"#).await;
+    assert_eq!(right.status, 200, "{}", right.text);
 }
 
 async fn templates_show_what_a_form_needs(database: Database) {
