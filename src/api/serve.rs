@@ -26,6 +26,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// How long requests under way are waited for at shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection on which nothing was asked yet is waited for at shutdown: hyper would close it at once, with a
+/// request that is on its way.
+const FIRST_REQUEST_MAX: Duration = Duration::from_secs(1);
 /// Rest after a failed accept (no descriptors left), so that the loop does not spin.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -46,6 +49,19 @@ impl Listeners {
         let tcp = TcpListener::bind(address).await.map_err(|error| {
             io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
         })?;
+        Self::beside(tcp, config).await
+    }
+
+    /// Goes on with a TCP listener that is bound already, and binds the rest.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub async fn with_tcp(tcp: std::net::TcpListener, config: &ApiConfig) -> io::Result<Self> {
+        tcp.set_nonblocking(true)?;
+        Self::beside(TcpListener::from_std(tcp)?, config).await
+    }
+
+    async fn beside(tcp: TcpListener, config: &ApiConfig) -> io::Result<Self> {
         let unix = match &config.unix_socket {
             Some(path) => {
                 let bound = bind_unix(path).await.map_err(|error| {
@@ -57,6 +73,15 @@ impl Listeners {
             None => None,
         };
         Ok(Self { tcp, unix })
+    }
+
+    /// A duplicate of the TCP listener.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn tcp_copy(&self) -> io::Result<std::net::TcpListener> {
+        use std::os::fd::AsFd;
+        Ok(self.tcp.as_fd().try_clone_to_owned()?.into())
     }
 
     /// The address that TCP clients use, with the port that was picked.
@@ -184,8 +209,10 @@ async fn connection<S>(
 {
     let rest = Arc::new(Rest::default());
     let seen = Arc::clone(&rest);
+    let (asks, mut asked) = tokio::sync::watch::channel(false);
     let service =
         hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            asks.send_if_modified(|asked| !std::mem::replace(asked, true));
             if let Some(peer) = peer {
                 request.extensions_mut().insert(ConnectInfo(peer));
             }
@@ -207,8 +234,14 @@ async fn connection<S>(
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
         () = shutdown.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+            let first = async { asked.wait_for(|asked| *asked).await.is_ok() };
+            tokio::select! {
+                ended = serving.as_mut() => ended,
+                _ = tokio::time::timeout(FIRST_REQUEST_MAX, first) => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            }
         }
         () = rest.goes(&room) => {
             if !rest.was_used() {

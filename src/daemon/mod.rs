@@ -4,6 +4,7 @@
 //! Down: API, instances (or not: they may be left running), gateway, tasks, logs, keeper, store.
 
 pub mod backup;
+mod held_api;
 mod metrics;
 mod notify;
 mod own_files;
@@ -29,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
 use crate::{
-    api::{self, AppParts, AppState, Listeners, Metrics, ReadinessCheck},
+    api::{self, AppParts, AppState, Metrics, ReadinessCheck},
     calls::{CallPipeline, Calls},
     clock::Clock,
     config::{self, Config},
@@ -103,8 +104,7 @@ impl Daemon {
         let config = Arc::new(config);
         let lock = lock_instances(&config.runtime.instance_dir)?;
         // Taken first: a port in use is told before anything is started.
-        let listeners = Listeners::bind(&config.api).await?;
-        let api_url = format!("http://{}", shown(listeners.address()?));
+        let bound = held_api::bind(&config).await?;
         let clock = Clock::System;
         let keys = load_keys(&config)?;
         let keys = Arc::new(keys);
@@ -138,6 +138,9 @@ impl Daemon {
         // What was started goes again when a later part fails: nobody would ever end it.
         let (undo, began_keeper) = (Arc::clone(&runtime), runtime.began_keeper());
         let started = async move {
+            let as_runtime: Arc<dyn Runtime> = runtime.clone();
+            let listeners = held_api::take(&as_runtime, bound, &config.api).await?;
+            let api_url = format!("http://{}", shown(listeners.address()?));
             let log_store: Arc<dyn LogStore> = Arc::new(store.clone());
             let pipeline = LogPipeline::start(&config.logs, log_store).await?;
             let whole = config.clone();
@@ -160,7 +163,6 @@ impl Daemon {
                 let sink = call_sink(&config, call_pipeline.calls(), Arc::clone(&call_measures));
                 gateway.record_calls(sink);
             }
-            let as_runtime: Arc<dyn Runtime> = runtime.clone();
             sessions::keep(&gateway, &as_runtime, gateway_stop.clone()).await;
             let measures = gateway.measures();
             let shared_gateway = Arc::clone(&gateway);
@@ -174,7 +176,7 @@ impl Daemon {
                 Arc::clone(&config),
                 store.clone(),
                 Arc::clone(&keys),
-                as_runtime,
+                Arc::clone(&as_runtime),
                 pipeline.logs(),
                 Arc::clone(&catalogue),
                 clock,
@@ -221,6 +223,7 @@ impl Daemon {
                 shares,
                 api_stop.clone(),
             );
+            held_api::keep(&as_runtime, &listeners, api_stop.clone()).await;
             let api = tokio::spawn(api::serve(
                 listeners,
                 // Merged last: none of the API's layers lies around the path gateway, which has checks and limits of its own.
@@ -305,6 +308,9 @@ impl Daemon {
     async fn stop(mut self, api_runs: bool) -> usize {
         let leave = self.config.runtime.leave_instances_running;
         self.api_stop.cancel();
+        if !leave {
+            held_api::let_go(&*self.runtime).await;
+        }
         let drain = self.config.gateway.drain_timeout.std() + 2 * PART_PATIENCE;
         if leave {
             // Calls come to their answers while their children can still be heard; on both listeners.

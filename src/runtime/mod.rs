@@ -128,6 +128,10 @@ impl KeeperState {
     }
 }
 
+/// Names of descriptors that the keeper holds for a restart of `serve` alone begin with this: it lets them go when none
+/// was connected for a minute.
+pub const HELD_FOR_A_RESTART: &str = "for-a-restart/";
+
 /// Launches children, and holds descriptors for us over a restart of our own process.
 pub trait Runtime: Send + Sync + 'static {
     /// Starts a child. Resolves when its program runs (execve succeeded) or could not be started. Dropping

@@ -240,6 +240,11 @@ impl Server {
         &self.config
     }
 
+    /// Changes the configuration of the next start.
+    pub fn change(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+    }
+
     /// The pid of `serve`.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("it runs").id()

@@ -3,6 +3,7 @@
 mod access_tokens;
 mod actor_panics;
 mod api;
+mod api_restart;
 mod backup;
 mod bad_manifests;
 mod brokers;

@@ -4,6 +4,7 @@
 //! One thread, no async runtime, no network, no database. Everything that it started ends with it: by the
 //! kernel (PID namespaces and PDEATHSIG) when it is killed, by its own hand otherwise.
 
+mod away;
 mod cgroups;
 pub(super) mod clone;
 mod credential_files;

@@ -7,6 +7,7 @@ use std::{
         unix::ffi::OsStringExt,
     },
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use nix::{
@@ -65,6 +66,8 @@ pub(super) struct Reactor {
     /// The `serve` that is connected takes pages of refused system calls.
     pub(super) hands_denials: bool,
     pub(super) peer: Option<Peer>,
+    /// Since when there was no `serve`, as far as that was looked at.
+    pub(super) away_since: Option<Instant>,
     /// The number of the request that is being answered.
     pub(super) asked: u64,
     /// What the peer's epoll entry asks for now.
@@ -125,6 +128,7 @@ impl Reactor {
             next_serial: FIRST_SERIAL,
             hands_denials: false,
             peer: None,
+            away_since: None,
             asked: 0,
             interest: EpollFlags::empty(),
         })
@@ -132,7 +136,11 @@ impl Reactor {
 
     /// Serves until told to end; then everything is killed.
     pub(super) fn run(mut self) -> nix::Result<()> {
-        while !self.turn(EpollTimeout::NONE)?.is_over {
+        loop {
+            let timeout = self.look_after_the_held(Instant::now());
+            if self.turn(timeout)?.is_over {
+                break;
+            }
             self.launcher.sweep();
             self.tell();
         }
