@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use minimcp_rest::{
     Answer, BaseUrl, Call, Client, ClientSpec, Error, Failure, HeaderName, Secret, Trouble,
-    call_tool, header, path_segment, variable, without_number_formats,
+    call_tool, header, joined, path_segment, variable, without_number_formats,
 };
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
@@ -85,15 +85,15 @@ impl Figma {
             Client::new(spec)
         });
         Self {
-            tools: without_number_formats(
-                Self::design_tools()
-                    + Self::image_tools()
-                    + Self::comment_tools()
-                    + Self::library_tools()
-                    + Self::variable_tools()
-                    + Self::team_tools()
-                    + Self::dev_resource_tools(),
-            ),
+            tools: without_number_formats(joined([
+                Self::design_tools(),
+                Self::image_tools(),
+                Self::comment_tools(),
+                Self::library_tools(),
+                Self::variable_tools(),
+                Self::team_tools(),
+                Self::dev_resource_tools(),
+            ])),
             auth,
             client,
         }

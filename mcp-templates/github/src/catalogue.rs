@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use minimcp_rest::without_number_formats;
+use minimcp_rest::{joined, without_number_formats};
 use rmcp::{handler::server::router::tool::ToolRouter, model::ToolAnnotations};
 
 use crate::{GitHub, answer, fields};
@@ -69,41 +69,43 @@ impl Toolset {
         Self::ALL.into_iter().find(|toolset| toolset.name() == name)
     }
 
-    /// Its tools. Schemas are made here, so a toolset that is off costs nothing.
-    fn tools(self) -> ToolRouter<GitHub> {
+    /// Its tools, in parts. Schemas are made here, so a toolset that is off costs nothing.
+    fn tools(self) -> Vec<ToolRouter<GitHub>> {
         match self {
-            Self::Context => GitHub::context_tools(),
-            Self::Repos => {
-                GitHub::contents_tools()
-                    + GitHub::commit_tools()
-                    + GitHub::branch_tools()
-                    + GitHub::release_tools()
-                    + GitHub::repository_tools()
-                    + GitHub::repo_search_tools()
-            }
-            Self::Issues => {
-                GitHub::issue_list_tools()
-                    + GitHub::issue_tools()
-                    + GitHub::issue_write_tools()
-                    + GitHub::comment_tools()
-                    + GitHub::one_label_tools()
-            }
-            Self::PullRequests => {
-                GitHub::pull_list_tools()
-                    + GitHub::pull_read_tools()
-                    + GitHub::pull_write_tools()
-                    + GitHub::review_tools()
-            }
-            Self::Users => GitHub::user_tools(),
-            Self::Actions => {
-                GitHub::actions_read_tools() + GitHub::actions_write_tools() + GitHub::log_tools()
-            }
-            Self::Gists => GitHub::gist_tools(),
-            Self::Git => GitHub::tree_tools(),
-            Self::Labels => GitHub::label_tools() + GitHub::one_label_tools(),
-            Self::Notifications => GitHub::notification_tools() + GitHub::subscription_tools(),
-            Self::Orgs => GitHub::org_tools(),
-            Self::Stargazers => GitHub::star_tools(),
+            Self::Context => vec![GitHub::context_tools()],
+            Self::Repos => vec![
+                GitHub::contents_tools(),
+                GitHub::commit_tools(),
+                GitHub::branch_tools(),
+                GitHub::release_tools(),
+                GitHub::repository_tools(),
+                GitHub::repo_search_tools(),
+            ],
+            Self::Issues => vec![
+                GitHub::issue_list_tools(),
+                GitHub::issue_tools(),
+                GitHub::issue_write_tools(),
+                GitHub::comment_tools(),
+                GitHub::one_label_tools(),
+            ],
+            Self::PullRequests => vec![
+                GitHub::pull_list_tools(),
+                GitHub::pull_read_tools(),
+                GitHub::pull_write_tools(),
+                GitHub::review_tools(),
+            ],
+            Self::Users => vec![GitHub::user_tools()],
+            Self::Actions => vec![
+                GitHub::actions_read_tools(),
+                GitHub::actions_write_tools(),
+                GitHub::log_tools(),
+            ],
+            Self::Gists => vec![GitHub::gist_tools()],
+            Self::Git => vec![GitHub::tree_tools()],
+            Self::Labels => vec![GitHub::label_tools(), GitHub::one_label_tools()],
+            Self::Notifications => vec![GitHub::notification_tools(), GitHub::subscription_tools()],
+            Self::Orgs => vec![GitHub::org_tools()],
+            Self::Stargazers => vec![GitHub::star_tools()],
         }
     }
 }
@@ -245,12 +247,11 @@ const TOOLS: &[(&str, &str, Effect)] = &[
 
 /// The tools of these toolsets, with their annotations; without those that change something if `read_only`.
 pub(crate) fn offered(toolsets: &[Toolset], read_only: bool) -> ToolRouter<GitHub> {
-    let mut tools = ToolRouter::new();
-    for (index, toolset) in toolsets.iter().enumerate() {
-        if !toolsets[..index].contains(toolset) {
-            tools.merge(toolset.tools());
-        }
-    }
+    let once = toolsets
+        .iter()
+        .enumerate()
+        .filter(|(index, toolset)| !toolsets[..*index].contains(toolset));
+    let mut tools = joined(once.flat_map(|(_, toolset)| toolset.tools()));
     for (name, title, effect) in TOOLS {
         if read_only && *effect != Effect::Reads {
             tools.remove_route(name);

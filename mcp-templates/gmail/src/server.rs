@@ -1,8 +1,8 @@
 //! The server, and how it speaks with Gmail.
 
 use minimcp_rest::{
-    Answer, Call, Client, ClientSpec, Error, Failure, Trouble, call_tool, header, path_segment,
-    without_number_formats,
+    Answer, Call, Client, ClientSpec, Error, Failure, Trouble, call_tool, header, joined,
+    path_segment, without_number_formats,
 };
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
@@ -42,14 +42,16 @@ impl Gmail {
     /// A server with these settings; it connects at the first call.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let tools = Self::read_tools()
-            + Self::thread_tools()
-            + Self::attachment_tools()
-            + Self::send_tools()
-            + Self::draft_tools()
-            + Self::modify_tools()
-            + Self::label_tools()
-            + Self::filter_tools();
+        let tools = joined([
+            Self::read_tools(),
+            Self::thread_tools(),
+            Self::attachment_tools(),
+            Self::send_tools(),
+            Self::draft_tools(),
+            Self::modify_tools(),
+            Self::label_tools(),
+            Self::filter_tools(),
+        ]);
         Self {
             tools: without_number_formats(tools),
             connection: connection(settings),

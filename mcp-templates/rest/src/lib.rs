@@ -21,7 +21,7 @@ pub use reqwest::{
     Method,
     header::{self, HeaderName, HeaderValue},
 };
-pub use schemas::without_number_formats;
+pub use schemas::{joined, without_number_formats};
 pub use settings::{BaseUrl, InvalidBaseUrl, Secret, path_segment, variable};
 pub use stdio::serve;
 pub use tool_call::{call_tool, step};

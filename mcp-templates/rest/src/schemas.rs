@@ -5,6 +5,20 @@ use std::{borrow::Cow, sync::Arc};
 use rmcp::{handler::server::router::tool::ToolRouter, model::JsonObject};
 use serde_json::Value;
 
+/// All tools of some routers in one. Unlike their sum it does not check every name again with each part, which took a
+/// fifth of a start.
+#[must_use]
+pub fn joined<S>(parts: impl IntoIterator<Item = ToolRouter<S>>) -> ToolRouter<S>
+where
+    S: Send + Sync + 'static,
+{
+    let mut tools = ToolRouter::new();
+    for part in parts {
+        tools.map.extend(part.map);
+    }
+    tools
+}
+
 /// Takes the formats of numbers (`uint32`, `double`, …) out of the schemas of all tools. They come from the types of
 /// Rust; JSON Schema has no formats for numbers, and strict clients warn of each. The bounds stay, they tell the same.
 #[must_use]
