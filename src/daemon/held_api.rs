@@ -52,9 +52,9 @@ pub(super) async fn take(
     match (bound, held) {
         (None, Some(held)) if is_wanted(&held) => {
             tracing::info!("who connected to the API meanwhile was kept waiting");
-            return Ok(Listeners::with_tcp(held, config).await?);
+            Ok(Listeners::with_tcp(held, config).await?)
         }
-        (Some(bound), None) => return Ok(bound),
+        (Some(bound), None) => Ok(bound),
         (bound, held) => {
             if held.is_some() {
                 drop(held);
