@@ -124,7 +124,12 @@ impl Slot {
         if !self.0.contains(&state) {
             return Err(format!("{state:?}, which may be {:?}", self.0));
         }
+        let may_expire =
+            matches!(state, State::Running | State::Stopped) && self.0.contains(&State::Expired);
         self.0 = [state].into();
+        if may_expire {
+            self.0.insert(State::Expired);
+        }
         Ok(())
     }
 
@@ -227,6 +232,22 @@ mod tests {
         let refusal = refused(409, "wrong-state");
         assert_eq!(slot.answered(Ask::Restore, &refusal), Ok(()));
         assert!(slot.answered(Ask::Stop, &refusal).is_err());
+    }
+
+    #[test]
+    fn a_restore_that_broke_off_leaves_open_whether_the_lease_ends() {
+        let mut slot = Slot::default();
+        done(&mut slot, &[Ask::Create, Ask::Expire]);
+        slot.answered(Ask::Restore, &Ending::Broken)
+            .expect("it may have been done");
+        assert_eq!(slot.settled(Some("running")), Ok(()));
+        let refusal = refused(409, "wrong-state");
+        assert_eq!(slot.clone().answered(Ask::Stop, &refusal), Ok(()));
+        assert_eq!(slot.answered(Ask::Stop, &Ending::Done), Ok(()));
+        assert!(slot.clone().settled(Some("running")).is_err());
+        assert_eq!(slot.settled(Some("expired")), Ok(()));
+        assert!(slot.answered(Ask::Stop, &Ending::Broken).is_ok());
+        assert!(slot.settled(Some("stopped")).is_err());
     }
 
     #[test]
