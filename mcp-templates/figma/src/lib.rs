@@ -21,5 +21,7 @@ pub use server::{Figma, Settings};
 /// Serves MCP on stdin and stdout until stdin ends; told by the environment, see [`Settings::from_environment`].
 #[must_use]
 pub fn main() -> ExitCode {
-    minimcp_rest::serve(Figma::new(Settings::from_environment()))
+    let mut server = Figma::new(Settings::from_environment());
+    let list = server.write_list();
+    minimcp_rest::serve_with_list(server, list)
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use minimcp_rest::{
-    Answer, BaseUrl, Call, Client, ClientSpec, Error, Failure, HeaderName, Secret, Trouble,
-    call_tool, header, joined, path_segment, variable, without_number_formats,
+    Answer, BaseUrl, Call, Client, ClientSpec, Error, Failure, HeaderName, Secret, Tools, Trouble,
+    WrittenList, call_tool, header, joined, path_segment, variable, without_number_formats,
 };
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
@@ -55,9 +55,13 @@ impl Settings {
     }
 }
 
+/// The tools as they are listed, one line of JSON each, by name. The test writes the file anew when
+/// `MINIMCP_WRITE_TOOLS=1` is set, and fails when it is not what [`Figma::made_tools`] makes.
+const WRITTEN_TOOLS: &str = include_str!("../tools.jsonl");
+
 /// The server.
 pub struct Figma {
-    tools: ToolRouter<Self>,
+    tools: Tools<Self>,
     auth: Option<(HeaderName, &'static str, Secret)>,
     client: Result<Client, String>,
 }
@@ -85,18 +89,27 @@ impl Figma {
             Client::new(spec)
         });
         Self {
-            tools: without_number_formats(joined([
-                Self::design_tools(),
-                Self::image_tools(),
-                Self::comment_tools(),
-                Self::library_tools(),
-                Self::variable_tools(),
-                Self::team_tools(),
-                Self::dev_resource_tools(),
-            ])),
+            tools: Tools::new(Self::made_tools),
             auth,
             client,
         }
+    }
+
+    fn made_tools() -> ToolRouter<Self> {
+        without_number_formats(joined([
+            Self::design_tools(),
+            Self::image_tools(),
+            Self::comment_tools(),
+            Self::library_tools(),
+            Self::variable_tools(),
+            Self::team_tools(),
+            Self::dev_resource_tools(),
+        ]))
+    }
+
+    /// The list of tools from now on, see [`Tools::write_list`].
+    pub(crate) fn write_list(&mut self) -> WrittenList {
+        self.tools.write_list(WRITTEN_TOOLS.lines())
     }
 
     /// Sends `call` with the token.
@@ -240,7 +253,7 @@ impl ServerHandler for Figma {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        call_tool(&self.tools, self, request, context).await
+        call_tool(self.tools.router(), self, request, context).await
     }
 
     async fn list_resource_templates(
@@ -286,6 +299,22 @@ impl ServerHandler for Figma {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_written_list_is_the_list() {
+        let tools = Figma::made_tools().list_all();
+        let json = |tool| serde_json::to_string(tool).expect("JSON") + "\n";
+        let made: String = tools.iter().map(json).collect();
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tools.jsonl");
+        if std::env::var_os("MINIMCP_WRITE_TOOLS").is_some() {
+            std::fs::write(file, &made).expect("written");
+        } else {
+            assert!(
+                WRITTEN_TOOLS == made,
+                "{file} is not what the code makes: run this test with MINIMCP_WRITE_TOOLS=1, then again"
+            );
+        }
+    }
 
     #[test]
     fn ids_are_checked_before_they_reach_a_path() {

@@ -69,6 +69,25 @@ impl Toolset {
         Self::ALL.into_iter().find(|toolset| toolset.name() == name)
     }
 
+    /// Its tools as they are listed: one line of JSON each, by name. The tests write these files anew when
+    /// `MINIMCP_WRITE_TOOLS=1` is set, and fail when a file is not what [`offered`] makes.
+    fn written(self) -> &'static str {
+        match self {
+            Self::Context => include_str!("../tools/context.jsonl"),
+            Self::Repos => include_str!("../tools/repos.jsonl"),
+            Self::Issues => include_str!("../tools/issues.jsonl"),
+            Self::PullRequests => include_str!("../tools/pull_requests.jsonl"),
+            Self::Users => include_str!("../tools/users.jsonl"),
+            Self::Actions => include_str!("../tools/actions.jsonl"),
+            Self::Gists => include_str!("../tools/gists.jsonl"),
+            Self::Git => include_str!("../tools/git.jsonl"),
+            Self::Labels => include_str!("../tools/labels.jsonl"),
+            Self::Notifications => include_str!("../tools/notifications.jsonl"),
+            Self::Orgs => include_str!("../tools/orgs.jsonl"),
+            Self::Stargazers => include_str!("../tools/stargazers.jsonl"),
+        }
+    }
+
     /// Its tools, in parts. Schemas are made here, so a toolset that is off costs nothing.
     fn tools(self) -> Vec<ToolRouter<GitHub>> {
         match self {
@@ -267,6 +286,30 @@ pub(crate) fn offered(toolsets: &[Toolset], read_only: bool) -> ToolRouter<GitHu
     without_number_formats(tools)
 }
 
+/// The list of the same tools as [`offered`], each the JSON of one tool, by name.
+pub(crate) fn written(toolsets: &[Toolset], read_only: bool) -> Vec<&'static str> {
+    let lines = toolsets
+        .iter()
+        .flat_map(|toolset| toolset.written().lines());
+    let mut tools: Vec<(&str, &str)> = lines
+        .filter_map(|line| {
+            let name = line.strip_prefix(r#"{"name":""#)?.split('"').next()?;
+            Some((name, line))
+        })
+        .filter(|(name, _)| {
+            !read_only || effect_of(name).is_some_and(|effect| effect == Effect::Reads)
+        })
+        .collect();
+    tools.sort_unstable();
+    tools.dedup();
+    tools.into_iter().map(|(_, line)| line).collect()
+}
+
+fn effect_of(name: &str) -> Option<Effect> {
+    let (.., effect) = TOOLS.iter().find(|(known, ..)| *known == name)?;
+    Some(*effect)
+}
+
 fn hints(title: &str, effect: Effect) -> ToolAnnotations {
     ToolAnnotations::with_title(title)
         .read_only(effect == Effect::Reads)
@@ -290,6 +333,45 @@ mod tests {
         offered.sort();
         listed.sort();
         assert_eq!(offered, listed);
+    }
+
+    fn made(toolsets: &[Toolset], read_only: bool) -> Vec<String> {
+        let tools = offered(toolsets, read_only).list_all();
+        let json = |tool| serde_json::to_string(tool).expect("JSON");
+        tools.iter().map(json).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_what_would_be_made() {
+        for toolset in Toolset::ALL {
+            let file = format!(
+                "{}/tools/{}.jsonl",
+                env!("CARGO_MANIFEST_DIR"),
+                toolset.name()
+            );
+            let lines = made(&[toolset], false).join("\n") + "\n";
+            if std::env::var_os("MINIMCP_WRITE_TOOLS").is_some() {
+                std::fs::write(&file, &lines).expect("written");
+                continue;
+            }
+            assert!(
+                toolset.written() == lines,
+                "{file} is not what the code makes: run this test with MINIMCP_WRITE_TOOLS=1, then again"
+            );
+        }
+    }
+
+    #[test]
+    fn the_written_list_is_the_list() {
+        for toolsets in [
+            Toolset::DEFAULT.as_slice(),
+            Toolset::ALL.as_slice(),
+            &[Toolset::Issues, Toolset::Labels, Toolset::Labels],
+        ] {
+            for read_only in [false, true] {
+                assert_eq!(written(toolsets, read_only), made(toolsets, read_only));
+            }
+        }
     }
 
     #[test]

@@ -3,12 +3,11 @@
 use std::time::Instant;
 
 use minimcp_rest::{
-    Answer, BaseUrl, Call, Client, ClientSpec, Error, HeaderName, HeaderValue, Secret, Trouble,
-    call_tool, header, safe_text,
+    Answer, BaseUrl, Call, Client, ClientSpec, Error, HeaderName, HeaderValue, Secret, Tools,
+    Trouble, WrittenList, call_tool, header, safe_text,
 };
 use rmcp::{
     ErrorData, Json, RoleServer, ServerHandler,
-    handler::server::router::tool::ToolRouter,
     model::{
         CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation,
         ServerCapabilities, ServerConfig,
@@ -23,7 +22,7 @@ use crate::{
     advice::{TELLING_HEADERS, advise},
     answer::fitted,
     arguments::Page,
-    catalogue::{Toolset, offered},
+    catalogue::{Toolset, offered, written},
     etags::{Etags, Known},
     fields,
     limits::{Limits, Resource},
@@ -36,7 +35,9 @@ const API_VERSION: &str = "2022-11-28";
 
 /// The server.
 pub struct GitHub {
-    tools: ToolRouter<Self>,
+    tools: Tools<Self>,
+    toolsets: Vec<Toolset>,
+    read_only: bool,
     token: Option<Secret>,
     client: Result<Client, String>,
     /// What goes before the path of a REST call: the API of an Enterprise host lies below `/api/v3`, its GraphQL
@@ -51,21 +52,33 @@ impl GitHub {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let chosen = toolsets(settings.toolsets.as_deref());
-        let chosen_or_default = chosen.as_deref().unwrap_or(&Toolset::DEFAULT);
-        let tools = offered(chosen_or_default, settings.read_only);
+        let read_only = settings.read_only;
+        let toolsets = match &chosen {
+            Ok(chosen) => chosen.clone(),
+            Err(_) => Toolset::DEFAULT.to_vec(),
+        };
+        let made = toolsets.clone();
         let api = chosen.and(settings.api).and_then(|api| split(&api));
         let (client, rest_prefix) = match api {
             Ok((base, prefix)) => (Ok(Client::new(client_spec(base))), prefix),
             Err(message) => (Err(message), ""),
         };
         Self {
-            tools,
+            tools: Tools::new(move || offered(&made, read_only)),
+            toolsets,
+            read_only,
             token: settings.token,
             client,
             rest_prefix,
             limits: Limits::default(),
             etags: Etags::default(),
         }
+    }
+
+    /// The list of tools from now on, see [`Tools::write_list`].
+    pub(crate) fn write_list(&mut self) -> WrittenList {
+        let tools = written(&self.toolsets, self.read_only);
+        self.tools.write_list(tools)
     }
 
     pub(crate) fn client(&self) -> Result<&Client, Error> {
@@ -230,7 +243,7 @@ impl ServerHandler for GitHub {
                 return Ok(CallToolResult::error(vec![ContentBlock::text(message)]).into());
             }
         };
-        let mut response = call_tool(&self.tools, self, request, context).await?;
+        let mut response = call_tool(self.tools.router(), self, request, context).await?;
         if let Some(wanted) = wanted {
             wanted.keep(&mut response);
         }

@@ -25,5 +25,7 @@ pub use server::Gmail;
 /// Serves MCP on stdin and stdout until stdin ends; told by the environment, see [`Settings::from_environment`].
 #[must_use]
 pub fn main() -> ExitCode {
-    minimcp_rest::serve(Gmail::new(Settings::from_environment()))
+    let mut server = Gmail::new(Settings::from_environment());
+    let list = server.write_list();
+    minimcp_rest::serve_with_list(server, list)
 }

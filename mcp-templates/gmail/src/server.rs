@@ -1,8 +1,8 @@
 //! The server, and how it speaks with Gmail.
 
 use minimcp_rest::{
-    Answer, Call, Client, ClientSpec, Error, Failure, Trouble, call_tool, header, joined,
-    path_segment, without_number_formats,
+    Answer, Call, Client, ClientSpec, Error, Failure, Tools, Trouble, WrittenList, call_tool,
+    header, joined, path_segment, without_number_formats,
 };
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
@@ -27,9 +27,13 @@ pub(crate) const SERVICE: &str = "Gmail";
 /// Gmail takes messages up to 36,700,160 bytes; their attachments come in base64 within JSON.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 
+/// The tools as they are listed, one line of JSON each, by name. The test writes the file anew when
+/// `MINIMCP_WRITE_TOOLS=1` is set, and fails when it is not what [`Gmail::made_tools`] makes.
+const WRITTEN_TOOLS: &str = include_str!("../tools.jsonl");
+
 /// The server.
 pub struct Gmail {
-    tools: ToolRouter<Self>,
+    tools: Tools<Self>,
     connection: Result<Connection, String>,
 }
 
@@ -42,7 +46,14 @@ impl Gmail {
     /// A server with these settings; it connects at the first call.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let tools = joined([
+        Self {
+            tools: Tools::new(Self::made_tools),
+            connection: connection(settings),
+        }
+    }
+
+    fn made_tools() -> ToolRouter<Self> {
+        without_number_formats(joined([
             Self::read_tools(),
             Self::thread_tools(),
             Self::attachment_tools(),
@@ -51,11 +62,12 @@ impl Gmail {
             Self::modify_tools(),
             Self::label_tools(),
             Self::filter_tools(),
-        ]);
-        Self {
-            tools: without_number_formats(tools),
-            connection: connection(settings),
-        }
+        ]))
+    }
+
+    /// The list of tools from now on, see [`Tools::write_list`].
+    pub(crate) fn write_list(&mut self) -> WrittenList {
+        self.tools.write_list(WRITTEN_TOOLS.lines())
     }
 
     /// Sends `call` with an access token that covers `need`; once more with a new one when the token is not accepted.
@@ -201,7 +213,7 @@ impl ServerHandler for Gmail {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        call_tool(&self.tools, self, request, context).await
+        call_tool(self.tools.router(), self, request, context).await
     }
 
     async fn list_resource_templates(
@@ -240,5 +252,26 @@ impl ServerHandler for Gmail {
                 .with_cache_scope(CacheScope::Private)
                 .into(),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_written_list_is_the_list() {
+        let tools = Gmail::made_tools().list_all();
+        let json = |tool| serde_json::to_string(tool).expect("JSON") + "\n";
+        let made: String = tools.iter().map(json).collect();
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tools.jsonl");
+        if std::env::var_os("MINIMCP_WRITE_TOOLS").is_some() {
+            std::fs::write(file, &made).expect("written");
+        } else {
+            assert!(
+                WRITTEN_TOOLS == made,
+                "{file} is not what the code makes: run this test with MINIMCP_WRITE_TOOLS=1, then again"
+            );
+        }
     }
 }

@@ -11,6 +11,7 @@ mod settings;
 mod stdio;
 mod stream;
 mod tool_call;
+mod tool_list;
 
 pub use call::{Answer, Body, Call};
 pub use client::{Client, ClientSpec};
@@ -23,5 +24,6 @@ pub use reqwest::{
 };
 pub use schemas::{joined, without_number_formats};
 pub use settings::{BaseUrl, InvalidBaseUrl, Secret, path_segment, variable};
-pub use stdio::serve;
+pub use stdio::{serve, serve_with_list};
 pub use tool_call::{call_tool, step};
+pub use tool_list::{Tools, WrittenList};
