@@ -7,6 +7,7 @@ mod api_restart;
 mod backup;
 mod bad_manifests;
 mod brokers;
+mod built_in_servers;
 mod calls;
 mod cgroups;
 mod chaos;
