@@ -1,4 +1,5 @@
-//! Who asks: the administrator token of `Authorization: Bearer`, and the [`Principal`] every handler takes.
+//! Who asks: the administrator token of `Authorization: Bearer`, or of the handshake of a WebSocket, and the
+//! [`Principal`] every handler takes.
 
 use axum::{
     extract::{FromRequestParts, Request, State},
@@ -10,6 +11,7 @@ use http::{HeaderMap, header, request::Parts};
 use super::{
     AppState,
     error::{ApiError, Code},
+    websocket,
 };
 use crate::{
     domain::{
@@ -54,6 +56,16 @@ fn principal_of(headers: &HeaderMap, expected: &AdminToken) -> Result<Principal,
             ),
         )
     };
+    // A page cannot send the header with a WebSocket.
+    if websocket::is_wanted(headers)
+        && !headers.contains_key(header::AUTHORIZATION)
+        && let Some(token) = websocket::token(headers)
+    {
+        return match expected.verify(&token) {
+            true => Ok(administrator()),
+            false => Err(refuse("the token is not valid")),
+        };
+    }
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = match (values.next(), values.next()) {
         (Some(value), None) => value,

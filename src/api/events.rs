@@ -1,4 +1,4 @@
-//! `/events` and `/mcps/{id}/events`: what happened, as pages and as a stream of server-sent events.
+//! `/events` and `/mcps/{id}/events`: what happened, as pages and as a stream of server-sent events or over a WebSocket.
 //!
 //! A stream with `Last-Event-ID` first replays from the store, then goes on live; see [`Follow`].
 
@@ -21,8 +21,10 @@ use super::{
     AppState,
     error::{ApiError, Code},
     event_follow::{Follow, Told, from_row},
+    event_socket,
     extract::{PathParam, Query},
     instances::page_limit,
+    websocket::Handshake,
 };
 use crate::{
     domain::{id::InstanceId, principal::Principal},
@@ -108,6 +110,12 @@ pub fn sse(events: impl Stream<Item = Event> + Send + 'static) -> Response {
 
 /// Everything that happens, as server-sent events; `data` is one event as JSON.
 ///
+/// As a WebSocket (`Upgrade: websocket`) each event is a text of JSON, with `type` `event` or `gap`. A page offers the
+/// subprotocols `events.v1.minimcp` and `base64url.bearer.authorization.minimcp.TOKEN`, with the token in base64url without
+/// padding, because it cannot send `Authorization`; pages of other origins must be listed in `api.cors_origins`. It is
+/// closed with 1001 when the daemon goes down, 1013 when its database is away, 1008 for who does not read or does not answer
+/// pings, 1003 for who sends a message.
+///
 /// With `Last-Event-ID` (or `cursor`) what was missed comes first. Reconnect with the last `id` that was seen. A listener
 /// that falls behind is brought up from the database; one that has seen no `id` yet is told by an event of the type `gap`
 /// with `{"missed": N}` how many it missed.
@@ -115,9 +123,12 @@ pub fn sse(events: impl Stream<Item = Event> + Send + 'static) -> Response {
     get, path = "/events", tag = "operations", params(
         StreamQuery,
         ("Last-Event-ID" = Option<i64>, Header, description = "The last event that was seen"),
+        ("Sec-WebSocket-Protocol" = Option<String>, Header, description = "WebSockets only: the subprotocols"),
     ),
     responses(
+        (status = 101, description = "A WebSocket; each message is an `EventMessage`"),
         (status = 200, description = "A stream without end", body = InstanceEvent, content_type = "text/event-stream"),
+        (status = 403, description = "`forbidden`: a WebSocket of a page of another origin", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not-found`: no such instance", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -125,6 +136,7 @@ pub async fn stream_all(
     who: Principal,
     State(state): State<AppState>,
     headers: HeaderMap,
+    socket: Option<Handshake>,
     Query(query, faults): Query<StreamQuery>,
 ) -> Result<Response, ApiError> {
     faults.refuse()?;
@@ -133,17 +145,20 @@ pub async fn stream_all(
         .map(|id| state.supervisor.resolve(&who, &id))
         .transpose()?;
     let after = last_event_id(&headers)?.or(query.cursor);
-    open(&state, instance, after).await
+    open(&state, instance, after, socket).await
 }
 
-/// The events of one instance, oldest first; with `Accept: text/event-stream` as a stream.
+/// The events of one instance, oldest first; with `Accept: text/event-stream` as a stream, or as a WebSocket.
 #[utoipa::path(
     get, path = "/mcps/{id}/events", tag = "instances", params(
         ("id" = String, Path, description = "Its id or its name"), EventQuery,
         ("Last-Event-ID" = Option<i64>, Header, description = "Streams only: the last event that was seen"),
+        ("Sec-WebSocket-Protocol" = Option<String>, Header, description = "WebSockets only: the subprotocols"),
     ),
     responses(
+        (status = 101, description = "A WebSocket, as of `/events`"),
         (status = 200, description = "One page, or a stream", body = Page<InstanceEvent>),
+        (status = 403, description = "`forbidden`: a WebSocket of a page of another origin", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -152,14 +167,15 @@ pub async fn of_instance(
     State(state): State<AppState>,
     PathParam(id): PathParam,
     headers: HeaderMap,
+    socket: Option<Handshake>,
     Query(query, mut faults): Query<EventQuery>,
 ) -> Result<Response, ApiError> {
     let limit = page_limit(query.limit, &mut faults);
     faults.refuse()?;
     let id = state.supervisor.resolve(&who, &id)?;
-    if wants_stream(&headers) {
+    if socket.is_some() || wants_stream(&headers) {
         let after = last_event_id(&headers)?.or(query.cursor);
-        return open(&state, Some(id), after).await;
+        return open(&state, Some(id), after, socket).await;
     }
     let rows_max = u32::try_from(limit).unwrap_or(u32::MAX);
     let after = query.cursor.unwrap_or(0);
@@ -176,13 +192,20 @@ async fn open(
     state: &AppState,
     instance: Option<InstanceId>,
     after: Option<i64>,
+    socket: Option<Handshake>,
 ) -> Result<Response, ApiError> {
     let place = stream_place(state)?;
     let live = state.supervisor.events();
     let (store, shutdown) = (state.store.clone(), state.shutdown.clone());
-    let mut follow = Follow::new(store, live, shutdown, instance, after);
+    let mut follow = Follow::new(store, live, shutdown.clone(), instance, after);
     // The first read happens before the answer begins, so that a database that is away is a 503 and no empty stream.
     follow.begin().await?;
+    if let Some(socket) = socket {
+        return Ok(socket.accept(async move |socket| {
+            event_socket::run(socket, follow, shutdown).await;
+            drop(place);
+        }));
+    }
     Ok(sse(stream::unfold(
         (follow, place),
         |(mut follow, place)| async move {

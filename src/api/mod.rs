@@ -13,6 +13,7 @@ pub mod diagnostics;
 pub mod docs;
 pub mod error;
 pub mod event_follow;
+pub mod event_socket;
 pub mod events;
 pub mod extract;
 pub mod faults;
@@ -33,6 +34,7 @@ pub mod tasks;
 pub mod templates;
 pub mod verbs;
 pub mod view;
+pub mod websocket;
 
 use std::{ops::Deref, sync::Arc};
 

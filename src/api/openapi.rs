@@ -37,7 +37,7 @@ serves MCP itself: `/i/{name or id}/mcp` is the access URL of an instance under 
 access token of the instance, not the administrator's, as a header or in the path, `/i/{name or id}/TOKEN/mcp`; \
 `/i/{name or id}/mcp/server-card` is its server card. Errors there are JSON-RPC."
     ),
-    components(schemas(Problem, ProblemViolation, crate::wire::EventGap)),
+    components(schemas(Problem, ProblemViolation, crate::wire::EventMessage)),
     tags(
         (name = "instances", description = "MCP servers that run here"),
         (name = "templates", description = "What can be run"),

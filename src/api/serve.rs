@@ -18,7 +18,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use crate::{config::ApiConfig, connections::Room};
+use crate::{
+    config::ApiConfig,
+    connections::{Place, Room},
+};
 
 /// How long a client may take for the head of a request; it also ends idle kept-alive connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -183,11 +186,12 @@ async fn accept_loop<S, F>(
                     place = room.enter() => place,
                 };
                 let (router, shutdown) = (router.clone(), shutdown.clone());
-                let connection = connection(stream, peer, router, Arc::clone(room), shutdown);
-                connections.spawn(async move {
-                    connection.await;
-                    drop(place);
-                });
+                let held = Connection {
+                    tasks: connections.clone(),
+                    place: Arc::new(place),
+                };
+                let room = Arc::clone(room);
+                connections.spawn(connection(stream, peer, router, room, held, shutdown));
             }
             Err(error) => {
                 room.failed(&"the API", &error);
@@ -197,12 +201,31 @@ async fn accept_loop<S, F>(
     }
 }
 
+/// The connection of a request, among the extensions of the request: for what goes on when HTTP is over.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    tasks: TaskTracker,
+    place: Arc<Place>,
+}
+
+impl Connection {
+    /// Runs `work` as a part of the connection: it holds its place, and [`serve`] waits for it at shutdown.
+    pub fn go_on(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let place = Arc::clone(&self.place);
+        self.tasks.spawn(async move {
+            work.await;
+            drop(place);
+        });
+    }
+}
+
 /// `peer`: `None` on the unix socket; else the handlers see it as [`ConnectInfo`].
 async fn connection<S>(
     stream: S,
     peer: Option<SocketAddr>,
     router: Router,
     room: Arc<Room>,
+    held: Connection,
     shutdown: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -216,6 +239,7 @@ async fn connection<S>(
             if let Some(peer) = peer {
                 request.extensions_mut().insert(ConnectInfo(peer));
             }
+            request.extensions_mut().insert(held.clone());
             seen.begin();
             let seen = Arc::clone(&seen);
             let answer = router.clone().oneshot(request.map(Body::new));
@@ -229,7 +253,8 @@ async fn connection<S>(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     arguments::LogsOptions,
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     client::{Client, ClientError, EventStream, ListQuery, LogQuery},
     domain::duration::HumanDuration,
-    wire::{InstanceEvent, LogLine},
+    wire::{EventGap, InstanceEvent, LogLine},
 };
 
 /// Between two attempts to reach the daemon again.
@@ -100,10 +100,14 @@ pub(super) async fn events(
         let instances = client.list(&ListQuery::default()).await?.read()?.items;
         names.extend(instances.into_iter().map(|i| (i.id, i.name)));
     }
-    let show = async |event: &InstanceEvent, json: &str| {
+    let show = async |told: &Told, json: &str| {
         if out.json {
             return out.line(json);
         }
+        let event = match told {
+            Told::Event(event) => event,
+            Told::Gap(gap) => return out.line(&gap_line(*gap, out)),
+        };
         // Made since the list was read; one that is gone keeps its id.
         if !names.contains_key(&event.instance) {
             let name = match client.get(&event.instance).await {
@@ -114,7 +118,19 @@ pub(super) async fn events(
         }
         out.line(&event_line(event, &names[&event.instance], out))
     };
-    follow(open, |event: &InstanceEvent| event.id, show).await
+    let id = |told: &Told| match told {
+        Told::Event(event) => event.id,
+        Told::Gap(_) => 0,
+    };
+    follow(open, id, show).await
+}
+
+/// What the stream of events tells.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Told {
+    Event(InstanceEvent),
+    Gap(EventGap),
 }
 
 /// Shows what a stream brings until the daemon is gone for good; after a break it goes on where it was.
@@ -208,9 +224,30 @@ pub(super) fn event_line(event: &InstanceEvent, who: &str, out: Output) -> Strin
     )
 }
 
+fn gap_line(gap: EventGap, out: Output) -> String {
+    let missed = match gap.missed {
+        1 => "1 event was missed".to_owned(),
+        missed => format!("{missed} events were missed"),
+    };
+    out.paint(YELLOW, &format!("{missed}: this terminal reads too slowly"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gap_among_events_is_shown() {
+        let told: Told = serde_json::from_str(r#"{"missed": 6}"#).expect("the API's JSON");
+        let Told::Gap(gap) = told else {
+            panic!("{told:?}");
+        };
+        let line = gap_line(gap, Output::plain());
+        assert_eq!(line, "6 events were missed: this terminal reads too slowly");
+        let event = r#"{"id": 1, "instance": "a", "generation": 1, "at": "2026-11-21T10:00:00Z", "kind": "running",
+            "message": "it runs"}"#;
+        assert!(matches!(serde_json::from_str(event), Ok(Told::Event(event)) if event.id == 1));
+    }
 
     #[test]
     fn a_point_in_time_is_an_age_or_a_time() {

@@ -333,6 +333,16 @@ pub struct InstanceEvent {
     pub message: String,
 }
 
+/// One message of the event stream over a WebSocket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum EventMessage {
+    /// Something happened.
+    Event(InstanceEvent),
+    /// Something was missed.
+    Gap(EventGap),
+}
+
 /// Events that a listener missed because it was too slow, and that cannot be told any more: it had seen no `id` yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventGap {

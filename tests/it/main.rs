@@ -24,6 +24,7 @@ mod denials;
 mod disk;
 mod drain;
 mod egress;
+mod event_socket;
 mod fixtures;
 mod folders;
 mod given_up;

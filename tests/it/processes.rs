@@ -56,6 +56,15 @@ pub fn kill(pid: u32) {
     send(pid, signal::Signal::SIGKILL);
 }
 
+/// Sends SIGKILL to a group of processes that a test started.
+pub fn kill_group(leader: u32) {
+    let leader = Pid::from_raw(i32::try_from(leader).expect("pids are small"));
+    match signal::killpg(leader, signal::Signal::SIGKILL) {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+        Err(error) => panic!("cannot end the group of {leader}: {error}"),
+    }
+}
+
 /// Sends SIGTERM to one process; one that is gone already is fine.
 pub fn terminate(pid: u32) {
     send(pid, signal::Signal::SIGTERM);

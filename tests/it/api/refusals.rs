@@ -432,6 +432,13 @@ async fn cors_is_for_the_listed_origins_only(database: Database) {
         "https://app.example"
     );
 
+    let open = Fixture::with(database, |config| {
+        config.api.cors_origins = vec!["*".into()]
+    })
+    .await;
+    let answer = open.send(preflight("https://anyone.example")).await;
+    assert_eq!(answer.headers["access-control-allow-origin"], "*");
+
     let closed = Fixture::new(database).await;
     let answer = closed.send(preflight("https://app.example")).await;
     assert!(

@@ -5,7 +5,7 @@
 //! `./tests/run` installs all but the largest by one lock file for each language; `./tests/templates` has every one
 //! installed by the daemon itself, from an empty store of packages, and runs the same test over them.
 
-mod cases;
+pub mod cases;
 
 use std::{
     collections::BTreeSet,
