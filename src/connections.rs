@@ -2,6 +2,8 @@
 //!
 //! Who finds no place waits, and whoever has rested longest without a request gives one up for it.
 
+pub mod first_request;
+
 use std::{
     fmt::Display,
     io,

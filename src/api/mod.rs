@@ -45,7 +45,7 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use metrics::{Metrics, MetricsSource, Sample, SampleKind};
-pub use serve::{Listeners, serve};
+pub use serve::{Listeners, UnixSocket, bind_tcp, bind_unix, serve};
 
 use crate::{
     config::ApiConfig,

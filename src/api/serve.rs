@@ -4,6 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -20,7 +21,10 @@ use tower::ServiceExt;
 
 use crate::{
     config::ApiConfig,
-    connections::{Place, Room},
+    connections::{
+        Place, Room,
+        first_request::{FirstRequest, FirstRequests, no_place_after},
+    },
 };
 
 /// How long a client may take for the head of a request; it also ends idle kept-alive connections.
@@ -29,64 +33,28 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// How long requests under way are waited for at shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection on which nothing was asked yet is waited for at shutdown: hyper would close it at once, with a
-/// request that is on its way.
-const FIRST_REQUEST_MAX: Duration = Duration::from_secs(1);
 /// Rest after a failed accept (no descriptors left), so that the loop does not spin.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// The bound sockets of the API.
 pub struct Listeners {
-    tcp: TcpListener,
-    unix: Option<(UnixListener, PathBuf)>,
+    /// What all clients reach.
+    pub tcp: TcpListener,
+    /// What those of this host reach, where it is configured.
+    pub unix: Option<UnixSocket>,
+}
+
+/// A unix socket in its place.
+pub struct UnixSocket {
+    /// The socket itself.
+    pub listener: UnixListener,
+    /// Its place.
+    pub path: PathBuf,
+    /// Whether the place stays when we end, because another process holds the socket as well.
+    pub stays: bool,
 }
 
 impl Listeners {
-    /// Binds what the configuration asks for. The unix socket is made with mode 0600 and put in place by a rename,
-    /// so it is never there with another mode; a dead one of an earlier daemon is replaced, a living one is not.
-    ///
-    /// # Errors
-    /// One sentence that names the address or path.
-    pub async fn bind(config: &ApiConfig) -> io::Result<Self> {
-        let address = SocketAddr::new(config.address, config.port);
-        let tcp = TcpListener::bind(address).await.map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-        })?;
-        Self::beside(tcp, config).await
-    }
-
-    /// Goes on with a TCP listener that is bound already, and binds the rest.
-    ///
-    /// # Errors
-    /// As [`Self::bind`].
-    pub async fn with_tcp(tcp: std::net::TcpListener, config: &ApiConfig) -> io::Result<Self> {
-        tcp.set_nonblocking(true)?;
-        Self::beside(TcpListener::from_std(tcp)?, config).await
-    }
-
-    async fn beside(tcp: TcpListener, config: &ApiConfig) -> io::Result<Self> {
-        let unix = match &config.unix_socket {
-            Some(path) => {
-                let bound = bind_unix(path).await.map_err(|error| {
-                    let text = format!("cannot listen on {}: {error}", path.display());
-                    io::Error::new(error.kind(), text)
-                })?;
-                Some((bound, path.clone()))
-            }
-            None => None,
-        };
-        Ok(Self { tcp, unix })
-    }
-
-    /// A duplicate of the TCP listener.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn tcp_copy(&self) -> io::Result<std::net::TcpListener> {
-        use std::os::fd::AsFd;
-        Ok(self.tcp.as_fd().try_clone_to_owned()?.into())
-    }
-
     /// The address that TCP clients use, with the port that was picked.
     ///
     /// # Errors
@@ -96,9 +64,39 @@ impl Listeners {
     }
 }
 
-async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+/// Binds the address that the configuration names.
+///
+/// # Errors
+/// One sentence that names it.
+pub async fn bind_tcp(config: &ApiConfig) -> io::Result<TcpListener> {
+    let address = SocketAddr::new(config.address, config.port);
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+    })
+}
+
+/// Binds a unix socket. It is made with mode 0600 beside `path`, under that name and the number of this process, and put
+/// in place by a rename, so it is never there with another mode; a dead one of an earlier daemon is replaced, a living
+/// one is not.
+///
+/// # Errors
+/// One sentence that names the path.
+pub async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    try_bind_unix(path).await.map_err(|error| {
+        let text = format!("cannot listen on {}: {error}", path.display());
+        io::Error::new(error.kind(), text)
+    })
+}
+
+async fn try_bind_unix(path: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
-    if UnixStream::connect(path).await.is_ok() {
+    let is_alive = match UnixStream::connect(path).await {
+        Ok(_) => true,
+        // Its queue is full (connect(2)).
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    };
+    if is_alive {
         return Err(io::Error::new(
             io::ErrorKind::AddrInUse,
             "another daemon answers there",
@@ -116,35 +114,42 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves `router` until `shutdown`, to as many connections as `room` has places for; then lets requests under way end (10 s at most), waits for `mutations`, and
-/// removes the unix socket.
+/// removes the unix socket unless that stays.
 pub async fn serve(
     listeners: Listeners,
     router: Router,
     mutations: TaskTracker,
     room: Arc<Room>,
+    first: FirstRequests,
     shutdown: CancellationToken,
 ) {
     let connections = TaskTracker::new();
     let Listeners { tcp, unix } = listeners;
-    let tcp_loop = accept_loop(&shutdown, &room, &connections, &router, || async {
+    let all = Shared {
+        shutdown: &shutdown,
+        room: &room,
+        connections: &connections,
+        router: &router,
+        first: &first,
+    };
+    let tcp_loop = all.accept_from(|| async {
         let (stream, peer) = tcp.accept().await?;
         // Small JSON answers must not wait for Nagle; a socket that refuses this is broken and will fail by itself.
         let _ = stream.set_nodelay(true);
         Ok((stream, Some(peer)))
     });
     match &unix {
-        Some((listener, _)) => {
-            let unix_loop = accept_loop(&shutdown, &room, &connections, &router, || async {
-                Ok((listener.accept().await?.0, None))
-            });
+        Some(socket) => {
+            let unix_loop =
+                all.accept_from(|| async { Ok((socket.listener.accept().await?.0, None)) });
             tokio::join!(tcp_loop, unix_loop);
         }
         None => tcp_loop.await,
     }
     drop(tcp);
-    if let Some((_, path)) = unix {
+    if let Some(socket) = unix.filter(|socket| !socket.stays) {
         // Already gone is as good.
-        let _ = std::fs::remove_file(path);
+        let _ = std::fs::remove_file(socket.path);
     }
     connections.close();
     mutations.close();
@@ -161,41 +166,50 @@ pub async fn serve(
     }
 }
 
-async fn accept_loop<S, F>(
-    shutdown: &CancellationToken,
-    room: &Arc<Room>,
-    connections: &TaskTracker,
-    router: &Router,
-    accept: impl Fn() -> F,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: Future<Output = io::Result<(S, Option<SocketAddr>)>>,
-{
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            accepted = accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                // Further ones wait in the kernel's queue meanwhile.
-                let place = tokio::select! {
-                    biased;
-                    () = shutdown.cancelled() => return,
-                    place = room.enter() => place,
-                };
-                let (router, shutdown) = (router.clone(), shutdown.clone());
-                let held = Connection {
-                    tasks: connections.clone(),
-                    place: Arc::new(place),
-                };
-                let room = Arc::clone(room);
-                connections.spawn(connection(stream, peer, router, room, held, shutdown));
-            }
-            Err(error) => {
-                room.failed(&"the API", &error);
-                tokio::time::sleep(ACCEPT_REST).await;
+/// What the listeners have in common.
+struct Shared<'a> {
+    shutdown: &'a CancellationToken,
+    room: &'a Arc<Room>,
+    connections: &'a TaskTracker,
+    router: &'a Router,
+    first: &'a FirstRequests,
+}
+
+impl Shared<'_> {
+    async fn accept_from<S, F>(&self, accept: impl Fn() -> F)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = io::Result<(S, Option<SocketAddr>)>>,
+    {
+        let _takes = self.first.listener();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return,
+                accepted = accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let first = self.first.connection();
+                    // Further ones wait in the kernel's queue meanwhile.
+                    let place = tokio::select! {
+                        biased;
+                        () = no_place_after(self.shutdown) => return,
+                        place = self.room.enter() => place,
+                    };
+                    let (router, shutdown) = (self.router.clone(), self.shutdown.clone());
+                    let held = Connection {
+                        tasks: self.connections.clone(),
+                        place: Arc::new(place),
+                    };
+                    let room = Arc::clone(self.room);
+                    let talk = connection(stream, peer, router, room, first, held, shutdown);
+                    self.connections.spawn(talk);
+                }
+                Err(error) => {
+                    self.room.failed(&"the API", &error);
+                    tokio::time::sleep(ACCEPT_REST).await;
+                }
             }
         }
     }
@@ -225,6 +239,7 @@ async fn connection<S>(
     peer: Option<SocketAddr>,
     router: Router,
     room: Arc<Room>,
+    first: FirstRequest,
     held: Connection,
     shutdown: CancellationToken,
 ) where
@@ -232,19 +247,19 @@ async fn connection<S>(
 {
     let rest = Arc::new(Rest::default());
     let seen = Arc::clone(&rest);
-    let (asks, mut asked) = tokio::sync::watch::channel(false);
+    let first = Arc::new(first);
+    let asked = Arc::clone(&first);
     let service =
         hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-            asks.send_if_modified(|asked| !std::mem::replace(asked, true));
             if let Some(peer) = peer {
                 request.extensions_mut().insert(ConnectInfo(peer));
             }
             request.extensions_mut().insert(held.clone());
             seen.begin();
-            let seen = Arc::clone(&seen);
+            let (seen, asked) = (Arc::clone(&seen), Arc::clone(&asked));
             let answer = router.clone().oneshot(request.map(Body::new));
             async move {
-                let answer = answer.await;
+                let answer = asked.answering(pin!(answer)).await;
                 seen.end();
                 answer
             }
@@ -259,10 +274,9 @@ async fn connection<S>(
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
         () = shutdown.cancelled() => {
-            let first = async { asked.wait_for(|asked| *asked).await.is_ok() };
             tokio::select! {
                 ended = serving.as_mut() => ended,
-                _ = tokio::time::timeout(FIRST_REQUEST_MAX, first) => {
+                () = first.waited_for() => {
                     serving.as_mut().graceful_shutdown();
                     serving.await
                 }

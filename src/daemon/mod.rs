@@ -34,7 +34,7 @@ use crate::{
     calls::{CallPipeline, Calls},
     clock::Clock,
     config::{self, Config},
-    connections::{Room, Shares},
+    connections::{Room, Shares, first_request::FirstRequests},
     gateway::{CallSink, Gateway},
     logs::{LogPipeline, LogStore},
     runtime::{
@@ -139,7 +139,7 @@ impl Daemon {
         let (undo, began_keeper) = (Arc::clone(&runtime), runtime.began_keeper());
         let started = async move {
             let as_runtime: Arc<dyn Runtime> = runtime.clone();
-            let listeners = held_api::take(&as_runtime, bound, &config.api).await?;
+            let listeners = held_api::take(&as_runtime, bound, &config).await?;
             let api_url = format!("http://{}", shown(listeners.address()?));
             let log_store: Arc<dyn LogStore> = Arc::new(store.clone());
             let pipeline = LogPipeline::start(&config.logs, log_store).await?;
@@ -166,10 +166,12 @@ impl Daemon {
             sessions::keep(&gateway, &as_runtime, gateway_stop.clone()).await;
             let measures = gateway.measures();
             let shared_gateway = Arc::clone(&gateway);
+            let first = FirstRequests::default();
             let shares = Shares::of(runtime::descriptors_max());
             let gateway = tokio::spawn(gateway.run(
                 access_inbox,
                 Room::new(shares.access),
+                first.clone(),
                 gateway_stop.clone(),
             ));
             let context = Context::new(
@@ -230,6 +232,7 @@ impl Daemon {
                 api::router(state).merge(paths),
                 mutations,
                 Room::new(shares.api),
+                first,
                 api_stop.clone(),
             ));
             tracing::info!(url = api_url, "the API listens");

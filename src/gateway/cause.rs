@@ -42,6 +42,8 @@ pub enum Cause {
     BackingOff,
     /// It was deleted.
     Gone,
+    /// The daemon ends, and the next one is to be asked.
+    Ending,
     /// Something else about the request: any other status below 500.
     Request,
     /// Something else about the server: any other status from 500 on.
@@ -50,7 +52,7 @@ pub enum Cause {
 
 impl Cause {
     /// The words, in the order of the causes.
-    pub const WORDS: [&'static str; 16] = [
+    pub const WORDS: [&'static str; 17] = [
         "no-token",
         "wrong-token",
         "host",
@@ -65,6 +67,7 @@ impl Cause {
         "given-up",
         "backing-off",
         "gone",
+        "ending",
         "request",
         "server",
     ];

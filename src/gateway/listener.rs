@@ -9,7 +9,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -24,24 +24,27 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
-    time::{Instant, interval, sleep, timeout},
+    time::{interval, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    connections::Room, domain::id::InstanceId, supervisor::route::AccessEvent, upstream::Aside,
+    connections::{
+        Room,
+        first_request::{FirstRequest, FirstRequests, no_place_after},
+    },
+    domain::id::InstanceId,
+    supervisor::route::AccessEvent,
+    upstream::Aside,
 };
 
-use super::{Approach, Gateway, Peer, Place};
+use super::{
+    Approach, Gateway, Peer, Place,
+    watchdog::{Closing, Order, Pulse, UnderWay, Watchdog, count},
+};
 
 /// Most connections of one access port.
 const CONNECTIONS_MAX: usize = 512;
-/// How often a connection's progress is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How long a request head may take.
-const HEAD_MAX: Duration = Duration::from_secs(30);
-/// How long a connection may rest between two requests.
-const REST_MAX: Duration = Duration::from_secs(15 * 60);
 /// How long connections get to end when a listener closes.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
 /// How often idle sessions are looked for.
@@ -49,11 +52,13 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 impl Gateway {
     /// Serves access ports as `events` tells, to as many connections as `room` has places for, until `shutdown`; then takes no further connection, lets the calls under way
-    /// come to their answers, for `gateway.drain_timeout` at most, and ends what has no end of its own.
+    /// come to their answers, for `gateway.drain_timeout` at most, and ends what has no end of its own. Of `first` are all
+    /// listeners by which requests reach it.
     pub async fn run(
         self: Arc<Self>,
         mut events: mpsc::Receiver<AccessEvent>,
         room: Arc<Room>,
+        first: FirstRequests,
         shutdown: CancellationToken,
     ) {
         let tracker = TaskTracker::new();
@@ -85,9 +90,10 @@ impl Gateway {
                             let place = self.place(&route);
                             let gateway = self.clone();
                             let (connections, room) = (tracker.clone(), room.clone());
+                            let first = first.clone();
                             tracker.spawn(async move {
                                 gateway
-                                    .accept(place, listener, closing, connections, room)
+                                    .accept(place, listener, closing, connections, room, first)
                                     .await;
                             });
                         }
@@ -105,14 +111,15 @@ impl Gateway {
                 }
             }
         }
+        for closing in open.values() {
+            closing.drain.cancel();
+        }
+        first.over().await;
+        self.drain().await;
         if let Some(kept) = self.kept.get() {
             // What ends now goes on under the next daemon.
             kept.stop();
         }
-        for closing in open.values() {
-            closing.drain.cancel();
-        }
-        self.drain().await;
         for closing in open.values() {
             closing.close();
         }
@@ -134,7 +141,9 @@ impl Gateway {
         closing: Closing,
         connections: TaskTracker,
         room: Arc<Room>,
+        first: FirstRequests,
     ) {
+        let _takes = first.listener();
         let count = Arc::new(AtomicUsize::new(0));
         let mut state = place.route.state.clone();
         let mut watching = true;
@@ -157,13 +166,14 @@ impl Gateway {
                     }
                     // Without it, small answers wait 40 ms for the client's acknowledgement.
                     let _ = stream.set_nodelay(true);
-                    let counted = Counted::new(count.clone());
+                    let (counted, first) = (Counted::new(count.clone()), first.connection());
                     let seat = {
                         let mut entering = pin!(room.enter());
+                        let mut gone = pin!(no_place_after(&closing.drain));
                         loop {
                             tokio::select! {
                                 biased;
-                                () = closing.drain.cancelled() => return,
+                                () = &mut gone => return,
                                 changed = state.changed(), if watching => {
                                     watching = changed.is_ok();
                                     place.attach_present(&mut state);
@@ -175,7 +185,8 @@ impl Gateway {
                     let (gateway, place) = (self.clone(), place.clone());
                     let (closing, room) = (closing.clone(), room.clone());
                     connections.spawn(async move {
-                        gateway.converse(place, stream, peer, closing, &room).await;
+                        let talk = gateway.converse(place, stream, peer, closing, &room, &first);
+                        talk.await;
                         drop((counted, seat));
                     });
                 }
@@ -198,6 +209,7 @@ impl Gateway {
         peer: SocketAddr,
         closing: Closing,
         room: &Room,
+        first: &FirstRequest,
     ) {
         let pulse = Arc::new(Pulse::default());
         let io = Watched {
@@ -216,7 +228,8 @@ impl Gateway {
                     path: uri.path(),
                     public: None,
                 };
-                let reply = gateway.serve(Some(place), &approach, request).await;
+                let reply = pin!(gateway.serve(Some(place), &approach, request));
+                let reply = first.answering(reply).await;
                 drop(under_way);
                 Ok::<_, Infallible>(reply)
             }
@@ -229,7 +242,7 @@ impl Gateway {
         );
         let mut watchdog = Watchdog::new(&pulse);
         loop {
-            let mut order = Aside::new(watchdog.order(&pulse, &closing, room));
+            let mut order = Aside::new(watchdog.order(&pulse, &closing, room, first));
             let order = poll_fn(|cx| match connection.as_mut().poll(cx) {
                 Poll::Ready(_) => Poll::Ready(None),
                 Poll::Pending => order.poll(cx).map(Some),
@@ -244,22 +257,6 @@ impl Gateway {
                 }
             }
         }
-    }
-}
-
-/// How the connections of a listener end.
-#[derive(Clone, Default)]
-struct Closing {
-    /// No further request is taken; those under way come to their end.
-    drain: CancellationToken,
-    /// What is still there a few seconds later is cut.
-    close: CancellationToken,
-}
-
-impl Closing {
-    fn close(&self) {
-        self.drain.cancel();
-        self.close.cancel();
     }
 }
 
@@ -281,134 +278,6 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// What a connection did, counted by its task alone; cheaper than a timer per request.
-#[derive(Default)]
-struct Pulse {
-    reads: AtomicU64,
-    begun: AtomicU64,
-    ended: AtomicU64,
-}
-
-/// Counts one more; nobody else counts here.
-fn count(counter: &AtomicU64) {
-    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-}
-
-struct UnderWay<'a>(&'a Pulse);
-
-impl<'a> UnderWay<'a> {
-    fn begin(pulse: &'a Pulse) -> Self {
-        count(&pulse.begun);
-        Self(pulse)
-    }
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        count(&self.0.ended);
-    }
-}
-
-/// What becomes of a connection.
-enum Order {
-    /// It ends when the answer under way is out, as soon as its client says no more.
-    Finish,
-    /// The same, and soon: its listener closes.
-    Close,
-    /// It ends now.
-    Drop,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    Fine,
-    /// No request for long: it may end.
-    Rested,
-    /// A request head does not come to its end.
-    Stalled,
-}
-
-/// Finds connections that send a head drop by drop, and those that nobody uses.
-struct Watchdog {
-    ended: u64,
-    read_at_end: u64,
-    since: Instant,
-    begun_ever: bool,
-    drains: bool,
-}
-
-impl Watchdog {
-    fn new(pulse: &Pulse) -> Self {
-        Self {
-            ended: pulse.ended.load(Ordering::Relaxed),
-            read_at_end: 0,
-            since: Instant::now(),
-            begun_ever: false,
-            drains: false,
-        }
-    }
-
-    /// Waits until something must happen to the connection.
-    async fn order(&mut self, pulse: &Pulse, closing: &Closing, room: &Room) -> Order {
-        loop {
-            tokio::select! {
-                biased;
-                () = closing.close.cancelled() => return Order::Close,
-                () = closing.drain.cancelled(), if !self.drains => {
-                    self.drains = true;
-                    return Order::Finish;
-                }
-                () = room.asked(), if !self.drains => {}
-                () = sleep(LOOK_EVERY) => {}
-            }
-            match self.look(pulse) {
-                Verdict::Fine if !self.drains && self.may_go(pulse, room) => {
-                    // An answer that is still being streamed comes to its end.
-                    self.drains = true;
-                    return if self.begun_ever {
-                        Order::Finish
-                    } else {
-                        Order::Drop
-                    };
-                }
-                Verdict::Fine => {}
-                Verdict::Rested => return Order::Finish,
-                Verdict::Stalled => return Order::Drop,
-            }
-        }
-    }
-
-    /// Whether it is to give up its place for others, after a look.
-    fn may_go(&self, pulse: &Pulse, room: &Room) -> bool {
-        let rests = pulse.begun.load(Ordering::Relaxed) == self.ended;
-        rests && room.may_go(self.begun_ever, self.since)
-    }
-
-    fn look(&mut self, pulse: &Pulse) -> Verdict {
-        let (begun, ended, read) = (
-            pulse.begun.load(Ordering::Relaxed),
-            pulse.ended.load(Ordering::Relaxed),
-            pulse.reads.load(Ordering::Relaxed),
-        );
-        if begun != ended || ended != self.ended {
-            self.ended = ended;
-            self.read_at_end = read;
-            self.since = Instant::now();
-            self.begun_ever = true;
-            return Verdict::Fine;
-        }
-        let waited = self.since.elapsed();
-        let in_head = read != self.read_at_end || !self.begun_ever;
-        if in_head && waited >= HEAD_MAX {
-            Verdict::Stalled
-        } else if waited >= REST_MAX {
-            Verdict::Rested
-        } else {
-            Verdict::Fine
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! streamed through; all others are translated. Nothing here knows the store: what a request needs is in the
 //! [`Route`].
 
+mod accepts;
 mod access;
 mod approach;
 mod batch;
@@ -59,6 +60,7 @@ mod stateless_tests;
 mod target;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 mod wishes;
 
 use std::{
@@ -80,7 +82,7 @@ use crate::{
         access::Secret,
         route::{Route, RouteState},
     },
-    upstream::{Envelope, Era, Kind, Word},
+    upstream::{Envelope, Era, Kind},
 };
 
 pub use body::GatewayBody;
@@ -91,9 +93,11 @@ pub use path::{PathBody, PathGateway, Routes};
 pub use record::CallSink;
 pub use reply::Reply;
 
+use accepts::Accepts;
 use access::Sites;
 use approach::{Approach, Asked};
 use dialogue::Conversation;
+use drain::Ending;
 use event_id::EventId;
 use forwarded::Proxies;
 use owners::SessionOwners;
@@ -122,6 +126,7 @@ pub struct Gateway {
     /// Set once at the start, when sessions outlive this daemon.
     kept: OnceLock<Arc<KeptSessions>>,
     measures: Arc<Measures>,
+    ending: Ending,
     /// `None` when the system had no random numbers: then no call can wait for input.
     state_key: Option<Arc<StateKey>>,
 }
@@ -152,6 +157,7 @@ impl Gateway {
             calls: OnceLock::new(),
             kept: OnceLock::new(),
             measures: Arc::default(),
+            ending: Ending::default(),
             state_key: StateKey::random().map(Arc::new),
         })
     }
@@ -209,6 +215,7 @@ impl Gateway {
         B: hyper::body::Body<Data = Bytes> + Unpin,
     {
         let began = Instant::now();
+        let _asked = self.ending.asked(request.method());
         let answer = self.answer(place, approach, request).await;
         self.measures.answered(answer.status(), began.elapsed());
         answer
@@ -233,6 +240,7 @@ impl Gateway {
             Err(denied) => return self.told(place, &parts.headers, reply::denied(&denied)),
         };
         let mut answer = match (place, target) {
+            _ if self.ending.is_over() => drain::over(),
             (Some(place), Some(target)) => {
                 let asked = Asked {
                     approach,
@@ -250,7 +258,7 @@ impl Gateway {
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
             headers.append(header::VARY, HeaderValue::from_static("Origin"));
         }
-        self.told(place, &parts.headers, answer)
+        self.told(place, &parts.headers, self.ending.judge(answer))
     }
 
     async fn admit<B>(&self, place: &Arc<Place>, asked: &Asked<'_>, parts: &Parts, body: B) -> Reply
@@ -454,38 +462,6 @@ struct Message<'a> {
     secret: &'a Secret,
     /// The request body that holds it; empty for a part of a batch.
     body: Bytes,
-}
-
-/// What the client takes as an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Accepts {
-    json: bool,
-    events: bool,
-}
-
-impl Accepts {
-    /// A client that says nothing, or `*/*`, is a simple one: it gets JSON.
-    fn read(headers: &HeaderMap) -> Self {
-        static JSON: [Word; 3] = [
-            Word::new("application/json"),
-            Word::new("*/*"),
-            Word::new("application/*"),
-        ];
-        static EVENTS: [Word; 1] = [Word::new("text/event-stream")];
-        let mut found = Self {
-            json: false,
-            events: false,
-        };
-        let mut any = false;
-        for value in headers.get_all(header::ACCEPT) {
-            any = true;
-            let is_in = |words: &[Word]| words.iter().any(|word| word.is_in(value.as_bytes()));
-            found.json |= is_in(&JSON);
-            found.events |= is_in(&EVENTS);
-        }
-        found.json |= !any;
-        found
-    }
 }
 
 fn present_http(place: &Place) -> bool {

@@ -71,10 +71,9 @@ impl PathGateway {
         B: hyper::body::Body<Data = Bytes> + Unpin,
     {
         let turn = match Arc::clone(&self.turns).try_acquire_owned() {
-            Ok(turn) if !self.shutdown.is_cancelled() => turn,
-            _ => {
-                let text =
-                    "Too many requests are under way here, or the daemon goes down; try again.";
+            Ok(turn) => turn,
+            Err(_) => {
+                let text = "Too many requests are under way here; try again.";
                 let mut reply = reply::refused(StatusCode::SERVICE_UNAVAILABLE, text);
                 let soon = HeaderValue::from_static("1");
                 reply.headers_mut().insert(header::RETRY_AFTER, soon);

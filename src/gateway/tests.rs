@@ -104,6 +104,7 @@ async fn bench_with(upstream: Arc<Upstream>, child: Child) -> Bench {
     tokio::spawn(gateway.run(
         received,
         crate::connections::Room::new(100),
+        crate::connections::first_request::FirstRequests::default(),
         shutdown.clone(),
     ));
     // The process-wide default is set by whichever test comes first.

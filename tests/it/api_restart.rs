@@ -1,6 +1,7 @@
 //! Who connects to the API while no `serve` runs.
 
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -10,7 +11,12 @@ use std::{
 
 use reqwest::StatusCode;
 use serde_json::json;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpStream, UnixStream},
+    task::JoinHandle,
+    time::timeout,
+};
 
 use crate::{
     harness::{self, Database, Server},
@@ -29,6 +35,16 @@ async fn asked(port: u16) -> Result<StatusCode, reqwest::Error> {
     let client = harness::http_client();
     let answer = client.get(format!("http://127.0.0.1:{port}/healthz"));
     Ok(answer.send().await?.status())
+}
+
+/// The same over the unix socket: the first line of the answer.
+async fn asked_by_path(socket: &Path) -> std::io::Result<String> {
+    let mut stream = UnixStream::connect(socket).await?;
+    let request = b"GET /healthz HTTP/1.1\r\nhost: minimcp\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
 }
 
 async fn is_refused(port: u16) -> bool {
@@ -61,20 +77,30 @@ async fn no_request_fails_while_a_daemon_that_leaves_its_instances_restarts() {
     let mut server = Server::start_with(Database::Sqlite, |config| {
         config.runtime.leave_instances_running = true;
         config.runtime.keeper_linger = true;
+        let data = config.api.admin_token_file.with_file_name("api.sock");
+        config.api.unix_socket = Some(data);
     })
     .await;
+    let socket = server.config().api.unix_socket.clone();
+    let socket = socket.expect("as it was configured");
     let (port, keeper) = (port(&server), keeper_of(&server).pid);
     let is_over = Arc::new(AtomicBool::new(false));
     let answered = Arc::new(AtomicUsize::new(0));
     let pollers: Vec<_> = (0..4)
-        .map(|_| {
+        .map(|number| {
             let (is_over, answered) = (is_over.clone(), answered.clone());
+            let socket = socket.clone();
             tokio::spawn(async move {
                 let mut failed = Vec::new();
-                while !is_over.load(Ordering::Relaxed) {
-                    match asked(port).await {
-                        Ok(StatusCode::OK) => drop(answered.fetch_add(1, Ordering::Relaxed)),
-                        other => failed.push(format!("{other:?}")),
+                while !is_over.load(Ordering::Relaxed) && failed.is_empty() {
+                    let answer = match number % 2 {
+                        0 => format!("{:?}", asked(port).await),
+                        _ => format!("{:?}", asked_by_path(&socket).await),
+                    };
+                    if answer == "Ok(200)" || answer == "Ok(\"HTTP/1.1 200 OK\")" {
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        failed.push(answer);
                     }
                 }
                 failed
@@ -83,7 +109,10 @@ async fn no_request_fails_while_a_daemon_that_leaves_its_instances_restarts() {
         .collect();
     for _ in 0..3 {
         let before = answered.load(Ordering::Relaxed);
-        let more = || (answered.load(Ordering::Relaxed) > before).then_some(());
+        let more = || {
+            let is_more = answered.load(Ordering::Relaxed) > before;
+            (is_more || pollers.iter().any(JoinHandle::is_finished)).then_some(())
+        };
         assert!(harness::wait_until(SOON, more).is_some(), "they poll");
         assert_eq!(server.stop(), Some(0), "{}", server.log());
         server.launch().await;

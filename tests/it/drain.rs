@@ -1,12 +1,25 @@
 //! How a daemon goes that leaves its instances running: calls under way come to their answers, whoever connects
 //! meanwhile waits for the next daemon.
 
-use std::time::Duration;
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use reqwest::RequestBuilder;
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+};
 
 use crate::{
-    harness::{Database, Server},
+    harness::{Database, Server, wait_until},
     meetings::{Client, everything, text, until},
     path_gateway, processes,
     session_survival::end_with_keeper,
@@ -48,7 +61,7 @@ async fn calls_under_way_end_in_the_old_daemon_and_new_ones_wait_for_the_next() 
         .nth(2)
         .and_then(|rest| rest.split('/').next());
     let port = port.expect("a port").parse::<u16>().expect("a number");
-    tokio::net::TcpStream::connect(("127.0.0.1", port))
+    TcpStream::connect(("127.0.0.1", port))
         .await
         .expect("the keeper holds the listener");
     client.reconnect();
@@ -122,5 +135,94 @@ async fn a_call_that_does_not_end_holds_the_daemon_up_for_the_drain_timeout_and_
         text(client.tool(3, "echo", json!({"text": "on"}))).await,
         "on"
     );
+    end_with_keeper(server);
+}
+
+/// A request on a connection that is open already.
+async fn asked(mut stream: TcpStream, request: RequestBuilder) -> Result<String, String> {
+    let request = request.build().expect("it is valid");
+    let (url, body) = (
+        request.url(),
+        request.body().and_then(|body| body.as_bytes()),
+    );
+    let body = body.unwrap_or_default();
+    let host = url.authority();
+    let mut text = format!("POST {} HTTP/1.1\r\nhost: {host}\r\n", url.path());
+    for (name, value) in request.headers() {
+        let value = value.to_str().expect("ASCII");
+        writeln!(text, "{name}: {value}\r").expect("text takes all");
+    }
+    let length = body.len();
+    write!(
+        text,
+        "connection: close\r\ncontent-length: {length}\r\n\r\n"
+    )
+    .expect("as above");
+    let mut bytes = text.into_bytes();
+    bytes.extend(body);
+    let mut answer = String::new();
+    let exchange = async {
+        stream.write_all(&bytes).await?;
+        stream.read_to_string(&mut answer).await
+    };
+    match exchange.await {
+        Ok(_) if answer.starts_with("HTTP/1.1 200") => Ok(answer),
+        other => Err(format!("{other:?} {answer}")),
+    }
+}
+
+/// Calls on connections of their own that are open for a while before anything is asked on them, so that there are such
+/// at every moment of the stop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_on_a_fresh_connection_fails_while_the_daemon_restarts() {
+    let mut server = server(60_000).await;
+    let instance = server.create(json!({"template": "stateless"})).await;
+    let (session, _) = Client::in_session(&instance, everything()).await;
+    let clients = [
+        session,
+        Client::stateless(&instance, json!({})),
+        Client::at_path(&instance),
+    ];
+    let is_over = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new(AtomicUsize::new(0));
+    let callers = clients.map(|client| {
+        let (is_over, answered) = (is_over.clone(), answered.clone());
+        tokio::spawn(async move {
+            let mut failed = Vec::new();
+            while !is_over.load(Ordering::Relaxed) && failed.is_empty() {
+                let call = || client.tool(2, "echo", json!({"text": "fresh"}));
+                let request = call().build().expect("it is valid");
+                let address = request.url().authority().to_owned();
+                let streams = (0..4).map(|_| TcpStream::connect(&address));
+                let streams = futures_util::future::join_all(streams).await;
+                for stream in streams {
+                    match asked(stream.expect("somebody listens"), call()).await {
+                        Ok(answer) if answer.contains("fresh") => {
+                            answered.fetch_add(1, Ordering::Relaxed);
+                        }
+                        other => failed.push(format!("{other:?}")),
+                    }
+                }
+            }
+            failed
+        })
+    });
+    for _ in 0..4 {
+        let before = answered.load(Ordering::Relaxed);
+        let more = || {
+            let is_enough = answered.load(Ordering::Relaxed) > before + 20;
+            (is_enough || callers.iter().any(JoinHandle::is_finished)).then_some(())
+        };
+        let calls = wait_until(Duration::from_secs(60), more);
+        assert!(calls.is_some(), "they call\n{}", server.log());
+        assert_eq!(server.stop(), Some(0), "{}", server.log());
+        server.launch().await;
+    }
+    is_over.store(true, Ordering::Relaxed);
+    for caller in callers {
+        let failed = tokio::time::timeout(Duration::from_secs(60), caller).await;
+        let failed = failed.expect("in time").expect("joined");
+        assert_eq!(failed, Vec::<String>::new(), "{}", server.log());
+    }
     end_with_keeper(server);
 }

@@ -11,9 +11,9 @@ use tokio::{
 use super::Fixture;
 use crate::harness::{Database, on_both_databases};
 use minimcp::{
-    api::{Listeners, serve},
+    api::{Listeners, UnixSocket, bind_tcp, bind_unix, serve},
     config::ApiConfig,
-    connections::Room,
+    connections::{Room, first_request::FirstRequests},
 };
 
 on_both_databases! {
@@ -30,6 +30,19 @@ fn config(socket: &Path) -> ApiConfig {
         unix_socket: Some(socket.to_owned()),
         ..ApiConfig::default()
     }
+}
+
+async fn bound(config: &ApiConfig) -> std::io::Result<Listeners> {
+    let path = config.unix_socket.clone().expect("as above");
+    let unix = UnixSocket {
+        listener: bind_unix(&path).await?,
+        path,
+        stays: false,
+    };
+    Ok(Listeners {
+        tcp: bind_tcp(config).await?,
+        unix: Some(unix),
+    })
 }
 
 /// Sends `request` and reads until the server closes.
@@ -53,7 +66,7 @@ async fn both_sockets_serve_ask_for_the_token_and_go_away_at_shutdown(database: 
     let path = folder.path().join("api.sock");
     // What an earlier daemon left behind.
     drop(UnixListener::bind(&path).expect("a socket"));
-    let listeners = Listeners::bind(&config(&path)).await.expect("both sockets");
+    let listeners = bound(&config(&path)).await.expect("both sockets");
     let mode = std::fs::metadata(&path)
         .expect("the socket")
         .permissions()
@@ -65,6 +78,7 @@ async fn both_sockets_serve_ask_for_the_token_and_go_away_at_shutdown(database: 
         api.router.clone(),
         api.state.mutations.clone(),
         Room::new(100),
+        FirstRequests::default(),
         api.state.shutdown.clone(),
     ));
     let head = "HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
@@ -75,10 +89,7 @@ async fn both_sockets_serve_ask_for_the_token_and_go_away_at_shutdown(database: 
     let unix = UnixStream::connect(&path).await.expect("a connection");
     assert!(exchange(unix, &list).await.starts_with("HTTP/1.1 401"));
 
-    let again = Listeners::bind(&config(&path))
-        .await
-        .err()
-        .expect("it is in use");
+    let again = bound(&config(&path)).await.err().expect("it is in use");
     assert!(again.to_string().contains("another daemon"), "{again}");
 
     // A stream that is open, and an idle connection, must not hold up the end.
@@ -108,7 +119,7 @@ async fn both_sockets_serve_ask_for_the_token_and_go_away_at_shutdown(database: 
 async fn ten_megabytes_get_their_answer_before_the_connection_ends(database: Database) {
     let api = Fixture::new(database).await;
     let folder = tempfile::tempdir().expect("a folder");
-    let listeners = Listeners::bind(&config(&folder.path().join("s")))
+    let listeners = bound(&config(&folder.path().join("s")))
         .await
         .expect("sockets");
     let address = listeners.address().expect("an address");
@@ -117,6 +128,7 @@ async fn ten_megabytes_get_their_answer_before_the_connection_ends(database: Dat
         api.router.clone(),
         api.state.mutations.clone(),
         Room::new(100),
+        FirstRequests::default(),
         api.state.shutdown.clone(),
     ));
     let request = format!(
