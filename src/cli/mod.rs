@@ -9,6 +9,7 @@ mod connection;
 mod credential_check;
 mod credentials;
 mod doctor;
+mod doctor_reconcile;
 mod doctor_sizes;
 mod failure;
 mod imports;

@@ -84,7 +84,7 @@ const DEFAULT_SCHEDULES: [(&str, &str); 9] = [
     ("history-retention", "0 40 3 * * *"),
     ("log-retention", "0 */10 * * * *"),
     ("port-quarantine-sweep", "*/30 * * * * *"),
-    ("reconcile", "0 */2 * * * *"),
+    ("reconcile", "15 * * * * *"),
     ("reseal-credentials", "0 15 * * * *"),
 ];
 

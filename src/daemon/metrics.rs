@@ -180,6 +180,13 @@ impl MetricsSource for Instances {
             SampleKind::Gauge,
             ports.free() as u64,
         ));
+        for (kind, outcome, count) in self.0.count_reconciled() {
+            let help =
+                "Differences between database, keeper, kernel and daemon, by what became of them";
+            let one = sample("reconcile_differences", help, SampleKind::Counter, count);
+            let one = one.with("kind", kind).with("outcome", outcome.word());
+            samples.push(one);
+        }
         samples.extend(each_instance(&self.0));
         samples
     }

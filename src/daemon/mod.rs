@@ -193,6 +193,8 @@ impl Daemon {
             tokio::spawn(supervisor.clone().tell_denials());
             let list = tasks::all(&config, &store, &supervisor, &keys, clock);
             let driver = Arc::new(TaskDriver::start(list, &config.tasks).await?);
+            // What the start did not put right by itself is found at once, whatever the schedule.
+            driver.activate(tasks::RECONCILE)?;
             let api_stop = CancellationToken::new();
             let mutations = TaskTracker::new();
             let state = AppState::new(AppParts {

@@ -20,6 +20,9 @@ const EVENTS_KEPT_MS: i64 = 30 * 24 * 3_600_000;
 /// How long an `Idempotency-Key` is remembered.
 const IDEMPOTENCY_KEPT_MS: i64 = 24 * 3_600_000;
 
+/// The name of the comparison of what the parts say.
+pub(super) const RECONCILE: &str = "reconcile";
+
 /// Rows that one statement deletes at most.
 const DELETE_STEP: u32 = 5_000;
 
@@ -89,8 +92,8 @@ fn port_quarantine_sweep(
 
 fn reconcile(supervisor: Supervisor) -> Box<dyn BackgroundTask> {
     Box::new(FnTask::new(
-        "reconcile",
-        "Compares the database, the keeper and the supervisor, and puts right what differs",
+        RECONCILE,
+        "Compares the database, the keeper, the kernel and the supervisor, and puts right what differs",
         move || {
             let supervisor = supervisor.clone();
             async move { supervisor.reconcile().await }

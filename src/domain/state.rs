@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::UnixMs;
 
 /// What was asked for; survives restarts of the daemon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DesiredState {
     /// It should run.

@@ -13,8 +13,8 @@ use nix::fcntl::OFlag;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    ExitReport, HostReport, KeeperState, LaunchError, LaunchPlan, Pipes, Runtime, RuntimeError,
-    Verb, Workload, WorkloadControl, WorkloadId,
+    CgroupStray, ExitReport, HostReport, KeeperState, LaunchError, LaunchPlan, Pipes, Runtime,
+    RuntimeError, Verb, Workload, WorkloadControl, WorkloadId,
 };
 use crate::domain::{
     exit::{ExitStatus, ResourceUsage},
@@ -425,6 +425,22 @@ impl Runtime for FakeRuntime {
             let found = all.into_iter().find(|(held, _)| *held == name);
             Ok(found.map(|(_, descriptor)| descriptor))
         })
+    }
+
+    fn held_names(&self) -> BoxFuture<'_, Result<Vec<String>, RuntimeError>> {
+        Box::pin(async {
+            Ok(self
+                .held()
+                .await?
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect())
+        })
+    }
+
+    /// Nothing here is in a cgroup.
+    fn tidy(&self, _stray: CgroupStray) -> BoxFuture<'_, Result<(), RuntimeError>> {
+        Box::pin(async { Err(RuntimeError::Refused("it has no cgroups".to_owned())) })
     }
 
     fn drop_held(&self, name: &str) -> BoxFuture<'_, Result<(), RuntimeError>> {

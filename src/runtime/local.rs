@@ -17,14 +17,17 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use super::{
-    Caught, DenialSheet, KeeperState, LaunchError, LaunchPlan, OwnNetwork, Pidfd, Pipes, Runtime,
-    RuntimeError, Verb, Workload, WorkloadControl, WorkloadId, host,
+    CgroupStray, DenialSheet, KeeperState, LaunchError, LaunchPlan, Pidfd, Runtime, RuntimeError,
+    Verb, Workload, WorkloadControl, WorkloadId, host,
     keeper::protocol::{Launch, Reply, Request},
     keeper_client::{Answer, Call, Connection, Exits, Lost, NO_ROOM},
 };
 
+mod arrivals;
 mod held;
 mod upgrade;
+
+use arrivals::{own_network, pipes};
 
 pub use super::own_keeper::{SpawnKeeper, SpawnedKeeper, spawn_keeper};
 
@@ -293,37 +296,6 @@ impl WorkloadControl for Control {
     }
 }
 
-/// Our ends of the pipes as they come along with a packet.
-fn pipes(descriptors: Vec<OwnedFd>, with_stdin: bool) -> Option<Pipes> {
-    let mut descriptors = descriptors.into_iter();
-    let stdin = if with_stdin {
-        descriptors.next()?
-    } else {
-        host::closed_pipe_end().ok()?
-    };
-    Some(Pipes {
-        stdin,
-        stdout: descriptors.next()?,
-        stderr: descriptors.next()?,
-    })
-}
-
-/// Takes the sockets off the end of what came along, where all of them are there. `None`: no network of its own.
-fn own_network(descriptors: &mut Vec<OwnedFd>, caught: Option<usize>) -> Option<OwnNetwork> {
-    Some(OwnNetwork {
-        caught: caught_sockets(descriptors, caught?),
-    })
-}
-
-fn caught_sockets(descriptors: &mut Vec<OwnedFd>, count: usize) -> Option<Caught> {
-    let at = descriptors.len().checked_sub(count)?;
-    let mut sockets = descriptors.split_off(at).into_iter();
-    Some(Caught {
-        dns: sockets.next()?.into(),
-        listeners: sockets.map(Into::into).collect(),
-    })
-}
-
 fn unexpected(what: &str) -> RuntimeError {
     RuntimeError::Refused(format!("it gave an answer that does not fit {what}"))
 }
@@ -485,6 +457,18 @@ impl Runtime for LocalRuntime {
 
     fn drop_held(&self, name: &str) -> BoxFuture<'_, Result<(), RuntimeError>> {
         let request = Request::DropHeld { name: name.into() };
+        Box::pin(async move { self.shared.ask_plainly(request).await.map(drop) })
+    }
+
+    fn held_names(&self) -> BoxFuture<'_, Result<Vec<String>, RuntimeError>> {
+        Box::pin(self.list_held_names())
+    }
+
+    fn tidy(&self, stray: CgroupStray) -> BoxFuture<'_, Result<(), RuntimeError>> {
+        let request = match stray {
+            CgroupStray::Process(cgroup, process) => Request::EndForeign { cgroup, process },
+            CgroupStray::Cgroup(cgroup) => Request::RemoveCgroup { cgroup },
+        };
         Box::pin(async move { self.shared.ask_plainly(request).await.map(drop) })
     }
 

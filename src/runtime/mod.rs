@@ -9,11 +9,14 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+use crate::domain::reconcile::ForeignProcess;
+
 #[expect(
     unsafe_code,
     reason = "descriptors that arrive by SCM_RIGHTS are raw numbers"
 )]
 mod channel;
+mod child_cgroups;
 pub mod denials;
 mod elsewhere;
 pub mod fake;
@@ -38,6 +41,7 @@ mod plan;
 mod usage;
 mod workload;
 
+pub use child_cgroups::child_cgroups;
 pub use denials::{DenialSheet, Denials, DeniedCall};
 pub use elsewhere::elsewhere;
 pub use folder_walk::{EntryKind, FoundEntry, LeftOut, walk_folder};
@@ -48,7 +52,7 @@ pub use host::{
 pub use own_files::OwnFiles;
 pub use pidfd::Pidfd;
 pub use plan::{HostReport, LaunchPlan, PASSED_MAX, WorkloadId};
-pub use usage::{TreeUsage, cpu_stalled_us, folders_in_command_lines, usage};
+pub use usage::{TreeUsage, cpu_stalled_us, folders_in_command_lines, memory_stalled_us, usage};
 pub use workload::{
     Caught, ExitReport, OwnNetwork, Pipes, Presence, Verb, Workload, WorkloadControl,
 };
@@ -128,6 +132,15 @@ impl KeeperState {
     }
 }
 
+/// What does not belong into the cgroups of children.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CgroupStray {
+    /// A process in the cgroup of this name that the keeper did not start.
+    Process(String, ForeignProcess),
+    /// The cgroup of this name, whose child is gone.
+    Cgroup(String),
+}
+
 /// Names of descriptors that the keeper holds for a restart of `serve` alone begin with this: it lets them go when none
 /// was connected for a minute.
 pub const HELD_FOR_A_RESTART: &str = "for-a-restart/";
@@ -154,6 +167,12 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Closes the keeper's duplicate; no error when there is none.
     fn drop_held(&self, name: &str) -> BoxFuture<'_, Result<(), RuntimeError>>;
+
+    /// The names of everything held.
+    fn held_names(&self) -> BoxFuture<'_, Result<Vec<String>, RuntimeError>>;
+
+    /// Takes away what does not belong into the cgroups of children; the keeper refuses what does.
+    fn tidy(&self, stray: CgroupStray) -> BoxFuture<'_, Result<(), RuntimeError>>;
 
     /// Whether the keeper answers. After [`KeeperState::Lost`] the runtime reconnects by itself.
     fn state(&self) -> watch::Receiver<KeeperState>;

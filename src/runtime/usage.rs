@@ -107,19 +107,28 @@ pub fn cpu_stalled_us() -> Option<u64> {
     stalled_us(&fs::read_to_string("/proc/pressure/cpu").ok()?)
 }
 
+/// The same for memory: some process waited until the kernel had found a page for it.
+#[must_use]
+pub fn memory_stalled_us() -> Option<u64> {
+    stalled_us(&fs::read_to_string("/proc/pressure/memory").ok()?)
+}
+
 fn stalled_us(text: &str) -> Option<u64> {
     let some = text.lines().find(|line| line.starts_with("some "))?;
     some.rsplit_once("total=")?.1.trim().parse().ok()
 }
 
-struct Stat {
-    parent: u32,
+/// Of `/proc/PID/stat`.
+pub(super) struct Stat {
+    pub(super) parent: u32,
     rss_kib: u64,
     cpu_ms: u64,
+    /// When it began, since the start of the machine.
+    pub(super) begun_ticks: u64,
 }
 
 impl Stat {
-    fn read(pid: u32) -> io::Result<Self> {
+    pub(super) fn read(pid: u32) -> io::Result<Self> {
         let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         Self::parse(
             &text,
@@ -138,6 +147,7 @@ impl Stat {
             parent: u32::try_from(field(4)?).ok()?,
             rss_kib: field(24)? * page_kib,
             cpu_ms: ticks * 1_000 / ticks_per_second.max(1),
+            begun_ticks: field(22)?,
         })
     }
 }

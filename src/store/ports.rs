@@ -141,4 +141,29 @@ impl Store {
         });
         Ok(held > 0)
     }
+
+    /// Takes a port from nobody: a lease whose instance is gone, or that never named one, rests until
+    /// `quarantine_until`. Answers whether there was such a lease.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn release_port_of_nobody(
+        &self,
+        port: u16,
+        quarantine_until: UnixMs,
+    ) -> Result<bool, StoreError> {
+        let held = writing!(self, |db| {
+            query(
+                "UPDATE port_leases SET instance_key = NULL, quarantine_until = $2 \
+                 WHERE port = $1 AND quarantine_until IS NULL AND NOT EXISTS (SELECT 1 FROM instances \
+                 WHERE instances.instance_key = port_leases.instance_key)",
+            )
+            .bind(i32::from(port))
+            .bind(quarantine_until)
+            .execute(db)
+            .await?
+            .rows_affected()
+        });
+        Ok(held > 0)
+    }
 }

@@ -215,6 +215,7 @@ impl Actor {
                     .await;
                 }
             }
+            Command::Wished(desired) => self.follow_record(desired).await,
             Command::Do(verb, reply) => self.execute(verb, reply).await,
         }
     }
@@ -259,7 +260,7 @@ impl Actor {
     }
 
     /// What the state says of a verb, in the words of the API.
-    fn check_state(&self, verb: &Verb) -> Result<(), SupervisorError> {
+    pub(super) fn check_state(&self, verb: &Verb) -> Result<(), SupervisorError> {
         let now = self.context.clock.now();
         verb::check(verb.kind(), &self.life.state, &self.record.lease, now).map_err(|misfit| {
             match misfit {

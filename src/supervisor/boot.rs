@@ -1,11 +1,9 @@
-//! Bringing actors to life: for a new instance, and for all of them when the daemon starts.
+//! Bringing an actor to life, with the child of a former daemon where there is one.
 
 use std::{
-    collections::HashMap,
     net::TcpListener,
-    os::fd::OwnedFd,
     sync::{
-        Arc, PoisonError,
+        Arc,
         atomic::{AtomicI64, AtomicU64},
     },
 };
@@ -18,14 +16,10 @@ use super::{
     access::TokenSet,
     actor::Actor,
     command::Command,
-    context::listener_name,
-    create::hold_listener,
-    folders,
     launch::{self, KeptHandshake},
     members::Census,
     recovery,
     registry::ActorHandle,
-    remote,
     route::{About, AccessEvent, Route, RouteState},
     timers::Timers,
     uses::Uses,
@@ -33,15 +27,14 @@ use super::{
 use crate::{
     domain::{
         event::Event,
-        id::{Generation, InstanceId},
+        id::Generation,
         instance::InstanceRecord,
         lifecycle::{Lifecycle, Policy},
         probe::ProbeTracker,
         state::InstanceState,
         template::Template,
     },
-    runtime::{self, Presence, Workload},
-    store::TokenRow,
+    runtime::{Presence, Workload},
 };
 
 /// Commands that may wait for one actor.
@@ -265,231 +258,9 @@ impl Actor {
     }
 }
 
-/// What a former daemon left with the store and the keeper.
-struct Estate {
-    tokens: HashMap<InstanceId, Vec<TokenRow>>,
-    held: HashMap<String, OwnedFd>,
-    workloads: HashMap<InstanceId, Workload>,
-    /// Children of client sessions, which ended with that daemon.
-    members: HashMap<InstanceId, Vec<Workload>>,
-}
-
-impl Estate {
-    async fn take_stock(context: &Context) -> Result<Self, SupervisorError> {
-        let internal = |error: runtime::RuntimeError| SupervisorError::Internal(error.to_string());
-        let mut tokens: HashMap<InstanceId, Vec<TokenRow>> = HashMap::new();
-        for (id, row) in context.store.access_tokens().await? {
-            tokens.entry(id).or_default().push(row);
-        }
-        let mut workloads: HashMap<InstanceId, Workload> = HashMap::new();
-        let mut members: HashMap<InstanceId, Vec<Workload>> = HashMap::new();
-        for workload in context.runtime.adoptable().await.map_err(internal)? {
-            let id = workload.id();
-            if id.member > 0 {
-                members.entry(id.instance).or_default().push(workload);
-                continue;
-            }
-            let rival = match workloads.remove(&id.instance) {
-                Some(other) if other.id().generation > id.generation => {
-                    workloads.insert(id.instance, other);
-                    Some(workload)
-                }
-                other => {
-                    workloads.insert(id.instance, workload);
-                    other
-                }
-            };
-            // The older of two children of one instance: its end was asked for and not yet confirmed.
-            if let Some(older) = rival {
-                end(&older).await;
-            }
-        }
-        let held = context
-            .runtime
-            .held()
-            .await
-            .map_err(internal)?
-            .into_iter()
-            .collect();
-        Ok(Self {
-            tokens,
-            held,
-            workloads,
-            members,
-        })
-    }
-
-    /// Restores one record; whether its child was still there.
-    async fn restore(
-        &mut self,
-        context: &Arc<Context>,
-        record: InstanceRecord,
-    ) -> Result<bool, SupervisorError> {
-        let id = record.id;
-        let held = self.held.remove(&listener_name(id)).map(TcpListener::from);
-        let workload = self.workloads.remove(&id);
-        let workload = workload.or_else(|| remote::left(context, &record));
-        let alive = workload.is_some();
-        let tokens = TokenSet::restored(self.tokens.remove(&id).unwrap_or_default());
-        let mut stale_members = Vec::new();
-        for member in self.members.remove(&id).unwrap_or_default() {
-            end(&member).await;
-            stale_members.push(member.id().member);
-        }
-        let left = Left {
-            tokens,
-            held,
-            workload,
-            stale_members,
-        };
-        restore_one(context, record, left).await?;
-        Ok(alive)
-    }
-}
-
-/// What a former daemon left of one instance.
-struct Left {
-    tokens: TokenSet,
-    held: Option<TcpListener>,
-    workload: Option<Workload>,
-    stale_members: Vec<u32>,
-}
-
 /// Ends a child that nobody takes over.
 pub(super) async fn end(workload: &Workload) {
     if let Err(error) = workload.kill_tree().await.and(workload.forget().await) {
         tracing::warn!(workload = ?workload.id(), %error, "a child could not be ended");
     }
-}
-
-/// Restores every recorded instance; answers how many came back and how many of them with their child alive.
-///
-/// # Errors
-/// When the store or the keeper cannot be read. A single corrupt record is told and left out.
-pub(super) async fn restore_all(context: &Arc<Context>) -> Result<(usize, usize), SupervisorError> {
-    // Before anything has an effect, so that a start that finds no database can be done again.
-    let (records, corrupt) = context.store.instances().await?;
-    let leases = context.store.port_leases().await?;
-    let mut estate = Estate::take_stock(context).await?;
-    context.note_damaged(&corrupt);
-    folders::settle(context, &records, &corrupt).await;
-    for lease in leases {
-        let mut pool = context.ports.lock().unwrap_or_else(PoisonError::into_inner);
-        match (lease.instance, lease.quarantine_until) {
-            (Some(holder), _) => pool.restore_lease(lease.port, holder),
-            (None, Some(until)) => pool.restore_quarantine(lease.port, until),
-            (None, None) => {}
-        }
-    }
-    let (mut restored, mut alive) = (0, 0);
-    for record in records {
-        let id = record.id;
-        match estate.restore(context, record).await {
-            Ok(was_alive) => {
-                restored += 1;
-                alive += usize::from(was_alive);
-            }
-            Err(error) => {
-                tracing::error!(instance = %id, %error, "an instance could not be restored")
-            }
-        }
-    }
-    for stranger in estate
-        .workloads
-        .values()
-        .chain(estate.members.values().flatten())
-    {
-        tracing::warn!(instance = %stranger.id().instance, "a child without a record is ended");
-        end(stranger).await;
-    }
-    for name in estate
-        .held
-        .keys()
-        .filter(|name| name.starts_with("listener/"))
-    {
-        if let Err(error) = context.runtime.drop_held(name).await {
-            tracing::warn!(name, %error, "a listener without a record could not be closed");
-        }
-    }
-    Ok((restored, alive))
-}
-
-/// Brings one recorded instance to life that has no actor.
-pub(super) async fn restore_by_id(
-    context: &Arc<Context>,
-    id: InstanceId,
-) -> Result<(), SupervisorError> {
-    let Some(record) = context.store.instance(id).await? else {
-        return Ok(());
-    };
-    let holder = context.registry.named(&record.owner, &record.name);
-    if holder == Some(id) {
-        // It is being created at this moment: recorded, and its actor about to begin.
-        return Ok(());
-    }
-    Estate::take_stock(context)
-        .await?
-        .restore(context, record)
-        .await
-        .map(drop)
-}
-
-async fn restore_one(
-    context: &Arc<Context>,
-    mut record: InstanceRecord,
-    left: Left,
-) -> Result<(), SupervisorError> {
-    let Left {
-        tokens,
-        held,
-        workload,
-        stale_members,
-    } = left;
-    let id = record.id;
-    let listener = match (held, record.port) {
-        (Some(listener), _) => listener,
-        (None, Some(port)) => {
-            let listener =
-                runtime::bind_listener(context.config.gateway.address, port).map_err(|error| {
-                    SupervisorError::Internal(format!(
-                        "its access port {port} cannot be opened again: {error}"
-                    ))
-                })?;
-            hold_listener(context, id, &listener).await;
-            listener
-        }
-        (None, None) => {
-            return Err(SupervisorError::Internal(
-                "its record has no access port".to_owned(),
-            ));
-        }
-    };
-    let kept = listener
-        .try_clone()
-        .map_err(|error| SupervisorError::Internal(error.to_string()))?;
-    if workload.is_none() {
-        record.state = recovery::without_child(&record);
-    }
-    context
-        .registry
-        .reserve_name(&record.owner, &record.name, id);
-    let template = context
-        .catalogue
-        .get(&record.template)
-        .map(|entry| entry.template);
-    let handle = spawn_actor(
-        context,
-        Birth {
-            record,
-            template,
-            tokens,
-            listener,
-            kept,
-            workload,
-            stale_members,
-        },
-    )
-    .await?;
-    let _ = handle.mailbox.send(Command::Boot).await;
-    Ok(())
 }

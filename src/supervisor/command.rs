@@ -8,6 +8,7 @@ use super::{InstanceStatus, SupervisorError, tokens::TokenChange};
 use crate::domain::{
     duration::HumanDuration,
     id::{Generation, InstanceName},
+    state::DesiredState,
     verb,
 };
 
@@ -78,6 +79,8 @@ pub(super) enum Command {
     Note(&'static str, String),
     /// The reconciler found the child of this launch gone without an exit report.
     ChildLost(Generation),
+    /// The reconciler found another wish in the record than the one last written.
+    Wished(DesiredState),
     /// The child of this launch went past a limit that only its end can hold: the cause.
     Breach(Generation, String),
 }

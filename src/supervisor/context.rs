@@ -11,8 +11,8 @@ use std::{
 use tokio::sync::{broadcast, mpsc};
 
 use super::{
-    InstanceEvent, SupervisorError, private_port::PrivatePorts, registry::Registry, remote::Trust,
-    route::AccessEvent, turns::LaunchTurns,
+    InstanceEvent, SupervisorError, private_port::PrivatePorts, reconcile::Reconciled,
+    registry::Registry, remote::Trust, route::AccessEvent, turns::LaunchTurns,
 };
 use crate::{
     clock::Clock,
@@ -67,6 +67,8 @@ pub struct Context {
     pub(super) closing: AtomicBool,
     /// Rows that could not be read when the store was last looked through, in words.
     pub(super) damaged: Mutex<Vec<String>>,
+    /// What the comparisons found since the daemon started.
+    pub(super) reconciled: Reconciled,
     /// Launches since the daemon started.
     pub(super) launches: AtomicU64,
     /// Launches by the restart policy, among these.
@@ -138,6 +140,7 @@ impl Context {
             launch_turns,
             closing: AtomicBool::new(false),
             damaged: Mutex::default(),
+            reconciled: Reconciled::default(),
             launches: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
             wakes: AtomicU64::new(0),

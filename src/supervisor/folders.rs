@@ -6,14 +6,14 @@
 //! well be in another database than the configured one.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
 
 use super::Context;
 use crate::{
-    domain::{id::InstanceId, instance::InstanceRecord},
+    domain::{id::InstanceId, instance::InstanceRecord, reconcile::ShownFolder},
     store::CorruptRow,
 };
 
@@ -51,6 +51,62 @@ pub(super) fn take_back(folder: &Path) {
             tracing::warn!(folder = %folder.display(), %error, "a folder that was set aside cannot be taken back");
         }
         _ => {}
+    }
+}
+
+/// The folders in `place`, by instance. Of those that `is_known` names only that they are there. Blocks.
+pub(super) fn shown(
+    place: &Path,
+    is_known: impl Fn(InstanceId) -> bool,
+) -> BTreeMap<InstanceId, ShownFolder> {
+    let mut shown = BTreeMap::new();
+    for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let aside = name.strip_suffix(SET_ASIDE);
+        let Ok(id) = aside.unwrap_or(&name).parse::<InstanceId>() else {
+            continue;
+        };
+        let is_empty = || {
+            let entries = fs::read_dir(entry.path());
+            entries.is_ok_and(|mut entries| entries.next().is_none())
+        };
+        let folder = ShownFolder {
+            set_aside: aside.is_some(),
+            empty: !is_known(id) && is_empty(),
+        };
+        // Where both are there, the one set aside comes first; the other is seen the next time.
+        if folder.set_aside || !shown.contains_key(&id) {
+            shown.insert(id, folder);
+        }
+    }
+    shown
+}
+
+/// The deletion of an instance that has no row any more is ended.
+///
+/// # Errors
+/// In one sentence.
+pub(super) async fn remove_set_aside(folder: &Path) -> Result<(), String> {
+    let gone = tokio::fs::remove_dir_all(set_aside_path(folder)).await;
+    unless_gone(gone)
+}
+
+/// Removes a folder without a row that has nothing in it; one that has stays.
+///
+/// # Errors
+/// In one sentence.
+pub(super) async fn remove_empty(folder: &Path) -> Result<(), String> {
+    unless_gone(tokio::fs::remove_dir(folder).await)
+}
+
+fn unless_gone(removed: io::Result<()>) -> Result<(), String> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(format!("the folder cannot be removed: {error}"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -160,6 +216,36 @@ mod tests {
         assert_eq!((planned.remove, planned.stray), (vec![], vec![id(4)]));
         let planned = plan(names, &recorded, &[None]);
         assert_eq!((planned.remove, planned.stray), (vec![], vec![]));
+    }
+
+    #[tokio::test]
+    async fn what_is_shown_is_looked_into_only_where_nobody_knows_it_and_goes_only_when_empty() {
+        let place = tempfile::tempdir().expect("a folder");
+        let at = |name: String| place.path().join(name);
+        for name in [
+            id(1).to_string(),
+            id(2).to_string(),
+            id(3).to_string(),
+            format!("{}.deleted", id(3)),
+            "notes".to_owned(),
+        ] {
+            fs::create_dir(at(name)).expect("ours");
+        }
+        fs::write(at(id(2).to_string()).join("notes"), "kept").expect("ours");
+        let folder = |set_aside, empty| ShownFolder { set_aside, empty };
+        let expected = [
+            (id(1), folder(false, false)),
+            (id(2), folder(false, false)),
+            (id(3), folder(true, true)),
+        ];
+        let found = shown(place.path(), |known| known == id(1));
+        assert_eq!(found, expected.into());
+        assert_eq!(remove_set_aside(&at(id(3).to_string())).await, Ok(()));
+        assert!(at(id(3).to_string()).exists());
+        assert_eq!(remove_empty(&at(id(3).to_string())).await, Ok(()));
+        assert_eq!(remove_empty(&at(id(3).to_string())).await, Ok(()));
+        assert!(remove_empty(&at(id(2).to_string())).await.is_err());
+        assert!(at(id(2).to_string()).join("notes").exists());
     }
 
     #[tokio::test]

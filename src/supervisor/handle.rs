@@ -13,11 +13,12 @@ use tokio::{
 
 use super::{
     Context, CreateRequest, Granted, InstanceEvent, InstanceStatus, ListFilter, SupervisorError,
-    Totals, boot,
+    Totals,
     command::{Command, Verb},
     create, keeper_watch,
     members::{listed, under_way},
     registry::ActorHandle,
+    restore,
     route::RouteState,
 };
 use crate::{
@@ -52,7 +53,7 @@ impl Supervisor {
     /// When the store or the keeper cannot be read; then nothing has begun, and it may be done again.
     pub async fn start_up(context: impl Into<Arc<Context>>) -> Outcome<(Self, usize, usize)> {
         let context = context.into();
-        let (restored, alive) = boot::restore_all(&context).await?;
+        let (restored, alive) = restore::restore_all(&context).await?;
         let supervisor = Self { context };
         tokio::spawn(keeper_watch::follow_keeper(Arc::clone(&supervisor.context)));
         Ok((supervisor, restored, alive))

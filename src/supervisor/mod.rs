@@ -11,6 +11,7 @@ mod check;
 mod command;
 mod context;
 mod create;
+mod cures;
 mod denials;
 mod directory;
 mod disk;
@@ -33,9 +34,11 @@ mod reconcile;
 mod recovery;
 mod registry;
 mod remote;
+mod restore;
 pub mod route;
 mod sealed;
 mod sleep;
+mod snapshots;
 mod status;
 mod timers;
 mod tokens;
@@ -51,6 +54,7 @@ pub use create::check_patch;
 pub use denials::DenialReport;
 pub use error::SupervisorError;
 pub use handle::Supervisor;
+pub use reconcile::Outcome as ReconcileOutcome;
 pub use status::{
     CreateRequest, Granted, InstanceEvent, InstanceStatus, ListFilter, ServerFacts, Totals,
 };

@@ -1,269 +1,283 @@
-//! Compares the store, the keeper and the actors, and puts right what differs.
+//! Rounds of the comparison: what differs is healed, told and counted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::PoisonError,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use serde_json::json;
-use tokio::time::timeout;
+use serde_json::{Value, json};
+use uuid::Uuid;
 
-use super::{
-    Supervisor, boot, command::Command, context::listener_name, handle::is_up, route::AccessEvent,
+use super::{InstanceEvent, Supervisor};
+use crate::{
+    domain::{
+        id::{Generation, InstanceId},
+        reconcile::{Difference, Healing, Snapshots, agreed, compare},
+    },
+    store::NewEvent,
 };
-use crate::domain::{
-    id::{Generation, InstanceId},
-    reconcile::{Correction, LiveChild, Views, diff},
-    state::InstanceState,
-};
-use crate::runtime::Workload;
 
-/// How long the end of an instance without a row is waited for in one round, at each of its two steps.
-const RETIRE_PATIENCE: Duration = Duration::from_secs(20);
+/// Between the two comparisons that must agree.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+/// Differences that a report lists of each outcome; the numbers count all.
+const LISTED_MAX: usize = 50;
+
+/// How it went with a difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// It was put right.
+    Healed,
+    /// It could not be put right; the next round tries again.
+    Failed,
+    /// It is left to people.
+    Kept,
+}
+
+impl Outcome {
+    /// A stable word, for metrics and reports.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Healed => "healed",
+            Self::Failed => "failed",
+            Self::Kept => "kept",
+        }
+    }
+
+    /// The kind of its event.
+    fn event(self) -> &'static str {
+        match self {
+            Self::Healed => "reconciled",
+            Self::Failed => "reconcile-failed",
+            Self::Kept => "reconcile-kept",
+        }
+    }
+}
+
+/// What the rounds of this daemon found.
+#[derive(Debug, Default)]
+pub(super) struct Reconciled(Mutex<Found>);
+
+#[derive(Debug, Default)]
+struct Found {
+    counts: BTreeMap<(&'static str, Outcome), u64>,
+    /// What the last round could not heal or left: it is told once.
+    standing: BTreeSet<Difference>,
+}
+
+impl Reconciled {
+    /// Takes in one round; answers those that are to be told.
+    fn take(&self, round: &[(Difference, Outcome, Option<String>)]) -> Vec<usize> {
+        let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = Vec::new();
+        let mut standing = BTreeSet::new();
+        for (at, (difference, outcome, _)) in round.iter().enumerate() {
+            let is_new = !found.standing.contains(difference);
+            // What is left to people is one thing, however often it is seen.
+            if is_new || *outcome != Outcome::Kept {
+                let count = found.counts.entry((difference.kind(), *outcome));
+                *count.or_default() += 1;
+            }
+            if is_new || *outcome == Outcome::Healed {
+                told.push(at);
+            }
+            if *outcome != Outcome::Healed {
+                standing.insert(difference.clone());
+            }
+        }
+        found.standing = standing;
+        told
+    }
+}
 
 impl Supervisor {
-    /// One round; answers what was found and corrected. Whatever moves while the views are read looks like a
-    /// difference, so only what two looks in a row agree on is touched.
+    /// One round; answers what was compared, found and done. Whatever moves while the snapshots are taken looks like a
+    /// difference, so only what two comparisons in a row agree on is touched.
     ///
     /// # Errors
     /// When the store or the keeper cannot be read.
-    pub async fn reconcile(&self) -> Result<serde_json::Value, String> {
-        let first: BTreeSet<Correction> = diff(&self.views().await?).into_iter().collect();
-        if first.is_empty() {
-            return Ok(json!({"differences": 0}));
+    pub async fn reconcile(&self) -> Result<Value, String> {
+        let first = self.snapshots().await?;
+        let differences = compare(&first);
+        if differences.is_empty() {
+            self.context().reconciled.take(&[]);
+            return Ok(report(&first, &[]));
         }
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-        let agreed: Vec<Correction> = diff(&self.views().await?)
-            .into_iter()
-            .filter(|correction| first.contains(correction))
-            .collect();
-        let mut done = Vec::new();
-        for correction in agreed {
-            tracing::warn!(?correction, "the views differ; correcting");
-            self.correct(&correction).await?;
-            self.tell(&correction).await;
-            done.push(format!("{correction:?}"));
+        tokio::time::sleep(SECOND_LOOK).await;
+        let second = self.snapshots().await?;
+        let agreed = agreed(&differences, compare(&second));
+        let mut round = Vec::with_capacity(agreed.len());
+        for difference in agreed {
+            let (outcome, error) = match (difference.healing(), self.heal(&difference).await) {
+                (Healing::Kept, _) => (Outcome::Kept, None),
+                (Healing::Healed, Ok(())) => (Outcome::Healed, None),
+                // One that cannot be healed never keeps the others from it.
+                (Healing::Healed, Err(error)) => (Outcome::Failed, Some(error)),
+            };
+            round.push((difference, outcome, error));
         }
-        Ok(json!({"differences": done.len(), "corrected": done}))
-    }
-
-    /// Tells the instance's history what was healed, where it has one.
-    async fn tell(&self, correction: &Correction) {
-        let (id, message) = match correction {
-            Correction::StartActor(id) => {
-                (id, "it was recorded, and nobody looked after it".to_owned())
+        for at in self.context().reconciled.take(&round) {
+            if let Some((difference, outcome, error)) = round.get(at) {
+                self.tell(difference, *outcome, error.as_deref()).await;
             }
-            // Its history went with its row.
-            Correction::StopActor(_) => return,
-            Correction::KillChild(child) => (
-                &child.instance,
-                format!(
-                    "a child of launch {} that nobody looked after was killed",
-                    child.generation
-                ),
-            ),
-            Correction::LostChild(child) => (
-                &child.instance,
-                format!(
-                    "the child of launch {} was gone without a word",
-                    child.generation
-                ),
-            ),
-            Correction::ReleasePort(port, id) => (id, format!("port {port} was leased in vain")),
-            Correction::LeasePort(port, id) => (
-                id,
-                format!("its access port {port} was not leased to it any more"),
-            ),
-        };
-        if let Some(handle) = self.context().registry.get(*id) {
-            let _ = handle
-                .mailbox
-                .send(Command::Note("reconciled", message))
-                .await;
         }
+        Ok(report(&second, &round))
     }
 
-    /// Ends an instance whose row is gone, with its child and its URL. Its folder stays: nobody asked for the end of that.
-    async fn retire(&self, id: InstanceId) {
-        let context = self.context();
-        let Some(handle) = context.registry.get(id) else {
-            return;
-        };
-        let _ = handle.mailbox.send(Command::Shutdown).await;
-        let mut status = handle.status.clone();
-        let down = status.wait_for(|status| !is_up(status.word));
-        if timeout(RETIRE_PATIENCE, down).await.is_err() {
-            // The next round goes on.
+    /// How often each kind of difference came to each outcome since the daemon started; those that never did, too.
+    #[must_use]
+    pub fn count_reconciled(&self) -> Vec<(&'static str, Outcome, u64)> {
+        let found = self.context().reconciled.0.lock();
+        let found = found.unwrap_or_else(PoisonError::into_inner);
+        let mut counts = Vec::new();
+        for (kind, healing) in Difference::KINDS {
+            let outcomes: &[Outcome] = match healing {
+                Healing::Healed => &[Outcome::Healed, Outcome::Failed],
+                Healing::Kept => &[Outcome::Kept],
+            };
+            for outcome in outcomes {
+                let count = found.counts.get(&(kind, *outcome));
+                counts.push((kind, *outcome, count.copied().unwrap_or(0)));
+            }
+        }
+        counts
+    }
+
+    /// Says it in the log and in the events: those of the instance, which may be gone, or those of no instance (the nil
+    /// id).
+    async fn tell(&self, difference: &Difference, outcome: Outcome, error: Option<&str>) {
+        let mut message = difference.sentence();
+        if let Some(error) = error {
+            message = format!("{message}; this failed: {error}");
+        }
+        let kind = difference.kind();
+        let id = difference.instance().unwrap_or(InstanceId(Uuid::nil()));
+        match outcome {
+            Outcome::Healed => tracing::warn!(instance = %id, kind, "{message}"),
+            Outcome::Failed => tracing::error!(instance = %id, kind, "{message}"),
+            Outcome::Kept => tracing::warn!(instance = %id, kind, "{message}"),
+        }
+        // Its actor tells what it did about it.
+        if matches!(difference, Difference::WishNotObeyed(..)) {
             return;
         }
-        let _ = handle.mailbox.send(Command::Leave).await;
-        if timeout(RETIRE_PATIENCE, handle.mailbox.closed())
+        let context = self.context();
+        let generation = match difference {
+            Difference::ChildWithoutOwner(child) | Difference::ChildGone(child) => child.generation,
+            _ => context.registry.get(id).map_or(Generation(0), |handle| {
+                handle.status.borrow().record.generation
+            }),
+        };
+        let event = NewEvent {
+            instance: id,
+            generation,
+            at: context.clock.now(),
+            kind: outcome.event().to_owned(),
+            message: format!("{kind}: {message}"),
+        };
+        // While the store is away nothing is compared, so this is a moment's failure.
+        let number = match context
+            .store
+            .append_events(std::slice::from_ref(&event))
             .await
-            .is_err()
         {
-            return;
-        }
-        let record = handle.status.borrow().record.clone();
-        let _ = context.access.send(AccessEvent::Close { id }).await;
-        context
-            .registry
-            .release_name(&record.owner, &record.name, id);
-        context.registry.remove(id);
-        if let Err(error) = context.runtime.drop_held(&listener_name(id)).await {
-            tracing::debug!(instance = %id, %error, "the keeper did not drop the listener");
-        }
-        if let Some(port) = record.port {
-            let mut pool = context.ports.lock().unwrap_or_else(PoisonError::into_inner);
-            pool.release(port, id, context.clock.now());
-        }
-    }
-
-    async fn views(&self) -> Result<Views, String> {
-        let context = self.context();
-        let text = |error: crate::store::StoreError| error.to_string();
-        let (records, corrupt) = context.store.instances().await.map_err(text)?;
-        context.note_damaged(&corrupt);
-        // What cannot be read may be any instance's row if even its id is damaged.
-        let damaged: Option<BTreeSet<InstanceId>> =
-            corrupt.iter().map(|row| row.id.parse().ok()).collect();
-        let unreadable = |id: InstanceId| {
-            let known = records.iter().any(|record| record.id == id);
-            !known && damaged.as_ref().is_none_or(|ids| ids.contains(&id))
+            Ok(ids) => ids.first().copied().unwrap_or(0),
+            Err(error) => {
+                tracing::warn!(%error, "an event could not be written");
+                0
+            }
         };
-        let leases = context.store.port_leases().await.map_err(text)?;
-        let live = context
-            .runtime
-            .adoptable()
-            .await
-            .map_err(|error| error.to_string())?;
-        let mut acted: BTreeMap<InstanceId, Option<Generation>> = BTreeMap::new();
-        let mut launching = BTreeSet::new();
-        let (mut members, mut launched_members) = (BTreeSet::new(), BTreeSet::new());
-        for (id, handle) in context.registry.after(None) {
-            if unreadable(id) {
-                continue;
+        // Nobody listening is fine.
+        let _ = context.events.send(InstanceEvent {
+            id: number,
+            instance: event.instance,
+            generation: event.generation,
+            at: event.at,
+            kind: event.kind,
+            message: event.message,
+        });
+    }
+}
+
+/// For people and for `doctor`.
+fn report(seen: &Snapshots, round: &[(Difference, Outcome, Option<String>)]) -> Value {
+    let of = |outcome: Outcome| round.iter().filter(move |(_, found, _)| *found == outcome);
+    let listed = |outcome: Outcome| {
+        let list = of(outcome).take(LISTED_MAX).map(|(difference, _, error)| {
+            let mut one = json!({
+                "kind": difference.kind(),
+                "instance": difference.instance().map(|id| id.to_string()),
+                "what": difference.sentence(),
+            });
+            if let Some(error) = error {
+                one["error"] = json!(error);
             }
-            for member in handle.census.borrow().iter() {
-                let child = LiveChild {
-                    instance: id,
-                    generation: member.generation,
-                    member: member.number,
-                };
-                members.insert(child);
-                if member.pid().is_some() {
-                    launched_members.insert(child);
-                }
-            }
-            let status = handle.status.borrow();
-            let is_launching =
-                status.pid.is_none() && matches!(status.record.state, InstanceState::Starting);
-            if is_launching {
-                launching.insert(id);
-            }
-            let has_child = status.pid.is_some() || is_launching;
-            acted.insert(id, has_child.then_some(status.record.generation));
-        }
-        Ok(Views {
-            recorded: records
-                .iter()
-                .map(|record| {
-                    // A row knows its port by the lease alone; when that is gone, who serves the port still knows.
-                    let served = || {
-                        let handle = context.registry.get(record.id)?;
-                        handle.status.borrow().record.port
-                    };
-                    (record.id, record.port.or_else(served))
-                })
-                .collect(),
-            acted,
-            launching,
-            members,
-            launched_members,
-            live: live
-                .iter()
-                .map(Workload::id)
-                .filter(|id| !unreadable(id.instance) && !context.packages.owns(id.instance))
-                .map(|id| LiveChild {
-                    instance: id.instance,
-                    generation: id.generation,
-                    member: id.member,
-                })
-                .collect(),
-            leases: leases
-                .into_iter()
-                .filter_map(|row| Some((row.port, row.instance?)))
-                .filter(|(_, id)| !unreadable(*id))
-                .collect(),
-        })
+            one
+        });
+        Value::Array(list.collect())
+    };
+    let kept = of(Outcome::Kept).count();
+    json!({
+        "compared": {
+            "instances": seen.database.instances.len(),
+            "leases": seen.database.leases.len(),
+            "children": seen.keeper.children.len(),
+            "listeners": seen.keeper.listeners.len(),
+            "cgroups": seen.kernel.cgroups.len(),
+            "folders": seen.kernel.folders.len(),
+            "actors": seen.actors.known.len(),
+        },
+        "differences": round.len() - kept,
+        "healed": listed(Outcome::Healed),
+        "failed": listed(Outcome::Failed),
+        "kept": listed(Outcome::Kept),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_is_told_once_and_what_is_healed_each_time() {
+        let id = InstanceId(Uuid::from_u128(1));
+        let kept = (Difference::FolderWithoutRow(id), Outcome::Kept, None);
+        let failed = (
+            Difference::RowWithoutActor(id),
+            Outcome::Failed,
+            Some("why".to_owned()),
+        );
+        let healed = (Difference::ListenerNotHeld(id), Outcome::Healed, None);
+        let round = [kept.clone(), failed.clone(), healed];
+        let reconciled = Reconciled::default();
+        assert_eq!(reconciled.take(&round), [0, 1, 2]);
+        assert_eq!(reconciled.take(&round), [2]);
+        // It was gone for a round and is back.
+        assert_eq!(reconciled.take(&[]), [0; 0]);
+        assert_eq!(reconciled.take(&[kept.clone(), failed.clone()]), [0, 1]);
+        // What failed before is told when it is healed.
+        let now_healed = (failed.0, Outcome::Healed, None);
+        assert_eq!(reconciled.take(&[kept, now_healed]), [1]);
+        let counts = &reconciled.0.lock().expect("no panic").counts;
+        assert_eq!(counts[&("folder-without-row", Outcome::Kept)], 2);
+        assert_eq!(counts[&("row-without-actor", Outcome::Failed)], 3);
+        assert_eq!(counts[&("listener-not-held", Outcome::Healed)], 2);
     }
 
-    async fn correct(&self, correction: &Correction) -> Result<(), String> {
-        let context = self.context();
-        let now = context.clock.now();
-        match correction {
-            Correction::StartActor(id) => {
-                boot::restore_by_id(context, *id)
-                    .await
-                    .map_err(|error| error.to_string())?;
-            }
-            Correction::StopActor(id) => self.retire(*id).await,
-            Correction::KillChild(child) => {
-                let workloads = context
-                    .runtime
-                    .adoptable()
-                    .await
-                    .map_err(|error| error.to_string())?;
-                for workload in workloads {
-                    let id = workload.id();
-                    let found = LiveChild {
-                        instance: id.instance,
-                        generation: id.generation,
-                        member: id.member,
-                    };
-                    if found == *child {
-                        workload
-                            .kill_tree()
-                            .await
-                            .map_err(|error| error.to_string())?;
-                        workload.forget().await.map_err(|error| error.to_string())?;
-                    }
-                }
-            }
-            Correction::LostChild(child) if child.member > 0 => {
-                if let Some(handle) = context.registry.get(child.instance) {
-                    let census = handle.census.borrow();
-                    let lost = census.iter().find(|member| {
-                        (member.number, member.generation) == (child.member, child.generation)
-                    });
-                    if let Some(member) = lost {
-                        member.lose();
-                    }
-                }
-            }
-            Correction::LostChild(child) => {
-                if let Some(handle) = context.registry.get(child.instance) {
-                    let _ = handle
-                        .mailbox
-                        .send(Command::ChildLost(child.generation))
-                        .await;
-                }
-            }
-            Correction::ReleasePort(port, _) => {
-                context
-                    .store
-                    .release_port(*port, now)
-                    .await
-                    .map_err(|error| error.to_string())?;
-            }
-            Correction::LeasePort(port, id) => {
-                context
-                    .store
-                    .lease_port(*id, *port, now)
-                    .await
-                    .map_err(|error| error.to_string())?;
-            }
-        }
-        Ok(())
+    #[test]
+    fn a_report_counts_all_and_lists_some() {
+        let many = (0..60).map(|n| {
+            let id = InstanceId(Uuid::from_u128(n));
+            (Difference::EmptyFolder(id), Outcome::Healed, None)
+        });
+        let mut round: Vec<_> = many.collect();
+        let id = InstanceId(Uuid::from_u128(99));
+        round.push((Difference::FolderWithoutRow(id), Outcome::Kept, None));
+        let report = report(&Snapshots::default(), &round);
+        assert_eq!(report["differences"], 60);
+        assert_eq!(report["healed"].as_array().map(Vec::len), Some(LISTED_MAX));
+        assert_eq!(report["kept"][0]["kind"], "folder-without-row");
     }
 }

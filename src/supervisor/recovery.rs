@@ -164,7 +164,11 @@ impl Actor {
                 Some(Command::Note(kind, message)) => self.note(kind, message),
                 // Asked for again with what follows a reading of the record, or by whoever needs it.
                 Some(
-                    Command::Boot | Command::Wake | Command::ChildLost(_) | Command::Breach(..),
+                    Command::Boot
+                    | Command::Wake
+                    | Command::ChildLost(_)
+                    | Command::Wished(_)
+                    | Command::Breach(..),
                 ) => {}
             }
         }

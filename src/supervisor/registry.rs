@@ -1,7 +1,7 @@
 //! Which instances have an actor.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, PoisonError, RwLock, atomic::AtomicI64},
 };
 
@@ -121,6 +121,13 @@ impl Registry {
             .range((from, Bound::Unbounded))
             .map(|(id, handle)| (*id, Arc::clone(handle)))
             .collect()
+    }
+
+    /// Instances that have a name and no actor: they are just being made.
+    pub(super) fn coming(&self) -> BTreeSet<InstanceId> {
+        let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let named = entries.by_name.values().copied();
+        named.filter(|id| !entries.by_id.contains_key(id)).collect()
     }
 
     /// How many names are held: by actors, and by instances about to be made.

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     InstanceStatus, ServerFacts, SupervisorError,
     actor::Actor,
+    command::Verb,
     context::listener_name,
     folders,
     members::listed,
@@ -19,7 +20,8 @@ use crate::{
         event::Event,
         id::InstanceName,
         instance::Lease,
-        state::{InstanceState, StatusWord, StopReason},
+        reconcile::Difference,
+        state::{DesiredState, InstanceState, StatusWord, StopReason},
         violation::Violation,
     },
     store::StoreError,
@@ -169,6 +171,27 @@ impl Actor {
         self.timers.arm(Timer::LeaseEnd, clock.next_look(end));
         if let Some(at) = lease.warn_at(self.warn_before()) {
             self.timers.arm(Timer::LeaseWarning, clock.next_look(at));
+        }
+    }
+
+    /// Somebody wrote another wish into the record than the one written last. It is obeyed where it can be, else the
+    /// record is written again.
+    pub(super) async fn follow_record(&mut self, desired: DesiredState) {
+        // What is not written yet is newer than the record.
+        if self.dirty || self.life.desired == desired {
+            return;
+        }
+        let sentence = Difference::WishNotObeyed(self.record.id, desired).sentence();
+        match desired {
+            DesiredState::Stopped => {
+                self.note("reconciled", sentence);
+                self.apply(Event::Stop(StopReason::Requested)).await;
+            }
+            DesiredState::Running if self.check_state(&Verb::Start).is_ok() => {
+                self.note("reconciled", sentence);
+                self.apply(Event::Start).await;
+            }
+            DesiredState::Running => self.dirty = true,
         }
     }
 

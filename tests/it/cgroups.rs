@@ -18,14 +18,14 @@ use minimcp::{
 use crate::keeper::{plan, within};
 
 /// Somebody without any right; no user of a usual host has this id.
-const NOBODY_UID: u32 = 4_242;
+pub const NOBODY_UID: u32 = 4_242;
 
 /// A cgroup that was given to a user, as systemd does by `Delegate=yes`.
-struct Given(PathBuf);
+pub struct Given(PathBuf);
 
 impl Given {
     /// `None`, and it says so, where this process may make none.
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("Linux");
         let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
         let mount = mount
@@ -49,7 +49,12 @@ impl Given {
         Some(Self(folder))
     }
 
-    fn children(&self) -> Vec<PathBuf> {
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn children(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(&self.0).expect("it is ours").flatten();
         let folders = entries
             .map(|entry| entry.path())
@@ -58,7 +63,7 @@ impl Given {
     }
 
     /// A killed process is not gone at once; the keeper looks again whenever it has something to do.
-    async fn until_empty(&self, runtime: &LocalRuntime) {
+    pub async fn until_empty(&self, runtime: &LocalRuntime) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !self.children().is_empty() {
             assert!(Instant::now() < deadline, "{:?}", self.children());
@@ -68,10 +73,26 @@ impl Given {
     }
 
     /// Runs a keeper in it, as the user.
-    fn keeper(&self, folder: &Path, options: &[&str]) -> Child {
+    pub fn keeper(&self, folder: &Path, options: &[&str]) -> Child {
         chown(folder, Some(NOBODY_UID), Some(NOBODY_UID)).expect("root may");
+        let become_user = "exec setpriv --reuid 4242 --regid 4242 --clear-groups \"$@\"";
+        self.keeper_by(become_user, folder, options)
+    }
+
+    /// Runs a keeper of root in it; systemd says so to root by an attribute of the folder.
+    pub fn keeper_of_root(&self, folder: &Path) -> Child {
+        let mark = "import os, sys; os.setxattr(sys.argv[1], 'trusted.delegate', b'1')";
+        let marked = Command::new("python3")
+            .args(["-c", mark])
+            .arg(&self.0)
+            .status();
+        assert!(marked.expect("there is a Python").success());
+        self.keeper_by("exec \"$@\"", folder, &[])
+    }
+
+    fn keeper_by(&self, begin: &str, folder: &Path, options: &[&str]) -> Child {
         let mut process = Command::new("sh")
-            .args(["-c", "echo $$ >\"$0/cgroup.procs\" && exec setpriv --reuid 4242 --regid 4242 --clear-groups \"$@\""])
+            .args(["-c", &format!("echo $$ >\"$0/cgroup.procs\" && {begin}")])
             .arg(&self.0)
             .arg(env!("CARGO_BIN_EXE_minimcp"))
             .args(["keeper", "--announce", "--parent-fd", "0", "--socket"])

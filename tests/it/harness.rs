@@ -473,7 +473,7 @@ pub fn free_port() -> u16 {
 }
 
 /// A range of free ports below the ephemeral ones; no two servers of this process get the same.
-fn free_port_range() -> (u16, u16) {
+pub fn free_port_range() -> (u16, u16) {
     const FIRST: u16 = 10_000;
     const RANGES: u16 = 200;
     static NEXT: AtomicU16 = AtomicU16::new(0);

@@ -73,6 +73,7 @@ mod soak_sessions;
 mod source;
 mod stateless_client;
 mod store_contract;
+mod strays;
 mod support_bundle;
 mod survival;
 mod templates;

@@ -21,15 +21,11 @@ use nix::{
 };
 
 use super::{
+    cgroup_names::{CHILD, OWN, folder_in, name_of},
     clone::{Forked, Namespaces, fork_into_cgroup},
-    memory_kills,
 };
 use crate::{domain::limits::Resources, runtime::WorkloadId};
 
-/// Where we are ourselves.
-const OWN: &str = "keeper";
-/// Begins the name of every child's cgroup.
-const CHILD: &str = "child-";
 /// Names of extended attributes by which systemd says that a cgroup was given away (systemd.resource-control(5)).
 const DELEGATED: [&std::ffi::CStr; 2] = [c"user.delegate", c"trusted.delegate"];
 /// The period of `cpu.max` in microseconds, the kernel's own.
@@ -115,8 +111,7 @@ impl Cgroups {
     /// One sentence.
     pub(super) fn leaf(&mut self, id: WorkloadId, resources: &Resources) -> Result<Leaf, String> {
         self.sweep();
-        let name = format!("{CHILD}{}", id.to_string().replace('/', "-"));
-        self.leaf_named(&name, resources)
+        self.leaf_named(&name_of(id), resources)
             .map_err(|cause| format!("cannot make its cgroup: {cause}"))
     }
 
@@ -190,9 +185,18 @@ impl Cgroups {
         self.sweep();
     }
 
+    /// Removes the cgroup of this name, whose child nobody holds, with all that is in it, now or later.
+    pub(super) fn remove_named(&mut self, name: &str) {
+        let folder = self.folder.join(name);
+        if folder.is_dir() && !self.leftover.contains(&folder) {
+            self.leftover.push(folder);
+        }
+        self.sweep();
+    }
+
     /// Tries again to remove what could not be removed yet.
     pub(super) fn sweep(&mut self) {
-        self.leftover.retain(|folder| match fs::remove_dir(folder) {
+        self.leftover.retain(|folder| match remove_tree(folder) {
             Err(cause) if cause.raw_os_error() == Some(libc::EBUSY) => {
                 let _ = write(folder, "cgroup.kill", "1");
                 true
@@ -318,7 +322,7 @@ fn own_folder() -> Option<PathBuf> {
     let cgroups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let path = cgroups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let found = |mount| memory_kills::folder_in(mount, "cgroup2", path);
+    let found = |mount| folder_in(mount, "cgroup2", path);
     mounts
         .lines()
         .find_map(found)
@@ -354,6 +358,16 @@ fn make(folder: &Path) -> io::Result<()> {
         Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
     }
+}
+
+/// A cgroup with those below it, which a stranger may have made.
+fn remove_tree(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)?.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path())?;
+        }
+    }
+    fs::remove_dir(folder)
 }
 
 fn write(folder: &Path, file: &str, text: &str) -> io::Result<()> {

@@ -11,6 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::cgroup_names::folder_in;
+
 /// The count of the whole host.
 const HOST: &str = "/proc/vmstat";
 
@@ -94,22 +96,6 @@ fn candidates(cgroups: &str, mounts: &str) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-/// The folder of the cgroup `path` below a mount, if that mount is of the kind and shows it.
-pub(super) fn folder_in(mount: &str, kind: &str, path: &str) -> Option<PathBuf> {
-    let (place, filesystem) = mount.split_once(" - ")?;
-    let mut filesystem = filesystem.split(' ');
-    let is_kind = filesystem.next()? == kind;
-    let options = filesystem.nth(1).unwrap_or_default();
-    let is_memory = kind == "cgroup2" || options.split(',').any(|option| option == "memory");
-    if !is_kind || !is_memory {
-        return None;
-    }
-    let mut place = place.split(' ').skip(3);
-    let (root, point) = (place.next()?, place.next()?);
-    let below = Path::new(path).strip_prefix(root).ok()?;
-    Some(Path::new(point).join(below))
 }
 
 fn read(file: &Path) -> u64 {

@@ -5,6 +5,7 @@
 //! kernel (PID namespaces and PDEATHSIG) when it is killed, by its own hand otherwise.
 
 mod away;
+pub(super) mod cgroup_names;
 mod cgroups;
 pub(super) mod clone;
 mod credential_files;
@@ -28,6 +29,7 @@ mod requests;
 pub(super) mod root;
 pub(super) mod second_wall;
 mod secret_buffer;
+mod strays;
 mod syscalls;
 mod table;
 mod tree;

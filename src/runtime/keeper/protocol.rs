@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     domain::{
         limits::{Limits, Resources},
+        reconcile::ForeignProcess,
         sandbox::Sandbox,
     },
     runtime::{ExitReport, HostReport, Verb, WorkloadId},
@@ -213,6 +214,18 @@ pub enum Request {
     DropHeld {
         /// Its name.
         name: String,
+    },
+    /// Kill a process in the cgroup of a child that the keeper did not start.
+    EndForeign {
+        /// The name of the cgroup.
+        cgroup: String,
+        /// Which.
+        process: ForeignProcess,
+    },
+    /// Remove the cgroup of a child that is not held.
+    RemoveCgroup {
+        /// Its name.
+        cgroup: String,
     },
     /// Go on with the program that lies where the keeper's own did, keeping pid, children and descriptors.
     Upgrade,

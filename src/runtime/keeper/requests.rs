@@ -21,6 +21,13 @@ fn refused(reason: impl Into<String>) -> Answer {
     (Reply::Refused { reason }, Vec::new())
 }
 
+fn done(outcome: Result<(), String>) -> Answer {
+    match outcome {
+        Ok(()) => (Reply::Done, Vec::new()),
+        Err(reason) => refused(reason),
+    }
+}
+
 impl Reactor {
     /// Performs a request; the packet's secrets are wiped before this returns.
     pub(super) fn answer(&mut self, packet: Packet, greeted: bool) -> Answer {
@@ -55,6 +62,8 @@ impl Reactor {
             Request::SocketsInside { id, count } => self.sockets_inside(id, count),
             // Where it succeeds, the new program answers.
             Request::Upgrade => refused(self.upgrade()),
+            Request::EndForeign { cgroup, process } => done(self.end_foreign(&cgroup, process)),
+            Request::RemoveCgroup { cgroup } => done(self.remove_cgroup(&cgroup)),
             Request::DropHeld { name } => {
                 self.table.descriptors.remove(&name);
                 (Reply::Done, Vec::new())

@@ -21,6 +21,23 @@ impl LocalRuntime {
         }
     }
 
+    /// Not from [`Self::list_held`], which has all descriptors open at once.
+    pub(super) async fn list_held_names(&self) -> Result<Vec<String>, RuntimeError> {
+        let mut all = Vec::new();
+        let mut after = None;
+        loop {
+            let answer = self.shared.ask_plainly(Request::NextHeld { after }).await?;
+            match answer.reply {
+                Reply::Held { name } => {
+                    after = Some(name.clone());
+                    all.push(name);
+                }
+                Reply::End => return Ok(all),
+                _ => return Err(unexpected("a list")),
+            }
+        }
+    }
+
     pub(super) async fn find_held(&self, name: String) -> Result<Option<OwnedFd>, RuntimeError> {
         // Names are handed out in their order, so those between are few.
         let mut after = name.clone();
