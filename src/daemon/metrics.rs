@@ -160,6 +160,12 @@ impl MetricsSource for Instances {
             "Time from the request that wakes an instance until its server had shaken hands",
             wake_times,
         ));
+        samples.push(sample(
+            "capability_changes",
+            "Servers that offered something else after a launch than was answered for them before",
+            SampleKind::Counter,
+            self.0.capability_changes(),
+        ));
         let (calls, connections) = self.0.count_refusals();
         samples.push(sample(
             "denied_system_calls",
@@ -260,6 +266,15 @@ fn of_gateway(measures: &Measures) -> Vec<Sample> {
             count as f64,
         );
         samples.push(one.with("cause", cause));
+    }
+    for (method, count) in measures.in_place() {
+        let one = Sample::new(
+            "capability_cache_answers",
+            "Answers from the capability cache, in place of servers that slept or started, by method",
+            SampleKind::Counter,
+            count as f64,
+        );
+        samples.push(one.with("method", method));
     }
     samples
 }

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod broker;
 pub mod call;
+pub mod capability;
 pub mod credential;
 pub mod duration;
 pub mod egress;

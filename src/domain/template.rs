@@ -171,6 +171,10 @@ pub struct ServerSpec {
     /// Per-session only: how long an unused session, and with it its child, is kept; absent: `gateway.session_idle`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_idle: Option<HumanDuration>,
+    /// Shared stdio servers only: whether what it said of itself, and its lists, are answered in its place while it sleeps
+    /// or starts. `false`: they may change while it is not there, and a client that asks starts it.
+    #[serde(default = "yes")]
+    pub capability_cache: bool,
 }
 
 /// Most children of client sessions when the template does not say.
@@ -188,6 +192,15 @@ pub enum Sessions {
 }
 
 impl ServerSpec {
+    /// Whether what it offers is kept and answered in its place. Over HTTP servers answer for themselves, and so does each
+    /// child of a session.
+    #[must_use]
+    pub fn caches_capabilities(&self) -> bool {
+        self.capability_cache
+            && self.transport == Transport::Stdio
+            && self.sessions == Sessions::Shared
+    }
+
     /// How many children client sessions may have; `None`: they share one.
     #[must_use]
     pub fn members_max(&self) -> Option<usize> {

@@ -32,6 +32,7 @@ use super::{
     approach::Asked,
     body::{self, EventStream},
     dialogue::Exchange,
+    in_place::InPlace,
     lens::seen_body,
     limit, now_ms, ready,
     record::{self, Recorder},
@@ -363,20 +364,6 @@ impl Gateway {
             Err(refused) => return answer_of(*refused),
         };
         let _in_use = place.route.uses.begin();
-        let upstream = match self.ready_in(place, session.as_deref()).await {
-            Ok(upstream) => upstream,
-            Err(unready) if is_request => {
-                return answer_of(reply::unready(&place.route, id, &unready));
-            }
-            Err(_) => return Started::Nothing,
-        };
-        if let Err(refused) = scope::check(secret, &upstream, id, &source, &envelope).await {
-            return if is_request {
-                answer_of(*refused)
-            } else {
-                Started::Nothing
-            };
-        }
         let message = Message {
             source: &source,
             envelope: &envelope,
@@ -385,6 +372,39 @@ impl Gateway {
             secret,
             body: source.clone(),
         };
+        let upstream = match self.ready_at_once(place, session.as_deref()) {
+            Some(upstream) => upstream,
+            None => {
+                let shared = session.as_ref();
+                let answered = self.in_place(place, None, &message, false, shared).await;
+                match answered {
+                    Some(InPlace::Opened(session, answer)) => {
+                        return Started::Session(session, answer);
+                    }
+                    Some(InPlace::Answer(answer)) => return Started::Answer(answer),
+                    Some(InPlace::Refused(refused)) if is_request => return answer_of(*refused),
+                    // Streams of news are for stateless clients.
+                    Some(InPlace::Taken | InPlace::Stream(_) | InPlace::Refused(_)) => {
+                        return Started::Nothing;
+                    }
+                    None => {}
+                }
+                match self.ready_in(place, session.as_deref()).await {
+                    Ok(upstream) => upstream,
+                    Err(unready) if is_request => {
+                        return answer_of(reply::unready(&place.route, id, &unready));
+                    }
+                    Err(_) => return Started::Nothing,
+                }
+            }
+        };
+        if let Err(refused) = scope::check(secret, &upstream, id, &source, &envelope).await {
+            return if is_request {
+                answer_of(*refused)
+            } else {
+                Started::Nothing
+            };
+        }
         let Some(session) = session else {
             return match self.open_session(place, &message, &upstream).await {
                 Ok((session, answer)) => Started::Session(session, answer),

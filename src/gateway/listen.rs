@@ -243,12 +243,13 @@ impl Drop for ListenStream {
 }
 
 impl Gateway {
-    /// Answers `subscriptions/listen` with a stream of its own, whatever the child speaks: it outlives the child.
+    /// Answers `subscriptions/listen` with a stream of its own, whatever the child speaks: it outlives the child. Without
+    /// a connection it is granted what only we can tell meanwhile: that a list changed.
     pub(super) async fn listen(
         &self,
         place: &Arc<Place>,
         message: &Message<'_>,
-        upstream: &Upstream,
+        upstream: Option<&Upstream>,
         handshake: &Handshake,
     ) -> Listening {
         let id = message.id;
@@ -261,10 +262,11 @@ impl Gateway {
             Err(text) => return refused(StatusCode::BAD_REQUEST, INVALID_PARAMS, &text),
         };
         let is_stateless = handshake.era == Era::Modern;
-        if is_stateless && filter.is_strange {
+        let needs_child = upstream.is_none() && !filter.uris.is_empty();
+        if needs_child || (is_stateless && filter.is_strange) {
             return Listening::OfTheChild;
         }
-        if !is_stateless {
+        if let Some(upstream) = upstream.filter(|_| !is_stateless) {
             upstream.hear_standing();
             let fresh = filter.uris.iter();
             for uri in fresh.filter(|uri| !place.table.has_subscriber(uri)) {
@@ -284,7 +286,7 @@ impl Gateway {
             place: place.clone(),
         };
         let filter = &stream.listener.filter;
-        let granted = if is_stateless {
+        let granted = if let Some(upstream) = upstream.filter(|_| is_stateless) {
             place.renew_news(upstream);
             match upstream.heard().await {
                 Ok(granted) => filter.within(&granted),

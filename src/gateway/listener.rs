@@ -103,6 +103,11 @@ impl Gateway {
                     }
                 }
                 Some(AccessEvent::TokensChanged { id }) => self.end_sessions_of_ended_tokens(id),
+                Some(AccessEvent::ListsChanged {
+                    id,
+                    generation,
+                    news,
+                }) => self.tell_lists_changed(id, generation, &news),
                 Some(AccessEvent::Close { id }) => {
                     if let Some(closing) = open.remove(&id) {
                         closing.close();

@@ -7,7 +7,7 @@ use std::{
 
 use http::StatusCode;
 
-use super::cause::Cause;
+use super::{cause::Cause, in_place::METHODS};
 use crate::domain::latency::{Latency, LatencySnapshot};
 
 /// HTTP knows no more status codes.
@@ -19,6 +19,7 @@ pub struct Measures {
     times: Latency,
     by_status: Box<[AtomicU64]>,
     by_cause: [AtomicU64; Cause::WORDS.len()],
+    recalled: [AtomicU64; METHODS.len()],
 }
 
 impl Default for Measures {
@@ -27,6 +28,7 @@ impl Default for Measures {
             times: Latency::default(),
             by_status: (0..STATUS_CODES).map(|_| AtomicU64::new(0)).collect(),
             by_cause: Default::default(),
+            recalled: Default::default(),
         }
     }
 }
@@ -45,6 +47,22 @@ impl Measures {
         if let Some(count) = self.by_cause.get(cause.place()) {
             count.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Counts an answer in place of a server, by the place of its method.
+    pub(super) fn recalled(&self, method: usize) {
+        if let Some(count) = self.recalled.get(method) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Answers in place of servers that slept or started, by method, all of them.
+    pub fn in_place(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self
+            .recalled
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed));
+        METHODS.into_iter().zip(counts)
     }
 
     /// Times to the head of the answer.

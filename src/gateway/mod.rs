@@ -22,6 +22,7 @@ mod held;
 mod http_sse;
 #[cfg(test)]
 mod http_sse_tests;
+mod in_place;
 mod input;
 mod kept_sessions;
 #[cfg(test)]

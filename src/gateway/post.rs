@@ -80,7 +80,6 @@ impl Gateway {
             kind,
             stateless,
         } = *posted;
-        // Discovery is answered before anything is launched or awaited only when the child is known; `ready` decides.
         let id = match kind {
             Kind::Request => envelope.id.map_or("null", |id| id.get()),
             Kind::Notification | Kind::Response => "null",
@@ -97,28 +96,6 @@ impl Gateway {
             Err(refused) => return *refused,
         };
         let session = place.session_of(&parts.headers, secret, now);
-        let upstream = match self.ready_in(place, session.as_deref()).await {
-            Ok(ready) => ready,
-            Err(unready) => return reply::unready(&place.route, id, &unready),
-        };
-        if let Err(refused) = scope::check(secret, &upstream, id, source, envelope).await {
-            return *refused;
-        }
-        let shown = |reply: Reply| {
-            let reply = held::counted(reply, permit);
-            if envelope.method() == "tools/list" {
-                held::seen_through(reply, secret, self.config.line_limit_bytes)
-            } else {
-                reply
-            }
-        };
-        let era = if stateless { Era::Modern } else { Era::Legacy };
-        // A child's own server answers clients of its eras itself; the others meet it as they would meet a pipe.
-        if upstream.speaks(era) && session.is_none() {
-            let answers = (kind == Kind::Request).then(|| Box::from(id));
-            let reply = Box::pin(self.relay(place, parts, source.clone(), answers)).await;
-            return shown(reply);
-        }
         let message = Message {
             source,
             envelope,
@@ -127,6 +104,38 @@ impl Gateway {
             secret,
             body: source.clone(),
         };
+        let shown = |reply: Reply| {
+            let reply = held::counted(reply, permit);
+            if envelope.method() == "tools/list" {
+                held::seen_through(reply, secret, self.config.line_limit_bytes)
+            } else {
+                reply
+            }
+        };
+        let upstream = match self.ready_at_once(place, session.as_deref()) {
+            Some(ready) => ready,
+            None => {
+                let shared = session.as_ref();
+                let answered = self.in_place(place, Some(parts), &message, stateless, shared);
+                if let Some(answered) = Box::pin(answered).await {
+                    return shown(Self::reply_in_place(place, parts, answered));
+                }
+                match self.ready_in(place, session.as_deref()).await {
+                    Ok(ready) => ready,
+                    Err(unready) => return reply::unready(&place.route, id, &unready),
+                }
+            }
+        };
+        if let Err(refused) = scope::check(secret, &upstream, id, source, envelope).await {
+            return *refused;
+        }
+        let era = if stateless { Era::Modern } else { Era::Legacy };
+        // A child's own server answers clients of its eras itself; the others meet it as they would meet a pipe.
+        if upstream.speaks(era) && session.is_none() {
+            let answers = (kind == Kind::Request).then(|| Box::from(id));
+            let reply = Box::pin(self.relay(place, parts, source.clone(), answers)).await;
+            return shown(reply);
+        }
         let reply = if stateless {
             self.post_stateless(place, parts, &message, &upstream).await
         } else {

@@ -155,7 +155,7 @@ impl Place {
             upstream.attach(Arc::downgrade(&table));
             if let Some(handshake) = upstream.handshake_snapshot() {
                 self.param_headers.begin(&handshake);
-                self.greet(upstream, handshake);
+                self.greet(upstream, generation, handshake);
             }
             self.renew_news(upstream);
         }
@@ -163,7 +163,7 @@ impl Place {
 
     /// Tells a child that came up after another, or after another daemon, what its clients had told before, and the
     /// clients what is new.
-    fn greet(&self, upstream: &Upstream, handshake: Arc<Handshake>) {
+    fn greet(&self, upstream: &Upstream, launch: Generation, handshake: Arc<Handshake>) {
         let before = self.table.set_known(handshake.clone());
         if before.is_none() && self.table.is_empty() {
             return;
@@ -176,8 +176,7 @@ impl Place {
             renew_wishes(&self.table, upstream, &handshake);
         }
         for method in before.map_or(Vec::new(), |before| news(&before, &handshake)) {
-            let message = format!("{{\"jsonrpc\":\"2.0\",\"method\":\"{method}\"}}");
-            self.table.notification(method, None, message.into());
+            self.table.tell_once(launch, method);
         }
     }
 }

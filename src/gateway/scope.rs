@@ -34,11 +34,7 @@ pub async fn check(
     if scope.is_all() {
         return Ok(());
     }
-    let bad = |text: &str| {
-        let body = error_message(id, INVALID_PARAMS, text, None);
-        Box::new(reply::json(StatusCode::BAD_REQUEST, body))
-    };
-    let name = called_tool(source, envelope).map_err(|text| bad(&text))?;
+    let name = check_form(secret, id, source, envelope)?;
     let Some(name) = name else { return Ok(()) };
     let (allowed, names) = match scope {
         TokenScope::ReadOnly => {
@@ -70,6 +66,26 @@ pub async fn check(
     } else {
         Err(Box::new(refusal(secret, scope, id, &name, &names)))
     }
+}
+
+/// Checks that two readers read a message in the same way, where the token has a scope; answers the tool that it calls
+/// then. `id`: raw JSON, or `null`.
+///
+/// # Errors
+/// The refusal.
+pub fn check_form(
+    secret: &Secret,
+    id: &str,
+    source: &[u8],
+    envelope: &Envelope<'_>,
+) -> Result<Option<String>, Box<Reply>> {
+    if secret.token.settings.load().scope.is_all() {
+        return Ok(None);
+    }
+    called_tool(source, envelope).map_err(|text| {
+        let body = error_message(id, INVALID_PARAMS, &text, None);
+        Box::new(reply::json(StatusCode::BAD_REQUEST, body))
+    })
 }
 
 /// The tool that a message calls; `None` when it calls none.

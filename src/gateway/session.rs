@@ -23,6 +23,7 @@ use super::{
 use crate::{
     domain::{
         UnixMs,
+        id::Generation,
         member::{Resting, Room, room},
     },
     supervisor::{
@@ -288,6 +289,8 @@ pub struct SessionTable {
     attached: AtomicU64,
     /// What the child that stands behind now told of itself.
     known: Mutex<Option<Arc<Handshake>>>,
+    /// Which lists all clients were told to list again, since this launch.
+    pub(super) told: Mutex<(Generation, Vec<&'static str>)>,
     /// Where they outlive this daemon.
     pub(super) kept: Option<Arc<KeptSessions>>,
     /// Streams of stateless clients.
@@ -304,6 +307,7 @@ impl SessionTable {
             sessions: Mutex::default(),
             attached: AtomicU64::new(0),
             known: Mutex::default(),
+            told: Mutex::default(),
             kept,
             listeners: Listeners::default(),
         };

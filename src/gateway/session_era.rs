@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, request::Parts};
+use http::{StatusCode, request::Parts};
 
 use crate::upstream::{
-    Call, Declared, Era, First, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, Item, Kind,
-    LEGACY_VERSIONS, Upstream, error_message, negotiate, result_message, unquote,
+    Call, Declared, Era, First, Handshake, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, Item,
+    Kind, LEGACY_VERSIONS, Upstream, error_message, negotiate, result_message, unquote,
 };
 
 use super::{
     Accepts, Gateway, Message, Place, Reply, SESSION_HEADER, VERSION_HEADER,
     body::EventStream,
     dialogue::Exchange,
+    in_place::opened,
     no_such_session, now_ms, own_child,
     ready::NotBegun,
     replay::TrackStream,
@@ -43,14 +44,7 @@ impl Gateway {
     ) -> Reply {
         if message.kind == Kind::Request && message.envelope.method() == "initialize" {
             return match Box::pin(self.open_session(place, message, upstream)).await {
-                Ok((session, answer)) => {
-                    place.table.keep(&session);
-                    let mut answer = reply::json(StatusCode::OK, answer);
-                    if let Ok(value) = HeaderValue::from_str(&session.id()) {
-                        answer.headers_mut().insert(&SESSION_HEADER, value);
-                    }
-                    answer
-                }
+                Ok((session, answer)) => opened(place, &session, answer),
                 Err(refused) => *refused,
             };
         }
@@ -86,6 +80,24 @@ impl Gateway {
         message: &Message<'_>,
         upstream: &Upstream,
     ) -> Result<(Arc<Session>, Bytes), Box<Reply>> {
+        let Some(handshake) = upstream.handshake_snapshot() else {
+            return Err(Box::new(reply::json(
+                StatusCode::SERVICE_UNAVAILABLE,
+                reply::failure_message(message.id, "it is not initialized yet"),
+            )));
+        };
+        self.enter_session(place, message, &handshake, Some(upstream))
+            .await
+    }
+
+    /// The same by what the child told of itself; without a connection the answer is given in its place.
+    pub(super) async fn enter_session(
+        &self,
+        place: &Place,
+        message: &Message<'_>,
+        handshake: &Handshake,
+        upstream: Option<&Upstream>,
+    ) -> Result<(Arc<Session>, Bytes), Box<Reply>> {
         let id = message.id;
         let wanted = message.envelope.parameter("protocolVersion");
         let params = message.envelope.parameters().ok();
@@ -97,16 +109,10 @@ impl Gateway {
                 "initialize needs the text params.protocolVersion.",
             )));
         };
-        let Some(handshake) = upstream.handshake_snapshot() else {
-            return Err(Box::new(reply::json(
-                StatusCode::SERVICE_UNAVAILABLE,
-                reply::failure_message(id, "it is not initialized yet"),
-            )));
-        };
         let version = negotiate(&wanted);
         // A stateless server keeps nothing per connection.
         let desk = place.route.members.load_full();
-        let desk = desk.filter(|_| upstream.era() == Era::Legacy);
+        let desk = desk.filter(|_| handshake.era == Era::Legacy);
         let opened = place.table.open(
             Client {
                 traits: ClientTraits::read(params),
@@ -119,13 +125,15 @@ impl Gateway {
                 desk.as_ref().map(|desk| desk.members_max),
             ),
             now_ms(),
-            |session| session.is_calling(upstream),
+            |session| upstream.is_some_and(|upstream| session.is_calling(upstream)),
         );
         let session = match opened {
             Ok((session, evicted)) => {
                 if let Some(evicted) = evicted {
                     place.table.close(&evicted);
-                    upstream.forget_session(evicted.key);
+                    if let Some(upstream) = upstream {
+                        upstream.forget_session(evicted.key);
+                    }
                 }
                 session
             }
@@ -147,7 +155,11 @@ impl Gateway {
                 given.await?
             }
             None => {
-                let tells_news = place.tells_news(upstream).await;
+                // One that is not there may promise them: what it offers anew is told by us.
+                let tells_news = match upstream {
+                    Some(upstream) => place.tells_news(upstream).await,
+                    None => true,
+                };
                 handshake.initialize_result(&wanted, tells_news).0
             }
         };

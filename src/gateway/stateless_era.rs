@@ -62,7 +62,7 @@ impl Gateway {
                 return reply::json(StatusCode::OK, result_message(id, &result));
             }
             "subscriptions/listen" => {
-                match Box::pin(self.listen(place, message, upstream, &handshake)).await {
+                match Box::pin(self.listen(place, message, Some(upstream), &handshake)).await {
                     Listening::Answered(answer) => return *answer,
                     Listening::OfTheChild => {}
                 }

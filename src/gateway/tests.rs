@@ -25,7 +25,7 @@ use crate::{
     },
     supervisor::{
         access::{Token, TokenSet},
-        route::{About, AccessEvent, Route, RouteState},
+        route::{About, AccessEvent, Recall, Route, RouteState},
     },
     upstream::{
         Failure, MODERN, Upstream, UpstreamOptions,
@@ -88,6 +88,7 @@ async fn bench_with(upstream: Arc<Upstream>, child: Child) -> Bench {
         demand: Arc::default(),
         uses: Arc::default(),
         wake: Arc::new(|| {}),
+        recall: Recall::default(),
         members: arc_swap::ArcSwapOption::empty(),
     });
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -10,6 +10,7 @@ mod pool;
 mod row;
 
 mod calls;
+mod capabilities;
 mod chunks;
 mod credentials;
 mod error;
@@ -30,6 +31,7 @@ mod snapshot;
 mod tokens;
 
 pub use calls::{CallEntry, CallQuery, CallSample};
+pub use capabilities::{CapabilityPart, CapabilityRow};
 pub use credentials::{CredentialEntry, CredentialRow, KeyCheckRow};
 pub use error::StoreError;
 pub use events::{EventRow, NewEvent};

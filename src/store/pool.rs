@@ -172,6 +172,15 @@ macro_rules! migrations {
                     "/0007_log_writers.sql"
                 )),
             ),
+            (
+                8,
+                "capability cache",
+                include_str!(concat!(
+                    "../../migrations/",
+                    $dialect,
+                    "/0008_capability_cache.sql"
+                )),
+            ),
         ])
     };
 }

@@ -10,6 +10,7 @@ use tokio::{
 
 use super::{
     Context, InstanceStatus, SupervisorError,
+    capabilities::{Learning, Learnt},
     command::{Command, Reply, Verb},
     launch::{Child, LaunchOutcome, Recipe, Turn},
     members::{self, Census, Members},
@@ -65,6 +66,8 @@ pub(super) struct Actor {
     pub(super) turn: Option<Turn>,
     pub(super) child: Option<Box<Child>>,
     pub(super) probing: Option<BoxFuture<'static, ProbeOutcome>>,
+    /// The child is asked what it offers.
+    pub(super) learning: Option<Learning>,
     pub(super) tracker: ProbeTracker,
     /// When a request woke it; until its server answers.
     pub(super) woken: Option<Instant>,
@@ -107,6 +110,7 @@ enum Input {
     Turn(Option<Turn>),
     Launched(LaunchOutcome),
     Probed(ProbeOutcome),
+    Learnt(Learnt),
 }
 
 impl Actor {
@@ -157,6 +161,7 @@ impl Actor {
             () = due_at(due) => Input::Timer,
             input = progress(&mut self.launching) => input,
             outcome = answer(&mut self.probing) => Input::Probed(outcome),
+            learnt = answer(&mut self.learning) => Input::Learnt(learnt),
         }
     }
 
@@ -182,6 +187,7 @@ impl Actor {
             Input::Turn(turn) => self.spawn_in_turn(turn).await,
             Input::Launched(outcome) => self.on_launched(outcome).await,
             Input::Probed(outcome) => self.on_probed(outcome).await,
+            Input::Learnt(learnt) => self.on_learnt(learnt).await,
         }
     }
 
@@ -287,7 +293,11 @@ impl Actor {
                     Some(Wish::Start) | None => {}
                 }
             }
-            Timer::Probe => self.begin_probe(),
+            Timer::Probe => {
+                self.begin_probe();
+                self.learn_again_if_changed();
+            }
+            Timer::Learn => self.begin_learning(),
             Timer::Sleep => self.look_whether_used().await,
             Timer::PersistAgain => self.retry_due = true,
             Timer::YieldLaunchTurn => self.turn = None,
@@ -375,9 +385,9 @@ async fn progress(launching: &mut Option<Launching>) -> Input {
     }
 }
 
-async fn answer(probing: &mut Option<BoxFuture<'static, ProbeOutcome>>) -> ProbeOutcome {
-    match probing {
-        Some(probing) => probing.await,
+async fn answer<T>(asked: &mut Option<BoxFuture<'static, T>>) -> T {
+    match asked {
+        Some(asked) => asked.await,
         None => pending().await,
     }
 }

@@ -113,6 +113,7 @@ pub(super) async fn spawn_actor(
             }
         }),
         members: ArcSwapOption::empty(),
+        recall: super::capabilities::recall(context, &record),
     });
     let handshake = record.handshake.take();
     let now = context.clock.now();
@@ -134,6 +135,7 @@ pub(super) async fn spawn_actor(
         turn: None,
         child: None,
         probing: None,
+        learning: None,
         tracker: ProbeTracker::default(),
         woken: None,
         sealed: super::sealed::SealedByVariable::new(),

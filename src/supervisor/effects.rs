@@ -254,6 +254,7 @@ impl Actor {
         for timer in [Timer::Probe, Timer::Sleep, Timer::YieldLaunchTurn] {
             self.timers.disarm(timer);
         }
+        self.forget_if_changed(&child.upstream).await;
         let drained_by = Instant::now() + DRAIN_LIMIT;
         for capture in &child.captures {
             capture
@@ -355,6 +356,7 @@ impl Actor {
             self.save_handshake(generation, handshake).await;
             self.arm_probe();
             self.arm_sleep();
+            self.plan_learning();
         }
     }
 }

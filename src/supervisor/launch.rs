@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Context,
+    capabilities::{self, Memory},
     denials::Watched,
     egress::Ways,
     folders::{self, instance_dir},
@@ -63,6 +64,8 @@ pub(super) struct Child {
     pub(super) _watched: Option<Watched>,
     /// Its upstream told that it can never answer again.
     pub(super) told_silent: bool,
+    /// What it offers, where that is kept.
+    pub(super) memory: Memory,
 }
 
 impl Child {
@@ -78,6 +81,9 @@ pub(super) struct KeptHandshake {
     pub(super) handshake: Handshake,
     /// The private port of an HTTP server.
     pub(super) http_port: Option<u16>,
+    /// On what basis it was launched, where what it offers is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) basis: Option<String>,
 }
 
 /// What the children of an instance are launched from: the main child and, per session, its members.
@@ -181,8 +187,11 @@ async fn try_launch(
         template,
     };
     let id = WorkloadId::main(record.id, generation);
+    let mut child = start(context, &recipe, id, port).await?;
+    let basis = capabilities::basis(&recipe.template, record, &recipe.sealed);
+    child.memory = Memory::of(&recipe.template, basis);
     Ok(Launched {
-        child: start(context, &recipe, id, port).await?,
+        child,
         sealed: recipe.sealed.clone(),
         template: Arc::clone(&recipe.template),
         recipe: recipe.for_members(),
@@ -306,8 +315,9 @@ pub(super) async fn attach_adopted(
         .as_ref()
         .map(|resolved| resolved.sandbox.egress.clone());
     let ways = Ways::new(egress.unwrap_or_default(), &secrets, &redactions);
-    let child = attach(context, record, template, port, workload, redactions, ways).await?;
+    let mut child = attach(context, record, template, port, workload, redactions, ways).await?;
     if let Some(kept) = kept {
+        child.memory = Memory::of(template, kept.basis);
         child.upstream.adopt(kept.handshake);
     }
     let recipe = resolved.and_then(|resolved| {
@@ -354,6 +364,7 @@ async fn attach(
                 redactions,
                 _gate: gate,
                 told_silent: false,
+                memory: Memory::default(),
             })
         }
         Err(error) => {
@@ -424,6 +435,7 @@ pub(super) fn upstream_options(context: &Context, template: &Template) -> Upstre
         handshake_timeout: template.health.start_timeout.std(),
         era: template.server.era,
         unclaimed_requests: template.server.unclaimed_requests,
+        keeps_lists: template.server.caches_capabilities(),
     }
 }
 

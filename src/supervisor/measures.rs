@@ -30,6 +30,13 @@ impl Supervisor {
         (wakes, context.wake_times.snapshot())
     }
 
+    /// How many servers offered something else after a launch than was kept, and so was answered, since the daemon
+    /// started.
+    #[must_use]
+    pub fn capability_changes(&self) -> u64 {
+        self.context().capability_changes.load(Ordering::Relaxed)
+    }
+
     /// What the main child of each instance, with all below it, uses now, and how often the restart policy launched the
     /// instance. Reads /proc some times for each, so it blocks for a moment; instances without a child use nothing.
     #[must_use]

@@ -7,6 +7,7 @@
 pub mod access;
 mod actor;
 mod boot;
+mod capabilities;
 mod check;
 mod command;
 mod context;

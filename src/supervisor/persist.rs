@@ -156,6 +156,10 @@ impl Actor {
         let kept = KeptHandshake {
             handshake: handshake.clone(),
             http_port,
+            basis: self
+                .child
+                .as_ref()
+                .and_then(|child| child.memory.basis.clone()),
         };
         let json = match serde_json::to_value(&kept) {
             Ok(json) => json,

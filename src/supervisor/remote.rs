@@ -155,6 +155,7 @@ async fn attach(
         _gate: None,
         _watched: None,
         told_silent: false,
+        memory: super::capabilities::Memory::default(),
     })
 }
 

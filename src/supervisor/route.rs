@@ -5,12 +5,13 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use futures_util::future::BoxFuture;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout,
@@ -21,11 +22,12 @@ use super::{access::TokenSet, uses::Uses};
 use crate::{
     domain::{
         UnixMs,
+        capability::ListKind,
         duration::HumanDuration,
         id::{Generation, InstanceId, InstanceName},
         state::StatusWord,
     },
-    upstream::{Failure, Upstream},
+    upstream::{Failure, Handshake, Upstream},
 };
 
 /// What an instance may tell of itself to anyone: never a secret.
@@ -40,6 +42,9 @@ pub struct About {
     /// The version that its server told last; empty: none yet.
     pub version: String,
 }
+
+/// How long a request waits for what is kept of a server, before the server is awaited.
+const RECALL_MAX: Duration = Duration::from_secs(2);
 
 /// Asks the supervisor to launch an instance that sleeps. Called from a request: must not block.
 pub type WakeHook = Arc<dyn Fn() + Send + Sync>;
@@ -78,6 +83,59 @@ pub struct Route {
     pub wake: WakeHook,
     /// Where a new client session gets a child of its own; `None`: sessions share the main child.
     pub members: ArcSwapOption<MemberDesk>,
+    /// What is kept of what its server offers.
+    pub recall: Recall,
+}
+
+/// What a server said before it went to sleep, or in its last life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recalled {
+    /// Of itself.
+    pub handshake: Handshake,
+    /// The list that was asked for, as a raw result; `None`: it is not known.
+    pub list: Option<String>,
+    /// How long ago it said so, in milliseconds.
+    pub age_ms: u64,
+}
+
+type RecallHook =
+    Box<dyn Fn(Option<ListKind>) -> BoxFuture<'static, Option<Recalled>> + Send + Sync>;
+
+/// Asks for what is kept of a server, which lies in the database.
+#[derive(Default)]
+pub struct Recall {
+    /// Something may be kept.
+    may: AtomicBool,
+    ask: Option<RecallHook>,
+}
+
+impl Recall {
+    pub(super) fn new(
+        may: bool,
+        ask: impl Fn(Option<ListKind>) -> BoxFuture<'static, Option<Recalled>> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            may: AtomicBool::new(may),
+            ask: Some(Box::new(ask)),
+        }
+    }
+
+    /// Whether it is worth to ask.
+    #[must_use]
+    pub fn may(&self) -> bool {
+        self.may.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set(&self, may: bool) {
+        self.may.store(may, Ordering::Relaxed);
+    }
+
+    /// What is kept, if it still says what the server would say, as far as can be known; with this list, if one is
+    /// asked for. `None` too when the database does not answer in time.
+    pub async fn ask(&self, kind: Option<ListKind>) -> Option<Recalled> {
+        let ask = self.ask.as_ref().filter(|_| self.may())?;
+        timeout(RECALL_MAX, ask(kind)).await.ok()?
+    }
 }
 
 /// A request that waits for an instance; dropping it ends the wait.
@@ -266,6 +324,15 @@ pub enum AccessEvent {
     TokensChanged {
         /// The instance.
         id: InstanceId,
+    },
+    /// Its server offers something else than was answered for it before this launch.
+    ListsChanged {
+        /// The instance.
+        id: InstanceId,
+        /// The launch.
+        generation: Generation,
+        /// The notifications that tell of it.
+        news: Vec<&'static str>,
     },
     /// Stop serving it and close the socket; open connections end after their answers under way.
     Close {

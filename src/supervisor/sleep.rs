@@ -43,6 +43,10 @@ impl Actor {
             self.arm_sleep_in(Some(wait));
             return;
         }
+        let used = self.last_used();
+        if self.learns_before_sleep(used) {
+            return;
+        }
         // From here on a request finds it asleep and waits; one that was let in before is counted.
         self.route.uses.take_wanted();
         let awake = self.route_state.send_replace(RouteState::Down {
@@ -59,21 +63,31 @@ impl Actor {
         self.apply(Event::Stop(StopReason::Idle)).await;
     }
 
+    /// What it offers is known now as far as it can be: looks whether it is used, if that waited for this.
+    pub(super) fn look_at_sleep_again(&mut self) {
+        if self.life.state == InstanceState::Running && !self.timers.is_armed(Timer::Sleep) {
+            self.arm_sleep_in(Some(std::time::Duration::ZERO));
+        }
+    }
+
+    /// When it was last used by a client.
+    fn last_used(&self) -> Instant {
+        let ended = self.child.as_ref();
+        let ended = ended.and_then(|child| child.upstream.last_call_ended());
+        let last = self.route.uses.last();
+        last.max(ended.unwrap_or(last))
+    }
+
     fn activity(&self) -> Activity {
         let uses = &self.route.uses;
         let under_way = uses.under_way();
-        let (calls, ended) = match &self.child {
-            Some(child) => (
-                child.upstream.client_calls(),
-                child.upstream.last_call_ended(),
-            ),
-            None => (0, None),
-        };
+        let child = self.child.as_ref();
+        let calls = child.map_or(0, |child| child.upstream.client_calls());
         let activity = Activity {
             under_way: under_way.saturating_add(u64::try_from(calls).unwrap_or(u64::MAX)),
             session_children: listed(&self.census.borrow()).len(),
             is_subscribed: uses.is_subscribed(),
-            unused_for: uses.last().max(ended.unwrap_or(uses.last())).elapsed(),
+            unused_for: self.last_used().elapsed(),
         };
         if activity.is_busy() {
             uses.touch();

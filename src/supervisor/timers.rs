@@ -17,6 +17,8 @@ pub(super) enum Timer {
     Purge,
     /// The next liveness probe.
     Probe,
+    /// Ask the server what it offers.
+    Learn,
     /// Look whether anybody uses it.
     Sleep,
     /// Try again to write what the store did not take.
@@ -39,6 +41,11 @@ impl Timers {
     /// Clears a timer.
     pub(super) fn disarm(&mut self, timer: Timer) {
         self.0.retain(|(kind, _)| *kind != timer);
+    }
+
+    /// Whether one of this kind is set.
+    pub(super) fn is_armed(&self, timer: Timer) -> bool {
+        self.0.iter().any(|(kind, _)| *kind == timer)
     }
 
     /// When the next one is due.

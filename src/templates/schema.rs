@@ -136,6 +136,7 @@ const SERVER: &[Key] = &[
     key("sessions", Shape::Word(&["shared", "per-session"])),
     key("session_children_max", Shape::Whole(1, 1_000)),
     key("session_idle", Shape::Duration(false)),
+    key("capability_cache", Shape::Flag),
 ];
 
 const CREDENTIAL: &[Key] = &[

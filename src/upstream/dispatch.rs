@@ -17,6 +17,7 @@ use super::{
     translate::{META_SUBSCRIPTION, capability_for, missing_capability, unmarked},
     wire::Wire,
 };
+use crate::domain::capability::ListKind;
 
 /// The stream that a message came on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,6 +194,9 @@ fn notification(
     let method = envelope.method();
     if method == "notifications/tools/list_changed" {
         wire.set_tools_changed(true);
+    }
+    if ListKind::ALL.iter().any(|kind| kind.news() == method) {
+        wire.set_lists_changed(true);
     }
     match method {
         "notifications/progress" => progress(wire, line, envelope),

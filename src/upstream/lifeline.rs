@@ -41,7 +41,7 @@ impl Upstream {
             (Link::Stdio(_), EraPolicy::Stateless) => self.discover().await?,
         };
         if handshake.has_capability("tools") {
-            self.list_into(&mut handshake).await?;
+            self.list_into(&mut handshake, true).await?;
         }
         self.adopt(handshake.clone());
         Ok(handshake)

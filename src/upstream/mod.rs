@@ -27,6 +27,7 @@ mod mailbox;
 mod members;
 mod message;
 mod news;
+mod offer;
 mod param_headers;
 mod remote;
 mod remote_connect;
@@ -82,6 +83,7 @@ pub use message::{
     splice_text, unquote, unquoted,
 };
 pub use news::{Interest, NEWS_KINDS};
+pub use offer::{LIST_BYTES_MAX, Offer, list_entries};
 pub use param_headers::{ParamHeader, of_tool as param_headers_of};
 pub use remote::RemoteServer;
 pub use remote_connect::{Dial, trusted};
@@ -113,6 +115,8 @@ pub struct UpstreamOptions {
     pub era: EraPolicy,
     /// What happens to requests of the child that could belong to several clients.
     pub unclaimed_requests: UnclaimedRequests,
+    /// Whether its list of tools is kept in its own words until [`Upstream::offer`] takes it.
+    pub keeps_lists: bool,
 }
 
 impl Default for UpstreamOptions {
@@ -123,6 +127,7 @@ impl Default for UpstreamOptions {
             handshake_timeout: Duration::from_secs(60),
             era: EraPolicy::default(),
             unclaimed_requests: UnclaimedRequests::default(),
+            keeps_lists: false,
         }
     }
 }

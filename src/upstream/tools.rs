@@ -7,15 +7,17 @@ use std::{
 };
 
 use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::{
     Link, Upstream, UpstreamError,
-    handshake::{Era, Handshake, PAGES_MAX, TOOLS_MAX},
+    handshake::{Era, Handshake, TOOLS_MAX},
     message::{RawObject, unquote},
+    offer::Pages,
     param_headers::{self, ParamHeader},
 };
+use crate::domain::capability::ListKind;
 
 /// How long a list counts of a child that does not tell us its news: those over HTTP tell their clients, stateless ones
 /// whom they are asked to.
@@ -71,12 +73,23 @@ impl<'a> ListedTool<'a> {
 #[derive(Debug, Default)]
 pub struct Listing {
     at: Mutex<Option<Instant>>,
+    /// The last list in the words of the child, until it is taken.
+    whole: Mutex<Option<String>>,
     turn: tokio::sync::Mutex<()>,
 }
 
 impl Listing {
     fn at(&self) -> Option<Instant> {
         *self.at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_whole(&self) -> Option<String> {
+        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        whole.take()
+    }
+
+    fn set_whole(&self, list: Option<String>) {
+        *self.whole.lock().unwrap_or_else(PoisonError::into_inner) = list;
     }
 
     fn set(&self, at: Option<Instant>) {
@@ -99,7 +112,7 @@ impl Upstream {
         let _turn = self.listing.turn.lock().await;
         if !self.has_present_tools() {
             let mut handshake = Handshake::clone(&known);
-            self.list_into(&mut handshake).await?;
+            self.list_into(&mut handshake, false).await?;
             known = Arc::new(handshake);
             self.handshake.store(Some(known.clone()));
         }
@@ -122,11 +135,16 @@ impl Upstream {
     }
 
     /// Lists the tools into what is known of a child.
-    pub(super) async fn list_into(&self, handshake: &mut Handshake) -> Result<(), UpstreamError> {
+    /// `keep`: also in its own words, until [`Self::whole_tools`] takes it.
+    pub(super) async fn list_into(
+        &self,
+        handshake: &mut Handshake,
+        keep: bool,
+    ) -> Result<(), UpstreamError> {
         // A change that is told from here on makes this list an old one.
         self.wire.set_tools_changed(false);
         let began = Instant::now();
-        let listed = self.list_tools(handshake).await;
+        let listed = self.list_tools(handshake.era, keep).await;
         self.listing.set(listed.is_ok().then_some(began));
         let list = listed?;
         (handshake.tools, handshake.read_only_tools) = (list.names, list.read_only);
@@ -134,28 +152,35 @@ impl Upstream {
         Ok(())
     }
 
-    async fn list_tools(&self, handshake: &Handshake) -> Result<ToolList, UpstreamError> {
+    /// The whole list in the words of the child, if it is kept: that of the last listing where it is still the present
+    /// one.
+    pub(super) async fn whole_tools(&self) -> Result<Option<String>, UpstreamError> {
+        let _turn = self.listing.turn.lock().await;
+        let is_old = self.wire.tools_changed();
+        if let Some(kept) = self.listing.take_whole().filter(|_| !is_old) {
+            return Ok(Some(kept));
+        }
+        if let Some(known) = self.handshake_snapshot() {
+            let mut handshake = Handshake::clone(&known);
+            self.list_into(&mut handshake, true).await?;
+            self.handshake.store(Some(Arc::new(handshake)));
+        }
+        Ok(self.listing.take_whole())
+    }
+
+    async fn list_tools(&self, era: Era, keep: bool) -> Result<ToolList, UpstreamError> {
         let mut list = ToolList::default();
-        let mut params = json!({});
-        for _ in 0..PAGES_MAX {
-            let asked = self.own_request(handshake.era, "tools/list", params);
-            let raw = match asked.await {
-                Err(UpstreamError::Rpc { code: -32_601, .. }) => return Ok(list),
-                other => other?,
-            };
-            let protocol = |text: &str| UpstreamError::Protocol(text.to_owned());
-            let page = RawObject::parse(&raw)
-                .map_err(|_| protocol("its answer to tools/list is not an object"))?;
-            let listed: Vec<&RawValue> = page
-                .get("tools")
-                .and_then(|raw| serde_json::from_str(raw).ok())
-                .ok_or_else(|| protocol("its answer to tools/list has no array \"tools\""))?;
-            for raw in listed {
+        let mut whole = (keep && self.options.keeps_lists).then(Pages::default);
+        self.listing.take_whole();
+        let listed = self.pages(era, ListKind::Tools, |page, tools| {
+            if let Some(whole) = &mut whole {
+                whole.push(page, tools.len());
+            }
+            for raw in tools {
                 let tool = ListedTool::read(raw.get());
-                let name = tool
-                    .as_ref()
-                    .and_then(ListedTool::name)
-                    .ok_or_else(|| protocol("it listed a tool without a name"))?;
+                let name = tool.as_ref().and_then(ListedTool::name).ok_or_else(|| {
+                    UpstreamError::Protocol("it listed a tool without a name".to_owned())
+                })?;
                 // A name that is cut fits no call any more, so it must not be taken for another tool's.
                 let whole = name.chars().count() <= NAME_CHARS_MAX;
                 if whole && tool.is_some_and(|tool| tool.is_read_only()) {
@@ -167,10 +192,16 @@ impl Upstream {
                 }
                 list.names.push(name.chars().take(NAME_CHARS_MAX).collect());
             }
-            match page.get("nextCursor").and_then(unquote) {
-                Some(cursor) if list.names.len() < TOOLS_MAX => params = json!({"cursor": cursor}),
-                _ => break,
+            Ok(list.names.len())
+        });
+        match listed.await {
+            Ok(true) => {
+                let whole = whole.and_then(|whole| whole.join(ListKind::Tools));
+                self.listing.set_whole(whole);
             }
+            Ok(false) => {}
+            Err(UpstreamError::Rpc { code: -32_601, .. }) => return Ok(list),
+            Err(error) => return Err(error),
         }
         list.names.truncate(TOOLS_MAX);
         list.read_only.truncate(TOOLS_MAX);

@@ -282,7 +282,7 @@ pub fn session_answer(line: &[u8], answer: &Envelope<'_>, client_id: &str, metho
 }
 
 /// `None`: it stays as it is, as does the result of an extension, which only a client that declared it gets.
-fn session_result(raw: &str) -> Option<String> {
+pub(super) fn session_result(raw: &str) -> Option<String> {
     let mut result = RawObject::parse(raw).ok()?;
     if let Some(kind) = result.get("resultType")
         && unquote(kind).as_deref() != Some("complete")

@@ -42,6 +42,7 @@ pub struct Wire {
     overdue: AtomicU64,
     /// The child said that its tools changed, since they were last listed.
     tools_changed: AtomicBool,
+    lists_changed: AtomicBool,
 }
 
 /// Why a message did not go out.
@@ -70,6 +71,7 @@ impl Wire {
             sweeping: AtomicBool::new(false),
             overdue: AtomicU64::new(0),
             tools_changed: AtomicBool::new(false),
+            lists_changed: AtomicBool::new(false),
         }
     }
 
@@ -81,6 +83,16 @@ impl Wire {
     /// Notes that the child said so, or that they are about to be listed.
     pub fn set_tools_changed(&self, changed: bool) {
         self.tools_changed.store(changed, Ordering::Release);
+    }
+
+    /// Whether the child said that one of its lists changed since all of them were asked for.
+    pub fn lists_changed(&self) -> bool {
+        self.lists_changed.load(Ordering::Acquire)
+    }
+
+    /// Notes that the child said so, or that all are about to be asked for.
+    pub fn set_lists_changed(&self, changed: bool) {
+        self.lists_changed.store(changed, Ordering::Release);
     }
 
     /// The table of calls under way.

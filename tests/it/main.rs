@@ -9,6 +9,7 @@ mod bad_manifests;
 mod brokers;
 mod built_in_servers;
 mod calls;
+mod capability_cache;
 mod cgroups;
 mod chaos;
 mod churn;

@@ -1,6 +1,7 @@
 //! One contract for the store, held by both databases in the same run.
 
 mod calls;
+mod capabilities;
 mod credentials;
 mod faults;
 mod instances;

@@ -181,6 +181,7 @@ contract! {
             "DROP TABLE call_writers",
             "DROP TABLE log_usage",
             "DROP TABLE log_writers",
+            "DROP TABLE capability_cache",
             "DROP TABLE log_minutes",
             "DROP TABLE access_token_secrets",
             "DROP TABLE access_tokens",
