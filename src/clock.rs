@@ -63,6 +63,13 @@ impl Clock {
     }
 }
 
+/// How far `at` lies ahead by the system's clock, to the nanosecond; zero when it has passed. For measuring.
+#[must_use]
+pub fn ahead_exactly(at: UnixMs) -> Duration {
+    let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(at).unwrap_or(0));
+    at.duration_since(SystemTime::now()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

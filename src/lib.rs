@@ -1,6 +1,7 @@
 //! MiniMCP: a daemon that runs other people's MCP servers safely. See ARCHITECTURE.md for the map.
 
 pub mod api;
+pub mod bench;
 pub mod calls;
 pub mod cli;
 pub mod client;

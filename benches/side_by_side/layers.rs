@@ -22,7 +22,7 @@ use minimcp::{
     },
 };
 
-use super::figures::{Figures, Summary};
+use minimcp::bench::figures::{Figures, ReportError, Summary};
 
 /// Inits that live at the same time while their memory is looked at.
 const HELD: u128 = 8;
@@ -75,7 +75,7 @@ fn kinds() -> Vec<(&'static str, Sandbox)> {
 }
 
 /// Measures in `rounds` rounds, in each of which every kind has its turn.
-pub fn compare(figures: &mut Figures, rounds: usize) {
+pub fn compare(figures: &mut Figures, rounds: usize) -> Result<(), ReportError> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let threads = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -84,7 +84,7 @@ pub fn compare(figures: &mut Figures, rounds: usize) {
     figures.heading(
         "what each layer costs at a start, /bin/true",
         Figures::TIMES,
-    );
+    )?;
     let kinds = kinds();
     let mut bare = Vec::new();
     let mut times: Vec<Vec<Duration>> = vec![Vec::new(); kinds.len()];
@@ -140,15 +140,16 @@ pub fn compare(figures: &mut Figures, rounds: usize) {
         keeper.shutdown(true).await;
     });
     let bare = Summary::of(bare);
-    figures.times("bare: fork and exec", bare, None);
+    figures.times("bare: fork and exec", bare, None)?;
     for ((name, _), times) in kinds.iter().zip(times) {
-        figures.times(name, Summary::of(times), Some(bare));
+        figures.times(name, Summary::of(times), Some(bare))?;
     }
-    figures.heading("private memory of an init, the mean of 8", "");
+    figures.heading("private memory of an init, the mean of 8", "")?;
     for ((name, _), kib) in kinds.iter().zip(private) {
         #[expect(clippy::cast_precision_loss, reason = "memory in KiB is small")]
-        figures.number(name, kib as f64, "KiB");
+        figures.number(name, kib as f64, "KiB")?;
     }
+    Ok(())
 }
 
 async fn forget(workload: &Workload) {

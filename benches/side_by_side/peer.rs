@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use minimcp::bench::mcp::Endpoint;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -15,8 +16,8 @@ use nix::{
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::mcp::Endpoint;
-
+/// The name of its rows.
+pub const NAME: &str = "peer: mcp-proxy, the Rust crate";
 /// How to get it where it is looked for.
 pub const INSTALL: &str = "cargo install mcp-proxy@0.6.0 --root target/bench-peers";
 /// A word of its `--help` that the programs of other registries with the same name do not have.

@@ -143,6 +143,20 @@ pub fn end_process(pid: u32, timeout: std::time::Duration) -> io::Result<()> {
     }
 }
 
+/// Sends SIGKILL to a process that `is_meant`, which is asked when its number cannot come to mean another one any more
+/// (pidfd_open(2)). Says whether it was there and meant.
+///
+/// # Errors
+/// When it may not be signalled.
+pub fn kill_process_if(pid: u32, is_meant: impl FnOnce() -> bool) -> io::Result<bool> {
+    match clone::pidfd_open(pid)? {
+        Some(pidfd) if is_meant() => {
+            clone::pidfd_signal(&pidfd, nix::sys::signal::Signal::SIGKILL).map(|()| true)
+        }
+        _ => Ok(false),
+    }
+}
+
 /// No core dumps and no ptrace or `/proc/PID/mem` by processes of the same user; the limit of open files is
 /// raised to the hard limit. To be called first thing, before any secret is read.
 ///

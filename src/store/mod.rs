@@ -16,6 +16,7 @@ mod credentials;
 mod error;
 mod events;
 mod facts;
+pub mod floor;
 mod idempotency;
 mod instance_writes;
 mod instances;

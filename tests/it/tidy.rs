@@ -78,12 +78,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("client", &["wire", "domain"]),
+    ("bench", &["runtime", "store", "config", "domain"]),
     ("interchange", &["domain"]),
     (
         "cli",
         &[
             "daemon",
             "client",
+            "bench",
             "templates",
             "interchange",
             "config",

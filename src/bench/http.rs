@@ -1,26 +1,36 @@
 //! A blocking HTTP/1.1 client on one connection, so that the measuring costs little. Loopback and JSON only.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    borrow::Cow,
+    io::{self, BufRead, BufReader, Read, Write},
     net::TcpStream,
     time::Duration,
 };
 
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// An answer.
+#[derive(Debug)]
 pub struct Answer {
+    /// The status code.
     pub status: u16,
     /// The value of `Mcp-Session-Id`, if there is one.
     pub session: Option<String>,
+    /// The whole body.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn text(&self) -> std::borrow::Cow<'_, str> {
+    /// The body as text.
+    #[must_use]
+    pub fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.body)
     }
 }
 
 /// One connection that is kept open.
+#[derive(Debug)]
 pub struct Connection {
     reader: BufReader<TcpStream>,
     writer: TcpStream,
@@ -31,10 +41,13 @@ pub struct Connection {
 
 impl Connection {
     /// Connects to `HOST:PORT`.
-    pub fn open(host: &str) -> std::io::Result<Self> {
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub fn open(host: &str) -> io::Result<Self> {
         let writer = TcpStream::connect(host)?;
         writer.set_nodelay(true)?;
-        writer.set_read_timeout(Some(Duration::from_secs(60)))?;
+        writer.set_read_timeout(Some(PATIENCE))?;
         Ok(Self {
             reader: BufReader::new(writer.try_clone()?),
             writer,
@@ -44,7 +57,10 @@ impl Connection {
     }
 
     /// Sends a request and reads its answer to the end.
-    pub fn send(&mut self, method: &str, path: &str, body: &str) -> std::io::Result<Answer> {
+    ///
+    /// # Errors
+    /// Those of the connection, and what is no HTTP.
+    pub fn send(&mut self, method: &str, path: &str, body: &str) -> io::Result<Answer> {
         let mut request = String::with_capacity(self.fixed.len() + body.len() + path.len() + 128);
         request.push_str(method);
         request.push(' ');
@@ -92,7 +108,7 @@ impl Connection {
     }
 
     /// Appends the next chunk; false when it was the last one.
-    fn read_chunk(&mut self, body: &mut Vec<u8>) -> std::io::Result<bool> {
+    fn read_chunk(&mut self, body: &mut Vec<u8>) -> io::Result<bool> {
         let size = self.next_line()?.split(';').next().unwrap_or_default();
         let size = usize::from_str_radix(size, 16).map_err(|_| fault("a chunk without a size"))?;
         let before = body.len();
@@ -102,7 +118,7 @@ impl Connection {
         Ok(size > 0)
     }
 
-    fn next_line(&mut self) -> std::io::Result<&str> {
+    fn next_line(&mut self) -> io::Result<&str> {
         self.line.clear();
         if self.reader.read_line(&mut self.line)? == 0 {
             return Err(fault("the connection was closed"));
@@ -111,6 +127,6 @@ impl Connection {
     }
 }
 
-fn fault(text: &str) -> std::io::Error {
-    std::io::Error::other(text.to_owned())
+fn fault(text: &str) -> io::Error {
+    io::Error::other(text.to_owned())
 }

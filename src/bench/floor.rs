@@ -1,10 +1,11 @@
-//! What the same work costs with nothing else in it: a server that does next to nothing, and a bridge from HTTP to
-//! its pipes without tokens, sessions, limits, logs and restarts. Both are this program under another name.
+//! What the same work costs with nothing else in it: a bridge from HTTP to a server's pipes without tokens, sessions,
+//! limits, logs and restarts. It is this program under another name.
 
 use std::{
     collections::HashMap,
     convert::Infallible,
-    io::{BufRead, Write},
+    io::{self, BufRead, Write as _},
+    os::unix::process::CommandExt as _,
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
@@ -12,11 +13,11 @@ use std::{
     },
 };
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -24,55 +25,15 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::mcp::Endpoint;
+use super::{
+    mcp::Endpoint,
+    parts::{self, Message},
+};
 
-#[derive(Deserialize)]
-struct Message<'a> {
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    method: Option<&'a str>,
-    #[serde(borrow)]
-    params: Option<&'a RawValue>,
-    #[serde(borrow)]
-    result: Option<&'a RawValue>,
-}
-
-/// The server that does next to nothing: the body of `side_by_side null-server`.
-pub fn serve_null() {
-    serve_null_with(|| {});
-}
-
-/// The same, which does `work` at each call before it answers.
-pub fn serve_null_with(work: impl Fn()) {
-    let stdin = std::io::stdin().lock();
-    let mut stdout = std::io::stdout().lock();
-    for line in stdin.lines() {
-        let Ok(line) = line else { return };
-        let message: Message<'_> = serde_json::from_str(&line).expect("the client writes JSON");
-        let Some(id) = message.id else { continue };
-        let (key, value) = match message.method {
-            Some("initialize") => (
-                "result",
-                r#"{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"null","version":"1"}}"#,
-            ),
-            Some("tools/list") => (
-                "result",
-                r#"{"tools":[{"name":"echo","inputSchema":{"type":"object"}}]}"#,
-            ),
-            Some("tools/call") => {
-                work();
-                ("result", r#"{"content":[{"type":"text","text":"x"}]}"#)
-            }
-            Some("ping") => ("result", "{}"),
-            _ => ("error", r#"{"code":-32601,"message":"no such method"}"#),
-        };
-        let answer = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"{key}\":{value}}}\n");
-        if stdout.write_all(answer.as_bytes()).is_err() || stdout.flush().is_err() {
-            return;
-        }
-    }
-}
+/// Messages that wait for the server.
+const WAITING_MAX: usize = 256;
+/// So many bytes of messages at most go to the server at once.
+const WRITE_BYTES_MAX: usize = 60_000;
 
 struct Bridge {
     to_child: mpsc::Sender<String>,
@@ -137,26 +98,25 @@ impl Bridge {
     }
 }
 
-/// The bridge: the body of `side_by_side floor COMMAND…`. Writes its port to stdout.
-pub fn serve_floor(command: &[String]) {
+/// The bridge before a server of this command. Writes its port to stdout and ends with its stdin.
+pub(super) fn serve(program: &str, arguments: &[&str]) -> io::Result<()> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()
-        .expect("a runtime starts")
-        .block_on(bridge(command));
+        .build()?
+        .block_on(bridge(program, arguments))
 }
 
-async fn bridge(command: &[String]) {
-    let mut child = tokio::process::Command::new(&command[0])
-        .args(&command[1..])
+async fn bridge(program: &str, arguments: &[&str]) -> io::Result<()> {
+    let mut child = tokio::process::Command::new(program)
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
-        .spawn()
-        .expect("the server starts");
-    let mut stdin = child.stdin.take().expect("it is piped");
-    let stdout = child.stdout.take().expect("it is piped");
-    let (to_child, mut lines) = mpsc::channel::<String>(256);
+        .spawn()?;
+    let no_pipe = || io::Error::other("the server has no pipes");
+    let mut stdin = child.stdin.take().ok_or_else(no_pipe)?;
+    let stdout = child.stdout.take().ok_or_else(no_pipe)?;
+    let (to_child, mut lines) = mpsc::channel::<String>(WAITING_MAX);
     let bridge = Arc::new(Bridge {
         to_child,
         waiting: Mutex::default(),
@@ -164,7 +124,7 @@ async fn bridge(command: &[String]) {
     });
     tokio::spawn(async move {
         while let Some(mut text) = lines.recv().await {
-            while text.len() < 60_000
+            while text.len() < WRITE_BYTES_MAX
                 && let Ok(more) = lines.try_recv()
             {
                 text += &more;
@@ -191,17 +151,17 @@ async fn bridge(command: &[String]) {
             }
         }
     });
-    let listener = TcpListener::bind(("127.0.0.1", 0))
-        .await
-        .expect("a port is free");
-    println!("{}", listener.local_addr().expect("it is bound").port());
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let mut out = io::stdout();
+    writeln!(out, "{}", listener.local_addr()?.port())?;
+    out.flush()?;
     // Its starter holds our stdin; its end is ours.
     let mut end = BufReader::new(tokio::io::stdin()).lines();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                let (stream, _) = accepted.expect("a connection comes in");
-                stream.set_nodelay(true).expect("it is a TCP stream");
+                let (stream, _) = accepted?;
+                stream.set_nodelay(true)?;
                 let bridge = bridge.clone();
                 tokio::spawn(async move {
                     let service = service_fn(|request| bridge.answer(request));
@@ -209,33 +169,42 @@ async fn bridge(command: &[String]) {
                     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 });
             }
-            _ = end.next_line() => return,
+            _ = end.next_line() => return Ok(()),
         }
     }
 }
 
-/// A running bridge.
+/// A running bridge. It ends with this value.
+#[derive(Debug)]
 pub struct Floor(Child);
 
 impl Floor {
-    /// Starts one before a server of this command.
-    pub fn start(command: &[String]) -> (Self, Endpoint) {
-        let this = std::env::current_exe().expect("a program knows its file");
-        let mut child = Command::new(this)
-            .arg("floor")
+    /// Starts one of this program before a server of this command.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(program: &str, command: &[String]) -> anyhow::Result<(Self, Endpoint)> {
+        let child = Command::new(program)
+            .args([parts::WORD, "floor"])
             .args(command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
+            // A Ctrl-C is for us alone, who end it.
+            .process_group(0)
             .spawn()
-            .expect("this program starts");
+            .with_context(|| format!("cannot start {program}"))?;
+        let mut floor = Self(child);
         let mut port = String::new();
-        let stdout = child.stdout.take().expect("it is piped");
-        std::io::BufReader::new(stdout)
-            .read_line(&mut port)
-            .expect("it writes its port");
-        let endpoint = Endpoint::new(format!("127.0.0.1:{}", port.trim()), "/mcp".to_owned());
-        (Self(child), endpoint)
+        if let Some(stdout) = floor.0.stdout.take() {
+            io::BufReader::new(stdout).read_line(&mut port)?;
+        }
+        let port: u16 = port
+            .trim()
+            .parse()
+            .context("the floor (HTTP to pipes) did not come up")?;
+        let endpoint = Endpoint::new(format!("127.0.0.1:{port}"), "/mcp".to_owned());
+        Ok((floor, endpoint))
     }
 }
 
