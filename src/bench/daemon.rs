@@ -33,6 +33,8 @@ const REST: Duration = Duration::from_secs(2);
 const PORTS: (u16, u16) = (12_000, 14_999);
 /// So many instances fit into them, those whose ports rest included.
 pub const INSTANCES_MAX: usize = 2_000;
+/// Users of the instances, where the bench runs as root: behind those that are the default.
+const USER_IDS: (u32, u32) = (80_000, 89_999);
 /// Lines of its log that are told of a daemon that did not come up.
 const LOG_LINES: usize = 12;
 /// Longest path of a unix socket that every call takes (unix(7): 108 bytes with the final NUL).
@@ -176,7 +178,7 @@ impl Daemon {
             made["status"] == "running",
             "an instance of {template} is {}: {}",
             made["status"],
-            made["status_reason"]
+            made["reason"]
         );
         let text = |key: &str| {
             let text = made[key].as_str().map(str::to_owned);
@@ -436,6 +438,8 @@ fn config_within(folder: &Path) -> Config {
     (config.runtime.port_min, config.runtime.port_max) = PORTS;
     config.runtime.port_quarantine = HumanDuration::from_secs(1);
     config.runtime.instances_max = INSTANCES_MAX + 100;
+    // Not the users that a daemon of this host gives to its instances.
+    (config.sandbox.uid_min, config.sandbox.uid_max) = USER_IDS;
     config.packages.dir = data.join("packages");
     config.logs.spool_dir = data.join("spool");
     config.calls.spool_dir = data.join("call-spool");

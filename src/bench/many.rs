@@ -62,6 +62,8 @@ pub fn measure(bench: &mut Bench, plan: &Plan, sections: &BTreeSet<Section>) -> 
         }
     }
     if sections.contains(&Section::Memory) {
+        let title = format!("serve with {} live", instances.len());
+        bench.figures.heading(&title, "")?;
         growth(&mut bench.figures, &serve_kib)?;
         idle(bench, &daemon, plan.idle)?;
     }

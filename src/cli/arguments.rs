@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
     backup::BackupCommand,
+    bench::BenchOptions,
     connect::ConnectOptions,
     imports::ImportOptions,
     option_values::{key_value, port_range},
@@ -32,7 +33,7 @@ Exit codes:
   2  wrong usage or configuration
   3  no daemon answers
   4  token refused
-  130  interrupted twice";
+  130  interrupted twice (bench: once)";
 
 /// Runs other people's MCP servers safely, with a private URL each.
 #[derive(Debug, Parser)]
@@ -133,6 +134,8 @@ pub(crate) enum Command {
     Doctor,
     /// Collect the state of host and daemon in one file for whoever looks for a fault; without secrets.
     SupportBundle(SupportBundleOptions),
+    /// Measure what this program costs on this machine, beside the same work without it.
+    Bench(BenchOptions),
     /// Master keys, which seal the credentials.
     #[command(subcommand)]
     Key(KeyCommand),

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod backup;
+mod bench;
 mod calls;
 mod configuration;
 mod connect;
@@ -87,6 +88,7 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Backup(command) => backup::run(&command, out),
+        Command::Bench(options) => bench::run(&options, out),
         Command::Template(TemplateCommand::Check { folders }) => templates::check(&folders, out),
         Command::Template(TemplateCommand::Schema) => templates::schema(out),
         Command::Template(TemplateCommand::New {
@@ -167,6 +169,7 @@ async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode,
         | Command::Keeper(_)
         | Command::Mcp { .. }
         | Command::Backup(_)
+        | Command::Bench(_)
         | Command::Template(_)
         | Command::Doctor
         | Command::SupportBundle(_)

@@ -6,6 +6,7 @@ mod api;
 mod api_restart;
 mod backup;
 mod bad_manifests;
+mod bench;
 mod brokers;
 mod built_in_servers;
 mod calls;

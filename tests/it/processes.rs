@@ -70,6 +70,11 @@ pub fn terminate(pid: u32) {
     send(pid, signal::Signal::SIGTERM);
 }
 
+/// Sends SIGINT to one process, as Ctrl-C does.
+pub fn interrupt(pid: u32) {
+    send(pid, signal::Signal::SIGINT);
+}
+
 /// Sends SIGHUP to one process.
 pub fn signal_hangup(pid: u32) {
     send(pid, signal::Signal::SIGHUP);
