@@ -11,9 +11,10 @@ use anyhow::{Context as _, ensure};
 
 use super::{
     Bench, Plan,
-    daemon::{Daemon, Instance, PrivateFolder},
+    daemon::{Daemon, Instance},
     figures::{Summary, rate},
     parts,
+    serve::PrivateFolder,
 };
 use crate::store::floor::{self, OwnDatabase};
 

@@ -20,6 +20,7 @@ pub mod many;
 pub mod mcp;
 pub mod memory;
 pub mod parts;
+mod serve;
 pub mod starts;
 mod stop;
 
@@ -28,6 +29,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use calls::Server;
 use daemon::Daemon;
 use figures::Figures;
+pub use serve::INSTANCES_MAX;
 pub use stop::{Interrupted, Stop};
 
 /// What can be measured by itself.

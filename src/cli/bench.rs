@@ -20,8 +20,7 @@ use super::{
     serve::Signals,
 };
 use crate::bench::{
-    Bench, Plan, Section, Stop,
-    daemon::INSTANCES_MAX,
+    Bench, INSTANCES_MAX, Plan, Section, Stop,
     figures::{Figures, ReportError},
     machine::Machine,
 };
