@@ -5,8 +5,10 @@ mod calls;
 mod diagnostics;
 mod error;
 mod imports;
+mod knock;
 mod sse;
 mod tokens;
+mod upgrade;
 
 use std::{marker::PhantomData, path::Path, time::Duration};
 
@@ -16,6 +18,7 @@ use zeroize::Zeroizing;
 
 pub use calls::{ListQuery, LogQuery};
 pub use error::ClientError;
+pub use knock::Knocker;
 pub use sse::{EventStream, ServerEvent};
 
 /// Longest answer that is read, in bytes; a page of 1,000 log lines of 64 KiB would be larger than any sane answer.

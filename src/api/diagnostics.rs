@@ -23,6 +23,7 @@ pub async fn read(_who: Principal, State(state): State<AppState>) -> Json<Diagno
     let counters = state.logs.counters();
     Json(Diagnostics {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        process: Some(state.process.clone()),
         database: DatabaseFacts {
             kind: state.store.kind().to_owned(),
             error,

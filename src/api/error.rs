@@ -84,6 +84,8 @@ codes! {
     CredentialInUse = "credential-in-use", CONFLICT, "The credential is in use";
     /// Someone else changed it at the same time.
     Conflict = "conflict", CONFLICT, "Changed by someone else at the same time";
+    /// The program that was to take over would not serve, or this daemon cannot become another one.
+    UpgradeRefused = "upgrade-refused", CONFLICT, "The daemon goes on as it is";
     /// The first request with this key has no answer yet.
     IdempotencyInProgress = "idempotency-in-progress", CONFLICT, "The same request is in progress";
     /// The kept answer cannot be opened any more.

@@ -32,6 +32,7 @@ pub mod shape;
 pub mod system;
 pub mod tasks;
 pub mod templates;
+mod upgrade;
 pub mod verbs;
 pub mod view;
 pub mod websocket;
@@ -46,6 +47,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use metrics::{Metrics, MetricsSource, Sample, SampleKind};
 pub use serve::{Listeners, UnixSocket, bind_tcp, bind_unix, serve};
+pub use upgrade::UpgradeDesk;
 
 use crate::{
     config::ApiConfig,
@@ -92,6 +94,10 @@ pub struct AppParts {
     pub config: ApiConfig,
     /// Counters and where the other numbers of `/metrics` come from.
     pub metrics: Metrics,
+    /// This process.
+    pub process: crate::wire::ProcessFacts,
+    /// Where another program takes over.
+    pub upgrade: UpgradeDesk,
     /// The parts that `/readyz` asks.
     pub readiness: Vec<ReadinessCheck>,
     /// Cancelled when the daemon goes down: streams end, no new connection is taken.

@@ -15,7 +15,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     AppState, access_tokens, calls, client_configs, credentials, diagnostics, docs,
     error::PROBLEM_JSON, events, imports, instances, keys, logs, ports, system, tasks, templates,
-    verbs,
+    upgrade, verbs,
 };
 use crate::wire::{Problem, ProblemViolation};
 
@@ -155,6 +155,7 @@ fn api_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(logs::read))
         .routes(routes!(calls::list))
         .routes(routes!(diagnostics::read))
+        .routes(routes!(upgrade::begin))
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::run))
         .routes(routes!(keys::list))

@@ -5,7 +5,10 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -51,7 +54,7 @@ pub struct UnixSocket {
     /// Its place.
     pub path: PathBuf,
     /// Whether the place stays when we end, because another process holds the socket as well.
-    pub stays: bool,
+    pub stays: Arc<AtomicBool>,
 }
 
 impl Listeners {
@@ -147,7 +150,7 @@ pub async fn serve(
         None => tcp_loop.await,
     }
     drop(tcp);
-    if let Some(socket) = unix.filter(|socket| !socket.stays) {
+    if let Some(socket) = unix.filter(|socket| !socket.stays.load(Ordering::Relaxed)) {
         // Already gone is as good.
         let _ = std::fs::remove_file(socket.path);
     }

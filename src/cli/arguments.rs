@@ -10,8 +10,10 @@ use super::{
     connect::ConnectOptions,
     imports::ImportOptions,
     option_values::{key_value, port_range},
+    serve::ServeOptions,
     support_bundle::SupportBundleOptions,
     templates::TemplateCommand,
+    upgrade::UpgradeOptions,
 };
 use crate::domain::{access::RateLimit, duration::HumanDuration};
 
@@ -142,6 +144,8 @@ pub(crate) enum Command {
     /// Keep a copy of everything, and put it back.
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Let another program take the daemon's place, while instances run on and clients wait.
+    Upgrade(UpgradeOptions),
     /// The configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -176,16 +180,6 @@ pub(crate) struct QuickstartOptions {
     /// Do not create the instance `demo`.
     #[arg(long)]
     pub(crate) no_demo: bool,
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ServeOptions {
-    /// The configuration [default: /etc/minimcp/config.toml, if it exists].
-    #[arg(long, env = "MINIMCP_CONFIG", value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// How log lines on stderr look.
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
-    pub(crate) log_format: LogFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -88,6 +88,7 @@ mod tests {
             bytes_max: 100 << 20,
         };
         Diagnostics {
+            process: None,
             version: String::new(),
             database,
             logs: LogPipelineFacts {

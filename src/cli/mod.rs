@@ -27,6 +27,7 @@ mod support_bundle;
 mod system;
 mod templates;
 mod tokens;
+mod upgrade;
 
 use std::{future::Future, process::ExitCode};
 
@@ -75,7 +76,7 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
     let no_color = connection::environment("NO_COLOR").is_some();
     let out = Output::of_stdout(arguments.global.json, no_color);
     match arguments.command {
-        Command::Serve(options) => serve::run(&options),
+        Command::Serve(options) => serve::run(&options, out),
         Command::Quickstart(options) => quickstart::run(&options, out),
         Command::Keeper(_) | Command::Mcp { .. } => Err(Failure::Usage(
             "keeper and mcp must be the first argument".to_owned(),
@@ -96,6 +97,7 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
             package,
             command,
         }) => templates::new(&folder, package.as_ref(), &command, out),
+        Command::Upgrade(options) => block_on(upgrade::run(&arguments.global, &options, out)),
         Command::Doctor => block_on(doctor::run(&arguments.global, out)),
         Command::SupportBundle(options) => {
             block_on(support_bundle::run(&arguments.global, &options, out))
@@ -172,6 +174,7 @@ async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode,
         | Command::Bench(_)
         | Command::Template(_)
         | Command::Doctor
+        | Command::Upgrade(_)
         | Command::SupportBundle(_)
         | Command::Config(_)
         | Command::Completions { .. } => unreachable!("dispatched before a client is made"),

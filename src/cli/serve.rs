@@ -1,50 +1,110 @@
 //! `serve`: the daemon as a service.
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{io::IsTerminal as _, os::fd::RawFd, path::PathBuf, process::ExitCode};
 
+use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    arguments::{ConfigFile, LogFormat, ServeOptions},
+    arguments::{ConfigFile, LogFormat},
     configuration, connection,
     failure::Failure,
+    output::Output,
 };
 use crate::{
     config::{Config, DEFAULT_FILE},
-    daemon::{self, Daemon},
+    daemon::{self, Daemon, Departure, Origin, Start},
 };
 
-pub(super) fn run(options: &ServeOptions) -> Result<ExitCode, Failure> {
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServeOptions {
+    /// The configuration [default: /etc/minimcp/config.toml, if it exists].
+    #[arg(long, env = "MINIMCP_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// How log lines on stderr look.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+    /// Say whether this program would serve with the configuration and its database; nothing is started or changed.
+    #[arg(long)]
+    check: bool,
+    /// Of a program that becomes this one: what keeps its keeper alive.
+    #[arg(long, value_name = "FD", hide = true)]
+    keeper_lifeline: Option<RawFd>,
+}
+
+pub(super) fn run(options: &ServeOptions, out: Output) -> Result<ExitCode, Failure> {
+    // Before this program opens anything.
+    let lifeline = options.keeper_lifeline.filter(|_| !options.check);
+    let lifeline = lifeline.map(daemon::lifeline).transpose()?;
+    let origin = Origin::of_this_process(std::env::args_os().skip(1))?;
     let config = configuration::load(&ConfigFile {
         config: options.config.clone(),
     })?;
+    if options.check {
+        return check(&config, out);
+    }
     start_log(options.log_format, SERVE_LOG)?;
     // Before the runtime starts its threads: each has the restriction of the one that started it.
     let own_files = (!config.runtime.keeper_spawn).then(|| keep_to_own_files(&config, options));
-    runtime()?.block_on(async {
-        let mut signals = Signals::listen()?;
-        let discovery = config.clone();
-        let daemon = tokio::select! {
-            started = Daemon::start_with(config, own_files) => started?,
-            () = signals.next() => return Ok(ExitCode::SUCCESS),
-        };
-        let word = connection::discovery_of(&discovery, daemon.api_url());
-        let file = connection::serve_discovery_file(&connection::environment);
-        let mut before = None;
-        if let Some(file) = &file {
-            match word.write(file) {
-                Ok(found) => before = found,
-                Err(error) => tracing::warn!("cannot write {}: {error}", file.display()),
-            }
+    let start = Start {
+        own_files,
+        origin: Some(origin),
+        lifeline,
+    };
+    let runtime = runtime()?;
+    let departure = runtime.block_on(serve(config, start))?;
+    // A thread that still blocks must not hold up the next program.
+    runtime.shutdown_background();
+    match departure {
+        Some(departure) => Err(departure.go().into()),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Serves until it is told to end. The answer: to end for another program.
+async fn serve(config: Config, start: Start) -> Result<Option<Departure>, Failure> {
+    let mut signals = Signals::listen()?;
+    let discovery = config.clone();
+    let daemon = tokio::select! {
+        started = Daemon::start_with(config, start) => started?,
+        () = signals.next() => return Ok(None),
+    };
+    let word = connection::discovery_of(&discovery, daemon.api_url());
+    let file = connection::serve_discovery_file(&connection::environment);
+    let mut before = None;
+    if let Some(file) = &file {
+        match word.write(file) {
+            Ok(found) => before = found,
+            Err(error) => tracing::warn!("cannot write {}: {error}", file.display()),
         }
-        let ended = daemon.run_until(signals.shutdown()).await;
-        if let Some(file) = &file {
-            word.withdraw(file, before.as_ref());
+    }
+    let ended = daemon.run_until(signals.shutdown()).await;
+    // The next program has the same process.
+    let stays = matches!(ended, Ok(Some(_)));
+    if let Some(file) = file.filter(|_| !stays) {
+        word.withdraw(&file, before.as_ref());
+    }
+    Ok(ended?)
+}
+
+/// Says whether this program would serve.
+fn check(config: &Config, out: Output) -> Result<ExitCode, Failure> {
+    let checked = runtime()?.block_on(daemon::check(config))?;
+    let text = if out.json {
+        serde_json::to_string(&checked).map_err(|error| Failure::Failed(error.to_string()))?
+    } else {
+        let mut text = format!(
+            "minimcp {} would serve; migrations that it would apply first: {}.",
+            checked.version, checked.pending_migrations
+        );
+        for fault in &checked.template_faults {
+            text.push_str(&format!("\nA template would be left out: {fault}"));
         }
-        ended?;
-        Ok(ExitCode::SUCCESS)
-    })
+        text
+    };
+    out.line(&text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// One that starts its keeper itself could hand the restriction on to a later one.

@@ -10,7 +10,7 @@ use std::{
         unix::net::UnixListener,
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use tokio::net::UnixStream;
@@ -109,7 +109,7 @@ pub(super) async fn take(
         // Nobody listens there any more; already gone is as good.
         let _ = std::fs::remove_file(place);
     }
-    let stays = config.runtime.leave_instances_running;
+    let stays = Arc::new(AtomicBool::new(config.runtime.leave_instances_running));
     let unix = listener.zip(api.unix_socket.clone());
     let unix = unix.map(|(listener, path)| UnixSocket {
         listener,

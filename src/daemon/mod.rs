@@ -4,23 +4,32 @@
 //! Down: API, instances (or not: they may be left running), gateway, tasks, logs, keeper, store.
 
 pub mod backup;
+mod check;
 mod held_api;
 mod metrics;
 mod notify;
 mod own_files;
 mod paths;
+mod readiness;
 mod restore;
 mod sessions;
+mod successor;
 mod tasks;
 mod waiting;
 
+pub use check::{Checked, check};
 pub use own_files::keep_to_own_files;
 pub use restore::restore;
+pub use successor::{Departure, Origin, lifeline, verdict};
 
 use std::{
     future::Future,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,7 +39,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
 use crate::{
-    api::{self, AppParts, AppState, Metrics, ReadinessCheck},
+    api::{self, AppParts, AppState, Metrics},
     calls::{CallPipeline, Calls},
     clock::Clock,
     config::{self, Config},
@@ -38,7 +47,7 @@ use crate::{
     gateway::{CallSink, Gateway},
     logs::{LogPipeline, LogStore},
     runtime::{
-        self, FileLock, KeeperState, Runtime,
+        self, FileLock, Runtime,
         local::{LocalRuntime, SpawnKeeper},
     },
     secrets::{self, AdminToken, KeyRing},
@@ -47,6 +56,7 @@ use crate::{
     tasks::TaskDriver,
     templates::Catalogue,
 };
+use successor::Desk;
 
 /// Access ports that may wait to be opened or closed by the gateway.
 const ACCESS_QUEUE: usize = 64;
@@ -61,6 +71,17 @@ const INSTANCES_PATIENCE: Duration = Duration::from_secs(20);
 #[must_use]
 pub fn landlock_version() -> u32 {
     runtime::landlock_version()
+}
+
+/// How a daemon comes to be.
+#[derive(Debug, Default)]
+pub struct Start {
+    /// What came of [`keep_to_own_files`], for a process that tried.
+    pub own_files: Option<Result<bool, String>>,
+    /// What this process was begun as, where another program may take its place.
+    pub origin: Option<Origin>,
+    /// What keeps a keeper alive that this process started when it was another program.
+    pub lifeline: Option<OwnedFd>,
 }
 
 /// The running daemon.
@@ -78,6 +99,9 @@ pub struct Daemon {
     api_stop: CancellationToken,
     gateway: JoinHandle<()>,
     gateway_stop: CancellationToken,
+    desk: Desk,
+    /// Whether the API's unix socket stays in its place.
+    unix_stays: Option<Arc<AtomicBool>>,
     _lock: FileLock,
 }
 
@@ -88,19 +112,21 @@ impl Daemon {
     /// # Errors
     /// One readable sentence: a port in use, a folder that cannot be written, a wrong key.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        Self::start_with(config, None).await
+        Self::start_with(config, Start::default()).await
     }
 
-    /// The same, for a process that tried to keep to its own files: what came of [`keep_to_own_files`].
+    /// The same, for a process of which more is known.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub async fn start_with(
-        config: Config,
-        own_files: Option<Result<bool, String>>,
-    ) -> anyhow::Result<Self> {
+    pub async fn start_with(config: Config, start: Start) -> anyhow::Result<Self> {
+        let Start {
+            own_files,
+            origin,
+            lifeline,
+        } = start;
         runtime::harden_process().context("this process cannot be hardened")?;
-        let exe = std::env::current_exe().context("the path of this program cannot be found")?;
+        let exe = successor::own_program().context("the path of this program cannot be found")?;
         let config = Arc::new(config);
         let lock = lock_instances(&config.runtime.instance_dir)?;
         // Taken first: a port in use is told before anything is started.
@@ -122,7 +148,11 @@ impl Daemon {
             exe: exe.clone(),
             linger: config.runtime.keeper_linger,
         });
-        let runtime = Arc::new(LocalRuntime::connect(&config.runtime.keeper_socket, spawn).await?);
+        let socket = &config.runtime.keeper_socket;
+        let runtime = Arc::new(LocalRuntime::connect_again(socket, spawn, lifeline).await?);
+        // One with a keeper of its own unit gives up to start programs.
+        let desk = Desk::new(origin.filter(|_| config.runtime.keeper_spawn));
+        let process = successor::facts(&desk, &exe, clock.now());
         upgrade_keeper(&runtime).await;
         let own_calls = (!config.runtime.keeper_spawn)
             .then(|| runtime::give_up_unneeded().map_err(|cause| cause.to_string()));
@@ -216,7 +246,9 @@ impl Daemon {
                     store.clone(),
                     Arc::clone(&driver),
                 )),
-                readiness: readiness(&store, &supervisor, own_files, own_calls),
+                process,
+                upgrade: successor::asked(&desk),
+                readiness: readiness::checks(&store, &supervisor, own_files, own_calls),
                 shutdown: api_stop.clone(),
                 mutations: mutations.clone(),
             });
@@ -228,6 +260,8 @@ impl Daemon {
                 api_stop.clone(),
             );
             held_api::keep(&as_runtime, &listeners, api_stop.clone()).await;
+            let unix_stays = listeners.unix.as_ref();
+            let unix_stays = unix_stays.map(|socket| Arc::clone(&socket.stays));
             let api = tokio::spawn(api::serve(
                 listeners,
                 // Merged last: none of the API's layers lies around the path gateway, which has checks and limits of its own.
@@ -252,6 +286,8 @@ impl Daemon {
                 api_stop,
                 gateway,
                 gateway_stop,
+                desk,
+                unix_stays,
                 _lock: lock,
             })
         };
@@ -283,35 +319,54 @@ impl Daemon {
         &self.supervisor
     }
 
-    /// Serves until `shutdown` resolves, then stops in order.
+    /// Serves until `shutdown` resolves or another program is to take over, then stops in order. The answer: the place to
+    /// be taken, with all instances running.
     ///
     /// # Errors
     /// When a part ended by itself, or something was left behind.
-    pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    pub async fn run_until(
+        mut self,
+        shutdown: impl Future<Output = ()>,
+    ) -> anyhow::Result<Option<Departure>> {
         let watchdog = notify::ready();
         let reloads = tokio::spawn(notify::reload_on_hangup(Arc::clone(&self.catalogue)));
         let ended_early = tokio::select! {
             () = shutdown => None,
+            () = self.desk.wanted() => None,
             _ = &mut self.api => Some("the API server"),
             _ = &mut self.gateway => Some("the gateway"),
         };
-        notify::stopping();
+        if self.desk.is_wanted() {
+            notify::reloading();
+        } else {
+            notify::stopping();
+        }
         tracing::info!("stopping");
         reloads.abort();
-        watchdog.abort();
-        let left = self.stop(ended_early.is_none()).await;
+        if !self.desk.is_wanted() {
+            watchdog.abort();
+        }
+        let (left, departure) = self.stop(ended_early.is_none()).await;
         if let Some(part) = ended_early {
             anyhow::bail!("{part} ended by itself; the log says why");
         }
         if left > 0 {
             anyhow::bail!("{left} instances did not stop in time and were killed with the keeper");
         }
-        Ok(())
+        Ok(departure)
     }
 
-    /// Answers how many instances were still up when they were out of time.
-    async fn stop(mut self, api_runs: bool) -> usize {
-        let leave = self.config.runtime.leave_instances_running;
+    /// Answers how many instances were still up when they were out of time, and what is left for another program.
+    async fn stop(mut self, api_runs: bool) -> (usize, Option<Departure>) {
+        let successor = self
+            .desk
+            .origin()
+            .filter(|_| self.desk.is_wanted())
+            .cloned();
+        let leave = self.config.runtime.leave_instances_running || successor.is_some();
+        if let (Some(stays), true) = (&self.unix_stays, leave) {
+            stays.store(true, Ordering::Relaxed);
+        }
         self.api_stop.cancel();
         if !leave {
             held_api::let_go(&*self.runtime).await;
@@ -340,12 +395,21 @@ impl Daemon {
         if closed.spool_bytes > 0 || closed.dropped > 0 {
             tracing::warn!(?closed, "call records wait in the spool, or were lost");
         }
-        // A keeper with a unit of its own is its service manager's to end.
-        self.runtime
-            .shutdown(!leave && self.config.runtime.keeper_spawn)
-            .await;
+        let departure = match successor {
+            Some(origin) => Some(Departure {
+                origin,
+                lifeline: self.runtime.hand_over().await,
+            }),
+            None => {
+                // A keeper with a unit of its own is its service manager's to end.
+                self.runtime
+                    .shutdown(!leave && self.config.runtime.keeper_spawn)
+                    .await;
+                None
+            }
+        };
         self.store.close().await;
-        left
+        (left, departure)
     }
 }
 
@@ -412,73 +476,6 @@ fn load_keys(config: &Config) -> anyhow::Result<KeyRing> {
         given_key.as_ref().map(|key| key.as_str()),
         credentials.as_deref(),
     )?)
-}
-
-fn readiness(
-    store: &Store,
-    supervisor: &Supervisor,
-    own_files: Option<Result<bool, String>>,
-    own_calls: Option<Result<(), String>>,
-) -> Vec<ReadinessCheck> {
-    let (store, keeper) = (store.clone(), supervisor.keeper());
-    let records = supervisor.clone();
-    let mut checks = vec![
-        ReadinessCheck {
-            name: "database",
-            required: true,
-            ask: Box::new(move || {
-                let store = store.clone();
-                Box::pin(async move { store.ping().await.map_err(|error| error.to_string()) })
-            }),
-        },
-        ReadinessCheck {
-            name: "keeper",
-            required: true,
-            ask: Box::new(move || {
-                let connected = matches!(*keeper.borrow(), KeeperState::Connected { .. });
-                Box::pin(async move {
-                    if connected {
-                        Ok(())
-                    } else {
-                        Err("the keeper is away".to_owned())
-                    }
-                })
-            }),
-        },
-        ReadinessCheck {
-            name: "records",
-            required: false,
-            ask: Box::new(move || {
-                let damaged = records.damaged_records();
-                Box::pin(async move {
-                    if damaged.is_empty() {
-                        Ok(())
-                    } else {
-                        Err(damaged.join("; "))
-                    }
-                })
-            }),
-        },
-    ];
-    let part = || Err("the kernel holds only a part of it: it is older than 6.12".to_owned());
-    let files = own_files.map(|held| held.and_then(|whole| if whole { Ok(()) } else { part() }));
-    for (name, held) in [
-        ("own-files", files.as_ref()),
-        ("own-system-calls", own_calls.as_ref()),
-    ] {
-        if let Some(held) = held {
-            let held = held.clone();
-            checks.push(ReadinessCheck {
-                name,
-                required: false,
-                ask: Box::new(move || {
-                    let held = held.clone();
-                    Box::pin(async move { held })
-                }),
-            });
-        }
-    }
-    checks
 }
 
 /// An address as a client on this machine writes it.

@@ -45,6 +45,11 @@ pub(super) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
+/// Tells that another program goes on in this process.
+pub(super) fn reloading() {
+    tell(&[NotifyState::Reloading]);
+}
+
 /// SIGHUP reads the templates anew.
 pub(super) async fn reload_on_hangup(catalogue: Arc<Catalogue>) {
     let mut hangups = match signal(SignalKind::hangup()) {

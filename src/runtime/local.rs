@@ -3,7 +3,7 @@
 use std::{
     os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -24,6 +24,7 @@ use super::{
 };
 
 mod arrivals;
+mod ending;
 mod held;
 mod upgrade;
 
@@ -67,6 +68,18 @@ impl LocalRuntime {
     /// # Errors
     /// [`RuntimeError`] when there is no keeper, or it refuses us (another `serve` uses it, another version).
     pub async fn connect(socket: &Path, spawn: Option<SpawnKeeper>) -> Result<Self, RuntimeError> {
+        Self::connect_again(socket, spawn, None).await
+    }
+
+    /// The same, for a process that was another program before ([`Self::hand_over`]) and holds the keeper's `lifeline`.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_again(
+        socket: &Path,
+        spawn: Option<SpawnKeeper>,
+        lifeline: Option<OwnedFd>,
+    ) -> Result<Self, RuntimeError> {
         let mut link = Link {
             socket: socket.to_owned(),
             spawn,
@@ -97,6 +110,9 @@ impl LocalRuntime {
         });
         let stop = CancellationToken::new();
         let began_keeper = link.spawned.is_some();
+        if !began_keeper {
+            link.spawned = SpawnedKeeper::again(connection.keeper_pid, lifeline);
+        }
         let task = tokio::spawn(keep_connected(
             link,
             connection,
@@ -116,31 +132,6 @@ impl LocalRuntime {
     #[must_use]
     pub fn began_keeper(&self) -> bool {
         self.began_keeper
-    }
-
-    /// Disconnects. With `end_keeper` the keeper is told to end, whoever started it, and this resolves when it
-    /// and all its children are gone. Without, a keeper that does not linger still ends with us.
-    pub async fn shutdown(&self, end_keeper: bool) {
-        let state = self.shared.state.borrow().clone();
-        self.stop.cancel();
-        let task = self
-            .task
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let spawned = match task {
-            Some(task) => task.await.ok().flatten(),
-            None => None,
-        };
-        let ended = tokio::task::spawn_blocking(move || {
-            if let (true, KeeperState::Connected { pid, .. }) = (end_keeper, state) {
-                host::end_process(pid, KEEPER_END_TIMEOUT)?;
-            }
-            spawned.map_or(Ok(()), SpawnedKeeper::end)
-        });
-        if let Ok(Err(cause)) = ended.await {
-            tracing::warn!(%cause, "the keeper did not end in order");
-        }
     }
 }
 

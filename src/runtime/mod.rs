@@ -38,6 +38,11 @@ mod own_files;
 mod own_keeper;
 mod pidfd;
 mod plan;
+#[expect(
+    unsafe_code,
+    reason = "a descriptor that a former program left open is a raw number"
+)]
+mod succession;
 mod usage;
 mod workload;
 
@@ -53,6 +58,7 @@ pub use host::{
 pub use own_files::OwnFiles;
 pub use pidfd::Pidfd;
 pub use plan::{HostReport, LaunchPlan, PASSED_MAX, WorkloadId};
+pub use succession::{become_program, inherited_pipe};
 pub use usage::{TreeUsage, cpu_stalled_us, folders_in_command_lines, memory_stalled_us, usage};
 pub use workload::{
     Caught, ExitReport, OwnNetwork, Pipes, Presence, Verb, Workload, WorkloadControl,

@@ -2,8 +2,18 @@
 
 use std::{
     io::{self, BufRead, Read},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, Command, Stdio},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        signal::Signal,
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
 };
 
 use super::RuntimeError;
@@ -20,15 +30,60 @@ pub struct SpawnKeeper {
 /// A keeper that we started. Without `linger`, dropping this ends it, and it kills all that it started.
 #[derive(Debug)]
 pub struct SpawnedKeeper {
-    child: Child,
-    lifeline: Option<ChildStdin>,
+    process: Process,
+    lifeline: Option<OwnedFd>,
+}
+
+/// How it is known to us.
+#[derive(Debug)]
+enum Process {
+    Started(Child),
+    /// By the program that this process was before.
+    StartedBefore(Pid),
+}
+
+impl Process {
+    fn kill(&mut self) {
+        match self {
+            Self::Started(child) => drop(child.kill()),
+            // Our child until we have waited for it, so the number means no other.
+            Self::StartedBefore(pid) => drop(nix::sys::signal::kill(*pid, Signal::SIGKILL)),
+        }
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        match self {
+            Self::Started(child) => child.wait().map(drop),
+            Self::StartedBefore(pid) => loop {
+                match waitpid(*pid, None) {
+                    Err(Errno::EINTR) => {}
+                    other => return Ok(other.map(drop)?),
+                }
+            },
+        }
+    }
 }
 
 impl SpawnedKeeper {
+    /// The keeper with this pid, if this process started it, as another program before.
+    pub(super) fn again(pid: u32, lifeline: Option<OwnedFd>) -> Option<Self> {
+        let pid = Pid::from_raw(i32::try_from(pid).ok()?);
+        let is_child = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+        matches!(is_child, Ok(WaitStatus::StillAlive)).then_some(Self {
+            process: Process::StartedBefore(pid),
+            lifeline,
+        })
+    }
+
+    /// Leaves it to the program that this process becomes.
+    pub(super) fn into_lifeline(self) -> Option<OwnedFd> {
+        self.lifeline
+    }
+
     /// Kills the keeper, and so everything that it started. Blocks until it is reaped.
     pub(super) fn kill(mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.kill();
+        let _ = self.process.wait();
     }
 
     /// Ends the keeper and waits until it and all that it started are gone. A lingering one is left alone.
@@ -38,7 +93,7 @@ impl SpawnedKeeper {
     /// When it cannot be waited for.
     pub fn end(mut self) -> io::Result<()> {
         if self.lifeline.take().is_some() {
-            self.child.wait()?;
+            self.process.wait()?;
         }
         Ok(())
     }
@@ -75,18 +130,19 @@ pub fn spawn_keeper(
         })
         .stdout(Stdio::piped());
     let mut child = command.spawn().map_err(failed)?;
-    let lifeline = child.stdin.take();
+    let lifeline = child.stdin.take().map(OwnedFd::from);
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {
         let read = io::BufReader::new(stdout.take(4_096)).read_line(&mut line);
         read.map_err(failed)?;
     }
-    let keeper = SpawnedKeeper { child, lifeline };
     if line.trim_end() == "ready" {
-        return Ok(keeper);
+        return Ok(SpawnedKeeper {
+            process: Process::Started(child),
+            lifeline,
+        });
     }
-    let mut child = keeper.child;
-    drop(keeper.lifeline);
+    drop(lifeline);
     let status = child.wait().map_err(failed)?;
     let sentence = line.trim_end().strip_prefix("error: ").map(str::to_owned);
     Err(RuntimeError::Unreachable(sentence.unwrap_or_else(|| {

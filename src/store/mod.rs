@@ -29,6 +29,7 @@ mod ports;
 mod records;
 mod retention;
 mod snapshot;
+mod standing;
 mod tokens;
 
 pub use calls::{CallEntry, CallQuery, CallSample};
@@ -45,6 +46,7 @@ pub use ports::PortLeaseRow;
 pub use records::CorruptRow;
 pub use retention::History;
 pub use snapshot::{snapshot, sqlite_file};
+pub use standing::pending_migrations;
 pub use tokens::{NewToken, SECRETS_MAX, SecretRow, TokenRow};
 
 use crate::{config::DatabaseConfig, domain::latency::LatencySnapshot};

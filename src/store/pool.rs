@@ -185,6 +185,14 @@ macro_rules! migrations {
     };
 }
 
+pub(super) fn sqlite_migrations() -> Migrator {
+    migrations!("sqlite")
+}
+
+pub(super) fn postgres_migrations() -> Migrator {
+    migrations!("postgres")
+}
+
 fn migrator(files: &[(i64, &'static str, &'static str)]) -> Migrator {
     let migration = |&(number, title, sql): &(i64, &'static str, &'static str)| {
         Migration::new(
@@ -240,7 +248,7 @@ impl Pool {
             .connect_with(options.clone().journal_mode(SqliteJournalMode::Wal))
             .await
             .map_err(|error| named(&path.display().to_string(), error.into()))?;
-        migrations!("sqlite")
+        sqlite_migrations()
             .run(&writer)
             .await
             .map_err(migration_error)?;
@@ -289,7 +297,7 @@ impl Pool {
             .max_connections(1)
             .acquire_timeout(config.acquire_timeout.std())
             .connect_lazy_with(options.clone());
-        let migrations = migrations!("postgres");
+        let migrations = postgres_migrations();
         match tokio::time::timeout(MIGRATION_TIMEOUT, migrations.run(&first)).await {
             Ok(migrated) => migrated.map_err(migration_error)?,
             Err(_) => {
@@ -398,12 +406,20 @@ pub(super) fn named(place: &str, error: StoreError) -> StoreError {
 fn migration_error(error: sqlx::migrate::MigrateError) -> StoreError {
     use sqlx::migrate::MigrateError;
     match error {
-        MigrateError::VersionMissing(number) => StoreError::Refused(format!(
-            "the database was made by a newer minimcp (migration {number} is unknown to this one)"
-        )),
-        MigrateError::VersionMismatch(number) => StoreError::Refused(format!(
-            "the database was made by another build of minimcp (its migration {number} differs)"
-        )),
+        MigrateError::VersionMissing(number) => of_a_newer_one(number),
+        MigrateError::VersionMismatch(number) => of_another_build(number),
         other => sqlx::Error::from(other).into(),
     }
+}
+
+pub(super) fn of_a_newer_one(migration: i64) -> StoreError {
+    StoreError::Refused(format!(
+        "the database was made by a newer minimcp (migration {migration} is unknown to this one)"
+    ))
+}
+
+pub(super) fn of_another_build(migration: i64) -> StoreError {
+    StoreError::Refused(format!(
+        "the database was made by another build of minimcp (its migration {migration} differs)"
+    ))
 }

@@ -3,11 +3,16 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::ProcessFacts;
+
 /// The state of the daemon, for people who look for a fault; it holds no secret.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Diagnostics {
     /// Of the daemon.
     pub version: String,
+    /// Its process; a daemon from before there were upgrades in place does not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessFacts>,
     /// The database.
     pub database: DatabaseFacts,
     /// The pipeline of log lines.

@@ -10,6 +10,7 @@ mod schemas;
 mod system;
 mod templates;
 mod tokens;
+mod upgrade;
 
 pub use calls::*;
 pub use diagnostics::*;
@@ -21,3 +22,4 @@ pub use schemas::*;
 pub use system::*;
 pub use templates::*;
 pub use tokens::*;
+pub use upgrade::*;

@@ -38,7 +38,7 @@ async fn asked(port: u16) -> Result<StatusCode, reqwest::Error> {
 }
 
 /// The same over the unix socket: the first line of the answer.
-async fn asked_by_path(socket: &Path) -> std::io::Result<String> {
+pub async fn asked_by_path(socket: &Path) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(socket).await?;
     let request = b"GET /healthz HTTP/1.1\r\nhost: minimcp\r\nconnection: close\r\n\r\n";
     stream.write_all(request).await?;

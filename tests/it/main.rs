@@ -81,3 +81,4 @@ mod survival;
 mod templates;
 mod third_party;
 mod tidy;
+mod upgrade;

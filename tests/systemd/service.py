@@ -15,6 +15,7 @@ import time
 import traceback
 import urllib.error
 import urllib.request
+import upgrading
 
 API = "http://127.0.0.1:7420"
 DATA = pathlib.Path("/var/lib/minimcp/data")
@@ -254,6 +255,12 @@ def restart_keeps_children():
     same_child(made, made["pid"])
 
 
+def upgrade_keeps_children():
+    """minimcp upgrade: the new program is asked first, every process is kept, and a broken one changes nothing"""
+    notes["upgrade"] = upgrading.trial(main_pid, equal, sh)
+    same_child(notes["made"], notes["made"]["pid"])
+
+
 def a_killed_serve_comes_back():
     """kill -9 of serve: systemd starts it again, it adopts"""
     made = notes["made"]
@@ -449,6 +456,7 @@ TRIALS = (
     command_line_finds_the_service,
     an_instance_works,
     restart_keeps_children,
+    upgrade_keeps_children,
     a_killed_serve_comes_back,
     the_watchdog_is_fed,
     reload_reads_templates,

@@ -120,14 +120,14 @@ async fn foreground(
     });
     tokio::pin!(serving);
     let ended = tokio::select! {
-        ended = &mut serving => ended.map_err(Failure::from),
+        ended = &mut serving => ended.map(drop).map_err(Failure::from),
         shown = front => match shown {
             // Nobody reads any more, or there is nothing to show: the daemon goes on.
-            Ok(()) | Err(Failure::OutputClosed) => serving.await.map_err(Failure::from),
+            Ok(()) | Err(Failure::OutputClosed) => serving.await.map(drop).map_err(Failure::from),
             Err(failure) => {
                 // The daemon may be gone by itself, which the next line tells better.
                 let _ = give_up.send(());
-                serving.await.map_err(Failure::from).and(Err(failure))
+                serving.await.map(drop).map_err(Failure::from).and(Err(failure))
             }
         },
     };

@@ -151,6 +151,13 @@ impl Fixture {
             spools: Box::new(Vec::new),
             config: config.api.clone(),
             metrics: Metrics::new(Vec::new()),
+            process: minimcp::wire::ProcessFacts {
+                pid: std::process::id(),
+                started_at: "2026-11-21T09:36:17.123Z".to_owned(),
+                program: "/usr/bin/minimcp".to_owned(),
+                upgrades_in_place: false,
+            },
+            upgrade: Box::new(|| Box::pin(async { Err("it is a test".to_owned()) })),
             readiness: vec![ReadinessCheck {
                 name: "database",
                 required: true,

@@ -37,7 +37,7 @@ async fn bound(config: &ApiConfig) -> std::io::Result<Listeners> {
     let unix = UnixSocket {
         listener: bind_unix(&path).await?,
         path,
-        stays: false,
+        stays: std::sync::Arc::default(),
     };
     Ok(Listeners {
         tcp: bind_tcp(config).await?,
