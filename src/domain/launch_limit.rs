@@ -8,6 +8,10 @@
 const STALLED_HIGH_PERCENT: f64 = 80.0;
 /// Below it there is room for one more.
 const STALLED_LOW_PERCENT: f64 = 50.0;
+/// The same for memory, for which nobody should wait for long: above it the host takes pages away that are in use.
+const MEMORY_STALLED_HIGH_PERCENT: f64 = 20.0;
+/// Below it there is room for one more.
+const MEMORY_STALLED_LOW_PERCENT: f64 = 5.0;
 /// Starts that take so many times the shortest one of their template are too many, whatever the kernel says.
 const SLOWDOWN_HIGH: f64 = 4.0;
 /// Without the kernel's word: at most this for one more.
@@ -23,6 +27,8 @@ pub struct LaunchLoad {
     /// The share of the time in which some process of this host waited for a processor (`/proc/pressure/cpu`, `some`);
     /// `None` where the kernel does not tell.
     pub stalled_percent: Option<f64>,
+    /// The share in which some process waited for memory (`/proc/pressure/memory`, `some`); `None` as above.
+    pub memory_stalled_percent: Option<f64>,
     /// The mean of how many times longer children took to be ready than the quickest of their template; `None` when
     /// none was ready.
     pub slowdown: Option<f64>,
@@ -60,7 +66,9 @@ impl LaunchLimit {
     /// Takes in what was measured.
     pub fn observe(&mut self, load: LaunchLoad) {
         let stalled = load.stalled_percent;
+        let memory = load.memory_stalled_percent.unwrap_or(0.0);
         let crowded = stalled.is_some_and(|percent| percent > STALLED_HIGH_PERCENT)
+            || memory > MEMORY_STALLED_HIGH_PERCENT
             || load.slowdown.is_some_and(|times| times > SLOWDOWN_HIGH);
         let room = match (stalled, load.slowdown) {
             (Some(percent), _) => percent < STALLED_LOW_PERCENT,
@@ -69,7 +77,7 @@ impl LaunchLimit {
         };
         if crowded {
             self.turns = (self.turns * DECREASE).max(1.0);
-        } else if room && load.is_full {
+        } else if room && memory < MEMORY_STALLED_LOW_PERCENT && load.is_full {
             self.turns = (self.turns.floor() + 1.0).min(self.ceiling);
         }
     }
@@ -91,6 +99,7 @@ mod tests {
     const FULL: LaunchLoad = LaunchLoad {
         is_full: true,
         stalled_percent: None,
+        memory_stalled_percent: None,
         slowdown: None,
     };
 
@@ -149,20 +158,37 @@ mod tests {
         assert_eq!(limit.turns(), 1);
     }
 
+    #[test]
+    fn a_host_short_of_memory_gets_fewer_turns_however_idle_its_processors_are() {
+        let mut limit = LaunchLimit::new(8, 4);
+        let memory = |percent| LaunchLoad {
+            memory_stalled_percent: Some(percent),
+            ..stalled(0.0)
+        };
+        limit.observe(memory(1.0));
+        assert_eq!(limit.turns(), 5);
+        limit.observe(memory(10.0));
+        assert_eq!(limit.turns(), 5, "neither crowded nor roomy");
+        for expected in [3, 2, 2, 1, 1] {
+            limit.observe(memory(40.0));
+            assert_eq!(limit.turns(), expected);
+        }
+    }
+
     proptest! {
         #[test]
         fn there_is_always_a_turn_and_never_more_than_the_ceiling(
             ceiling in 0_usize..2_000,
             processors in 0_usize..64,
             loads in prop::collection::vec(
-                (any::<bool>(), prop::option::of(0.0_f64..200.0), prop::option::of(0.0_f64..50.0)),
+                (any::<bool>(), prop::option::of(0.0_f64..200.0), prop::option::of(0.0_f64..200.0), prop::option::of(0.0_f64..50.0)),
                 0..50,
             ),
         ) {
             let mut limit = LaunchLimit::new(ceiling, processors);
-            for (is_full, stalled_percent, slowdown) in loads {
+            for (is_full, stalled_percent, memory_stalled_percent, slowdown) in loads {
                 let before = limit.turns();
-                limit.observe(LaunchLoad { is_full, stalled_percent, slowdown });
+                limit.observe(LaunchLoad { is_full, stalled_percent, memory_stalled_percent, slowdown });
                 prop_assert!((1..=ceiling.clamp(1, MOST)).contains(&limit.turns()));
                 prop_assert!(limit.turns() <= before + 1);
             }

@@ -117,8 +117,10 @@ impl Actor {
                     self.note("installing", message);
                 }
                 let demand = Arc::clone(&self.route.demand);
+                let seen = self.route.last_accessed_ms.load(Ordering::Relaxed);
+                let used_at = self.record.last_accessed_at.unwrap_or(0).max(seen);
                 let context = Arc::clone(&self.context);
-                let waiting = launch::await_turn(context, package, needs_keeper, demand);
+                let waiting = launch::await_turn(context, package, needs_keeper, (demand, used_at));
                 self.launching = Some(Launching::Waiting(waiting));
             }
             Effect::CloseStdin(generation) => {

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     domain::{
+        UnixMs,
         exit::ExitStatus,
         id::Generation,
         instance::InstanceRecord,
@@ -112,12 +113,12 @@ pub(super) struct Launched {
 }
 
 /// Waits for the package that is missing, for a turn and, where one is needed, for a keeper; `None` when the daemon goes
-/// down. `demand` says who is waited for, and so goes first.
+/// down. `demand` says who is waited for, and so goes first; `used_at` when it was last used.
 pub(super) fn await_turn(
     context: Arc<Context>,
     package: Option<Package>,
     needs_keeper: bool,
-    demand: Demand,
+    (demand, used_at): (Demand, UnixMs),
 ) -> BoxFuture<'static, Option<Turn>> {
     Box::pin(async move {
         // Not in the turn: an installation takes long, and others need not wait for it.
@@ -125,7 +126,7 @@ pub(super) fn await_turn(
             Some(package) => context.packages.ensure(package).await.err(),
             None => None,
         };
-        let permit = context.launch_turns.acquire(demand).await;
+        let permit = context.launch_turns.acquire(demand, used_at).await;
         if needs_keeper {
             let mut keeper = context.runtime.state();
             keeper

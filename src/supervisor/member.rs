@@ -111,7 +111,7 @@ impl Member {
                 Arc::clone(&context),
                 None,
                 true,
-                Arc::new(AtomicU64::new(1)),
+                (Arc::new(AtomicU64::new(1)), 0),
             )),
             context,
             recipe,

@@ -1,4 +1,5 @@
-//! Turns to launch: so many as [`LaunchLimit`] says, first to whoever a client waits for, then in the order of asking.
+//! Turns to launch: so many as [`LaunchLimit`] says, first to whoever a client waits for, then to whoever waited long, then to
+//! whoever was used last. So after a start of the machine those come back first that are missed.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,6 +15,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::Supervisor;
 use crate::{
     domain::{
+        UnixMs,
         id::TemplateName,
         latency::Latency,
         launch_limit::{LaunchLimit, LaunchLoad},
@@ -24,11 +26,14 @@ use crate::{
 /// Between two looks at how busy the host is, while somebody waits.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// Who waited so long comes before those that were used later: nobody waits for ever.
+const WAITED_LONG: Duration = Duration::from_secs(60);
+
 /// Requests that wait for an instance now. It goes before those that nobody waits for.
 pub(super) type Demand = Arc<AtomicU64>;
 
-/// The microseconds so far in which some process waited for a processor.
-type Stalled = Box<dyn Fn() -> Option<u64> + Send + Sync>;
+/// The microseconds so far in which some process waited: for a processor, for memory.
+type Stalled = Box<dyn Fn() -> [Option<u64>; 2] + Send + Sync>;
 
 /// Gives out turns. Shared by all actors.
 pub(super) struct LaunchTurns {
@@ -45,7 +50,7 @@ struct State {
     waiting: VecDeque<Waiter>,
     /// Somebody looks at the load for all.
     is_watched: bool,
-    looked: Option<(Instant, Option<u64>)>,
+    looked: Option<(Instant, [Option<u64>; 2])>,
     /// The shortest time from turn to readiness, by template.
     shortest: BTreeMap<TemplateName, Duration>,
     /// Sum and number of slowdowns since the last look.
@@ -54,6 +59,8 @@ struct State {
 
 struct Waiter {
     demand: Demand,
+    used_at: UnixMs,
+    since: Instant,
     granted: oneshot::Sender<Permit>,
 }
 
@@ -69,7 +76,8 @@ impl LaunchTurns {
     pub(super) fn new(ceiling: usize) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let limit = LaunchLimit::new(ceiling, processors);
-        Self::with(limit, Box::new(runtime::cpu_stalled_us))
+        let stalled = || [runtime::cpu_stalled_us(), runtime::memory_stalled_us()];
+        Self::with(limit, Box::new(stalled))
     }
 
     fn with(limit: LaunchLimit, stalled: Stalled) -> Self {
@@ -89,10 +97,15 @@ impl LaunchTurns {
         }
     }
 
-    /// Waits for a turn. Dropping the future leaves the queue.
-    pub(super) async fn acquire(self: &Arc<Self>, demand: Demand) -> Permit {
+    /// Waits for a turn. `used_at` is when a client last used it; 0: never. Dropping the future leaves the queue.
+    pub(super) async fn acquire(self: &Arc<Self>, demand: Demand, used_at: UnixMs) -> Permit {
         let (granted, turn) = oneshot::channel();
-        self.lock().waiting.push_back(Waiter { demand, granted });
+        self.lock().waiting.push_back(Waiter {
+            demand,
+            used_at,
+            since: Instant::now(),
+            granted,
+        });
         self.grant();
         self.watch();
         match turn.await {
@@ -160,11 +173,16 @@ impl LaunchTurns {
         let mut state = self.lock();
         state.waiting.retain(|waiter| !waiter.granted.is_closed());
         let before = state.looked.replace(now);
-        let stalled_percent = before.and_then(|before| stalled_percent(before, now));
+        let stalled = |at: usize| {
+            let (before, now) = (before?, now);
+            stalled_percent((before.0, before.1[at]), (now.0, now.1[at]))
+        };
+        let (stalled_percent, memory_stalled_percent) = (stalled(0), stalled(1));
         let (sum, count) = std::mem::take(&mut state.slowdowns);
         let load = LaunchLoad {
             is_full: !state.waiting.is_empty() && state.in_use >= state.limit.turns(),
             stalled_percent,
+            memory_stalled_percent,
             slowdown: (count > 0).then(|| sum / f64::from(count)),
         };
         state.limit.observe(load);
@@ -188,7 +206,16 @@ impl State {
             return None;
         }
         let wanted = |waiter: &Waiter| waiter.demand.load(Ordering::Relaxed) > 0;
-        let at = self.waiting.iter().position(wanted).unwrap_or(0);
+        let at = self.waiting.iter().position(wanted).unwrap_or_else(|| {
+            let first = self.waiting.front();
+            if first.is_none_or(|first| first.since.elapsed() > WAITED_LONG) {
+                return 0;
+            }
+            // Of several that were used at the same time, the one that asked first.
+            let waiting = self.waiting.iter().enumerate().rev();
+            let last_used = waiting.max_by_key(|(_, waiter)| waiter.used_at);
+            last_used.map_or(0, |(at, _)| at)
+        });
         self.waiting.remove(at)
     }
 }
@@ -246,14 +273,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_a_client_waits_for_goes_first() {
-        let turns = turns(1, 1, Box::new(|| None));
-        let first = turns.acquire(nobody()).await;
+        let turns = turns(1, 1, Box::new(|| [None; 2]));
+        let first = turns.acquire(nobody(), 0).await;
         let (told, mut order) = tokio::sync::mpsc::channel(3);
         let demands = [nobody(), nobody(), nobody()];
         for (number, demand) in demands.iter().cloned().enumerate() {
             let (turns, told) = (Arc::clone(&turns), told.clone());
             tokio::spawn(async move {
-                let turn = turns.acquire(demand).await;
+                let turn = turns.acquire(demand, 0).await;
                 told.send(number).await.expect("the test listens");
                 drop(turn);
             });
@@ -272,6 +299,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_was_used_last_goes_before_the_others_and_who_waited_long_before_these() {
+        let turns = turns(1, 1, Box::new(|| [None; 2]));
+        let first = turns.acquire(nobody(), 0).await;
+        let (told, mut order) = tokio::sync::mpsc::channel(5);
+        let ask = |number: usize, used_at| {
+            let (turns, told) = (Arc::clone(&turns), told.clone());
+            tokio::spawn(async move {
+                let turn = turns.acquire(nobody(), used_at).await;
+                told.send(number).await.expect("the test listens");
+                drop(turn);
+            })
+        };
+        ask(0, 5);
+        settle().await;
+        tokio::time::sleep(WAITED_LONG).await;
+        for (number, used_at) in [(1, 10), (2, 0), (3, 30), (4, 30)] {
+            ask(number, used_at);
+            settle().await;
+        }
+        drop(first);
+        let mut seen = Vec::new();
+        while seen.len() < 5 {
+            seen.extend(order.recv().await);
+        }
+        assert_eq!(seen, [0, 3, 4, 1, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn turns_grow_while_the_host_has_room_and_shrink_when_it_has_none() {
         let busy = Arc::new(AtomicU64::new(0));
         let share = Arc::clone(&busy);
@@ -282,13 +337,13 @@ mod tests {
             let step = u64::try_from(last.elapsed().as_micros()).expect("short");
             *last = Instant::now();
             let step = step * share.load(Ordering::Relaxed) / 100;
-            Some(passed.fetch_add(step, Ordering::Relaxed) + step)
+            [Some(passed.fetch_add(step, Ordering::Relaxed) + step), None]
         };
         let turns = turns(8, 2, Box::new(stalled));
         let (give, mut got) = tokio::sync::mpsc::channel(20);
         for _ in 0..20 {
             let (turns, give) = (Arc::clone(&turns), give.clone());
-            tokio::spawn(async move { give.send(turns.acquire(nobody()).await).await });
+            tokio::spawn(async move { give.send(turns.acquire(nobody(), 0).await).await });
         }
         settle().await;
         assert_eq!(turns.count(), (2, 2, 18));
@@ -309,17 +364,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_stops_waiting_takes_no_turn_along() {
-        let turns = turns(1, 1, Box::new(|| None));
-        let first = turns.acquire(nobody()).await;
-        let waiting = turns.acquire(nobody());
+        let turns = turns(1, 1, Box::new(|| [None; 2]));
+        let first = turns.acquire(nobody(), 0).await;
+        let waiting = turns.acquire(nobody(), 0);
         let given_up = tokio::time::timeout(Duration::from_secs(1), waiting).await;
         assert!(given_up.is_err());
         drop(first);
         assert_eq!(turns.count().1, 0);
-        drop(turns.acquire(nobody()).await);
+        drop(turns.acquire(nobody(), 0).await);
         // One that has its turn and is dropped before it looks.
-        let first = turns.acquire(nobody()).await;
-        let mut late = Box::pin(turns.acquire(nobody()));
+        let first = turns.acquire(nobody(), 0).await;
+        let mut late = Box::pin(turns.acquire(nobody(), 0));
         assert!(futures_util::poll!(&mut late).is_pending());
         drop(first);
         assert_eq!(turns.count().1, 1);
@@ -329,19 +384,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn starts_that_take_ever_longer_take_turns_away() {
-        let turns = turns(4, 4, Box::new(|| None));
+        let turns = turns(4, 4, Box::new(|| [None; 2]));
         let template = TemplateName::new("x").expect("a valid name");
-        let quick = turns.acquire(nobody()).await;
+        let quick = turns.acquire(nobody(), 0).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         quick.ready(&template);
         drop(quick);
         let mut held = Vec::new();
         for _ in 0..4 {
-            held.push(turns.acquire(nobody()).await);
+            held.push(turns.acquire(nobody(), 0).await);
         }
         let waiting = tokio::spawn({
             let turns = Arc::clone(&turns);
-            async move { turns.acquire(nobody()).await }
+            async move { turns.acquire(nobody(), 0).await }
         });
         tokio::time::sleep(LOOK * 4).await;
         assert_eq!(

@@ -63,6 +63,7 @@ mod path_gateway;
 mod per_session;
 mod processes;
 mod races;
+mod reboot;
 mod reconciliation;
 mod relaxed;
 mod remote;
