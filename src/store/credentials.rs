@@ -2,12 +2,14 @@
 
 use sqlx::{query, query_as, query_scalar};
 
-use super::{Store, StoreError};
+use super::{CorruptRow, Store, StoreError, damaged::each};
 use crate::domain::{
     UnixMs,
     credential::SealedSecret,
     id::{CredentialName, OwnerId},
 };
+
+const TABLE: &str = "credentials";
 
 /// A credential with its sealed value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,10 +81,23 @@ row! {
     }
 }
 
+impl EntryColumns {
+    /// Or which column is damaged.
+    fn read(self) -> Result<CredentialEntry, &'static str> {
+        Ok(CredentialEntry {
+            owner: OwnerId::new(self.owner).map_err(|_| "owner")?,
+            name: CredentialName::new(self.name).map_err(|_| "name")?,
+            key_id: self.key_id,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+        })
+    }
+}
+
 impl SealedColumns {
     fn read(self) -> Result<CredentialRow, StoreError> {
         let id = format!("{}/{}", self.owner, self.name);
-        let damaged = |column| StoreError::corrupt("credentials", column, &id);
+        let damaged = |column| StoreError::corrupt(TABLE, column, &id);
         Ok(CredentialRow {
             owner: OwnerId::new(self.owner).map_err(|_| damaged("owner"))?,
             name: CredentialName::new(self.name).map_err(|_| damaged("name"))?,
@@ -156,36 +171,41 @@ impl Store {
         row.map(SealedColumns::read).transpose()
     }
 
-    /// The credentials of one owner or of all, by owner and name, without their values.
+    /// The credentials of one owner or of all, by owner and name, without their values. A damaged row is passed over;
+    /// where all are read it is named ([`Store::damaged_rows`]).
     ///
     /// # Errors
-    /// Those of the database; a damaged row is logged and passed over.
+    /// Those of the database.
     pub async fn credentials(
         &self,
         owner: Option<&OwnerId>,
     ) -> Result<Vec<CredentialEntry>, StoreError> {
-        let rows: Vec<EntryColumns> = reading!(self, |db| {
-            query_as(
+        let (rows, mut corrupt): (Vec<EntryColumns>, _) = reading!(self, |db| {
+            let rows = query(
                 "SELECT owner, name, key_id, created_at, updated_at FROM credentials \
                  WHERE $1 IS NULL OR owner = $1 ORDER BY owner, name",
             )
             .bind(owner.map(OwnerId::as_str))
             .fetch_all(db)
-            .await?
+            .await?;
+            each(&rows, TABLE, "name")
         });
-        let read = |row: EntryColumns| {
+        let mut entries = Vec::with_capacity(rows.len());
+        for row in rows {
             let id = format!("{}/{}", row.owner, row.name);
-            Ok(CredentialEntry {
-                owner: OwnerId::new(row.owner)
-                    .map_err(|_| StoreError::corrupt("credentials", "owner", &id))?,
-                name: CredentialName::new(row.name)
-                    .map_err(|_| StoreError::corrupt("credentials", "name", &id))?,
-                key_id: row.key_id,
-                created_at: row.created_at,
-                updated_at: row.updated_at,
-            })
-        };
-        Ok(rows.into_iter().map(read).filter_map(readable).collect())
+            match row.read() {
+                Ok(entry) => entries.push(entry),
+                Err(column) => corrupt.push(CorruptRow {
+                    table: TABLE,
+                    column,
+                    id,
+                }),
+            }
+        }
+        if owner.is_none() {
+            self.damaged.note(TABLE, corrupt);
+        }
+        Ok(entries)
     }
 
     /// Removes a credential; answers whether there was one.
@@ -220,8 +240,8 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<CredentialRow>, StoreError> {
         let (owner, name) = after.map_or(("", ""), |(owner, name)| (owner.as_str(), name.as_str()));
-        let rows: Vec<SealedColumns> = reading!(self, |db| {
-            query_as(
+        let (rows, _): (Vec<SealedColumns>, _) = reading!(self, |db| {
+            let rows = query(
                 "SELECT owner, name, key_id, nonce, ciphertext, created_at, updated_at FROM credentials \
                  WHERE key_id <> $1 AND (owner > $2 OR (owner = $2 AND name > $3)) \
                  ORDER BY owner, name LIMIT $4",
@@ -231,7 +251,8 @@ impl Store {
             .bind(name)
             .bind(i64::from(limit))
             .fetch_all(db)
-            .await?
+            .await?;
+            each(&rows, TABLE, "name")
         });
         Ok(rows
             .into_iter()

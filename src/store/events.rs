@@ -1,9 +1,10 @@
 //! What happened, append-only: what, when, to which launch.
 
-use sqlx::query_as;
+use sqlx::query;
 
 use super::{
     Store, StoreError,
+    damaged::each,
     row::{to_column, without_nul},
 };
 use crate::domain::{
@@ -128,10 +129,10 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<EventRow>, StoreError> {
         let limit = i64::from(limit);
-        let rows: Vec<EventColumns> = reading!(self, |db| {
-            match instance {
+        let (rows, corrupt): (Vec<EventColumns>, _) = reading!(self, |db| {
+            let rows = match instance {
                 Some(instance) => {
-                    query_as(
+                    query(
                         "SELECT id, instance_id, generation, at, kind, message FROM events \
                          WHERE instance_id = $1 AND id > $2 ORDER BY id LIMIT $3",
                     )
@@ -142,7 +143,7 @@ impl Store {
                     .await?
                 }
                 None => {
-                    query_as(
+                    query(
                         "SELECT id, instance_id, generation, at, kind, message FROM events \
                          WHERE id > $1 ORDER BY id LIMIT $2",
                     )
@@ -151,8 +152,12 @@ impl Store {
                     .fetch_all(db)
                     .await?
                 }
-            }
+            };
+            each(&rows, "events", "id")
         });
+        for row in corrupt {
+            tracing::error!(table = "events", id = row.id, "passed over a damaged row");
+        }
         let read = |row: EventColumns| {
             let instance = row.instance_id.parse().ok();
             let generation = u64::try_from(row.generation).ok();

@@ -13,6 +13,7 @@ mod calls;
 mod capabilities;
 mod chunks;
 mod credentials;
+mod damaged;
 mod error;
 mod events;
 mod facts;
@@ -56,6 +57,7 @@ use crate::{config::DatabaseConfig, domain::latency::LatencySnapshot};
 pub struct Store {
     pool: pool::Pool,
     patience: std::sync::Arc<patience::Patience>,
+    damaged: std::sync::Arc<damaged::Damaged>,
 }
 
 impl Store {
@@ -69,7 +71,11 @@ impl Store {
         let patience = patience::Patience::new(config.statement_timeout.std());
         let patience = std::sync::Arc::new(patience);
         let pool = pool::Pool::connect(config, &patience).await?;
-        Ok(Self { pool, patience })
+        Ok(Self {
+            pool,
+            patience,
+            damaged: std::sync::Arc::default(),
+        })
     }
 
     /// Asks the database for an answer.

@@ -1,9 +1,11 @@
 //! Port leases: one row while a port is leased or resting, none while it is free.
 
-use sqlx::{query, query_as};
+use sqlx::query;
 
-use super::{Store, StoreError};
+use super::{CorruptRow, Store, StoreError, damaged::each};
 use crate::domain::{UnixMs, id::InstanceId};
+
+const TABLE: &str = "port_leases";
 
 /// A port that is leased or resting.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,38 +38,41 @@ row! {
 }
 
 impl Store {
-    /// Every leased or resting port, by number. A damaged row is logged and passed over.
+    /// Every leased or resting port, by number. A damaged row is passed over and named ([`Store::damaged_rows`]).
     ///
     /// # Errors
     /// Those of the database.
     pub async fn port_leases(&self) -> Result<Vec<PortLeaseRow>, StoreError> {
-        let rows: Vec<LeaseColumns> = reading!(self, |db| {
-            query_as(
+        let (rows, mut corrupt): (Vec<LeaseColumns>, _) = reading!(self, |db| {
+            let rows = query(
                 "SELECT p.port, i.id, p.leased_at, p.quarantine_until \
                  FROM port_leases p LEFT JOIN instances i ON i.instance_key = p.instance_key ORDER BY p.port",
             )
             .fetch_all(db)
-            .await?
+            .await?;
+            each(&rows, TABLE, "port")
         });
-        let read = |row: LeaseColumns| {
-            let port = u16::try_from(row.port).ok();
-            let instance = row.id.map(|id| id.parse::<InstanceId>()).transpose().ok();
-            let lease = port.zip(instance).map(|(port, instance)| PortLeaseRow {
-                port,
-                instance,
-                leased_at: row.leased_at,
-                quarantine_until: row.quarantine_until,
-            });
-            if lease.is_none() {
-                tracing::error!(
-                    table = "port_leases",
-                    id = row.port,
-                    "passed over a damaged row"
-                );
+        let mut leases = Vec::with_capacity(rows.len());
+        for row in rows {
+            let port = u16::try_from(row.port).map_err(|_| "port");
+            let instance = row.id.map(|id| id.parse::<InstanceId>()).transpose();
+            let instance = instance.map_err(|_| "instance_key");
+            match port.and_then(|port| instance.map(|instance| (port, instance))) {
+                Ok((port, instance)) => leases.push(PortLeaseRow {
+                    port,
+                    instance,
+                    leased_at: row.leased_at,
+                    quarantine_until: row.quarantine_until,
+                }),
+                Err(column) => corrupt.push(CorruptRow {
+                    table: TABLE,
+                    column,
+                    id: row.port.to_string(),
+                }),
             }
-            lease
-        };
-        Ok(rows.into_iter().filter_map(read).collect())
+        }
+        self.damaged.note(TABLE, corrupt);
+        Ok(leases)
     }
 
     /// Frees every port whose rest is over; answers how many.

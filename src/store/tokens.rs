@@ -1,9 +1,10 @@
 //! Access tokens with their scopes and limits, and the hashes of their secrets; a secret itself never comes in here.
 
-use sqlx::{query, query_as, query_scalar};
+use sqlx::{query, query_scalar};
 
 use super::{
-    Store, StoreError,
+    CorruptRow, Store, StoreError,
+    damaged::each,
     row::{JsonText, to_column},
 };
 use crate::domain::{
@@ -12,6 +13,8 @@ use crate::domain::{
     duration::HumanDuration,
     id::{InstanceId, TokenName},
 };
+
+const TABLE: &str = "access_tokens";
 
 /// Most secrets of one token that are valid at the same time; the oldest go first.
 pub const SECRETS_MAX: i64 = 8;
@@ -141,14 +144,14 @@ impl Settings {
 }
 
 impl Store {
-    /// Every token of every instance, expired ones included. A damaged row is logged and passed over: it opens
-    /// nothing.
+    /// Every token of every instance, expired ones included. A damaged row is passed over and named
+    /// ([`Store::damaged_rows`]): it opens nothing.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn access_tokens(&self) -> Result<Vec<(InstanceId, TokenRow)>, StoreError> {
-        let rows: Vec<TokenColumns> = reading!(self, |db| {
-            query_as(
+        let (rows, mut corrupt): (Vec<TokenColumns>, _) = reading!(self, |db| {
+            let rows = query(
                 "SELECT i.id, t.name, t.scope, t.created_at, t.expires_at, t.last_used_at, t.rate_requests, \
                  t.rate_per_ms, t.concurrency_max, s.hash, s.created_at AS secret_created_at, \
                  s.expires_at AS secret_expires_at \
@@ -158,17 +161,17 @@ impl Store {
                  ORDER BY t.instance_key, t.created_at, t.name, s.created_at",
             )
             .fetch_all(db)
-            .await?
+            .await?;
+            each(&rows, TABLE, "id")
         });
         let mut tokens: Vec<(InstanceId, TokenRow)> = Vec::new();
         for row in rows {
             let Some((id, mut token)) = row.read() else {
-                tracing::error!(
-                    table = "access_tokens",
-                    id = row.id,
-                    name = row.name,
-                    "passed over a damaged row"
-                );
+                corrupt.push(CorruptRow {
+                    table: TABLE,
+                    column: "(content)",
+                    id: format!("{}/{}", row.id, row.name),
+                });
                 continue;
             };
             match tokens.last_mut() {
@@ -178,6 +181,7 @@ impl Store {
                 _ => tokens.push((id, token)),
             }
         }
+        self.damaged.note(TABLE, corrupt);
         Ok(tokens)
     }
 

@@ -342,11 +342,20 @@ impl Supervisor {
         totals
     }
 
-    /// Rows that cannot be read, each in a sentence; their instances are neither started nor touched.
+    /// Rows that cannot be read, each in a sentence; their instances are neither started nor touched, and those of other
+    /// tables count as not there.
     #[must_use]
     pub fn damaged_records(&self) -> Vec<String> {
         let damaged = self.context.damaged.lock();
-        damaged.unwrap_or_else(PoisonError::into_inner).clone()
+        let mut told = damaged.unwrap_or_else(PoisonError::into_inner).clone();
+        let others = self.context.store.damaged_rows().into_iter();
+        told.extend(others.map(|row| {
+            format!(
+                "the row {} of table {} is damaged in column {}; it counts as not there until it is repaired or removed",
+                row.id, row.table, row.column
+            )
+        }));
+        told
     }
 
     /// Whether a keeper is connected.

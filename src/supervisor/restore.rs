@@ -180,6 +180,11 @@ pub(super) async fn restore_by_id(
         // It is being created at this moment: recorded, and its actor about to begin.
         return Ok(());
     }
+    if let Some(port) = record.port {
+        // What the database says was acknowledged, so it goes before what the pool remembers.
+        let mut pool = context.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.restore_lease(port, id);
+    }
     Estate::take_stock(context)
         .await?
         .restore(context, record)

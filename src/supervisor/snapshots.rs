@@ -49,6 +49,9 @@ impl Supervisor {
         let (records, corrupt) = context.store.instances().await.map_err(text)?;
         context.note_damaged(&corrupt);
         let leases = context.store.port_leases().await.map_err(text)?;
+        // Read so that a damaged row among them is named before somebody needs it.
+        context.store.access_tokens().await.map_err(text)?;
+        context.store.credentials(None).await.map_err(text)?;
         let row = |record: &crate::domain::instance::InstanceRecord| {
             // A row knows its port by the lease alone; when that is gone, who serves the port still knows.
             let served = || {

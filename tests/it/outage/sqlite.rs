@@ -147,3 +147,76 @@ async fn a_damaged_row_is_named_and_left_alone_until_it_is_repaired() {
     assert_eq!(answer.as_deref(), Ok("back"));
     assert_eq!(readiness(&server, "records").await.1, "ok");
 }
+
+#[tokio::test]
+async fn damaged_rows_of_other_tables_are_named_and_keep_nobody_from_anything() {
+    let mut server = Server::start(Database::Sqlite).await;
+    let instance = server
+        .create(json!({"template": "demo", "name": "sound"}))
+        .await;
+    let id = id_of(&instance);
+    let tokens = format!("/mcps/{id}/access-tokens");
+    server.post(&tokens, json!({"name": "second"})).await;
+    for name in ["kept", "spoilt"] {
+        let credential = json!({"name": name, "value": "a-value-of-some-length"});
+        server.post("/credentials", credential).await;
+    }
+    server.stop();
+    let mut file = open(&server).await;
+    for damage in [
+        "PRAGMA foreign_keys = OFF",
+        // Bytes that are no text.
+        "UPDATE access_token_secrets SET name = CAST(x'ff' AS TEXT) WHERE name = 'second'",
+        "UPDATE access_tokens SET name = CAST(x'ff' AS TEXT) WHERE name = 'second'",
+        "UPDATE credentials SET name = CAST(x'ff' AS TEXT) WHERE name = 'spoilt'",
+        "INSERT INTO port_leases (port, leased_at) VALUES (70000, 0)",
+        "UPDATE events SET message = CAST(x'ff' AS TEXT) WHERE id = (SELECT MIN(id) FROM events)",
+    ] {
+        run(&mut file, damage).await;
+    }
+    file.close().await.expect("closed");
+
+    server.launch().await;
+    server.wait_status(&id, &["running"], SOON).await;
+    let mut client = Mcp::connect(&instance).await;
+    let answer = client.tool("echo", json!({"text": "on"})).await;
+    assert_eq!(answer.as_deref(), Ok("on"));
+    let page = server.get("/credentials").await;
+    let names: Vec<&str> = page["items"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|item| item["name"].as_str())
+        .collect();
+    assert_eq!(names, ["kept"]);
+    let page = server.get(&tokens).await;
+    assert_eq!(page["items"].as_array().map(Vec::len), Some(1), "{page:#}");
+    let events = server.get(&format!("/mcps/{id}/events")).await;
+    assert!(!events["items"].as_array().expect("a list").is_empty());
+    let deadline = Instant::now() + SOON;
+    loop {
+        let (status, about) = readiness(&server, "records").await;
+        assert_eq!(status, StatusCode::OK, "all is served");
+        let tables = ["access_tokens", "credentials", "port_leases"];
+        if tables.iter().all(|table| about.contains(table)) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{about}");
+        tokio::time::sleep(Duration::from_millis(20)).await; // poll
+    }
+
+    server.stop();
+    let mut file = open(&server).await;
+    for repair in [
+        "DELETE FROM access_token_secrets WHERE name = CAST(x'ff' AS TEXT)",
+        "DELETE FROM access_tokens WHERE name = CAST(x'ff' AS TEXT)",
+        "DELETE FROM credentials WHERE name = CAST(x'ff' AS TEXT)",
+        "DELETE FROM port_leases WHERE port = 70000",
+    ] {
+        run(&mut file, repair).await;
+    }
+    file.close().await.expect("closed");
+    server.launch().await;
+    server.wait_status(&id, &["running"], SOON).await;
+    assert_eq!(readiness(&server, "records").await.1, "ok");
+}
