@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use nix::fcntl::OFlag;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
 
 use super::{
     CgroupStray, ExitReport, HostReport, KeeperState, LaunchError, LaunchPlan, Pipes, Runtime,
@@ -29,6 +29,8 @@ const CHILDREN_WAITING_MAX: usize = 1_024;
 pub struct Script {
     /// How long the launch takes.
     pub launch_takes: Duration,
+    /// The launch waits until it can take a permit of this, and keeps it.
+    pub gate: Option<Arc<Semaphore>>,
     /// The launch fails with this sentence.
     pub fails_to_start: Option<String>,
     /// It ends by itself so long after its launch.
@@ -49,6 +51,7 @@ impl Default for Script {
     fn default() -> Self {
         Self {
             launch_takes: Duration::ZERO,
+            gate: None,
             fails_to_start: None,
             ends_after: None,
             on_stdin_closed: Some((Duration::ZERO, ExitStatus::Exited { code: 0 })),
@@ -193,6 +196,10 @@ impl FakeRuntime {
         };
         if !script.launch_takes.is_zero() {
             tokio::time::sleep(script.launch_takes).await;
+        }
+        if let Some(gate) = &script.gate {
+            // Nobody closes it.
+            gate.acquire().await.map(SemaphorePermit::forget).ok();
         }
         if let Some(reason) = script.fails_to_start {
             assert!(!script.launch_panics, "a launch that panics, as asked");

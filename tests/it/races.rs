@@ -29,7 +29,10 @@ use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use crate::harness::{Database, on_both_databases};
+use crate::{
+    harness::{Database, on_both_databases},
+    processes,
+};
 
 on_both_databases! {
     a_child_that_the_record_does_not_know_is_replaced,
@@ -79,11 +82,46 @@ impl House {
     }
 
     /// The daemon goes, the children stay, another daemon comes.
-    pub async fn next_daemon(&mut self) {
+    async fn next_daemon(&mut self) {
         self.supervisor.shut_down(true, SOON).await;
         let (supervisor, logs, access) =
             supervise(&self.folder, &self.config, &self.store, &self.runtime).await;
         (self.supervisor, self.logs, self.access) = (supervisor, logs, access);
+    }
+
+    /// The machine goes down with everything on it, and comes back no sooner than `after` (unix milliseconds).
+    pub async fn reboot(self, after: i64) -> Self {
+        let Self {
+            folder,
+            config,
+            store,
+            runtime,
+            children,
+            supervisor,
+            logs,
+            access,
+        } = self;
+        supervisor.shut_down(true, SOON).await;
+        drop((supervisor, logs, access));
+        runtime.lose_keeper();
+        let ports = config.runtime.port_min..=config.runtime.port_max;
+        let is_dark = || {
+            let listening = processes::listening_ports();
+            Clock::System.now() > after && listening.range(ports.clone()).next().is_none()
+        };
+        assert!(until(is_dark).await, "something still listens");
+        runtime.restore_keeper();
+        let (supervisor, logs, access) = supervise(&folder, &config, &store, &runtime).await;
+        Self {
+            folder,
+            config,
+            store,
+            runtime,
+            children,
+            supervisor,
+            logs,
+            access,
+        }
     }
 
     pub async fn create(&self, template: &str, ttl: Option<&str>) -> InstanceId {

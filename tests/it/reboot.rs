@@ -1,13 +1,13 @@
 //! The machine begins again with many instances, and room for one launch at a time: who is waited for comes first, then
 //! who was used last; what was stopped, or ran out meanwhile, is not started. `reconciliation.rs` does it to real processes.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use minimcp::{
-    clock::Clock,
     domain::{duration::HumanDuration, id::InstanceId, state::StatusWord},
     runtime::fake::Script,
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     harness::{Database, free_port_range, on_both_databases},
@@ -25,7 +25,7 @@ fn launched(house: &House, before: usize) -> Vec<InstanceId> {
 }
 
 async fn who_is_waited_for_comes_back_first_and_then_who_was_used_last(database: Database) {
-    let mut house = House::new(database, |config| {
+    let house = House::new(database, |config| {
         config.runtime.launches_max = 1;
         (config.runtime.port_min, config.runtime.port_max) = free_port_range();
     })
@@ -55,23 +55,18 @@ async fn who_is_waited_for_comes_back_first_and_then_who_was_used_last(database:
     let written = house.store.touch_accessed(&uses).await;
     written.expect("the store is there");
     house.supervisor.shut_down(true, SOON).await;
-    house.runtime.lose_keeper();
-    assert!(until(|| Clock::System.now() > end).await);
-    house.runtime.restore_keeper();
 
     // Whoever has the turn keeps it until the test takes it away.
+    let gate = Arc::new(Semaphore::new(0));
     for id in running.iter().chain([&stopped, &brief]) {
-        let launch_takes = Duration::from_secs(3_600);
-        house.runtime.script(
-            *id,
-            Script {
-                launch_takes,
-                ..Script::default()
-            },
-        );
+        let script = Script {
+            gate: Some(Arc::clone(&gate)),
+            ..Script::default()
+        };
+        house.runtime.script(*id, script);
     }
     let before = house.runtime.launched().len();
-    house.next_daemon().await;
+    let house = house.reboot(end).await;
     let turns = || house.supervisor.launch_turns();
     assert!(until(|| turns() == (1, 1, 5)).await, "{:?}", turns());
     assert!(until(|| house.runtime.launched().len() == before + 1).await);
@@ -100,6 +95,7 @@ async fn who_is_waited_for_comes_back_first_and_then_who_was_used_last(database:
         assert!(has_turn, "{number}: {:?}", house.runtime.launched());
         let order = launched(&house, before);
         assert_eq!(order, expected[..number]);
+        gate.add_permits(1);
         let gives_up = house.supervisor.stop(&who(), order[number - 1]).await;
         gives_up.expect("the store is there");
     }
