@@ -39,6 +39,22 @@ pub(super) struct ActorHandle {
 struct Entries {
     by_id: BTreeMap<InstanceId, Arc<ActorHandle>>,
     by_name: HashMap<(OwnerId, InstanceName), InstanceId>,
+    /// Deleted, and what is left of them is being removed.
+    leaving: BTreeSet<InstanceId>,
+}
+
+/// The rest of an instance is being removed for as long as this lives.
+pub(super) struct Leaving<'a> {
+    registry: &'a Registry,
+    id: InstanceId,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        let entries = self.registry.0.write();
+        let mut entries = entries.unwrap_or_else(PoisonError::into_inner);
+        entries.leaving.remove(&self.id);
+    }
 }
 
 /// All actors, by id and by name.
@@ -99,6 +115,14 @@ impl Registry {
         entries.by_id.remove(&id);
     }
 
+    /// Removes the actor of a deleted instance, of which listener, port and folder go next.
+    pub(super) fn remove_last(&self, id: InstanceId) -> Leaving<'_> {
+        let mut entries = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        entries.by_id.remove(&id);
+        entries.leaving.insert(id);
+        Leaving { registry: self, id }
+    }
+
     /// One actor.
     pub(super) fn get(&self, id: InstanceId) -> Option<Arc<ActorHandle>> {
         let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
@@ -123,11 +147,14 @@ impl Registry {
             .collect()
     }
 
-    /// Instances that have a name and no actor: they are just being made.
-    pub(super) fn coming(&self) -> BTreeSet<InstanceId> {
+    /// Instances that are just being made, having a name and no actor, or whose last parts are being removed.
+    pub(super) fn in_motion(&self) -> BTreeSet<InstanceId> {
         let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let named = entries.by_name.values().copied();
-        named.filter(|id| !entries.by_id.contains_key(id)).collect()
+        named
+            .filter(|id| !entries.by_id.contains_key(id))
+            .chain(entries.leaving.iter().copied())
+            .collect()
     }
 
     /// How many names are held: by actors, and by instances about to be made.

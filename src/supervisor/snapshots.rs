@@ -95,7 +95,7 @@ impl Supervisor {
     fn acted(&self) -> Actors {
         let context = self.context();
         let mut actors = Actors {
-            in_motion: context.registry.coming(),
+            in_motion: context.registry.in_motion(),
             ports: {
                 let pool = context.ports.lock().unwrap_or_else(PoisonError::into_inner);
                 pool.leased().clone()

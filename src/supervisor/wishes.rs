@@ -235,7 +235,7 @@ impl Actor {
             .registry
             .release_name(&self.record.owner, &self.record.name, id);
         // Before the keeper lets go of the listener: else a keeper that comes just now would be given it again.
-        context.registry.remove(id);
+        let leaving = context.registry.remove_last(id);
         if let Err(error) = context.runtime.drop_held(&listener_name(id)).await {
             tracing::debug!(instance = %id, %error, "the keeper did not drop the listener");
         }
@@ -247,6 +247,7 @@ impl Actor {
             pool.release(port, id, quarantine_until);
         }
         folders::remove(&folder).await;
+        drop(leaving);
         let status = self.current_status();
         self.note("deleted", "it is gone; its port rests".to_owned());
         self.tell_last_words().await;
