@@ -161,6 +161,7 @@ fn plan(folder: &Path, number: u128, argv: &[&str], sandbox: &Sandbox) -> Launch
     let instance = InstanceId(uuid::Uuid::from_u128(number));
     LaunchPlan {
         files: Vec::new(),
+        file_arguments: Vec::new(),
         id: WorkloadId::main(instance, Generation(1)),
         argv: argv.iter().map(|text| (*text).to_owned()).collect(),
         env: Vec::new(),

@@ -12,6 +12,7 @@ pub mod duration;
 pub mod egress;
 pub mod event;
 pub mod exit;
+pub mod file_argument;
 pub mod id;
 pub mod instance;
 pub mod latency;

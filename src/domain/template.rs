@@ -292,7 +292,7 @@ pub struct CredentialSpec {
     pub broker: Option<BrokerSpec>,
 }
 
-/// What the variable of a credential holds.
+/// What the variable of a credential or a setting holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Delivery {
@@ -341,6 +341,9 @@ pub struct SettingSpec {
     /// The values allowed, where not every one is.
     #[serde(default, rename = "enum", skip_serializing_if = "Vec::is_empty")]
     pub allowed: Vec<serde_json::Value>,
+    /// Whether the variable, and `{value}` in arguments, is the value or the path of a file with it.
+    #[serde(default)]
+    pub delivery: Delivery,
     /// Delivered as this variable (a list joined by commas, a boolean as `true` or `false`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<EnvName>,

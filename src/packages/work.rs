@@ -176,6 +176,7 @@ pub(super) fn plan(
         argv,
         env: passed.chain(own).collect(),
         files: Vec::new(),
+        file_arguments: Vec::new(),
         cwd: folder.to_owned(),
         limits: Limits::default(),
         sandbox: Sandbox {

@@ -324,6 +324,7 @@ impl LocalRuntime {
             let state = self.shared.state.borrow();
             (plan.sandbox.network.is_gated() && state.lacks_gates())
                 || (!plan.files.is_empty() && state.lacks_credential_files())
+                || (!plan.file_arguments.is_empty() && state.lacks_file_arguments())
         };
         if lacks {
             return Err(LaunchError::NotStarted(FORMER_KEEPER.to_owned()));
@@ -339,6 +340,7 @@ impl LocalRuntime {
             argv: plan.argv,
             env,
             files,
+            file_arguments: plan.file_arguments,
             cwd: plan.cwd,
             limits: plan.limits.into(),
             resources: plan.limits.resources(),

@@ -132,6 +132,12 @@ impl KeeperState {
         matches!(self, Self::Connected { host, .. } if !host.credential_files)
     }
 
+    /// Whether it is a keeper from before the path of such a file could stand in an argument.
+    #[must_use]
+    pub fn lacks_file_arguments(&self) -> bool {
+        matches!(self, Self::Connected { host, .. } if !host.file_arguments)
+    }
+
     /// Whether members may be launched: a keeper from before there were any would take one for the main child.
     #[must_use]
     pub fn holds_members(&self) -> bool {

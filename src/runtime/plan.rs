@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::domain::{
+    file_argument::FileArgument,
     id::{Generation, InstanceId},
     limits::Limits,
     sandbox::Sandbox,
@@ -69,6 +70,8 @@ pub struct LaunchPlan {
     /// Secrets that the server reads from files: variable, which will hold the path, and content. Nobody else on this
     /// host but root can read them, and they end with the child.
     pub files: Vec<(String, Zeroizing<String>)>,
+    /// Where in `argv` the paths of some of these go.
+    pub file_arguments: Vec<FileArgument>,
     /// The working folder, absolute; made with mode 0700 if it is missing.
     pub cwd: PathBuf,
     /// Limits; each is lowered to the keeper's own hard limit.
@@ -114,6 +117,8 @@ pub struct HostReport {
     pub gates: bool,
     /// Whether it delivers credentials as files.
     pub credential_files: bool,
+    /// Whether the path of such a file can stand in an argument.
+    pub file_arguments: bool,
     /// Whether another program lies where the keeper's own did: it can be asked to go on as that one.
     pub program_replaced: bool,
 }
@@ -127,6 +132,7 @@ impl Default for HostReport {
             members: false,
             gates: false,
             credential_files: false,
+            file_arguments: false,
             program_replaced: false,
         }
     }
@@ -143,6 +149,7 @@ mod tests {
             argv: vec!["server".into()],
             env: vec![("API_KEY".into(), Zeroizing::new("hunter2".into()))],
             files: vec![("KEY_FILE".into(), Zeroizing::new("hunter2".into()))],
+            file_arguments: Vec::new(),
             cwd: "/tmp".into(),
             limits: Limits::default(),
             sandbox: Sandbox::default(),

@@ -234,6 +234,11 @@ pub(super) async fn start(
     let (files, given): (Vec<_>, Vec<_>) = given
         .cloned()
         .partition(|(name, _)| recipe.template.delivers_as_file(name));
+    let of_settings = recipe.resolved.files.iter();
+    let files = of_settings
+        .map(|(name, text)| (name.clone(), Zeroizing::new(text.clone())))
+        .chain(files)
+        .collect();
     let plain = recipe
         .resolved
         .env
@@ -244,6 +249,7 @@ pub(super) async fn start(
         argv: recipe.resolved.argv.clone(),
         env: plain.chain(given).collect(),
         files,
+        file_arguments: recipe.resolved.file_arguments.clone(),
         cwd: recipe.resolved.cwd.clone(),
         limits: recipe.template.limits,
         sandbox: recipe.resolved.sandbox.clone(),

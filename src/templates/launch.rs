@@ -10,9 +10,11 @@ use serde_json::Value;
 use super::parameters;
 use crate::domain::{
     egress::HostRule,
+    file_argument::FileArgument,
     instance::InstanceSpec,
+    package::{PackageSource, Registry},
     sandbox::{Access, Sandbox},
-    template::{Grant, SettingSpec, SettingType, Template},
+    template::{Delivery, Grant, SettingSpec, SettingType, Template},
 };
 
 /// The launch command of an instance, without its secrets.
@@ -22,6 +24,10 @@ pub struct Resolved {
     pub argv: Vec<String>,
     /// The whole environment but the credentials, which the supervisor adds.
     pub env: BTreeMap<String, String>,
+    /// What it reads from files: the variable that will hold the path, and the content.
+    pub files: BTreeMap<String, String>,
+    /// Where in `argv` the path of such a file goes.
+    pub file_arguments: Vec<FileArgument>,
     /// The instance's own folder.
     pub cwd: PathBuf,
     /// What it may reach.
@@ -100,12 +106,19 @@ pub fn resolve(
         ("HOME".to_owned(), data.clone()),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
     ]);
+    if runs_on_node(template) {
+        env.insert(
+            "NODE_COMPILE_CACHE".to_owned(),
+            format!("{data}/{NODE_CODE_DIR}"),
+        );
+    }
     for (name, value) in &template.environment {
         env.insert(name.as_str().to_owned(), names.fill(value, None)?);
     }
     if let Some(name) = &template.server.port_env {
         env.insert(name.as_str().to_owned(), names.port()?.to_owned());
     }
+    let (mut files, mut file_arguments) = (BTreeMap::new(), Vec::new());
     for setting in &template.settings {
         let Some(value) = spec
             .settings
@@ -120,6 +133,16 @@ pub fn resolve(
         // The template may have changed since the instance was made, so its values are checked at each launch.
         parameters::check_value(setting, value)
             .map_err(|fault| names.unfit(setting, &fault.message))?;
+        if let (Delivery::File, Some(name), Value::String(text)) =
+            (setting.delivery, &setting.env, value)
+        {
+            files.insert(name.to_string(), text.clone());
+            for argument in &setting.arguments {
+                file_arguments.extend(names.places(argument, argv.len(), name.as_str())?);
+                argv.push(names.fill(argument, Some(""))?);
+            }
+            continue;
+        }
         for text in argument_values(setting, value) {
             for argument in &setting.arguments {
                 argv.push(names.fill(argument, Some(&text))?);
@@ -142,9 +165,24 @@ pub fn resolve(
     Ok(Resolved {
         argv,
         env,
+        files,
+        file_arguments,
         cwd: data_dir.to_owned(),
         sandbox: Sandbox::default(),
     })
+}
+
+/// Where Node 22.1 and later keep the code that they compiled, below the instance's own folder: nobody else may write
+/// there, so that what one server left is never another one's code. Node names its files by user and version besides.
+const NODE_CODE_DIR: &str = ".cache/node-compile-cache";
+
+/// Whether the program is Node, or a package of npm, whose programs are scripts for it.
+fn runs_on_node(template: &Template) -> bool {
+    let server = &template.server;
+    let is_npm = |source: &PackageSource| source.registry() == Registry::Npm;
+    let program = server.command.first().map(Path::new);
+    server.package.as_ref().is_some_and(is_npm)
+        || program.and_then(Path::file_name) == Some("node".as_ref())
 }
 
 /// A text among the settings: which setting, and which entry of it where that is a list.
@@ -268,6 +306,25 @@ impl Placeholders<'_> {
             name: setting.name.clone(),
             message: message.to_owned(),
         }
+    }
+
+    /// Where `{value}` stands in an argument, which gets this index, once it is filled without a value.
+    fn places(
+        &self,
+        argument: &str,
+        index: usize,
+        file: &str,
+    ) -> Result<Vec<FileArgument>, ResolveError> {
+        let before = argument.match_indices("{value}");
+        let places = before.map(|(end, _)| {
+            let at = self.fill(&argument[..end], Some(""))?.len();
+            Ok(FileArgument {
+                index,
+                at,
+                file: file.to_owned(),
+            })
+        });
+        places.collect()
     }
 
     /// Replaces the placeholders of `text` in one pass: what comes from a person is never read as a placeholder.

@@ -15,7 +15,9 @@ use crate::{
     domain::{
         package::Registry,
         sandbox::{Layer, Profile, is_plain},
-        template::{EraPolicy, Grant, Sessions, SettingSpec, SettingType, Template, Transport},
+        template::{
+            Delivery, EraPolicy, Grant, Sessions, SettingSpec, SettingType, Template, Transport,
+        },
     },
     mcp_servers,
 };
@@ -405,6 +407,29 @@ impl Check<'_> {
         }
     }
 
+    fn setting_as_file(&mut self, setting: &SettingSpec, key: &dyn Fn(&str) -> String) {
+        let at = key("delivery");
+        if setting.kind != SettingType::String {
+            let message = "\"file\" is for a string, which is what the file holds";
+            self.report(&[&at, &key("type")], message);
+        }
+        if setting.env.is_none() {
+            let message =
+                "\"file\" needs env: the file has the name of the variable, which holds its path";
+            self.report(&[&at, &key("env")], message);
+        }
+        if setting.grants.is_some() {
+            let message =
+                "\"file\" is for a text that the server reads, grants for one that opens something";
+            self.report(&[&at, &key("grants")], message);
+        }
+        if self.template.server.transport == Transport::Remote {
+            let message =
+                "\"file\" is for a process of ours: a server elsewhere reads no file of this host";
+            self.report(&[&at, "server.transport"], message);
+        }
+    }
+
     fn setting(&mut self, setting: &SettingSpec, at: &str) {
         let key = |name: &str| format!("{at}.{name}");
         let kind_key = key("type");
@@ -415,6 +440,9 @@ impl Check<'_> {
                 &[at, &key("env"), &key("arguments")],
                 "needs env or arguments, else the server never sees it",
             );
+        }
+        if setting.delivery == Delivery::File {
+            self.setting_as_file(setting, &key);
         }
         let takes_value = setting.arguments.iter().any(|arg| arg.contains("{value}"));
         if setting.kind == SettingType::Boolean {

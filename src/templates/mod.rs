@@ -55,7 +55,9 @@ pub use imported::Place;
 pub use json_schema::manifest_schema;
 pub use launch::{ResolveError, Resolved, resolve};
 pub use manifest::{Fault, MANIFEST_BYTES_MAX, read};
-pub use parameters::{SETTING_BYTES_MAX, SETTING_ENTRIES_MAX, check, settings_schema};
+pub use parameters::{
+    SETTING_BYTES_MAX, SETTING_ENTRIES_MAX, SETTING_FILE_BYTES_MAX, check, settings_schema,
+};
 pub use remote::{RemoteAddress, shown_url};
 
 /// One template, and whether it can run here.

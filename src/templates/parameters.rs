@@ -7,12 +7,14 @@ use serde_json::{Map, Value, json};
 use super::credential_groups;
 use crate::domain::{
     id::CredentialName,
-    template::{SettingSpec, SettingType, Template},
+    template::{Delivery, SettingSpec, SettingType, Template},
     violation::{Violation, pointer_token},
 };
 
 /// Longest text of a setting in bytes.
 pub const SETTING_BYTES_MAX: usize = 4_096;
+/// Longest text of a setting that is delivered as a file, in bytes.
+pub const SETTING_FILE_BYTES_MAX: usize = 65_536;
 /// Most entries of a list.
 pub const SETTING_ENTRIES_MAX: usize = 64;
 
@@ -194,12 +196,26 @@ fn check_single(spec: &SettingSpec, value: &Value) -> Result<(), ValueFault> {
     check_allowed(spec, value)
 }
 
+/// Longest text of this setting, in bytes.
+fn bytes_max(spec: &SettingSpec) -> usize {
+    match spec.delivery {
+        Delivery::Env => SETTING_BYTES_MAX,
+        Delivery::File => SETTING_FILE_BYTES_MAX,
+    }
+}
+
 fn check_text(spec: &SettingSpec, text: &str) -> Result<(), ValueFault> {
-    if text.len() > SETTING_BYTES_MAX {
-        return fault(
-            "too-long",
-            format!("must be at most {SETTING_BYTES_MAX} bytes"),
-        );
+    let most = bytes_max(spec);
+    if text.len() > most {
+        return fault("too-long", format!("must be at most {most} bytes"));
+    }
+    if spec.delivery == Delivery::File {
+        let of_text = |letter: char| !letter.is_control() || matches!(letter, '\n' | '\r' | '\t');
+        if !text.chars().all(of_text) {
+            let message = "must not have control characters but line breaks and tabs";
+            return fault("control-character", message);
+        }
+        return Ok(());
     }
     if text.chars().any(char::is_control) {
         return fault("control-character", "must not have control characters");
@@ -244,7 +260,7 @@ pub fn settings_schema(template: &Template) -> Value {
     let mut properties = Map::new();
     let mut required = Vec::new();
     for spec in &template.settings {
-        let text = json!({"type": "string", "maxLength": SETTING_BYTES_MAX});
+        let text = json!({"type": "string", "maxLength": bytes_max(spec)});
         let mut property = match spec.kind {
             SettingType::String => text,
             SettingType::Integer => json!({"type": "integer"}),

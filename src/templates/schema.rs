@@ -184,6 +184,7 @@ const SETTING: &[Key] = &[
     key("required", Shape::Flag),
     key("grants", Shape::Word(&["read", "write", "host"])),
     key("enum", Shape::Scalars),
+    key("delivery", Shape::Word(&["env", "file"])),
     key("env", Shape::Name(&ENV_NAME)),
     key("arguments", Shape::Texts),
 ];

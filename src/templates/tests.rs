@@ -166,6 +166,60 @@ fn a_launch_command_is_made_of_single_arguments() {
 }
 
 #[test]
+fn what_runs_on_node_keeps_its_compiled_code_in_its_own_folder() {
+    let variable = |server: &str| {
+        let text = format!(
+            "schema = 1\nname = \"x\"\ntitle = \"X\"\ndescription = \"d\"\n[server]\ntransport = \"stdio\"\n{server}\n"
+        );
+        let template = read(&text, "x", Path::new("t")).expect("good");
+        let spec = spec(&json!({}));
+        let resolved = resolve(&template, Path::new("/p"), &spec, Path::new("/d/i"), None);
+        let env = resolved.expect("a command").env;
+        env.get("NODE_COMPILE_CACHE").cloned()
+    };
+    let own = Some("/d/i/.cache/node-compile-cache".to_owned());
+    assert_eq!(variable("command = [\"node\", \"/x.js\"]"), own);
+    let of = |package: &str| format!("command = [\"p\"]\npackage = \"{package}\"");
+    assert_eq!(variable(&of("npm:@a/b@1.2.3")), own);
+    assert_eq!(variable(&of("pypi:b==1.2.3")), None);
+    assert_eq!(variable("command = [\"p\", \"node\"]"), None);
+    let off = "command = [\"node\", \"/x.js\"]\n[environment]\nNODE_COMPILE_CACHE = \"\"";
+    assert_eq!(
+        variable(off),
+        Some(String::new()),
+        "a template has the last word"
+    );
+}
+
+#[test]
+fn a_setting_can_be_a_file_whose_path_stands_in_arguments() {
+    let text = "schema = 1\nname = \"x\"\ntitle = \"X\"\ndescription = \"d\"\n[server]\ntransport = \"stdio\"\n\
+        command = [\"p\"]\n[[setting]]\nname = \"config\"\ntitle = \"C\"\ntype = \"string\"\n\
+        delivery = \"file\"\nenv = \"CONFIG\"\narguments = [\"--in\", \"{data}/x:{value},{value}\"]\n";
+    let template = read(text, "x", Path::new("t")).expect("good");
+    let content = "-a\n{data}\t{value}";
+    let spec = spec(&json!({"config": content}));
+    let resolved = resolve(&template, Path::new("/p"), &spec, Path::new("/d"), None);
+    let resolved = resolved.expect("a command");
+    assert_eq!(resolved.argv, ["/p", "--in", "/d/x:,"]);
+    assert!(!resolved.env.contains_key("CONFIG"));
+    assert_eq!(resolved.files["CONFIG"], content);
+    let places: Vec<_> = resolved
+        .file_arguments
+        .iter()
+        .map(|place| (place.index, place.at, place.file.as_str()))
+        .collect();
+    assert_eq!(places, [(2, 5, "CONFIG"), (2, 6, "CONFIG")]);
+    for (text, code) in [
+        ("x".repeat(SETTING_FILE_BYTES_MAX + 1), "too-long"),
+        ("a\0b".to_owned(), "control-character"),
+    ] {
+        let fault = parameters::check_value(&template.settings[0], &json!(text));
+        assert_eq!(fault.expect_err("refused").code, code);
+    }
+}
+
+#[test]
 fn a_stored_setting_that_no_longer_fits_is_refused() {
     for settings in [
         json!({}),

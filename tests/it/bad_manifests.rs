@@ -164,6 +164,8 @@ const CASES: &[Case] = &[
     ("additions-pypi", &[("@1.2.3\"\n", "@1.2.3\"\npackage_additions = [\"pypi:a==1.0\"]\npackage_additions_into = \"a\"\n")], &[("server.package_additions", "must be packages of npm")], Accepts),
     ("delivery-word", &[("title = \"Token\"", "title = \"Token\"\ndelivery = \"argument\"")], &[("credential[0].delivery", "must be one of env, file")], Refuses),
     ("delivery-broker", &[("title = \"Token\"", "title = \"Token\"\ndelivery = \"file\"\nbroker = { base_url_variable = \"URL\", upstream = [\"https://api.example.com\"] }")], &[("credential[0].delivery", "keeps outside")], Accepts),
+    ("setting-file-type", &[("[[setting]]", "[[setting]]\nname = \"n\"\ntitle = \"N\"\ntype = \"integer\"\ndelivery = \"file\"\nenv = \"N_FILE\"\n[[setting]]")], &[("setting[0].delivery", "is for a string")], Accepts),
+    ("setting-file-env", &[("[[setting]]", "[[setting]]\nname = \"n\"\ntitle = \"N\"\ntype = \"string\"\ndelivery = \"file\"\narguments = [\"{value}\"]\n[[setting]]")], &[("setting[0].delivery", "needs env")], Accepts),
     ("credential-dash", &[("NOTES_TOKEN", "NOTES-TOKEN")], &[("credential[0].name", "A-Z, a-z, 0-9 and '_'")], Refuses),
     ("credential-path", &[("NOTES_TOKEN", "PATH")], &[("credential[0].name", "is not for requests to set")], Accepts),
     ("credential-twice", &[("NOTES_MODE", "NOTES_TOKEN")], &[("setting[1].env", "is set by credential[0].name already")], Accepts),

@@ -11,11 +11,13 @@ use std::{
 
 use minimcp::{
     domain::{
+        file_argument::FileArgument,
         own_user::UserIds,
         sandbox::{Profile, Sandbox},
     },
     runtime::{LaunchPlan, Runtime, Workload, local::LocalRuntime},
 };
+use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -50,6 +52,14 @@ fn with_key(keeper: &Keeper, profile: Profile, script: &str, value: &str) -> Lau
     let mut plan = plan(keeper.folder(), &["sh", "-c", script]);
     plan.cwd = keeper.folder().join(plan.id.instance.to_string());
     plan.files = vec![("KEY_FILE".into(), Zeroizing::new(value.to_owned()))];
+    plan.argv
+        .extend(["sh".to_owned(), "--key=, again".to_owned()]);
+    let index = plan.argv.len() - 1;
+    plan.file_arguments = vec![FileArgument {
+        index,
+        at: "--key=".len(),
+        file: "KEY_FILE".to_owned(),
+    }];
     plan.sandbox = Sandbox {
         profile,
         user_ids: Some(UserIds {
@@ -110,7 +120,7 @@ async fn on_every_ground_the_key_is_there_for_its_server_alone_and_ends_with_it(
         let mut keeper = Keeper::start(without);
         let runtime = keeper.connect().await;
         let value = secret();
-        let script = "printf '%s %s %s ' \"$KEY_FILE\" \"$(cat \"$KEY_FILE\")\" \"$(stat -c %a \"$KEY_FILE\")\"; \
+        let script = "[ \"$1\" = \"--key=$KEY_FILE, again\" ] || echo \"argument $1\"; printf '%s %s %s ' \"$KEY_FILE\" \"$(cat \"$KEY_FILE\")\" \"$(stat -c %a \"$KEY_FILE\")\"; \
             grep -q \"$(cat \"$KEY_FILE\")\" /proc/self/environ && printf inside || printf outside; echo; exec sleep 900";
         let child = launch(&runtime, with_key(&keeper, profile, script, &value)).await;
         let line = line_of(&child).await;
@@ -234,9 +244,31 @@ async fn a_server_and_its_sessions_read_their_key_and_nobody_else_does(database:
     let (mut one, mut two) = (Mcp::connect(&instance).await, Mcp::connect(&instance).await);
     let path = assert_reads(&mut one, &value).await;
     assert_reads(&mut two, &value).await;
-    let neighbour = server.create(body("other")).await;
+    // A setting as a file: the same for all, and no secret.
+    let mut with_config = body("other");
+    with_config["settings"] = json!({"config": "[section]\n\tkey = \"v\u{fc}\"\n"});
+    let neighbour = server.create(with_config).await;
     let mut stranger = Mcp::connect(&neighbour).await;
     assert_eq!(assert_reads(&mut stranger, &other).await, path);
+    let config = sha256("[section]\n\tkey = \"v\u{fc}\"\n");
+    let file = ask(
+        &mut stranger,
+        "look",
+        json!({"path": "/run/credentials/CONFIG_FILE"}),
+    )
+    .await;
+    assert_eq!(file, config);
+    let file = ask(
+        &mut one,
+        "look",
+        json!({"path": "/run/credentials/CONFIG_FILE"}),
+    )
+    .await;
+    assert_eq!(file, sha256("# nothing\n"), "its default");
+    let too_much = json!({"template": "takes-file", "credentials": {"KEY_FILE": "key"},
+        "settings": {"config": "x".repeat(65_537)}});
+    let (status, refused) = server.call(Method::POST, "/mcps", Some(too_much)).await;
+    assert_eq!(status, 422, "{refused}");
     // What it sees of other processes is its own.
     for other in ["/proc/1/environ".to_owned(), format!("/proc/1/root{path}")] {
         let answer = ask(&mut stranger, "look", json!({"path": other})).await;

@@ -112,6 +112,7 @@ impl Drop for Keeper {
 pub fn plan(folder: &Path, argv: &[&str]) -> LaunchPlan {
     LaunchPlan {
         files: Vec::new(),
+        file_arguments: Vec::new(),
         id: WorkloadId::main(InstanceId(uuid::Uuid::now_v7()), Generation(1)),
         argv: argv.iter().map(|a| (*a).to_owned()).collect(),
         env: vec![("PATH".into(), Zeroizing::new("/usr/bin:/bin".into()))],

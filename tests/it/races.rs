@@ -145,6 +145,7 @@ impl House {
             argv: vec!["cat".to_owned()],
             env: Vec::new(),
             files: Vec::new(),
+            file_arguments: Vec::new(),
             cwd: "/".into(),
             limits: Limits::default(),
             sandbox: Sandbox::default(),

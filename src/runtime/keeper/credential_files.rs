@@ -280,6 +280,7 @@ mod tests {
             argv: vec!["/bin/true".into()],
             env: vec![("A".into(), 3)],
             files: vec![("KEY".into(), 5), ("CERT".into(), 2)],
+            file_arguments: Vec::new(),
             cwd: "/tmp".into(),
             limits: crate::domain::limits::Limits::default().into(),
             resources: crate::domain::limits::Resources::default(),

@@ -252,6 +252,7 @@ mod tests {
             argv: vec!["/bin/true".into()],
             env: Vec::new(),
             files: Vec::new(),
+            file_arguments: Vec::new(),
             cwd: folder.join("one"),
             limits: crate::domain::limits::Limits::default().into(),
             resources: crate::domain::limits::Resources::default(),

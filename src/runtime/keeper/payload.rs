@@ -3,7 +3,7 @@
 use std::{
     ffi::{CStr, CString},
     os::fd::RawFd,
-    os::unix::ffi::OsStrExt,
+    os::unix::ffi::{OsStrExt, OsStringExt},
     path::Path,
 };
 
@@ -11,6 +11,8 @@ use nix::{
     errno::Errno,
     sys::{prctl, resource::Resource, signal::SigSet},
 };
+
+use crate::domain::file_argument::filled;
 
 use super::{
     denials::{self, Page},
@@ -109,17 +111,24 @@ fn become_server(
     if layers.no_capabilities {
         privileges::drop_capabilities().map_err(|errno| (Stage::Privileges, errno))?;
     }
-    let argv: Vec<CString> = c_strings(payload.launch.argv.iter().map(|a| a.as_bytes().to_vec()));
+    let path_of = |name: &str| {
+        let path = payload.credentials?.join(name);
+        Some(path.into_os_string().into_vec())
+    };
+    let launch = payload.launch;
+    let arguments = filled(&launch.argv, &launch.file_arguments, path_of);
+    let argv: Vec<CString> = c_strings(arguments.into_iter());
     let mut at = 0;
     let variables = payload.launch.env.iter().map(|(name, len)| {
         let value = secrets.get(at..at + len).unwrap_or_default();
         at += len;
         [name.as_bytes(), b"=", value].concat()
     });
-    let paths = payload.launch.files.iter().filter_map(|(name, _)| {
-        let path = payload.credentials?.join(name);
-        Some([name.as_bytes(), b"=", path.as_os_str().as_bytes()].concat())
-    });
+    let paths = payload
+        .launch
+        .files
+        .iter()
+        .filter_map(|(name, _)| Some([name.as_bytes(), b"=", &path_of(name)?].concat()));
     let env: Vec<CString> = c_strings(variables.chain(paths));
     let program = payload.launch.argv.first().map_or("", String::as_str);
     let path = env

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::{
+        file_argument::FileArgument,
         limits::{Limits, Resources},
         reconcile::ForeignProcess,
         sandbox::Sandbox,
@@ -268,6 +269,9 @@ pub struct Launch {
     /// Credentials as files: the variable that is to hold the path, and length of the content in bytes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<(String, usize)>,
+    /// Where in the arguments the paths of some of these go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub file_arguments: Vec<FileArgument>,
     /// Working folder.
     pub cwd: PathBuf,
     /// Limits of each of its processes.

@@ -108,6 +108,7 @@ impl Reactor {
             members: true,
             gates: true,
             credential_files: true,
+            file_arguments: true,
             ..HostReport::default()
         };
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
