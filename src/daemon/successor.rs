@@ -143,7 +143,7 @@ impl Origin {
             .kill_on_drop(true)
             .output();
         let said = match tokio::time::timeout(CHECK_LIMIT, asked).await {
-            Ok(said) => said.map_err(|cause| format!("{shown} cannot be run: {cause}"))?,
+            Ok(said) => said.map_err(|cause| format!("{shown} cannot be run: {}", cause.kind()))?,
             Err(_) => {
                 let limit_s = CHECK_LIMIT.as_secs();
                 return Err(format!("{shown} did not come to an end within {limit_s} s"));

@@ -95,12 +95,15 @@ pub(super) async fn run(
     };
     let manner = manner_of(&process).await?;
     let place = Path::new(&process.program);
-    if let Some(binary) = &options.binary {
+    // A name without a folder would be looked for elsewhere when it is run.
+    let binary = options.binary.as_deref().map(std::path::absolute);
+    let binary = binary.transpose()?;
+    if let Some(binary) = &binary {
         program::version_of(binary).await?;
     } else if matches!(manner, Manner::Unit(_)) {
         program::version_of(place).await?;
     }
-    let placed = match &options.binary {
+    let placed = match &binary {
         Some(binary) => Some(put(binary, place)?),
         None => None,
     };
@@ -171,9 +174,14 @@ async fn manner_of(process: &ProcessFacts) -> Result<Manner, Failure> {
     }
 }
 
+/// A failure in words of which some may be the system's.
+fn failed(text: String) -> Failure {
+    anyhow::Error::msg(text).into()
+}
+
 fn put(binary: &Path, place: &Path) -> Result<Placed, Failure> {
     Placed::put(binary, place).map_err(|cause| {
-        Failure::Failed(format!(
+        failed(format!(
             "{} cannot be put in the place of {}: {cause}; nothing was changed",
             binary.display(),
             place.display()
@@ -207,7 +215,7 @@ fn taken_back(failure: Failure, placed: Option<Placed>) -> Failure {
     let former = placed.former().to_owned();
     match placed.take_back() {
         Ok(()) => failure,
-        Err(cause) => Failure::Failed(format!(
+        Err(cause) => failed(format!(
             "{failure}; and the former program could not be put back from {}: {cause}",
             former.display()
         )),

@@ -43,7 +43,7 @@ impl Machine {
 /// It is no minimcp of this machine.
 pub(super) async fn version_of(program: &Path) -> Result<String, Failure> {
     let shown = program.display();
-    let refused = |why: String| Failure::Failed(format!("{shown} {why}; nothing was changed"));
+    let refused = |why: String| super::failed(format!("{shown} {why}; nothing was changed"));
     let unreadable = |cause: io::Error| refused(format!("cannot be read: {cause}"));
     let own = std::env::current_exe()
         .and_then(|own| Machine::of(&own))

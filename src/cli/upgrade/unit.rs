@@ -111,7 +111,7 @@ impl Unit {
     /// Why it would not serve, or why that cannot be found out.
     pub(super) async fn check(&self, program: &Path) -> Result<Checked, Failure> {
         let begun = Begun::of(self.pid).map_err(|cause| {
-            Failure::Failed(format!(
+            super::failed(format!(
                 "how {} was started cannot be read ({cause}), so the new program cannot be asked; run this as root",
                 self.name
             ))
