@@ -112,6 +112,7 @@ pub async fn create(
         credentials: body.credentials,
         settings: body.settings,
         labels: body.labels,
+        sleep_after: body.sleep_after,
         force: body.force,
     };
     if faults.any() {
@@ -183,7 +184,7 @@ pub async fn get(
     Ok(axum::Json(view::instance(&status)))
 }
 
-/// Changes name or labels; what is absent stays.
+/// Changes name, labels, or how long it may be unused before it sleeps; what is absent stays.
 #[utoipa::path(
     patch, path = "/mcps/{id}", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
     request_body(content = PatchInstance, example = json!({"labels": {"team": "search"}})),
@@ -201,12 +202,12 @@ pub async fn patch(
     Json(body, mut faults): Json<PatchInstance>,
 ) -> Result<axum::Json<Instance>, ApiError> {
     let id = state.supervisor.resolve(&who, &id)?;
-    let name = faults.of(check_patch(body.name, body.labels.as_ref()))?;
+    let policy = &state.supervisor.context().config.sleep;
+    let wanted = body.sleep_after.as_ref();
+    let change = faults.of(check_patch(policy, body.name, body.labels, wanted))?;
     faults.refuse()?;
-    let status = state
-        .supervisor
-        .patch(&who, id, name.flatten(), body.labels)
-        .await?;
+    let change = change.unwrap_or_default();
+    let status = state.supervisor.patch(&who, id, change).await?;
     Ok(axum::Json(view::instance(&status)))
 }
 

@@ -9,7 +9,8 @@ use super::{
     bench::BenchOptions,
     connect::ConnectOptions,
     imports::ImportOptions,
-    option_values::{key_value, port_range},
+    option_values::port_range,
+    run_options::{RunOptions, SleepOptions},
     serve::ServeOptions,
     support_bundle::SupportBundleOptions,
     templates::TemplateCommand,
@@ -104,6 +105,8 @@ pub(crate) enum Command {
     Restore(LeaseOptions),
     /// Give instances a new deadline, counted from now.
     Extend(LeaseOptions),
+    /// Say how long nobody uses instances before they sleep.
+    Sleep(SleepOptions),
     /// Stop and delete instances.
     #[command(visible_alias = "delete")]
     Rm(InstancesOption),
@@ -188,39 +191,6 @@ pub(crate) enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RunOptions {
-    /// The template, see `minimcp templates`.
-    pub(crate) template: String,
-    /// A name of one's own.
-    #[arg(long)]
-    pub(crate) name: Option<String>,
-    /// Time to live, such as 30m, 2h or 7d [default: the template's].
-    #[arg(long, allow_hyphen_values = true)]
-    pub(crate) ttl: Option<HumanDuration>,
-    /// Give the stored credential NAME as the variable ENV.
-    #[arg(long = "credential", value_name = "ENV=NAME", value_parser = key_value)]
-    pub(crate) credentials: Vec<(String, String)>,
-    /// A setting of the template; VALUE is JSON where it reads as such, else text.
-    #[arg(long = "setting", value_name = "KEY=VALUE", value_parser = key_value)]
-    pub(crate) settings: Vec<(String, String)>,
-    /// The setting that the server gets as the variable NAME; secrets go with --credential.
-    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = key_value)]
-    pub(crate) variables: Vec<(String, String)>,
-    /// A label.
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
-    pub(crate) labels: Vec<(String, String)>,
-    /// Take credentials even if they do not look as the template says.
-    #[arg(long)]
-    pub(crate) force: bool,
-    /// Do not wait until the server answers.
-    #[arg(long, conflicts_with = "wait")]
-    pub(crate) no_wait: bool,
-    /// How long to wait until the server answers.
-    #[arg(long, value_name = "TIME", default_value = "60s", num_args = 0..=1, require_equals = true, default_missing_value = "60s")]
-    pub(crate) wait: HumanDuration,
 }
 
 #[derive(Debug, Args)]

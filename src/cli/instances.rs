@@ -7,16 +7,17 @@ use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 use jiff::Timestamp;
 
 use super::{
-    arguments::{LeaseOptions, LsOptions, RunOptions},
+    arguments::{LeaseOptions, LsOptions},
     failure::Failure,
     output::{self, Output, age, due, plain},
+    run_options::{RunOptions, SleepOptions},
     settings,
 };
 use crate::{
     client::{Client, ListQuery, Reply},
     domain::id::InstanceId,
     interchange::export::claude_line,
-    wire::{CreateInstance, Instance},
+    wire::{CreateInstance, Instance, PatchInstance},
 };
 
 /// Shortest beginning of an id that is looked up.
@@ -87,6 +88,7 @@ pub(super) async fn create(
         credentials: options.credentials.into_iter().collect(),
         settings: chosen,
         labels: options.labels.into_iter().collect(),
+        sleep_after: options.sleep_after.map(|after| after.to_string().into()),
         force: options.force,
     };
     let wait = (!options.no_wait).then(|| options.wait.std());
@@ -269,6 +271,11 @@ fn described(instance: &Instance, now: Timestamp) -> String {
     if instance.restore_until.is_some() {
         lines.push(("Restorable", at(instance.restore_until.as_deref())));
     }
+    let never = || "never".to_owned();
+    lines.push((
+        "Sleeps after",
+        instance.sleep_after.clone().unwrap_or_else(never),
+    ));
     lines.push(("Last used", at(instance.last_accessed_at.as_deref())));
     if let Some(server) = &instance.server {
         lines.push((
@@ -410,6 +417,22 @@ pub(super) async fn lease(
         } else {
             client.extend(instance, options.ttl).await?
         }))
+    })
+    .await
+}
+
+pub(super) async fn sleep(
+    client: &Client,
+    options: SleepOptions,
+    out: Output,
+) -> Result<ExitCode, Failure> {
+    let after = options.after.map(|after| after.to_string().into());
+    let change = PatchInstance {
+        sleep_after: Some(after.unwrap_or_default()),
+        ..PatchInstance::default()
+    };
+    for_each(client, &options.instances, out, async |instance| {
+        Ok(Some(client.change(instance, &change).await?))
     })
     .await
 }

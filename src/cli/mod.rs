@@ -21,6 +21,7 @@ mod option_values;
 mod output;
 mod quickstart;
 mod redaction;
+mod run_options;
 mod serve;
 mod settings;
 mod support_bundle;
@@ -134,6 +135,7 @@ async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode,
         }
         Command::Restore(options) => return instances::lease(client, options, true, out).await,
         Command::Extend(options) => return instances::lease(client, options, false, out).await,
+        Command::Sleep(options) => return instances::sleep(client, options, out).await,
         Command::Rm(option) => return instances::delete(client, &option.instances, out).await,
         Command::Connect(options) => connect::run(client, options, out).await?,
         Command::Import(options) => return imports::run(client, *options, out).await,

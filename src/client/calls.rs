@@ -144,6 +144,16 @@ impl Client {
         self.lease(instance, "/extend", ttl).await
     }
 
+    /// `PATCH /mcps/{instance}`: what is absent stays.
+    pub async fn change(
+        &self,
+        instance: &str,
+        change: &wire::PatchInstance,
+    ) -> Answer<wire::Instance> {
+        let call = Call::new(Method::PATCH, &instance_path(instance, "")).body(change)?;
+        self.send(call).await
+    }
+
     /// `POST /mcps/{instance}/restore`: an expired instance comes back.
     pub async fn restore(
         &self,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     UnixMs,
+    duration::HumanDuration,
     exit::ExitRecord,
     id::{CredentialName, EnvName, Generation, InstanceId, InstanceName, OwnerId, TemplateName},
     restart::RestartRow,
@@ -24,6 +25,20 @@ pub struct InstanceSpec {
     /// Free labels for filtering.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// How long nobody uses it before it sleeps, zero: it never does; absent: as its template says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleep_after: Option<HumanDuration>,
+}
+
+/// What a person changes of an instance; what is `None` stays.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InstanceChange {
+    /// Its name.
+    pub name: Option<InstanceName>,
+    /// Its labels, all of them.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// How long nobody uses it before it sleeps; `Some(None)`: as its template says.
+    pub sleep_after: Option<Option<HumanDuration>>,
 }
 
 /// When an instance ends.

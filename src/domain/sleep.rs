@@ -5,7 +5,9 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::duration::HumanDuration;
+use serde_json::Value;
+
+use super::{duration::HumanDuration, lease::read_duration, violation::Violation};
 
 /// What a template says of sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -28,16 +30,34 @@ pub struct SleepPolicy {
 }
 
 impl SleepPolicy {
-    /// How long an instance of such a template may be unused; `None`: for ever.
+    /// How long an instance may be unused that has this wish of its `own`, or none, and a template that says so; `None`:
+    /// for ever.
     #[must_use]
-    pub fn after(&self, spec: SleepSpec) -> Option<Duration> {
-        let wanted = spec.after.or(self.after_default);
+    pub fn after(&self, own: Option<HumanDuration>, spec: SleepSpec) -> Option<HumanDuration> {
+        let wanted = own.or(spec.after).or(self.after_default);
         let wanted = wanted.filter(|after| after.ms() > 0);
-        let after = match (wanted, self.after_max) {
+        match (wanted, self.after_max) {
             (Some(wanted), Some(most)) => Some(wanted.min(most)),
             (wanted, most) => wanted.or(most),
-        };
-        after.map(HumanDuration::std)
+        }
+    }
+
+    /// Reads how long an instance may be unused, as a request gives it: seconds or a text, zero for ever.
+    ///
+    /// # Errors
+    /// A [`Violation`] at `pointer` when it is no duration, or longer than the operator allows.
+    pub fn read(&self, value: &Value, pointer: &str) -> Result<HumanDuration, Violation> {
+        let wanted = read_duration(value)
+            .map_err(|message| Violation::new(pointer, "invalid-duration", message))?;
+        match self.after_max {
+            Some(most) if wanted.ms() == 0 || wanted > most => {
+                let message = format!(
+                    "may be {most} at most here (sleep.after_max), and not 0s, which is for ever"
+                );
+                Err(Violation::new(pointer, "out-of-range", message))
+            }
+            _ => Ok(wanted),
+        }
     }
 }
 
@@ -101,9 +121,9 @@ mod tests {
                 after_default: default,
                 after_max: most,
             };
-            policy.after(SleepSpec { after: spec })
+            policy.after(None, SleepSpec { after: spec })
         };
-        let std = |ms| Some(Duration::from_millis(ms));
+        let std = |of| Some(ms(of));
         assert_eq!(after(None, None, None), None);
         assert_eq!(after(None, Some(ms(5)), None), std(5));
         assert_eq!(after(Some(ms(9)), Some(ms(5)), None), std(9));
@@ -113,6 +133,38 @@ mod tests {
         assert_eq!(after(Some(ms(0)), Some(ms(5)), None), None);
         assert_eq!(after(Some(ms(0)), None, Some(ms(7))), std(7));
         assert_eq!(after(None, None, Some(ms(7))), std(7));
+    }
+
+    #[test]
+    fn an_instance_has_a_wish_of_its_own_within_the_bound() {
+        let spec = SleepSpec { after: Some(ms(9)) };
+        let policy = |most| SleepPolicy {
+            after_default: Some(ms(5)),
+            after_max: most,
+        };
+        assert_eq!(policy(None).after(Some(ms(3)), spec), Some(ms(3)));
+        assert_eq!(policy(None).after(Some(ms(0)), spec), None);
+        assert_eq!(policy(Some(ms(7))).after(Some(ms(0)), spec), Some(ms(7)));
+        assert_eq!(policy(Some(ms(7))).after(Some(ms(8)), spec), Some(ms(7)));
+        let read = |most, value: Value| {
+            let read = policy(most).read(&value, "/sleep_after");
+            read.map_err(|violation| violation.code)
+        };
+        let secs = |secs| Some(HumanDuration::from_secs(secs));
+        assert_eq!(read(None, "15m".into()), Ok(HumanDuration::from_secs(900)));
+        assert_eq!(read(None, 90.into()), Ok(HumanDuration::from_secs(90)));
+        assert_eq!(read(None, "0s".into()), Ok(ms(0)));
+        assert_eq!(
+            read(secs(60), "1m".into()),
+            Ok(HumanDuration::from_secs(60))
+        );
+        assert_eq!(read(secs(60), "61s".into()), Err("out-of-range".to_owned()));
+        assert_eq!(read(secs(60), 0.into()), Err("out-of-range".to_owned()));
+        assert_eq!(
+            read(None, "soon".into()),
+            Err("invalid-duration".to_owned())
+        );
+        assert_eq!(read(None, true.into()), Err("invalid-duration".to_owned()));
     }
 
     proptest! {

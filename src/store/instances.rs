@@ -1,7 +1,5 @@
 //! Instances: created whole or not at all, changed by compare-and-swap on the generation.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 use sqlx::{query, query_scalar};
 
@@ -14,7 +12,7 @@ use super::{
 use crate::domain::{
     UnixMs,
     id::{Generation, InstanceId, InstanceName},
-    instance::{InstanceRecord, InstanceSpec},
+    instance::{InstanceChange, InstanceRecord, InstanceSpec},
 };
 
 macro_rules! select_instances {
@@ -107,16 +105,15 @@ impl Store {
         })
     }
 
-    /// Changes name, labels or both; what is `None` stays.
+    /// Changes what a person may change; what is `None` stays.
     ///
     /// # Errors
     /// `Conflict("name")` when the owner has another instance of this name, `NotFound`, `Corrupt` when the row's
     /// spec cannot be read back.
-    pub async fn rename(
+    pub async fn change_instance(
         &self,
         id: InstanceId,
-        name: Option<&InstanceName>,
-        labels: Option<&BTreeMap<String, String>>,
+        change: &InstanceChange,
         now: UnixMs,
     ) -> Result<(), StoreError> {
         let id = id.to_string();
@@ -131,12 +128,15 @@ impl Store {
             let mut spec: InstanceSpec = spec
                 .read()
                 .ok_or_else(|| StoreError::corrupt("instances", "spec", &id))?;
-            if let Some(labels) = labels {
+            if let Some(labels) = &change.labels {
                 spec.labels.clone_from(labels);
+            }
+            if let Some(sleep_after) = change.sleep_after {
+                spec.sleep_after = sleep_after;
             }
             query("UPDATE instances SET name = COALESCE($2, name), spec = $3, updated_at = $4 WHERE id = $1")
                 .bind(&id)
-                .bind(name.map(InstanceName::as_str))
+                .bind(change.name.as_ref().map(InstanceName::as_str))
                 .bind(JsonText::of(&spec)?)
                 .bind(now)
                 .execute(&mut *tx)

@@ -260,7 +260,7 @@ impl Actor {
             }
             Verb::Extend(ttl) => self.extend(ttl).await,
             Verb::Restore(ttl) => self.restore(ttl).await,
-            Verb::Patch(name, labels) => self.patch(name, labels).await,
+            Verb::Patch(change) => self.patch(change).await,
             Verb::Token(change) => self.change_tokens(change).await,
         }
     }

@@ -1,15 +1,10 @@
 //! What can be asked of an actor.
 
-use std::collections::BTreeMap;
-
 use tokio::sync::oneshot;
 
 use super::{InstanceStatus, SupervisorError, tokens::TokenChange};
 use crate::domain::{
-    duration::HumanDuration,
-    id::{Generation, InstanceName},
-    state::DesiredState,
-    verb,
+    duration::HumanDuration, id::Generation, instance::InstanceChange, state::DesiredState, verb,
 };
 
 /// An answer to a command.
@@ -28,8 +23,8 @@ pub(super) enum Verb {
     Extend(Option<HumanDuration>),
     /// Bring it back after its lease ran out.
     Restore(Option<HumanDuration>),
-    /// Another name, other labels.
-    Patch(Option<InstanceName>, Option<BTreeMap<String, String>>),
+    /// Another name, other labels, another time until it sleeps.
+    Patch(InstanceChange),
     /// Other access tokens.
     Token(TokenChange),
     /// Stop it, then remove it. The reply comes once it is gone.
@@ -42,7 +37,7 @@ impl Verb {
         match self {
             Self::Start | Self::Stop | Self::Restart | Self::Extend(_) => verb::Verb::Run,
             Self::Restore(_) => verb::Verb::Restore,
-            Self::Patch(..) | Self::Token(_) => verb::Verb::Change,
+            Self::Patch(_) | Self::Token(_) => verb::Verb::Change,
             Self::Delete => verb::Verb::Delete,
         }
     }
@@ -55,7 +50,7 @@ impl Verb {
             Self::Restart => "restart",
             Self::Extend(_) => "extend",
             Self::Restore(_) => "restore",
-            Self::Patch(..) => "change",
+            Self::Patch(_) => "change",
             Self::Token(_) => "change the access tokens of",
             Self::Delete => "delete",
         }

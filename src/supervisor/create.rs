@@ -17,9 +17,10 @@ use crate::{
         access::TokenSettings,
         duration::HumanDuration,
         id::{CredentialName, EnvName, InstanceId, InstanceName, TemplateName, TokenName},
-        instance::{InstanceSpec, Lease},
+        instance::{InstanceChange, InstanceSpec, Lease},
         lease::check_ttl,
         principal::Principal,
+        sleep::SleepPolicy,
         template::{LeaseSpec, Template},
         violation::{Violation, add_unless_covered, pointer_token},
     },
@@ -103,21 +104,28 @@ impl Supervisor {
     }
 }
 
-/// Reads another name and checks other labels.
+/// Reads what is to be changed; a `sleep_after` of `null` is as the template says.
 ///
 /// # Errors
 /// [`SupervisorError::Invalid`] with every fault.
 pub fn check_patch(
+    policy: &SleepPolicy,
     name: Option<String>,
-    labels: Option<&BTreeMap<String, String>>,
-) -> Result<Option<InstanceName>, SupervisorError> {
+    labels: Option<BTreeMap<String, String>>,
+    sleep_after: Option<&Value>,
+) -> Result<InstanceChange, SupervisorError> {
     let mut violations = Vec::new();
     let name = check_name(name, &mut violations);
-    if let Some(labels) = labels {
+    if let Some(labels) = &labels {
         check_labels(labels, &mut violations);
     }
+    let sleep_after = sleep_after.map(|value| check_sleep(policy, Some(value), &mut violations));
     if violations.is_empty() {
-        Ok(name)
+        Ok(InstanceChange {
+            name,
+            labels,
+            sleep_after,
+        })
     } else {
         Err(SupervisorError::Invalid(violations))
     }
@@ -158,6 +166,8 @@ async fn check(
         let mut violations = vec![Violation::new("/template", "unknown", message)];
         check_name(request.name.clone(), &mut violations);
         check_labels(&request.labels, &mut violations);
+        let policy = &context.config.sleep;
+        check_sleep(policy, request.sleep_after.as_ref(), &mut violations);
         if let Some(ttl) = request.ttl.as_ref().filter(|ttl| !ttl.is_null())
             && let Err(violation) = check_ttl(ttl, &LeaseSpec::default(), "/ttl")
             && violation.code == "invalid-duration"
@@ -203,6 +213,8 @@ async fn check(
         check_looks(context, who, &template, &credentials, &mut violations).await?;
     }
     check_labels(&request.labels, &mut violations);
+    let policy = &context.config.sleep;
+    let sleep_after = check_sleep(policy, request.sleep_after.as_ref(), &mut violations);
     if !violations.is_empty() {
         violations.sort_by(|a, b| a.pointer.cmp(&b.pointer));
         return Err(SupervisorError::Invalid(violations));
@@ -222,6 +234,7 @@ async fn check(
             credentials,
             settings: request.settings,
             labels: request.labels,
+            sleep_after,
         },
         lease: Lease::granted(ttl, context.clock.now()),
     })
@@ -298,6 +311,17 @@ fn check_name(name: Option<String>, violations: &mut Vec<Violation>) -> Option<I
         return None;
     }
     Some(name)
+}
+
+/// How long it may be unused, if the request says so.
+fn check_sleep(
+    policy: &SleepPolicy,
+    asked: Option<&Value>,
+    violations: &mut Vec<Violation>,
+) -> Option<HumanDuration> {
+    let value = asked.filter(|value| !value.is_null())?;
+    let read = policy.read(value, "/sleep_after");
+    read.map_err(|violation| violations.push(violation)).ok()
 }
 
 fn check_labels(labels: &BTreeMap<String, String>, violations: &mut Vec<Violation>) {

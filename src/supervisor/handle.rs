@@ -25,6 +25,7 @@ use crate::{
     domain::{
         duration::HumanDuration,
         id::{InstanceId, InstanceName},
+        instance::InstanceChange,
         principal::Principal,
         state::StatusWord,
         violation::Violation,
@@ -191,19 +192,17 @@ impl Supervisor {
         self.command(id, Verb::Restore(positive(ttl)?)).await
     }
 
-    /// Renames, relabels.
+    /// Renames, relabels, changes when it sleeps; see [`super::check_patch`].
     ///
     /// # Errors
-    /// When the labels are not valid, the name is taken, or the store is away.
+    /// When the name is taken, or the store is away.
     pub async fn patch(
         &self,
         _who: &Principal,
         id: InstanceId,
-        name: Option<InstanceName>,
-        labels: Option<BTreeMap<String, String>>,
+        change: InstanceChange,
     ) -> Outcome<InstanceStatus> {
-        create::check_patch(None, labels.as_ref())?;
-        self.command(id, Verb::Patch(name, labels)).await
+        self.command(id, Verb::Patch(change)).await
     }
 
     /// Waits until it runs, failed, stopped or expired, or until `patience` is over; answers what it is then.

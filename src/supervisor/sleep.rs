@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{actor::Actor, members::listed, route::RouteState, timers::Timer};
 use crate::domain::{
+    duration::HumanDuration,
     event::Event,
     sleep::{self, Activity, Rest},
     state::{InstanceState, StatusWord, StopReason},
@@ -21,11 +22,27 @@ impl Actor {
         self.arm_sleep_in(None);
     }
 
-    fn arm_sleep_in(&mut self, wait: Option<std::time::Duration>) {
+    /// How long it may be unused; `None`: for ever.
+    pub(super) fn sleep_after(&self) -> Option<HumanDuration> {
         let spec = self.template.as_ref().map(|template| template.sleep);
-        match self.context.config.sleep.after(spec.unwrap_or_default()) {
+        let own = self.record.spec.sleep_after;
+        self.context
+            .config
+            .sleep
+            .after(own, spec.unwrap_or_default())
+    }
+
+    /// How long it may be unused is another time now.
+    pub(super) fn sleep_otherwise(&mut self) {
+        if self.life.state == InstanceState::Running {
+            self.arm_sleep_in(Some(std::time::Duration::ZERO));
+        }
+    }
+
+    fn arm_sleep_in(&mut self, wait: Option<std::time::Duration>) {
+        match self.sleep_after() {
             Some(after) => {
-                let at = Instant::now() + wait.unwrap_or(after);
+                let at = Instant::now() + wait.unwrap_or(after.std());
                 self.timers.arm(Timer::Sleep, at);
             }
             None => self.timers.disarm(Timer::Sleep),
@@ -34,8 +51,7 @@ impl Actor {
 
     /// Looks whether it is used, and stops it if not.
     pub(super) async fn look_whether_used(&mut self) {
-        let spec = self.template.as_ref().map(|template| template.sleep);
-        let after = self.context.config.sleep.after(spec.unwrap_or_default());
+        let after = self.sleep_after().map(HumanDuration::std);
         let (Some(after), InstanceState::Running) = (after, &self.life.state) else {
             return;
         };

@@ -9,6 +9,7 @@ use super::DenialReport;
 use crate::{
     domain::{
         UnixMs,
+        duration::HumanDuration,
         id::{Generation, InstanceId},
         instance::InstanceRecord,
         limits::Limits,
@@ -32,6 +33,8 @@ pub struct CreateRequest {
     pub settings: BTreeMap<String, Value>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// How long it may be unused before it sleeps: seconds, or a human text.
+    pub sleep_after: Option<Value>,
     /// Takes credentials that do not look as their template says.
     pub force: bool,
 }
@@ -76,6 +79,8 @@ pub struct InstanceStatus {
     pub denials: Option<DenialReport>,
     /// Limits in force.
     pub limits: Limits,
+    /// How long it may be unused before it sleeps; `None`: for ever.
+    pub sleep_after: Option<HumanDuration>,
     /// The access URL without its token.
     pub access_url: String,
     /// The same endpoint on the API's address.
@@ -100,6 +105,7 @@ impl InstanceStatus {
             egress: None,
             denials: None,
             limits: Limits::default(),
+            sleep_after: None,
             access_url: String::new(),
             path_url: String::new(),
             server: None,

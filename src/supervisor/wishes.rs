@@ -1,6 +1,6 @@
 //! Verbs that change more than the lifecycle: the lease, the name, the end of it all.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     InstanceStatus, ServerFacts, SupervisorError,
@@ -18,8 +18,7 @@ use crate::{
         UnixMs,
         duration::HumanDuration,
         event::Event,
-        id::InstanceName,
-        instance::Lease,
+        instance::{InstanceChange, Lease},
         reconcile::Difference,
         state::{DesiredState, InstanceState, StatusWord, StopReason},
         violation::Violation,
@@ -84,39 +83,39 @@ impl Actor {
         Ok(Lease::granted(ttl, self.context.clock.now()))
     }
 
-    pub(super) async fn patch(
-        &mut self,
-        name: Option<InstanceName>,
-        labels: Option<BTreeMap<String, String>>,
-    ) -> Result<(), SupervisorError> {
-        let name = name.unwrap_or_else(|| self.record.name.clone());
-        let labels = labels.unwrap_or_else(|| self.record.spec.labels.clone());
-        let renamed = name != self.record.name;
+    pub(super) async fn patch(&mut self, change: InstanceChange) -> Result<(), SupervisorError> {
+        let renamed = change.name.clone().filter(|name| *name != self.record.name);
         let registry = &self.context.registry;
-        if renamed && !registry.reserve_name(&self.record.owner, &name, self.record.id) {
+        if let Some(name) = &renamed
+            && !registry.reserve_name(&self.record.owner, name, self.record.id)
+        {
             return Err(SupervisorError::NameTaken(name.to_string()));
         }
         let now = self.context.clock.now();
-        if let Err(error) = self
-            .context
-            .store
-            .rename(self.record.id, Some(&name), Some(&labels), now)
-            .await
-        {
-            if renamed {
-                registry.release_name(&self.record.owner, &name, self.record.id);
+        let store = &self.context.store;
+        if let Err(error) = store.change_instance(self.record.id, &change, now).await {
+            if let Some(name) = &renamed {
+                registry.release_name(&self.record.owner, name, self.record.id);
             }
-            return Err(match error {
-                StoreError::Conflict(_) => SupervisorError::NameTaken(name.to_string()),
-                other => other.into(),
+            return Err(match (error, change.name) {
+                (StoreError::Conflict(_), Some(name)) => {
+                    SupervisorError::NameTaken(name.to_string())
+                }
+                (other, _) => other.into(),
             });
         }
-        if renamed {
+        if let Some(name) = renamed {
             registry.release_name(&self.record.owner, &self.record.name, self.record.id);
             self.route.name.store(Arc::new(name.clone()));
             self.record.name = name;
         }
-        self.record.spec.labels = labels;
+        if let Some(labels) = change.labels {
+            self.record.spec.labels = labels;
+        }
+        if let Some(sleep_after) = change.sleep_after {
+            self.record.spec.sleep_after = sleep_after;
+            self.sleep_otherwise();
+        }
         self.record.updated_at = now;
         self.publish();
         Ok(())
@@ -301,6 +300,7 @@ impl Actor {
                 .as_ref()
                 .map(|template| template.limits)
                 .unwrap_or_default(),
+            sleep_after: self.sleep_after(),
             access_url: self.context.access_url(self.record.port),
             path_url: self.context.path_url(&self.record.name),
             server,

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -73,7 +73,7 @@ fn spec(settings: &[(&str, &str)], credentials: &[&str]) -> InstanceSpec {
     InstanceSpec {
         settings: settings.collect(),
         credentials: credentials.collect(),
-        labels: BTreeMap::new(),
+        ..InstanceSpec::default()
     }
 }
 

@@ -30,6 +30,11 @@ pub struct CreateInstance {
     /// Free labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// How long nobody uses it before it sleeps: seconds or a text such as `15m`; `0s`: it never does; absent: as its
+    /// template says. At most `sleep.after_max` of the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DurationSchema>, example = "15m")]
+    pub sleep_after: Option<serde_json::Value>,
     /// Takes credentials that do not look as their template says (`pattern`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
@@ -46,6 +51,14 @@ pub struct PatchInstance {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = BTreeMap<String, String>)]
     pub labels: Option<BTreeMap<String, String>>,
+    /// How long nobody uses it before it sleeps, as when it was created; `null`: as its template says.
+    #[serde(
+        default,
+        deserialize_with = "super::tokens::given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<DurationSchema>, example = "15m")]
+    pub sleep_after: Option<serde_json::Value>,
 }
 
 /// `POST /mcps/{id}/extend` and `/restore`.
@@ -132,6 +145,9 @@ pub struct Instance {
     /// When a client last used it.
     #[schema(format = DateTime)]
     pub last_accessed_at: Option<String>,
+    /// How long nobody uses it before it sleeps, as it is in force; `null`: it never does.
+    #[serde(default)]
+    pub sleep_after: Option<String>,
     /// Launches after its server ended by itself; what was asked for (start, restart, restore) is not counted.
     pub restarts: u64,
     /// How its last child ended.

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::schemas::{DurationSchema, RateSchema, ScopeSchema};
 
 /// `null` and absence are two things.
-fn given<'de, D: Deserializer<'de>>(de: D) -> Result<Option<Value>, D::Error> {
+pub(super) fn given<'de, D: Deserializer<'de>>(de: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(de).map(Some)
 }
 

@@ -132,6 +132,7 @@ impl House {
             credentials: BTreeMap::new(),
             settings: BTreeMap::new(),
             labels: BTreeMap::new(),
+            sleep_after: None,
             force: false,
         };
         let granted = self.supervisor.create(&who(), request).await;

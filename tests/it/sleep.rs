@@ -154,3 +154,51 @@ async fn calls_under_way_and_subscriptions_keep_an_instance_awake() {
     asleep(&server, &heard).await;
     end_with_keeper(server);
 }
+
+#[tokio::test]
+async fn an_instance_sleeps_when_it_says_itself_within_the_bound() {
+    let server = Server::start_with(Database::Sqlite, |config| {
+        config.sleep.after_max = Some(HumanDuration::from_secs(3_600));
+        config.gateway.wake_budget = HumanDuration::from_secs(SOON.as_secs());
+    })
+    .await;
+    let create = |after: Value| {
+        let body = json!({"template": "legacy-echo", "sleep_after": after});
+        server.call(Method::POST, "/mcps?wait=ready", Some(body))
+    };
+    for (after, code) in [
+        (json!("2h"), "out-of-range"),
+        (json!(0), "out-of-range"),
+        (json!("soon"), "invalid-duration"),
+    ] {
+        let (status, problem) = create(after).await;
+        assert_eq!(status, 422, "{problem}");
+        let fault = &problem["errors"][0];
+        assert_eq!(
+            (&fault["pointer"], &fault["code"]),
+            (&json!("/sleep_after"), &json!(code)),
+            "{problem}"
+        );
+    }
+    let (status, restless) = create(json!("30m")).await;
+    assert_eq!(status, 201, "{restless}");
+    assert_eq!(restless["sleep_after"], "30m");
+    let (_, brief) = create(json!("1s")).await;
+    let there = asleep(&server, &brief).await;
+    assert_eq!(there["sleep_after"], "1s", "{there:#}");
+
+    // Changed while it runs, and as a person does it.
+    let path = format!("/mcps/{}", id_of(&restless));
+    let patch = |body: Value| server.call(Method::PATCH, &path, Some(body));
+    let (status, problem) = patch(json!({"sleep_after": "61m"})).await;
+    assert_eq!(status, 422, "{problem}");
+    let (status, now) = patch(json!({"sleep_after": null})).await;
+    assert_eq!((status.as_u16(), &now["sleep_after"]), (200, &json!("1h")));
+    assert_eq!(now["status"], "running", "{now:#}");
+    let (_, now) = patch(json!({"labels": {"a": "b"}, "sleep_after": "1s"})).await;
+    assert_eq!(
+        (&now["sleep_after"], &now["labels"]["a"]),
+        (&json!("1s"), &json!("b"))
+    );
+    asleep(&server, &restless).await;
+}

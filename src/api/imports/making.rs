@@ -161,6 +161,7 @@ async fn bind(
         credentials,
         settings: BTreeMap::new(),
         labels: BTreeMap::new(),
+        sleep_after: None,
         force: false,
     };
     let granted = state.supervisor.create(who, request).await?;

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use minimcp::{
     domain::{
         access::TokenSettings,
+        duration::HumanDuration,
         exit::{ExitRecord, ExitStatus, ResourceUsage},
         id::{InstanceName, TokenName},
-        instance::Lease,
+        instance::{InstanceChange, Lease},
         restart::RestartRow,
         state::{DesiredState, InstanceState, StopReason},
     },
@@ -238,16 +239,27 @@ contract! {
         let taken = InstanceName::new("taken").expect("a name");
         let fresh = InstanceName::new("fresh").expect("a name");
         let labels = BTreeMap::from([("team".to_owned(), "blue".to_owned())]);
-        assert_eq!(db.store.rename(record.id, Some(&taken), Some(&labels), 9).await, Err(StoreError::Conflict("name")));
+        let change = |name: Option<&InstanceName>, labels: Option<&BTreeMap<String, String>>| InstanceChange {
+            name: name.cloned(), labels: labels.cloned(), sleep_after: None,
+        };
+        let both = change(Some(&taken), Some(&labels));
+        assert_eq!(db.store.change_instance(record.id, &both, 9).await, Err(StoreError::Conflict("name")));
         assert_eq!(db.store.instance(record.id).await.expect("read"), Some(record.clone()));
-        db.store.rename(record.id, None, Some(&labels), 9).await.expect("relabelled");
-        db.store.rename(record.id, Some(&fresh), None, 10).await.expect("renamed");
+        db.store.change_instance(record.id, &change(None, Some(&labels)), 9).await.expect("relabelled");
+        let sleeps = InstanceChange { sleep_after: Some(Some(HumanDuration::from_secs(90))), ..InstanceChange::default() };
+        db.store.change_instance(record.id, &sleeps, 9).await.expect("changed");
+        db.store.change_instance(record.id, &change(Some(&fresh), None), 10).await.expect("renamed");
         let read = db.store.instance(record.id).await.expect("read").expect("there");
         assert_eq!((read.name, read.updated_at), (fresh.clone(), 10));
         assert_eq!(read.spec.labels, labels);
         assert_eq!(read.spec.settings, record.spec.settings);
+        assert_eq!(read.spec.sleep_after, Some(HumanDuration::from_secs(90)));
+        let as_template = InstanceChange { sleep_after: Some(None), ..InstanceChange::default() };
+        db.store.change_instance(record.id, &as_template, 11).await.expect("changed");
+        let read = db.store.instance(record.id).await.expect("read").expect("there");
+        assert_eq!((read.spec.sleep_after, read.spec.labels), (None, labels));
         let nobody = InstanceId(Uuid::now_v7());
-        assert_eq!(db.store.rename(nobody, Some(&fresh), None, 9).await, Err(StoreError::NotFound));
+        assert_eq!(db.store.change_instance(nobody, &change(Some(&fresh), None), 9).await, Err(StoreError::NotFound));
     }
 
     async fn the_last_access_only_moves_forward(db: &Database) {
