@@ -82,6 +82,7 @@ impl Config {
             );
         }
         self.check_numbers(&mut refuse);
+        self.check_sleep(&mut refuse);
         self.check_paths(&mut refuse);
         self.check_texts(&mut refuse);
         let mut unknown = Vec::new();
@@ -221,6 +222,15 @@ impl Config {
                     "is 0; a duration above 0 is needed, such as \"30s\"".to_owned(),
                 );
             }
+        }
+    }
+
+    fn check_sleep(&self, refuse: &mut impl FnMut(&str, String)) {
+        if let Some(percent) = self.sleep.memory_pressure.filter(|percent| *percent > 100) {
+            refuse(
+                "sleep.memory_pressure",
+                format!("is {percent}; it is a percentage, 0 to 100"),
+            );
         }
     }
 

@@ -76,13 +76,14 @@ impl Default for Config {
 }
 
 /// Every background task and its schedule.
-const DEFAULT_SCHEDULES: [(&str, &str); 9] = [
+const DEFAULT_SCHEDULES: [(&str, &str); 10] = [
     ("access-times", "*/30 * * * * *"),
     ("call-retention", "0 5/10 * * * *"),
     ("collect-packages", "0 25 * * * *"),
     ("disk-use", "*/30 * * * * *"),
     ("history-retention", "0 40 3 * * *"),
     ("log-retention", "0 */10 * * * *"),
+    ("memory-pressure", "*/5 * * * * *"),
     ("port-quarantine-sweep", "*/30 * * * * *"),
     ("reconcile", "15 * * * * *"),
     ("reseal-credentials", "0 15 * * * *"),

@@ -161,6 +161,12 @@ impl MetricsSource for Instances {
             wake_times,
         ));
         samples.push(sample(
+            "memory_pressure_sleeps",
+            "Instances that slept early because memory was short",
+            SampleKind::Counter,
+            self.0.pressed_to_sleep(),
+        ));
+        samples.push(sample(
             "capability_changes",
             "Servers that offered something else after a launch than was answered for them before",
             SampleKind::Counter,

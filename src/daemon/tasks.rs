@@ -51,6 +51,7 @@ pub(super) fn all(
         port_quarantine_sweep(store.clone(), supervisor.clone(), clock),
         reconcile(supervisor.clone()),
         disk_use(supervisor.clone()),
+        memory_pressure(supervisor.clone()),
         collect_packages(supervisor.clone()),
         reseal_credentials(Arc::clone(keys), store.clone(), clock),
         access_times(supervisor.clone()),
@@ -108,6 +109,17 @@ fn disk_use(supervisor: Supervisor) -> Box<dyn BackgroundTask> {
         move || {
             let supervisor = supervisor.clone();
             async move { supervisor.check_disk_use().await }
+        },
+    ))
+}
+
+fn memory_pressure(supervisor: Supervisor) -> Box<dyn BackgroundTask> {
+    Box::new(FnTask::new(
+        "memory-pressure",
+        "Has the least used instances sleep when memory is short (sleep.memory_pressure)",
+        move || {
+            let supervisor = supervisor.clone();
+            async move { supervisor.relieve_memory().await }
         },
     ))
 }

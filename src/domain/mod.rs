@@ -27,6 +27,7 @@ pub mod own_user;
 pub mod package;
 pub mod policy;
 pub mod port;
+pub mod pressure;
 pub mod principal;
 pub mod private_address;
 pub mod probe;

@@ -27,6 +27,9 @@ pub struct SleepPolicy {
     pub after_default: Option<HumanDuration>,
     /// The longest that any instance may be kept running unused, whatever its template says; absent: no bound.
     pub after_max: Option<HumanDuration>,
+    /// From how much pressure on memory on those that may sleep at all sleep earlier, least used first: percent of the
+    /// last ten seconds in which some task waited for memory, 0 to 100; absent: never.
+    pub memory_pressure: Option<u8>,
 }
 
 impl SleepPolicy {
@@ -120,6 +123,7 @@ mod tests {
             let policy = SleepPolicy {
                 after_default: default,
                 after_max: most,
+                memory_pressure: None,
             };
             policy.after(None, SleepSpec { after: spec })
         };
@@ -141,6 +145,7 @@ mod tests {
         let policy = |most| SleepPolicy {
             after_default: Some(ms(5)),
             after_max: most,
+            memory_pressure: None,
         };
         assert_eq!(policy(None).after(Some(ms(3)), spec), Some(ms(3)));
         assert_eq!(policy(None).after(Some(ms(0)), spec), None);

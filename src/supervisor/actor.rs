@@ -206,6 +206,7 @@ impl Actor {
             Command::Shutdown => self.apply(Event::Stop(StopReason::Shutdown)).await,
             // Whether it sleeps is looked at behind every input.
             Command::Wake => {}
+            Command::Rest => self.rest_early().await,
             Command::Leave => self.leave(),
             Command::Note(kind, message) => self.note(kind, message),
             Command::Breach(generation, cause) => {

@@ -66,6 +66,8 @@ pub(super) enum Command {
     Boot,
     /// A request came for it: run, if it sleeps.
     Wake,
+    /// Memory is short: sleep, if nobody uses it and it may.
+    Rest,
     /// The daemon goes down and takes the instance along.
     Shutdown,
     /// The daemon goes down, the child stays.

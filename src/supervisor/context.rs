@@ -75,6 +75,8 @@ pub struct Context {
     pub(super) restarts: AtomicU64,
     /// Sleepers that a request woke.
     pub(super) wakes: AtomicU64,
+    /// Those that slept early because memory was short.
+    pub(super) pressed: AtomicU64,
     /// Servers that offered something else after a launch than was kept of them.
     pub(super) capability_changes: AtomicU64,
     /// How long it took from the request until the server had shaken hands.
@@ -146,6 +148,7 @@ impl Context {
             launches: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
             wakes: AtomicU64::new(0),
+            pressed: AtomicU64::new(0),
             capability_changes: AtomicU64::new(0),
             wake_times: Latency::default(),
             spawn_times: Latency::default(),

@@ -30,6 +30,12 @@ impl Supervisor {
         (wakes, context.wake_times.snapshot())
     }
 
+    /// How many instances slept early because memory was short, since the daemon started.
+    #[must_use]
+    pub fn pressed_to_sleep(&self) -> u64 {
+        self.context().pressed.load(Ordering::Relaxed)
+    }
+
     /// How many servers offered something else after a launch than was kept, and so was answered, since the daemon
     /// started.
     #[must_use]

@@ -29,6 +29,7 @@ mod member;
 mod members;
 mod packages;
 mod persist;
+mod pressure;
 mod private_port;
 mod profiles;
 mod reconcile;

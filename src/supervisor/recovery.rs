@@ -166,6 +166,7 @@ impl Actor {
                 Some(
                     Command::Boot
                     | Command::Wake
+                    | Command::Rest
                     | Command::ChildLost(_)
                     | Command::Wished(_)
                     | Command::Breach(..),

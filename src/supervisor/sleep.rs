@@ -51,17 +51,23 @@ impl Actor {
 
     /// Looks whether it is used, and stops it if not.
     pub(super) async fn look_whether_used(&mut self) {
-        let after = self.sleep_after().map(HumanDuration::std);
-        let (Some(after), InstanceState::Running) = (after, &self.life.state) else {
-            return;
-        };
+        if let Some(after) = self.sleep_after() {
+            self.rest_after(after.std()).await;
+        }
+    }
+
+    /// Stops it if nobody used it for so long; whether it sleeps now. If not, it is looked at again by itself.
+    pub(super) async fn rest_after(&mut self, after: std::time::Duration) -> bool {
+        if self.life.state != InstanceState::Running {
+            return false;
+        }
         if let Rest::LookAgain(wait) = sleep::rest(after, &self.activity()) {
             self.arm_sleep_in(Some(wait));
-            return;
+            return false;
         }
         let used = self.last_used();
         if self.learns_before_sleep(used) {
-            return;
+            return false;
         }
         // From here on a request finds it asleep and waits; one that was let in before is counted.
         self.route.uses.take_wanted();
@@ -74,9 +80,10 @@ impl Actor {
         if let Rest::LookAgain(wait) = sleep::rest(after, &self.activity()) {
             self.route_state.send_replace(awake);
             self.arm_sleep_in(Some(wait));
-            return;
+            return false;
         }
         self.apply(Event::Stop(StopReason::Idle)).await;
+        true
     }
 
     /// What it offers is known now as far as it can be: looks whether it is used, if that waited for this.

@@ -202,3 +202,36 @@ async fn an_instance_sleeps_when_it_says_itself_within_the_bound() {
     );
     asleep(&server, &restless).await;
 }
+
+#[tokio::test]
+async fn the_least_used_sleep_first_when_memory_is_short() {
+    let server = Server::start_with(Database::Sqlite, |config| {
+        config.sleep.after_default = Some(HumanDuration::from_secs(3_600));
+        // As if it were always short: the least that there can be is enough.
+        config.sleep.memory_pressure = Some(0);
+        config.gateway.wake_budget = HumanDuration::from_secs(SOON.as_secs());
+    })
+    .await;
+    let never = server
+        .create(json!({"template": "legacy-echo", "sleep_after": "0s"}))
+        .await;
+    let held = server.create(json!({"template": "wishes"})).await;
+    let (caller, _) = Client::in_session(&held, everything()).await;
+    let call = tokio::spawn(caller.tool(2, "hold", json!({})).send());
+    let idle = server.create(json!({"template": "legacy-echo"})).await;
+    // The task runs by itself too.
+    let run = server.post("/tasks/memory-pressure/run", json!({})).await;
+    assert_eq!(run["name"], "memory-pressure", "{run}");
+    asleep(&server, &idle).await;
+    assert!(events(&server, &idle, "memory-pressure").await >= 1);
+    for instance in [&never, &held] {
+        let there = server.get(&format!("/mcps/{}", id_of(instance))).await;
+        assert_eq!(there["status"], "running", "{there:#}");
+        assert_eq!(there["pid"], instance["pid"], "{there:#}");
+    }
+    assert_eq!(
+        text(caller.tool(3, "release", json!({}))).await,
+        "released 1"
+    );
+    call.await.expect("no panic").expect("an answer");
+}

@@ -1,0 +1,78 @@
+//! When memory is short, instances that may sleep do so earlier than they would, the least used first: before the kernel
+//! has to choose.
+
+use std::{path::Path, sync::atomic::Ordering, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{
+    Supervisor, actor::Actor, command::Command, members::listed, registry::ActorHandle,
+    route::RouteState,
+};
+use crate::domain::pressure::{least_used, some_avg10};
+
+const PRESSURE_FILE: &str = "/proc/pressure/memory";
+
+impl Supervisor {
+    /// Looks how short of memory the machine is, and has the least used instances sleep if it is too short.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub async fn relieve_memory(&self) -> Result<Value, String> {
+        let context = self.context();
+        let Some(most) = context.config.sleep.memory_pressure else {
+            return Ok(json!({"off": "sleep.memory_pressure is not set"}));
+        };
+        let text = tokio::fs::read_to_string(Path::new(PRESSURE_FILE))
+            .await
+            .map_err(|error| format!("{PRESSURE_FILE} cannot be read: {error}"))?;
+        let percent =
+            some_avg10(&text).ok_or_else(|| format!("{PRESSURE_FILE} does not say it"))?;
+        let mut asked = 0_u64;
+        if percent >= f64::from(most) {
+            let mut resting = Vec::new();
+            for (_, handle) in context.registry.after(None) {
+                let may_sleep = handle.status.borrow().sleep_after.is_some();
+                if let Some(rested) = rested(&handle).filter(|_| may_sleep) {
+                    resting.push((rested, handle));
+                }
+            }
+            for handle in least_used(resting) {
+                // A full mailbox holds something that says more of it.
+                asked += u64::from(handle.mailbox.try_send(Command::Rest).is_ok());
+            }
+        }
+        Ok(json!({"some_avg10": percent, "asked_to_sleep": asked}))
+    }
+}
+
+/// How long nobody used an instance that runs; `None`: somebody does, or it does not run.
+fn rested(handle: &ActorHandle) -> Option<Duration> {
+    let uses = &handle.route.uses;
+    let RouteState::Ready { upstream, .. } = &*handle.route.state.borrow() else {
+        return None;
+    };
+    let is_busy = uses.under_way() > 0
+        || uses.is_subscribed()
+        || upstream.client_calls() > 0
+        || !listed(&handle.census.borrow()).is_empty();
+    let last = uses.last();
+    let ended = upstream.last_call_ended().unwrap_or(last);
+    (!is_busy).then(|| last.max(ended).elapsed())
+}
+
+impl Actor {
+    /// Memory is short: it sleeps now, if nobody uses it.
+    pub(super) async fn rest_early(&mut self) {
+        if self.sleep_after().is_none() {
+            return;
+        }
+        if self.rest_after(Duration::ZERO).await {
+            self.note(
+                "memory-pressure",
+                "memory is short, and it was among those that rested longest".to_owned(),
+            );
+            self.context.pressed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
