@@ -55,7 +55,7 @@ impl SleepPolicy {
         match self.after_max {
             Some(most) if wanted.ms() == 0 || wanted > most => {
                 let message = format!(
-                    "may be {most} at most here (sleep.after_max), and not 0s, which is for ever"
+                    "sleep_after may be {most} at most here (sleep.after_max), and not 0s, which is for ever"
                 );
                 Err(Violation::new(pointer, "out-of-range", message))
             }
