@@ -150,7 +150,7 @@ impl Client {
         instance: &str,
         change: &wire::PatchInstance,
     ) -> Answer<wire::Instance> {
-        let call = Call::new(Method::PATCH, &instance_path(instance, "")).body(change)?;
+        let call = Call::new(Method::PATCH, instance_path(instance, "")).body(change)?;
         self.send(call).await
     }
 
