@@ -23,6 +23,7 @@ pub mod store;
 pub mod supervisor;
 pub mod tasks;
 pub mod templates;
+pub mod traces;
 pub mod upstream;
 pub mod wire;
 

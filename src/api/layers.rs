@@ -17,6 +17,7 @@ use super::{
     AppState,
     error::{ApiError, Code, PROBLEM_JSON},
 };
+use crate::traces::{self, Parent, Span, SpanKind};
 
 /// Names a request in logs and problems; a sane one of the client's is kept.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -39,6 +40,9 @@ pub async fn observe(State(state): State<AppState>, mut request: Request, next: 
         .get::<MatchedPath>()
         .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
     let span = tracing::info_span!("request", %request_id, %method, %route);
+    let parent = Parent::of_headers(request.headers());
+    let mut traced = Span::begin(SpanKind::Server, || format!("{method} {route}"), &parent);
+    let inside = traced.as_ref().map(Span::inside).unwrap_or_default();
     let timeout = state.config.request_timeout;
     let run = AssertUnwindSafe(next.run(request)).catch_unwind();
     let response = async {
@@ -60,9 +64,18 @@ pub async fn observe(State(state): State<AppState>, mut request: Request, next: 
         let status = response.status().as_u16();
         tracing::debug!(status, elapsed_ms = elapsed.as_millis(), "answered");
         state.metrics.request(&method, &route, status, elapsed);
+        if let Some(traced) = &mut traced {
+            traced.put("http.request.method", method.as_str().to_owned());
+            traced.put("http.route", route.clone());
+            traced.put("http.response.status_code", i64::from(status));
+            traced.put("minimcp.request_id", request_id.clone());
+            if response.status().is_server_error() {
+                traced.fail(status.to_string());
+            }
+        }
         response
     };
-    response.instrument(span).await
+    traces::within(inside, response.instrument(span)).await
 }
 
 /// The client's own id if it is 1 to 64 of letters, digits, '.', '_' and '-'; else a new one.

@@ -18,6 +18,7 @@ use super::{
     idempotency::Attempt,
     layers::RequestId,
 };
+use crate::traces::{self, Parent};
 
 /// So much of an oversized body is read and thrown away, so that its sender gets to read the 413.
 const DRAIN_BYTES_MAX: usize = 32 << 20;
@@ -60,7 +61,7 @@ pub async fn guard(
         Ok(attempt.keep(&state, response, &request_id).await)
     };
     mutations
-        .spawn(run.in_current_span())
+        .spawn(traces::within(Parent::current(), run.in_current_span()))
         .await
         .map_err(|error| ApiError::internal(format!("a handler ended early: {error}")))?
 }

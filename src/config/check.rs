@@ -325,6 +325,16 @@ impl Config {
                 "names no file: write sqlite:PATH".to_owned(),
             );
         }
+        if let Some(fault) = self.traces.fault_of_endpoint() {
+            refuse("traces.endpoint", fault.to_owned());
+        }
+        let ratio = self.traces.sampling_ratio;
+        if !(0.0..=1.0).contains(&ratio) {
+            refuse(
+                "traces.sampling_ratio",
+                format!("is {ratio}: 0 to 1 is allowed"),
+            );
+        }
         let origins = [
             ("api.cors_origins", &self.api.cors_origins),
             ("gateway.allowed_origins", &self.gateway.allowed_origins),

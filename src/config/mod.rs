@@ -10,6 +10,7 @@ mod remote;
 mod sandbox;
 #[cfg(test)]
 mod tests;
+mod traces;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
@@ -23,6 +24,7 @@ pub use packages::PackagesConfig;
 pub use public::{PublicUrl, TrustedProxy};
 pub use remote::RemoteConfig;
 pub use sandbox::SandboxConfig;
+pub use traces::TracesConfig;
 
 /// The whole configuration. `config.toml` at the top of the repository documents every key with its default,
 /// and a test asserts that it reads equal to `Config::default()`.
@@ -49,6 +51,8 @@ pub struct Config {
     pub logs: LogsConfig,
     /// Call records and their retention.
     pub calls: CallsConfig,
+    /// Traces.
+    pub traces: TracesConfig,
     /// Master keys.
     pub secrets: SecretsConfig,
     /// Background tasks, by name: a cron expression with seconds, or `"off"`.
@@ -69,6 +73,7 @@ impl Default for Config {
             packages: PackagesConfig::default(),
             logs: LogsConfig::default(),
             calls: CallsConfig::default(),
+            traces: TracesConfig::default(),
             secrets: SecretsConfig::default(),
             tasks: DEFAULT_SCHEDULES.map(schedule).into(),
         }

@@ -5,6 +5,8 @@ use toml::{Table, Value};
 use super::{Config, ConfigFault};
 
 const PREFIX: &str = "MINIMCP_";
+/// The variable that all programs with OpenTelemetry read.
+const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 /// Every section with every key, the optional ones included, each with some value of its type.
 pub(super) fn known_keys() -> std::collections::BTreeMap<String, Table> {
@@ -18,6 +20,8 @@ pub(super) fn known_keys() -> std::collections::BTreeMap<String, Table> {
     full.gateway.public_url = "https://x".parse().ok();
     full.gateway.token_rate_limit = "1/1s".parse().ok();
     full.gateway.token_concurrency_max = Some(1);
+    full.traces.endpoint = Some("x".to_owned());
+    full.traces.headers_file = Some("x".into());
     full.tasks.insert("x".to_owned(), "off".to_owned());
     let table = Table::try_from(&full).expect("a configuration is always valid TOML");
     table
@@ -51,6 +55,8 @@ pub(super) fn apply(
     for (name, text) in variables {
         if name == "DATABASE_URL" && database_url && !text.is_empty() {
             set(table, "database", "url", Value::String(text));
+        } else if name == OTLP_ENDPOINT && !text.is_empty() {
+            set(table, "traces", "endpoint", Value::String(text));
         } else if let Some((section, key)) =
             name.strip_prefix(PREFIX).and_then(|n| n.split_once("__"))
         {
@@ -130,6 +136,11 @@ fn typed(sample: &Value, text: &str) -> Result<Value, String> {
             .parse()
             .map(Value::Integer)
             .map_err(|_| format!("{text:?} is not a whole number")),
+        Value::Float(_) => text
+            .trim()
+            .parse()
+            .map(Value::Float)
+            .map_err(|_| format!("{text:?} is not a number")),
         Value::Boolean(_) => match text.trim() {
             "true" | "1" | "yes" => Ok(Value::Boolean(true)),
             "false" | "0" | "no" => Ok(Value::Boolean(false)),

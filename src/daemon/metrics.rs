@@ -16,11 +16,12 @@ use crate::{
         call::{CallOutcome, CallRecord},
         latency::Latency,
     },
-    gateway::Measures,
+    gateway::{CallSink, Measures},
     logs::Logs,
     store::Store,
     supervisor::Supervisor,
     tasks::TaskDriver,
+    traces,
     wire::SpoolFacts,
 };
 
@@ -43,6 +44,20 @@ impl CallMeasures {
     }
 }
 
+/// Where calls end: counted, and kept if the configuration says so.
+pub(super) fn call_sink(config: &Config, calls: Calls, measures: Arc<CallMeasures>) -> CallSink {
+    let enabled = config.calls.enabled;
+    CallSink {
+        take: Box::new(move |record| {
+            if enabled {
+                measures.observe(&record);
+                calls.record(record);
+            }
+        }),
+        arguments_bytes: config.calls.arguments_bytes,
+    }
+}
+
 /// The sources, one for each room.
 pub(super) fn sources(
     supervisor: &Supervisor,
@@ -60,6 +75,7 @@ pub(super) fn sources(
         Arc::new(move || of_calls(&call_measures)),
         Arc::new(move || of_database(&store)),
         Arc::new(Tasks(tasks)),
+        Arc::new(of_traces),
     ]
 }
 
@@ -69,6 +85,17 @@ pub(super) fn sources(
 )]
 fn sample(name: &'static str, help: &'static str, kind: SampleKind, value: u64) -> Sample {
     Sample::new(name, help, kind, value as f64)
+}
+
+fn of_traces() -> Vec<Sample> {
+    let (exported, dropped) = traces::counts();
+    let of = |(outcome, count)| {
+        let help = "Spans that the collector took, and spans that were lost";
+        sample("trace_spans", help, SampleKind::Counter, count).with("outcome", outcome)
+    };
+    [("exported", exported), ("dropped", dropped)]
+        .map(of)
+        .into()
 }
 
 struct Instances(Supervisor);

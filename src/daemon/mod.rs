@@ -15,6 +15,7 @@ mod restore;
 mod sessions;
 mod successor;
 mod tasks;
+mod traces;
 mod waiting;
 
 pub use check::{Checked, check};
@@ -40,11 +41,11 @@ use zeroize::Zeroizing;
 
 use crate::{
     api::{self, AppParts, AppState, Metrics},
-    calls::{CallPipeline, Calls},
+    calls::CallPipeline,
     clock::Clock,
     config::{self, Config},
     connections::{Room, Shares, first_request::FirstRequests},
-    gateway::{CallSink, Gateway},
+    gateway::Gateway,
     logs::{LogPipeline, LogStore},
     runtime::{
         self, FileLock, Runtime,
@@ -55,6 +56,7 @@ use crate::{
     supervisor::{Context, Supervisor},
     tasks::TaskDriver,
     templates::Catalogue,
+    traces::Traces,
 };
 use successor::Desk;
 
@@ -63,6 +65,9 @@ const ACCESS_QUEUE: usize = 64;
 
 /// How long the parts after the instances may take to end, each.
 const PART_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the collector may take for the last spans: nobody should wait for it.
+const TRACES_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long all instances together may take to stop: the longest graces of a template, and a kill.
 const INSTANCES_PATIENCE: Duration = Duration::from_secs(20);
@@ -94,6 +99,7 @@ pub struct Daemon {
     pipeline: LogPipeline,
     call_pipeline: CallPipeline,
     driver: Arc<TaskDriver>,
+    traces: Option<Traces>,
     catalogue: Arc<Catalogue>,
     api: JoinHandle<()>,
     api_stop: CancellationToken,
@@ -185,12 +191,14 @@ impl Daemon {
                 tracing::error!(%fault, "a template is left out");
             }
             let (access, access_inbox) = mpsc::channel(ACCESS_QUEUE);
+            let traces = traces::start(&config)?;
             let gateway_stop = CancellationToken::new();
             let gateway = Gateway::new(config.gateway.clone());
             let call_pipeline = CallPipeline::start(&config.calls, store.clone()).await?;
             let call_measures = Arc::<metrics::CallMeasures>::default();
-            if config.calls.enabled {
-                let sink = call_sink(&config, call_pipeline.calls(), Arc::clone(&call_measures));
+            if config.calls.enabled || traces.is_some() {
+                let sink =
+                    metrics::call_sink(&config, call_pipeline.calls(), Arc::clone(&call_measures));
                 gateway.record_calls(sink);
             }
             sessions::keep(&gateway, &as_runtime, gateway_stop.clone()).await;
@@ -281,6 +289,7 @@ impl Daemon {
                 pipeline,
                 call_pipeline,
                 driver,
+                traces,
                 catalogue,
                 api,
                 api_stop,
@@ -395,6 +404,9 @@ impl Daemon {
         if closed.spool_bytes > 0 || closed.dropped > 0 {
             tracing::warn!(?closed, "call records wait in the spool, or were lost");
         }
+        if let Some(traces) = self.traces.take() {
+            traces.stop(TRACES_PATIENCE).await;
+        }
         let departure = match successor {
             Some(origin) => Some(Departure {
                 origin,
@@ -430,16 +442,6 @@ async fn upgrade_keeper(runtime: &LocalRuntime) {
         Err(error) => {
             tracing::warn!(%error, "the keeper goes on as the former program");
         }
-    }
-}
-
-fn call_sink(config: &Config, calls: Calls, measures: Arc<metrics::CallMeasures>) -> CallSink {
-    CallSink {
-        take: Box::new(move |record| {
-            measures.observe(&record);
-            calls.record(record);
-        }),
-        arguments_bytes: config.calls.arguments_bytes,
     }
 }
 

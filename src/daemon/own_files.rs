@@ -78,6 +78,7 @@ fn own_files(
         }
         None => read.extend(postgres_files(&config.database.url, &variable)),
     }
+    read.extend(config.traces.headers_file.iter().cloned());
     read.extend(config.runtime.template_dirs.iter().cloned());
     for folder in &config.runtime.search_path {
         read.push(folder.clone());

@@ -48,11 +48,18 @@ impl Gateway {
             return bad(INVALID_REQUEST, &text);
         }
         let recorder = self.calls.get().and_then(|sink| {
-            let parts = batch.iter().map(|part| part.get().as_bytes());
-            let read = parts.filter_map(|part| Some((part, Envelope::parse(part).ok()?)));
+            let sources = batch.iter().map(|part| part.get().as_bytes());
+            let read = sources.filter_map(|part| Some((part, Envelope::parse(part).ok()?)));
             let read: Vec<_> = read.collect();
             let messages = read.iter().map(|(part, envelope)| (*part, envelope));
-            record::begin(sink, place, secret, (false, now), messages)
+            record::begin(
+                sink,
+                place,
+                secret,
+                (false, now),
+                Some(&parts.headers),
+                messages,
+            )
         });
         let reply = self
             .batch_of(place, parts, source, &batch, secret, now)

@@ -202,7 +202,7 @@ impl SseStream {
         let envelope = Envelope::parse(&source).ok();
         let recorder = self.gateway.calls.get().and_then(|sink| {
             let one = envelope.iter().map(|envelope| (&source[..], envelope));
-            record::begin(sink, &self.place, &secret, (false, now_ms()), one)
+            record::begin(sink, &self.place, &secret, (false, now_ms()), None, one)
         });
         let (gateway, place) = (self.gateway.clone(), self.place.clone());
         let session = self.session.clone();

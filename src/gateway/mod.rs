@@ -9,6 +9,7 @@ mod access;
 mod approach;
 mod batch;
 mod body;
+mod call_span;
 mod card;
 mod cause;
 mod dialogue;

@@ -51,7 +51,14 @@ impl Gateway {
         let stateless = !in_session && stateless::is_stateless(&parts.headers, &source, &envelope);
         let recorder = self.calls.get().and_then(|sink| {
             let one = std::iter::once((&source[..], &envelope));
-            record::begin(sink, place, secret, (stateless, now), one)
+            record::begin(
+                sink,
+                place,
+                secret,
+                (stateless, now),
+                Some(&parts.headers),
+                one,
+            )
         });
         let posted = Posted {
             source: &source,

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::header;
+use http::{HeaderMap, header};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::{
     Place, Reply,
     body::GatewayBody,
+    call_span,
     event_text::{EventSplitter, data_of},
     held,
 };
@@ -21,6 +22,7 @@ use crate::{
         id::Generation,
     },
     supervisor::{access::Secret, route::RouteState},
+    traces::Span,
     upstream::{Envelope, RawObject, Word, has_numbered_characters, unquote, unquoted},
 };
 
@@ -40,6 +42,7 @@ pub struct CallSink {
 struct Open {
     id: Box<str>,
     record: CallRecord,
+    span: Option<Span>,
 }
 
 enum Form {
@@ -64,6 +67,7 @@ pub fn begin<'a>(
     place: &Arc<Place>,
     secret: &Secret,
     (stateless, now): (bool, UnixMs),
+    headers: Option<&HeaderMap>,
     messages: impl Iterator<Item = (&'a [u8], &'a Envelope<'a>)>,
 ) -> Option<Box<Recorder>> {
     let mut open = Vec::new();
@@ -78,8 +82,10 @@ pub fn begin<'a>(
             let text = redact(envelope.parameter("arguments")?);
             Some(cut(text, sink.arguments_bytes))
         });
+        let span = call_span::begin(place, envelope, headers, stateless);
         open.push(Open {
             id: id.get().into(),
+            span,
             record: CallRecord {
                 instance_key: place.route.key,
                 generation: present_generation(place),
@@ -242,6 +248,9 @@ impl Recorder {
         record.answer_bytes = i64::try_from(answer_bytes).unwrap_or(i64::MAX);
         if record.generation == Generation(0) {
             record.generation = present_generation(&self.place);
+        }
+        if let Some(span) = open.span {
+            call_span::end(span, &record);
         }
         (self.sink.take)(record);
     }

@@ -89,6 +89,7 @@ async fn bench_with(upstream: Arc<Upstream>, child: Child) -> Bench {
         uses: Arc::default(),
         wake: Arc::new(|| {}),
         recall: Recall::default(),
+        asked: crate::traces::Asked::default(),
         members: arc_swap::ArcSwapOption::empty(),
     });
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -24,6 +24,15 @@ pub(super) enum Privacy {
     SystemdCredential,
 }
 
+/// Reads a file that only its owner may read.
+///
+/// # Errors
+/// [`SecretsError::File`], one sentence: it is not there, unreadable, readable by others, no small file.
+pub fn read_private(path: &Path) -> Result<Zeroizing<String>, SecretsError> {
+    let missing = || SecretsError::File(format!("{} is not there", path.display()));
+    read(path, Privacy::OwnerOnly)?.ok_or_else(missing)
+}
+
 /// Reads a private file; `None` when there is none.
 pub(super) fn read(
     path: &Path,

@@ -14,6 +14,7 @@ mod seal;
 mod token;
 
 pub use error::SecretsError;
+pub use file::read_private;
 pub use key_ring::{KeyRing, KeySource};
 pub use redacted_stream::RedactedStream;
 pub use redaction::Redactions;

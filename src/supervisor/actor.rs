@@ -32,6 +32,7 @@ use crate::{
         verb::{self, Misfit, Wish},
     },
     runtime::ExitReport,
+    traces::Span,
     upstream::{Handshake, UpstreamError},
 };
 
@@ -69,6 +70,8 @@ pub(super) struct Actor {
     /// The child is asked what it offers.
     pub(super) learning: Option<Learning>,
     pub(super) tracker: ProbeTracker,
+    /// The launch under way, until its server answers.
+    pub(super) launch_span: Option<Span>,
     /// When a request woke it; until its server answers.
     pub(super) woken: Option<Instant>,
     pub(super) sealed: SealedByVariable,

@@ -112,6 +112,7 @@ pub(super) async fn spawn_actor(
                 let _ = mailbox.try_send(Command::Wake);
             }
         }),
+        asked: crate::traces::Asked::now(),
         members: ArcSwapOption::empty(),
         recall: super::capabilities::recall(context, &record),
     });
@@ -137,6 +138,7 @@ pub(super) async fn spawn_actor(
         probing: None,
         learning: None,
         tracker: ProbeTracker::default(),
+        launch_span: None,
         woken: None,
         sealed: super::sealed::SealedByVariable::new(),
         unsaved_events: Vec::new(),

@@ -116,6 +116,7 @@ impl Actor {
                     let message = format!("the package {} is installed first", package.source);
                     self.note("installing", message);
                 }
+                self.begin_launch_span();
                 let demand = Arc::clone(&self.route.demand);
                 let seen = self.route.last_accessed_ms.load(Ordering::Relaxed);
                 let used_at = self.record.last_accessed_at.unwrap_or(0).max(seen);
@@ -155,6 +156,7 @@ impl Actor {
             return;
         }
         self.turn = Some(turn);
+        self.launch_event("turn");
         let known = self.sealed.clone();
         let spawning = launch::launch(
             Arc::clone(&self.context),
@@ -170,6 +172,7 @@ impl Actor {
         let stopping = matches!(self.life.state, InstanceState::Stopping { .. });
         if stopping && matches!(self.launching, Some(Launching::Waiting(_))) {
             self.launching = None;
+            self.launch_failed("called-off");
             let reason = "it was stopped before its turn came".to_owned();
             let generation = self.life.generation;
             self.apply(Event::LaunchFailed(
@@ -193,12 +196,14 @@ impl Actor {
                 self.child = Some(Box::new(launched.child));
                 self.timers
                     .arm(Timer::YieldLaunchTurn, Instant::now() + TURN_LIMIT);
+                self.launch_event("spawned");
                 self.log_connecting();
                 self.begin_handshake();
                 self.apply(Event::Launched(generation)).await;
             }
             Err(status) => {
                 self.turn = None;
+                self.launch_failed("launch-failed");
                 self.record.last_exit = Some(ExitRecord {
                     generation,
                     status: status.clone(),
@@ -253,6 +258,7 @@ impl Actor {
         };
         self.probing = None;
         self.turn = None;
+        self.launch_failed("exited");
         for timer in [Timer::Probe, Timer::Sleep, Timer::YieldLaunchTurn] {
             self.timers.disarm(timer);
         }
@@ -353,6 +359,8 @@ impl Actor {
         self.timers.disarm(Timer::YieldLaunchTurn);
         let was_ready = self.life.word() == StatusWord::Running;
         self.apply(Event::Ready(generation)).await;
+        // Its end is that of the span.
+        self.launch_span = None;
         if !was_ready && self.life.word() == StatusWord::Running {
             self.log_connected(handshake);
             self.save_handshake(generation, handshake).await;

@@ -406,6 +406,9 @@ impl Supervisor {
 
     pub(super) async fn command(&self, id: InstanceId, verb: Verb) -> Outcome<InstanceStatus> {
         let handle = self.actor(id)?;
+        if matches!(verb, Verb::Start | Verb::Restart | Verb::Restore(_)) {
+            handle.route.asked.note(crate::traces::Parent::current);
+        }
         let (reply, answer) = oneshot::channel();
         handle
             .mailbox

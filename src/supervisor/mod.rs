@@ -23,6 +23,7 @@ mod folders;
 mod handle;
 mod keeper_watch;
 mod launch;
+mod launch_span;
 mod looks;
 mod measures;
 mod member;

@@ -27,6 +27,7 @@ use crate::{
         id::{Generation, InstanceId, InstanceName},
         state::StatusWord,
     },
+    traces::Asked,
     upstream::{Failure, Handshake, Upstream},
 };
 
@@ -81,6 +82,8 @@ pub struct Route {
     pub uses: Arc<Uses>,
     /// Wakes it.
     pub wake: WakeHook,
+    /// Who asked for its next launch, for the trace of that launch.
+    pub asked: Asked,
     /// Where a new client session gets a child of its own; `None`: sessions share the main child.
     pub members: ArcSwapOption<MemberDesk>,
     /// What is kept of what its server offers.

@@ -82,4 +82,5 @@ mod survival;
 mod templates;
 mod third_party;
 mod tidy;
+mod traces;
 mod upgrade;

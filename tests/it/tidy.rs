@@ -10,6 +10,7 @@ use crate::source::{self, SourceFile};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("connections", &[]),
+    ("traces", &["config"]),
     ("config", &["domain"]),
     ("wire", &["domain"]),
     ("store", &["domain", "config"]),
@@ -40,13 +41,21 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "templates",
             "packages",
             "wire",
+            "traces",
             "config",
             "domain",
         ],
     ),
     (
         "gateway",
-        &["supervisor", "upstream", "connections", "config", "domain"],
+        &[
+            "supervisor",
+            "upstream",
+            "connections",
+            "traces",
+            "config",
+            "domain",
+        ],
     ),
     (
         "tasks",
@@ -72,6 +81,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "templates",
             "interchange",
             "connections",
+            "traces",
             "wire",
             "config",
             "domain",
@@ -105,6 +115,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("sqlx", &["src/store/"]),
     ("nix", &["src/runtime/"]),
     ("libc", &["src/runtime/"]),
+    ("opentelemetry", &["src/traces/"]),
+    ("opentelemetry_sdk", &["src/traces/"]),
 ];
 
 /// What a folder must not name, beside rooms.
