@@ -9,6 +9,7 @@ pub struct ProcessFacts {
     /// Its number, as it sees it itself.
     pub pid: u32,
     /// When it began, RFC 3339; a program that takes the place of another one in the same process begins anew.
+    #[schema(format = DateTime)]
     pub started_at: String,
     /// Where its program lay then.
     pub program: String,
