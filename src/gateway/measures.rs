@@ -7,7 +7,10 @@ use std::{
 
 use http::StatusCode;
 
-use super::{cause::Cause, in_place::METHODS};
+use super::{
+    cause::Cause,
+    in_place::{METHODS, METHODS_COUNT},
+};
 use crate::domain::latency::{Latency, LatencySnapshot};
 
 /// HTTP knows no more status codes.
@@ -19,7 +22,7 @@ pub struct Measures {
     times: Latency,
     by_status: Box<[AtomicU64]>,
     by_cause: [AtomicU64; Cause::WORDS.len()],
-    recalled: [AtomicU64; METHODS.len()],
+    recalled: [AtomicU64; METHODS_COUNT],
 }
 
 impl Default for Measures {
