@@ -13,6 +13,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Context,
@@ -203,10 +204,14 @@ impl Actor {
         child.memory.asked_at = Some(Instant::now());
         let (generation, upstream) = (child.generation, Arc::clone(&child.upstream));
         let (context, key) = (Arc::clone(&self.context), self.record.key);
+        // A task of its own: what waits for the store's only writer must go on while this actor waits for it as well.
+        let task = tokio::spawn(async move { learn(&context, key, basis, &upstream).await });
+        let task = AbortOnDropHandle::new(task);
         self.learning = Some(Box::pin(async move {
+            let outcome = task.await.unwrap_or_else(|error| Err(error.to_string()));
             Learnt {
                 generation,
-                outcome: learn(&context, key, basis, &upstream).await,
+                outcome,
             }
         }));
     }
