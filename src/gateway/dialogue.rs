@@ -210,8 +210,14 @@ impl Dialogue {
                     }
                 }
                 Poll::Ready(Some(Item::Answer(answer))) => {
+                    let completed = conversation.call.is_completed();
                     self.conversation = None;
-                    let answer = self.finish.apply(answer, Some(&self.id));
+                    let answer = if completed {
+                        self.finish.learn(&answer);
+                        answer
+                    } else {
+                        self.finish.apply(answer, Some(&self.id))
+                    };
                     return Poll::Ready(Some(Item::Answer(answer)));
                 }
                 Poll::Ready(None) => {
@@ -272,6 +278,10 @@ impl Exchange {
             Self::Plain(call, _) => call.poll_next(cx),
             Self::Dialogue(dialogue) => dialogue.poll_next(cx),
             Self::Finished(call, finish) => call.poll_next(cx).map(|item| match item {
+                Some(Item::Answer(answer)) if call.is_completed() => {
+                    finish.learn(&answer);
+                    Some(Item::Answer(answer))
+                }
                 Some(Item::Answer(answer)) => Some(Item::Answer(finish.apply(answer, None))),
                 other => other,
             }),

@@ -9,8 +9,8 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use serde_json::{Value, json};
 
 use crate::upstream::{
-    Envelope, Handshake, INVALID_PARAMS, METHOD_NOT_FOUND, MODERN, RawObject, Word, error_message,
-    splice_text, unquote, unquoted,
+    Completion, Envelope, Handshake, INVALID_PARAMS, METHOD_NOT_FOUND, MODERN, RawObject, Word,
+    error_message, splice_text, unquote, unquoted,
 };
 
 use super::{Place, VERSION_HEADER, session::ClientTraits};
@@ -186,8 +186,7 @@ pub fn decoded(text: &str) -> Option<Cow<'_, str>> {
 
 /// What an answer of a session-era child needs in addition for a stateless client.
 pub struct Finish {
-    handshake: Arc<Handshake>,
-    cacheable: bool,
+    completion: Completion,
     /// Who learns from it, when it is a list of tools.
     learns: Option<Arc<Place>>,
     status: StatusCode,
@@ -197,19 +196,17 @@ impl Finish {
     /// For the answer to this method.
     #[must_use]
     pub(super) fn new(handshake: Arc<Handshake>, method: &str, place: &Arc<Place>) -> Self {
-        let cacheable = matches!(
-            method,
-            "tools/list"
-                | "prompts/list"
-                | "resources/list"
-                | "resources/templates/list"
-                | "resources/read"
-        );
         Self {
-            handshake,
-            cacheable,
+            completion: Completion::new(handshake, method),
             learns: (method == "tools/list").then(|| place.clone()),
             status: StatusCode::OK,
+        }
+    }
+
+    /// For an answer that came completed: only what is learnt from it is left.
+    pub(super) fn learn(&self, answer: &[u8]) {
+        if let Some(place) = &self.learns {
+            place.param_headers.learn(answer);
         }
     }
 
@@ -223,9 +220,7 @@ impl Finish {
     /// of an earlier one. An answer that cannot be read stays as it is.
     #[must_use]
     pub fn apply(&mut self, answer: Bytes, id: Option<&str>) -> Bytes {
-        if let Some(place) = &self.learns {
-            place.param_headers.learn(&answer);
-        }
+        self.learn(&answer);
         // It was parsed when it came from the server.
         let members = str::from_utf8(&answer).map(RawObject::of_checked);
         let Ok(Ok(members)) = members else {
@@ -243,8 +238,7 @@ impl Finish {
             edits.push((told, id.into()));
         }
         if let Some(result) = member("result") {
-            let finished = self.handshake.stateless_result(result, self.cacheable);
-            if let Ok(finished) = finished {
+            if let Ok(finished) = self.completion.complete(result) {
                 edits.push((result, finished.into()));
             }
         } else if let Some(raw) = member("error")
@@ -354,8 +348,7 @@ mod tests {
         let raw = r#"{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"n","version":"1"}}"#;
         let handshake = Arc::new(Handshake::read(Era::Legacy, raw).unwrap());
         let finish = || Finish {
-            handshake: handshake.clone(),
-            cacheable: true,
+            completion: Completion::new(handshake.clone(), "tools/list"),
             learns: None,
             status: StatusCode::OK,
         };

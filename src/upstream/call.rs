@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     Upstream, UpstreamError,
+    completion::Completion,
     handshake::Era,
     in_flight::{Caller, InFlight, Origin, SessionKey},
     mailbox::{Item, Mailbox},
@@ -32,6 +33,8 @@ pub struct Call {
     mailbox: Arc<Mailbox>,
     began: Instant,
     answered: bool,
+    /// Its answer may come completed for a stateless client.
+    completes: bool,
     cancels: bool,
     tells: bool,
 }
@@ -97,6 +100,12 @@ impl Call {
         self.answered
     }
 
+    /// Whether the answer that was taken has everything already that a stateless client wants of it.
+    #[must_use]
+    pub fn is_completed(&self) -> bool {
+        self.completes && self.mailbox.is_completed()
+    }
+
     /// Whether it has taken ten seconds or more so far.
     #[must_use]
     pub fn is_slow(&self) -> bool {
@@ -128,6 +137,8 @@ impl Call {
     /// The client came back, with this progress token.
     pub fn resume(&mut self, progress_token: Option<Box<str>>) {
         self.began = Instant::now();
+        // The answer goes to a request with another id.
+        self.completes = false;
         let mut table = self.wire.table();
         table.park(self.id, false);
         table.touch(self.id, self.began);
@@ -172,6 +183,12 @@ impl Upstream {
             .map_or(Era::Legacy, |handshake| handshake.era)
     }
 
+    /// What completes the answer to this method for a stateless client, once there was a handshake.
+    fn completion(&self, method: &str) -> Option<Completion> {
+        let handshake = self.handshake_snapshot()?;
+        Some(Completion::new(handshake, method))
+    }
+
     /// Sends a client's request to the child. `source` is the whole message that `envelope` was read from.
     ///
     /// # Errors
@@ -189,20 +206,27 @@ impl Upstream {
             .map_err(|error| UpstreamError::Protocol(error.to_string()))?;
         let endless = caller.era == Era::Modern && envelope.method() == "subscriptions/listen";
         let crosses = caller.era == Era::Legacy && era == Era::Modern;
+        let completion = if caller.era == Era::Modern && era == Era::Legacy {
+            self.completion(envelope.method())
+        } else {
+            None
+        };
+        let completes = completion.is_some();
         let mailbox = Arc::new(Mailbox::default());
         let began = Instant::now();
         let id = wire.table().begin(InFlight {
             caller,
             client_id: envelope.id.map_or("null", |id| id.get()).into(),
-            progress_token: rewritten.as_ref().and_then(|r| r.token.clone()),
+            progress_token: rewritten.as_ref().and_then(|r| r.token().map(Box::from)),
             mailbox: mailbox.clone(),
             touched: began,
             parked: false,
             lacking: None,
             crossing: crosses.then(|| Crossing::of(envelope.method())),
+            completion,
             endless,
         })?;
-        let line = compose(source, envelope, id, rewritten.map(|r| r.into_json(id)));
+        let line = compose(source, envelope, id, rewritten.map(|r| r.with(id)));
         if crosses {
             rounds::keep_for_retry(wire, id, &line);
         }
@@ -221,6 +245,7 @@ impl Upstream {
             mailbox,
             began,
             answered: false,
+            completes,
             cancels: false,
             tells: true,
         })

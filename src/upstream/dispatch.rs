@@ -12,7 +12,7 @@ use super::{
     framer::{Frame, likely_id},
     handshake::Era,
     in_flight::{Home, LOG_LEVELS, Origin, SessionKey},
-    message::{Envelope, Kind, RawObject, splice, unquote},
+    message::{Envelope, Kind, RawObject, splice, splice_text, unquote},
     news, rounds,
     translate::{META_SUBSCRIPTION, capability_for, missing_capability, unmarked},
     wire::Wire,
@@ -98,13 +98,19 @@ fn message(
             if call.crossing.is_some() {
                 return rounds::ended(wire, call, line, &envelope);
             }
-            let answer = match call.lacking {
-                Some(capability) if has_failed(&envelope) => {
-                    missing_capability(&call.client_id, capability)
-                }
-                _ => splice(line, &mut [(id, &call.client_id)]).into(),
-            };
-            call.mailbox.answer(answer);
+            if let Some(capability) = call.lacking.filter(|_| has_failed(&envelope)) {
+                let answer = missing_capability(&call.client_id, capability);
+                return call.mailbox.answer(answer);
+            }
+            if let (Some(completion), Some(result)) = (&call.completion, envelope.result)
+                && let Some((end, completed)) = completion.end_of(result.get())
+            {
+                let edits = &mut [(id.get(), &*call.client_id), (end, completed)];
+                let answer = splice_text(line, edits);
+                return call.mailbox.answer_completed(answer.into());
+            }
+            let answer = splice(line, &mut [(id, &call.client_id)]);
+            call.mailbox.answer(answer.into());
         }
         (Kind::Request, Some(id)) => request(wire, stream, line, &envelope, id),
         _ => notification(wire, stream, line, &envelope, downstream),

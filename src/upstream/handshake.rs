@@ -1,12 +1,13 @@
 //! What a child told of itself when a connection to it began.
 
-use std::{collections::BTreeMap, sync::OnceLock};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    message::{RawObject, Word, has_numbered_characters, quote, unquote},
+    completion::Appendix,
+    message::{RawObject, quote, unquote},
     param_headers::ParamHeader,
 };
 
@@ -17,9 +18,7 @@ pub const LEGACY_VERSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18"
 /// The stateless revision.
 pub const MODERN: &str = "2026-07-28";
 
-const META_SERVER: &str = "io.modelcontextprotocol/serverInfo";
-/// How long a completed result may be kept: not at all.
-const CACHING: &str = ",\"ttlMs\":0,\"cacheScope\":\"private\"";
+pub(super) const META_SERVER: &str = "io.modelcontextprotocol/serverInfo";
 
 /// Most tools that we count; more pages are not asked for.
 pub const TOOLS_MAX: usize = 2_000;
@@ -64,21 +63,8 @@ pub struct Handshake {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub both_eras: bool,
     #[serde(skip)]
-    appendix: Appendix,
+    pub(super) appendix: Appendix,
 }
-
-/// What a result lacks for a stateless client when it has nothing of it: `cacheable` or not. Made of the rest of a
-/// handshake when it is first needed, so it is no part of its value.
-#[derive(Debug, Clone, Default)]
-struct Appendix([OnceLock<String>; 2]);
-
-impl PartialEq for Appendix {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Appendix {}
 
 impl Handshake {
     /// Reads the raw result of `initialize` or `server/discover`.
@@ -154,7 +140,7 @@ impl Handshake {
         promised().unwrap_or(false)
     }
 
-    fn server_info(&self) -> String {
+    pub(super) fn server_info(&self) -> String {
         RawObject::parse(&self.raw)
             .ok()
             .and_then(|raw| server_info(self.era, &raw))
@@ -215,8 +201,9 @@ impl Handshake {
         result: &str,
         cacheable: bool,
     ) -> Result<String, super::message::EnvelopeError> {
-        if let Some(completed) = self.completed(result, cacheable) {
-            return Ok(completed);
+        if let Some((end, completed)) = self.completed_end(result, cacheable) {
+            let kept = &result[..result.len() - end.len()];
+            return Ok([kept, completed].concat());
         }
         let mut object = RawObject::parse(result)?;
         fn default(object: &mut RawObject<'_>, key: &'static str, raw: &'static str) {
@@ -237,32 +224,6 @@ impl Handshake {
         }
         object.set("_meta", meta.to_json());
         Ok(object.to_json())
-    }
-
-    /// As [`Self::stateless_result`] for an object that has no member of ours: nothing of it must be read.
-    fn completed(&self, result: &str, cacheable: bool) -> Option<String> {
-        let members = result.strip_prefix('{')?.strip_suffix('}')?;
-        static OURS: [Word; 4] = [
-            Word::new("resultType"),
-            Word::new("_meta"),
-            Word::new("ttlMs"),
-            Word::new("cacheScope"),
-        ];
-        if OURS.iter().any(|word| word.is_in(members)) || has_numbered_characters(members) {
-            return None;
-        }
-        let appendix = self.appendix.0[usize::from(cacheable)].get_or_init(|| {
-            let caching = if cacheable { CACHING } else { "" };
-            let info = self.server_info();
-            format!("\"resultType\":\"complete\"{caching},\"_meta\":{{\"{META_SERVER}\":{info}}}}}")
-        });
-        let mut out = String::with_capacity(result.len() + 1 + appendix.len());
-        out.push_str(&result[..=members.len()]);
-        if !members.trim_ascii().is_empty() {
-            out.push(',');
-        }
-        out.push_str(appendix);
-        Some(out)
     }
 }
 

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    failure::Failure, handshake::Era, id_hash::ByOurId, mailbox::Mailbox, news::News,
-    rounds::Crossing, translate::Declared,
+    completion::Completion, failure::Failure, handshake::Era, id_hash::ByOurId, mailbox::Mailbox,
+    news::News, rounds::Crossing, translate::Declared,
 };
 use crate::domain::template::UnclaimedRequests;
 
@@ -120,6 +120,8 @@ pub struct InFlight {
     pub lacking: Option<&'static str>,
     /// What it takes to bring a call of a session-era client to its end at a stateless server.
     pub crossing: Option<Box<Crossing>>,
+    /// What completes the answer of a session-era server for a stateless client.
+    pub completion: Option<Completion>,
     /// It has no time limit: a subscription of a stateless client.
     pub endless: bool,
 }

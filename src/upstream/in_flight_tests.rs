@@ -20,6 +20,7 @@ fn call(session: u64, id: &str) -> InFlight {
         parked: false,
         lacking: None,
         crossing: None,
+        completion: None,
         endless: false,
     }
 }

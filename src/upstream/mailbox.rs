@@ -28,6 +28,7 @@ struct State {
     queued_bytes: usize,
     answer: Option<Bytes>,
     closed: bool,
+    completed: bool,
     dropped: u64,
     reader: Option<Waker>,
 }
@@ -82,6 +83,23 @@ impl Mailbox {
             state.closed = true;
             wake(state);
         }
+    }
+
+    /// As [`Mailbox::answer`], for one that has everything that a stateless client wants.
+    pub fn answer_completed(&self, answer: Bytes) {
+        let mut state = self.lock();
+        if !state.closed {
+            state.answer = Some(answer);
+            state.closed = true;
+            state.completed = true;
+            wake(state);
+        }
+    }
+
+    /// Whether the answer came by [`Mailbox::answer_completed`].
+    #[must_use]
+    pub fn is_completed(&self) -> bool {
+        self.lock().completed
     }
 
     /// Nothing more will come; what waits can still be taken.

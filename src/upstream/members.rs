@@ -29,6 +29,29 @@ impl<'a> RawObject<'a> {
             None => Self::parse(raw),
         }
     }
+
+    /// What must go from `raw`, of which this was read and not changed since, for this member to be gone: the member and
+    /// one comma. `None`: it is not there, or a key beside it must be read to know where it stands.
+    #[must_use]
+    pub(super) fn span_of(&self, raw: &'a str, key: &str) -> Option<&'a str> {
+        let place = self.0.iter().position(|(known, _)| known == key)?;
+        let at = |part: &Cow<'a, str>| match part {
+            Cow::Borrowed(text) => text.as_ptr().addr().checked_sub(raw.as_ptr().addr()),
+            Cow::Owned(_) => None,
+        };
+        // A key that is borrowed stands behind its quote.
+        let key_at = |place: usize| at(&self.0.get(place)?.0)?.checked_sub(1);
+        let end_of = |place: usize| {
+            let (_, value) = self.0.get(place)?;
+            Some(at(value)? + value.len())
+        };
+        let (from, to) = match place.checked_sub(1) {
+            Some(before) => (end_of(before)?, end_of(place)?),
+            None if self.0.len() > 1 => (key_at(0)?, key_at(1)?),
+            None => (key_at(0)?, end_of(0)?),
+        };
+        raw.get(from..to)
+    }
 }
 
 /// The parameters of a message, taken apart once for all who look into them.
@@ -193,6 +216,36 @@ mod tests {
     }
 
     #[test]
+    fn a_member_goes_with_one_comma() {
+        for (raw, left) in [
+            (r#"{"m":1}"#, "{}"),
+            (r#"{ "m" : {"x":","} }"#, "{  }"),
+            (r#"{"m":1,"b":2}"#, r#"{"b":2}"#),
+            (
+                r#"{"a":1 , "m": [1,2] , "b" : 1.0e5}"#,
+                r#"{"a":1 , "b" : 1.0e5}"#,
+            ),
+            (r#"{"a":1 , "m":"}" }"#, r#"{"a":1 }"#),
+            (r#"{"\u0061":1,"m":1}"#, r#"{"\u0061":1}"#),
+            (r#"{"a":1,"\u006d":1}"#, r#"{"a":1}"#),
+        ] {
+            let object = RawObject::of_checked(raw).expect("an object");
+            let span = object.span_of(raw, "m").expect("it is there");
+            let at = span.as_ptr().addr() - raw.as_ptr().addr();
+            let found = format!("{}{}", &raw[..at], &raw[at + span.len()..]);
+            assert_eq!(found, left);
+        }
+        for raw in [r#"{"a":1}"#, r#"{"\u006d":1}"#, r#"{"m":1,"\u0061":1}"#] {
+            let object = RawObject::of_checked(raw).expect("an object");
+            assert_eq!(object.span_of(raw, "m"), None, "{raw}");
+        }
+        let raw = r#"{"m":1}"#;
+        let mut changed = RawObject::of_checked(raw).expect("an object");
+        changed.set("m", "2".to_owned());
+        assert_eq!(changed.span_of(raw, "m"), None);
+    }
+
+    #[test]
     fn what_is_no_json_is_no_fault() {
         for raw in [
             "",
@@ -235,6 +288,23 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_member_goes_and_the_others_stay(value in json(), which in any::<prop::sample::Index>()) {
+            let raw = value.to_string();
+            let Ok(object) = RawObject::of_checked(&raw) else { return Ok(()) };
+            if object.0.is_empty() {
+                return Ok(());
+            }
+            let key = object.0[which.index(object.0.len())].0.to_string();
+            if let Some(span) = object.span_of(&raw, &key) {
+                let at = span.as_ptr().addr() - raw.as_ptr().addr();
+                let left = format!("{}{}", &raw[..at], &raw[at + span.len()..]);
+                let mut expected = object.clone();
+                expected.retain(|known| known != key);
+                prop_assert_eq!(RawObject::parse(&left), Ok(expected));
+            }
+        }
+
         #[test]
         fn any_json_is_read_as_the_parser_reads_it(value in json(), pretty: bool) {
             let raw = if pretty { format!("{value:#}") } else { value.to_string() };

@@ -194,15 +194,6 @@ pub fn splice(source: &[u8], edits: &mut [(&RawValue, &str)]) -> Vec<u8> {
     splice_at(source, edits, 0, |part| part.get())
 }
 
-/// As [`splice`], with room for the end of a line.
-///
-/// # Panics
-/// As [`splice`].
-#[must_use]
-pub fn splice_line(source: &[u8], edits: &mut [(&RawValue, &str)]) -> Vec<u8> {
-    splice_at(source, edits, 1, |part| part.get())
-}
-
 /// As [`splice`], for parts as text.
 ///
 /// # Panics
@@ -210,6 +201,15 @@ pub fn splice_line(source: &[u8], edits: &mut [(&RawValue, &str)]) -> Vec<u8> {
 #[must_use]
 pub fn splice_text(source: &[u8], edits: &mut [(&str, &str)]) -> Vec<u8> {
     splice_at(source, edits, 0, |part| part)
+}
+
+/// As [`splice_text`], with room for the end of a line.
+///
+/// # Panics
+/// As [`splice`].
+#[must_use]
+pub fn splice_text_line(source: &[u8], edits: &mut [(&str, &str)]) -> Vec<u8> {
+    splice_at(source, edits, 1, |part| part)
 }
 
 fn splice_at<'p, P: Copy>(

@@ -6,6 +6,7 @@
 
 mod aside;
 mod call;
+mod completion;
 mod dispatch;
 mod failure;
 mod framer;
@@ -69,6 +70,7 @@ use crate::runtime::Workload;
 
 pub use aside::Aside;
 pub use call::{Call, First};
+pub use completion::Completion;
 pub use failure::{
     Failure, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, MISSING_CAPABILITY,
     PARSE_ERROR, error_message, result_message,

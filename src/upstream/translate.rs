@@ -13,7 +13,7 @@ use super::{
     in_flight::{Caller, LOG_LEVELS},
     message::{
         Envelope, EnvelopeError, RawObject, Word, has_numbered_characters, quote, splice,
-        splice_line, unquote,
+        splice_text_line, unquote,
     },
 };
 
@@ -104,11 +104,27 @@ fn capabilities(caller: &Caller) -> String {
 }
 
 /// What changes in the parameters on the way to the child.
-pub struct Rewritten<'a> {
+pub enum Rewritten<'a> {
+    /// This part of them goes: a `_meta` that held nothing but what belongs to one hop.
+    Without(&'a str),
+    /// They are written anew.
+    Anew(Box<Anew<'a>>),
+}
+
+/// Parameters that are written anew once our id of the call is known.
+pub struct Anew<'a> {
     params: RawObject<'a>,
     meta: Option<RawObject<'a>>,
     /// The client's progress token, raw.
-    pub token: Option<Box<str>>,
+    token: Option<Box<str>>,
+}
+
+/// The new parameters as they go into the message.
+pub enum Changed<'a> {
+    /// As [`Rewritten::Without`].
+    Without(&'a str),
+    /// All of them.
+    Anew(String),
 }
 
 /// Looks whether the parameters must change at all; most do not, and then nothing is parsed.
@@ -131,8 +147,21 @@ pub fn rewritten<'a>(
     if !crosses && !PROGRESS_TOKEN.is_in(raw) && !has_numbered_characters(raw) {
         return Ok(None);
     }
-    let params = envelope.parameters().map_err(Clone::clone)?.clone();
-    let mut meta = envelope.meta().map_err(Clone::clone)?.cloned();
+    let params = envelope.parameters().map_err(Clone::clone)?;
+    let meta = envelope.meta().map_err(Clone::clone)?;
+    if crosses && child == Era::Legacy {
+        match meta {
+            None => return Ok(None),
+            Some(meta) if meta.0.iter().all(|(key, _)| RESERVED.contains(&&**key)) => {
+                if let Some(part) = params.span_of(raw, "_meta") {
+                    return Ok(Some(Rewritten::Without(part)));
+                }
+            }
+            Some(_) => {}
+        }
+    }
+    let params = params.clone();
+    let mut meta = meta.cloned();
     let token = meta
         .as_ref()
         .and_then(|meta| meta.get("progressToken"))
@@ -158,45 +187,72 @@ pub fn rewritten<'a>(
         }
         (false, _) => {}
     }
-    Ok(Some(Rewritten {
+    Ok(Some(Rewritten::Anew(Box::new(Anew {
         params,
         meta,
         token,
-    }))
+    }))))
 }
 
-impl Rewritten<'_> {
+impl<'a> Rewritten<'a> {
+    /// The client's progress token, raw.
+    #[must_use]
+    pub fn token(&self) -> Option<&str> {
+        match self {
+            Self::Without(_) => None,
+            Self::Anew(anew) => anew.token.as_deref(),
+        }
+    }
+
     /// The new parameters, with this progress token in the place of the client's.
     #[must_use]
-    pub fn into_json(mut self, id: u64) -> String {
-        if let Some(mut meta) = self.meta {
-            if self.token.is_some() {
+    pub fn with(self, id: u64) -> Changed<'a> {
+        let Anew {
+            mut params,
+            meta,
+            token,
+        } = match self {
+            Self::Without(part) => return Changed::Without(part),
+            Self::Anew(anew) => *anew,
+        };
+        if let Some(mut meta) = meta {
+            if token.is_some() {
                 meta.set("progressToken", id.to_string());
             }
             if meta.0.is_empty() {
-                self.params.retain(|key| key != "_meta");
+                params.retain(|key| key != "_meta");
             } else {
-                self.params.set("_meta", meta.to_json());
+                params.set("_meta", meta.to_json());
             }
         }
-        self.params.to_json()
+        Changed::Anew(params.to_json())
     }
 }
 
 /// `source` with this id and, when they change, these parameters.
 #[must_use]
-pub fn compose(source: &[u8], envelope: &Envelope<'_>, id: u64, params: Option<String>) -> Vec<u8> {
+pub fn compose(
+    source: &[u8],
+    envelope: &Envelope<'_>,
+    id: u64,
+    params: Option<Changed<'_>>,
+) -> Vec<u8> {
     let id_text = id.to_string();
-    let Some(id) = envelope.id else {
-        return splice_line(source, &mut []);
+    let Some(id) = envelope.id.map(RawValue::get) else {
+        return splice_text_line(source, &mut []);
     };
     match (envelope.params, params) {
-        (Some(raw), Some(params)) => splice_line(source, &mut [(id, &id_text), (raw, &params)]),
-        (None, Some(params)) => {
-            let with_params = format!("{id_text},\"params\":{params}");
-            splice_line(source, &mut [(id, &with_params)])
+        (_, Some(Changed::Without(part))) => {
+            splice_text_line(source, &mut [(id, &id_text), (part, "")])
         }
-        (_, None) => splice_line(source, &mut [(id, &id_text)]),
+        (Some(raw), Some(Changed::Anew(params))) => {
+            splice_text_line(source, &mut [(id, &id_text), (raw.get(), &params)])
+        }
+        (None, Some(Changed::Anew(params))) => {
+            let with_params = format!("{id_text},\"params\":{params}");
+            splice_text_line(source, &mut [(id, &with_params)])
+        }
+        (_, None) => splice_text_line(source, &mut [(id, &id_text)]),
     }
 }
 
@@ -260,7 +316,8 @@ pub fn retried(
     if let Some(state) = state {
         params.set("requestState", state.to_owned());
     }
-    Ok(compose(sent, &envelope, id, Some(params.to_json())))
+    let params = Changed::Anew(params.to_json());
+    Ok(compose(sent, &envelope, id, Some(params)))
 }
 
 /// The answer of a stateless server as a client of the session era must get it, with the client's own id.

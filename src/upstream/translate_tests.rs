@@ -15,7 +15,7 @@ use super::{
 fn rewrite_for(text: &str, caller: &Caller, child: Era) -> String {
     let envelope = Envelope::parse(text.as_bytes()).expect("a message");
     let rewritten = rewritten(&envelope, caller, child).expect("an object");
-    let params = rewritten.map(|r| r.into_json(7));
+    let params = rewritten.map(|r| r.with(7));
     String::from_utf8(compose(text.as_bytes(), &envelope, 7, params)).expect("UTF-8")
 }
 
@@ -58,6 +58,35 @@ fn stateless_meta_ends_at_the_gateway() {
         rewrite(text, Era::Modern, Era::Legacy),
         r#"{"jsonrpc":"2.0","id":7,"method":"m","params":{"a":1}}"#
     );
+    // Nothing else of the parameters is written anew, wherever it stands.
+    let version = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28""#;
+    for (params, left) in [
+        (
+            format!(r#"{{ "_meta":{{{version}}}, "a" : 1.00, "b\u0062":[ 1 ]}}"#),
+            r#"{ "a" : 1.00, "b\u0062":[ 1 ]}"#,
+        ),
+        (
+            format!(r#"{{ "a" : 1e400 , "_meta" : {{{version}}} }}"#),
+            r#"{ "a" : 1e400 }"#,
+        ),
+        (format!(r#"{{"_meta":{{{version}}}}}"#), "{}"),
+        (r#"{"_meta":{},"a":0}"#.to_owned(), r#"{"a":0}"#),
+        (r#"{ "a" : 1.0 }"#.to_owned(), r#"{ "a" : 1.0 }"#),
+        (
+            format!(r#"{{"a":1.0,"_meta":{{{version},"v":2,"progressToken":"p"}}}}"#),
+            r#"{"a":1.0,"_meta":{"v":2,"progressToken":7}}"#,
+        ),
+        (
+            format!(r#"{{"\u005fmeta":{{{version}}},"a":1.0}}"#),
+            r#"{"a":1.0}"#,
+        ),
+    ] {
+        let text = format!(r#"{{"id":"x","method":"m","params":{params},"jsonrpc":"2.0"}}"#);
+        assert_eq!(
+            rewrite(&text, Era::Modern, Era::Legacy),
+            format!(r#"{{"id":7,"method":"m","params":{left},"jsonrpc":"2.0"}}"#)
+        );
+    }
 }
 
 #[test]
