@@ -10,8 +10,8 @@ impl SpoolRow for NumberedCall {
         }
     }
 
-    fn decode(payload: Vec<u8>) -> Option<Self> {
-        serde_json::from_slice(&payload).ok()
+    fn decode(payload: &[u8]) -> Option<Self> {
+        serde_json::from_slice(payload).ok()
     }
 
     fn cost_bytes(&self) -> usize {

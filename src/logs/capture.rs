@@ -165,9 +165,10 @@ impl Reading {
         }
         let mut rows = Vec::new();
         let matcher = self.redactions.matcher();
-        let mut collect = collector(&mut rows, self.source, self.stream, &self.shared);
+        let mut collect = collector(&mut rows, self.source, self.stream);
         self.framer.finish(&matcher, &mut collect);
         drop(collect);
+        self.remember(&rows);
         self.queue.push(rows);
         self.ended.send_replace(true);
     }
@@ -179,14 +180,27 @@ impl Reading {
             let count = self.pipe.try_read(buffer)?;
             let mut rows = Vec::new();
             let matcher = self.redactions.matcher();
-            let mut collect = collector(&mut rows, self.source, self.stream, &self.shared);
+            let mut collect = collector(&mut rows, self.source, self.stream);
             self.framer.feed(&buffer[..count], &matcher, &mut collect);
             drop(collect);
             if !rows.is_empty() {
+                self.remember(&rows);
                 self.queue.push(rows);
             }
             Ok(count)
         })
+    }
+
+    /// Keeps the last lines of stderr.
+    fn remember(&self, rows: &[LogRecord]) {
+        if self.stream != LogStream::Stderr {
+            return;
+        }
+        let last = self.shared.last_lines.lock();
+        let mut last = last.unwrap_or_else(PoisonError::into_inner);
+        for row in &rows[rows.len().saturating_sub(LAST_LINES_MAX)..] {
+            last.push(&row.line);
+        }
     }
 }
 
@@ -194,19 +208,9 @@ fn collector(
     rows: &mut Vec<LogRecord>,
     source: LogSource,
     stream: LogStream,
-    shared: &Shared,
 ) -> impl FnMut(Framed) {
     let at = unix_ms_now();
-    let mut last = (stream == LogStream::Stderr).then(|| {
-        let last = shared.last_lines.lock();
-        last.unwrap_or_else(PoisonError::into_inner)
-    });
-    move |framed| {
-        if let Some(last) = &mut last {
-            last.push(&framed.line);
-        }
-        rows.push(record(source, stream, at, framed));
-    }
+    move |framed| rows.push(record(source, stream, at, framed))
 }
 
 /// The record of a framed line.

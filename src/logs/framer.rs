@@ -75,8 +75,7 @@ impl Framer {
             self.line_open |= byte != b'\n';
             match self.state {
                 State::Text => {
-                    let run = rest.iter().position(|b| is_control(*b));
-                    let run = run.unwrap_or(rest.len());
+                    let run = text_run(rest);
                     self.pending.extend_from_slice(&rest[..run]);
                     let Some(&control) = rest.get(run) else { break };
                     rest = &rest[run + 1..];
@@ -173,6 +172,20 @@ impl Framer {
         self.pending.drain(..cut - context);
         self.context = context;
     }
+}
+
+/// How many bytes there are before the first control character.
+fn text_run(bytes: &[u8]) -> usize {
+    // Without a branch for each byte, the compiler looks at a whole block at once.
+    let free = |block: &&[u8]| {
+        !block
+            .iter()
+            .fold(false, |any, byte| any | is_control(*byte))
+    };
+    let blocks = bytes.chunks_exact(32).take_while(free).count() * 32;
+    let rest = &bytes[blocks..];
+    let end = rest.iter().position(|byte| is_control(*byte));
+    blocks + end.unwrap_or(rest.len())
 }
 
 fn is_control(byte: u8) -> bool {

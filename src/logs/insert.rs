@@ -2,7 +2,9 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::record::{LogStore, LogStoreError, NumberedLog, StoreFuture};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::record::{LogStore, LogStoreError, NumberedLog};
 
 /// What became of a batch; rows are named by their places in it.
 #[derive(Default)]
@@ -15,16 +17,16 @@ pub(super) struct Inserted {
     pub(super) refused: Vec<usize>,
 }
 
-/// An insert that goes on whenever its answer is awaited.
+/// An insert in a task of its own: it goes on while the writer does other things, and is given up when this is dropped.
 pub(super) struct Insert {
     rows: Arc<Vec<NumberedLog>>,
-    answer: StoreFuture<'static, Inserted>,
+    task: AbortOnDropHandle<Result<Inserted, LogStoreError>>,
 }
 
 impl Insert {
     pub(super) fn new(store: Arc<dyn LogStore>, rows: Arc<Vec<NumberedLog>>) -> Self {
         Self {
-            answer: Box::pin(insert(store, Arc::clone(&rows))),
+            task: AbortOnDropHandle::new(tokio::spawn(insert(store, Arc::clone(&rows)))),
             rows,
         }
     }
@@ -36,7 +38,8 @@ impl Insert {
     /// Dropping this future does not stop the insert; it goes on with the next call. Not to be called again
     /// after an answer.
     pub(super) async fn answer(&mut self) -> Result<Inserted, LogStoreError> {
-        self.answer.as_mut().await
+        let ended = (&mut self.task).await;
+        ended.unwrap_or_else(|error| Err(LogStoreError::Unavailable(error.to_string())))
     }
 }
 

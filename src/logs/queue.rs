@@ -47,8 +47,7 @@ struct Content {
 }
 
 impl Content {
-    fn enqueue(&mut self, row: LogRecord, cost: usize) {
-        let lane = self.lanes.entry(row.instance_key).or_default();
+    fn enqueue(&mut self, lane: &mut Lane, row: LogRecord, cost: usize) {
         if lane.rows.is_empty() {
             self.turns.push_back(row.instance_key);
         }
@@ -134,19 +133,29 @@ impl Queue {
     pub(super) fn push(&self, rows: impl IntoIterator<Item = LogRecord>) {
         let now_ns = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let mut content = self.content();
-        for row in rows {
-            let cost = row.cost_bytes();
-            content.lines += 1;
-            content.line_bytes += row.line.len() as u64;
-            *content.lines_by_key.entry(row.instance_key).or_default() += 1;
-            if content.closed || content.bytes + cost > self.budget_bytes.saturating_mul(2) {
-                count_lost(&mut content.gaps, &row, Loss::NoPlace);
-            } else if self
-                .rate
-                .is_none_or(|rate| content.rates.lets_through(rate, &row, now_ns))
-            {
-                content.enqueue(row, cost);
+        let mut rows = rows.into_iter().peekable();
+        // Rows that follow each other are mostly of one instance: its lane is looked up once for all of them.
+        while let Some(key) = rows.peek().map(|row| row.instance_key) {
+            let mut lane = content.lanes.remove(&key).unwrap_or_default();
+            let mut lines = 0;
+            while let Some(row) = rows.next_if(|row| row.instance_key == key) {
+                let cost = row.cost_bytes();
+                lines += 1;
+                content.line_bytes += row.line.len() as u64;
+                if content.closed || content.bytes + cost > self.budget_bytes.saturating_mul(2) {
+                    count_lost(&mut content.gaps, &row, Loss::NoPlace);
+                } else if self
+                    .rate
+                    .is_none_or(|rate| content.rates.lets_through(rate, &row, now_ns))
+                {
+                    content.enqueue(&mut lane, row, cost);
+                }
             }
+            if !lane.rows.is_empty() {
+                content.lanes.insert(key, lane);
+            }
+            content.lines += lines;
+            *content.lines_by_key.entry(key).or_default() += lines;
         }
         drop(content);
         self.filled.notify_one();

@@ -40,24 +40,22 @@ impl SpoolRow for NumberedLog {
         out.extend_from_slice(row.line.as_bytes());
     }
 
-    fn decode(mut payload: Vec<u8>) -> Option<Self> {
-        if payload.len() < FIXED_BYTES {
-            return None;
-        }
-        let mut line = payload.split_off(FIXED_BYTES);
-        let stream = payload[FIXED_BYTES - 2];
+    fn decode(payload: &[u8]) -> Option<Self> {
+        let (fixed, mut line) = payload.split_at_checked(FIXED_BYTES)?;
+        let stream = fixed[FIXED_BYTES - 2];
         let (mut writer, mut number, mut member) = (0, 0, 0);
         if stream & FLAG_NUMBER != 0 {
-            let mut fields = Fields(line.get(..NUMBER_BYTES)?);
+            let (numbers, rest) = line.split_at_checked(NUMBER_BYTES)?;
+            let mut fields = Fields(numbers);
             (writer, number) = (fields.u64().cast_signed(), fields.u64().cast_signed());
-            line.drain(..NUMBER_BYTES);
+            line = rest;
         }
         if stream & FLAG_MEMBER != 0 {
-            let (of_member, _) = line.split_first_chunk()?;
+            let (of_member, rest) = line.split_first_chunk()?;
             member = u32::from_le_bytes(*of_member);
-            line.drain(..size_of::<u32>());
+            line = rest;
         }
-        let mut fields = Fields(&payload);
+        let mut fields = Fields(fixed);
         let (key, generation, at) = (fields.u64(), fields.u64(), fields.u64());
         let record = LogRecord {
             instance_key: key.cast_signed(),
@@ -65,8 +63,8 @@ impl SpoolRow for NumberedLog {
             member,
             stream: LogStream::from_code(stream & !(FLAG_MEMBER | FLAG_NUMBER))?,
             at: at.cast_signed(),
-            line: String::from_utf8(line).ok()?,
-            continued: payload[FIXED_BYTES - 1] != 0,
+            line: str::from_utf8(line).ok()?.to_owned(),
+            continued: fixed[FIXED_BYTES - 1] != 0,
         };
         Some(Self {
             writer,

@@ -1,6 +1,6 @@
 //! The database as the store of logs.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::record::{
     LogPageQuery, LogRecord, LogStore, LogStoreError, LogStream, NumberedLog, StoreFuture,
@@ -30,7 +30,7 @@ impl LogStore for Store {
                 member: row.member,
                 stream: row.stream.code(),
                 at: row.at,
-                line: row.line.clone(),
+                line: Cow::Borrowed(&row.line),
                 continued: row.continued,
             });
             let rows: Vec<LogRow> = rows.collect();

@@ -3,6 +3,8 @@
 //! Order is kept so: rows go straight to the store only while the spool is empty and no batch is on its way;
 //! a batch on its way that must step aside enters the spool first; a spool is drained before anything else.
 
+mod spooling;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
@@ -14,7 +16,7 @@ use super::{
     progress::Shared,
     queue::Queue,
     record::{LogRecord, LogStore, LogStoreError, NumberedLog},
-    share::{Shares, has_room},
+    share::Shares,
     spooled::bytes_in_spool,
     tail::Followers,
 };
@@ -256,29 +258,6 @@ impl Writer {
         self.send(rows, gaps, None);
     }
 
-    async fn send_from_spool(&mut self) {
-        let batch_rows = self.batch_rows;
-        let read = self
-            .spool
-            .call(move |spool| spool.read(batch_rows, BATCH_BYTES_MAX))
-            .await;
-        match read {
-            Ok(Some(batch)) => {
-                let spooled = Spooled {
-                    rows: batch.rows.len(),
-                    end: Some(batch.end),
-                };
-                self.send(batch.rows, Gaps::new(), Some(spooled));
-            }
-            Ok(None) => {}
-            Err(error) => {
-                tracing::error!(%error, "cannot read the log spool");
-                self.rest();
-            }
-        }
-        self.show_spool();
-    }
-
     fn send(&mut self, rows: Vec<NumberedLog>, gaps: Gaps, spooled: Option<Spooled>) {
         self.in_flight = Some(InFlight {
             insert: Insert::new(Arc::clone(&self.store), Arc::new(rows)),
@@ -321,6 +300,10 @@ impl Writer {
                     }
                     self.advance(place).await;
                 }
+                if self.spool.is_empty() {
+                    // What came while the store was busy has been gathered long enough.
+                    self.batch_due = Some(Instant::now());
+                }
             }
             Err(error) => {
                 self.show_availability(Some(&error));
@@ -328,150 +311,6 @@ impl Writer {
                 self.give_up(batch).await;
             }
         }
-    }
-
-    /// Puts a batch that is or was on its way into the spool, which is empty.
-    async fn step_aside(&mut self, batch: &mut InFlight) {
-        let rows = Arc::clone(batch.insert.rows());
-        let told = batch.gaps.len();
-        let spooled = self
-            .spool
-            .call(move |spool| {
-                let (gap_rows, lines) = rows.split_at(told);
-                let (mut taken, mut fault) = spool.append(gap_rows, true);
-                if fault.is_ok() {
-                    let (more, line_fault) = spool.append(lines, false);
-                    (taken, fault) = (taken + more, line_fault);
-                }
-                if let Err(error) = fault {
-                    tracing::error!(%error, "cannot write the log spool");
-                }
-                let end = spool.end();
-                Ok(Spooled { rows: taken, end })
-            })
-            .await
-            .unwrap_or(Spooled { rows: 0, end: None });
-        self.shared.written().spooled += spooled.rows.saturating_sub(told) as u64;
-        let rows = batch.insert.rows().iter().take(spooled.rows).skip(told);
-        for NumberedLog { record, .. } in rows {
-            self.shares.add(record.instance_key, bytes_in_spool(record));
-        }
-        batch.spooled = Some(spooled);
-        self.show_spool();
-    }
-
-    /// The store does not take a batch now: what the spool does not hold of it is lost.
-    async fn give_up(&mut self, mut batch: InFlight) {
-        if batch.spooled.is_none() {
-            self.step_aside(&mut batch).await;
-        }
-        let kept = batch.spooled.map_or(0, |spooled| spooled.rows);
-        let told = batch.gaps.len();
-        if kept < told {
-            self.tell_later(std::mem::take(&mut batch.gaps));
-        }
-        let lost = batch.insert.rows().iter().skip(kept.max(told));
-        self.lose(lost.map(|row| &row.record), Loss::NoPlace);
-    }
-
-    /// Moves a batch from the queue into the spool, behind the batch on its way.
-    async fn spool_batch(&mut self) {
-        if let Some(mut batch) = self.in_flight.take() {
-            if batch.spooled.is_none() {
-                self.step_aside(&mut batch).await;
-            }
-            self.in_flight = Some(batch);
-        }
-        if !self.gaps.is_empty() && self.spool.accepts() {
-            self.spool_gaps().await;
-        }
-        let taken = self.queue.take(self.batch_rows, BATCH_BYTES_MAX);
-        self.batch_due = None;
-        let rows = self.within_shares(taken);
-        let rows = self.numbered(rows);
-        let count = rows.len();
-        let (rows, taken) = self
-            .spool
-            .call(move |spool| {
-                let (taken, fault) = spool.append(&rows, false);
-                if let Err(error) = fault {
-                    tracing::error!(%error, "cannot write the log spool");
-                }
-                Ok((rows, taken))
-            })
-            .await
-            .unwrap_or((Vec::new(), count));
-        self.shared.written().spooled += taken as u64;
-        let lost = rows.get(taken..).unwrap_or_default();
-        for NumberedLog { record, .. } in lost {
-            self.shares
-                .remove(record.instance_key, bytes_in_spool(record));
-        }
-        self.lose(lost.iter().map(|row| &row.record), Loss::NoPlace);
-        self.show_spool();
-    }
-
-    /// Keeps the rows of instances that have not had their share of the spool, and counts them to it; the others are lost.
-    fn within_shares(&mut self, rows: Vec<LogRecord>) -> Vec<LogRecord> {
-        let mut used = self.spool.bytes();
-        let (kept, lost): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| {
-            let own = self.shares.of(row.instance_key);
-            let keeps = has_room(own, used, self.spool_bytes_max);
-            if keeps {
-                let bytes = bytes_in_spool(row);
-                self.shares.add(row.instance_key, bytes);
-                used += bytes;
-            }
-            keeps
-        });
-        self.lose(lost.iter(), Loss::OverShare);
-        kept
-    }
-
-    /// Writes gap rows behind what is in the spool.
-    async fn spool_gaps(&mut self) {
-        let gaps = std::mem::take(&mut self.gaps);
-        let rows = self.numbered(gap_rows(&gaps));
-        let count = rows.len();
-        let told = self
-            .spool
-            .call(move |spool| {
-                let (told, fault) = spool.append(&rows, true);
-                fault.map(|()| told)
-            })
-            .await;
-        if told.is_err() || told.is_ok_and(|told| told < count) {
-            self.tell_later(gaps);
-        }
-    }
-
-    async fn advance(&mut self, place: Place) {
-        let moved = self.spool.call(move |spool| spool.advance(place)).await;
-        if let Err(error) = moved {
-            tracing::error!(%error, "cannot move the place in the log spool");
-        }
-        if self.spool.is_empty() {
-            self.shares.clear();
-        }
-        self.show_spool();
-    }
-
-    /// The end: everything that is in memory goes to the spool.
-    async fn spool_everything(&mut self) {
-        if let Some(batch) = self.in_flight.take() {
-            self.give_up(batch).await;
-        }
-        while self.queue.fill().rows > 0 {
-            self.spool_batch().await;
-        }
-        self.collect_gaps();
-        if !self.gaps.is_empty() {
-            self.spool_gaps().await;
-        }
-        if let Err(error) = self.spool.call(|spool| spool.sync()).await {
-            tracing::error!(%error, "cannot bring the log spool to the disk");
-        }
-        self.show_spool();
     }
 
     fn show_spool(&self) {

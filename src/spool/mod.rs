@@ -7,11 +7,12 @@
 //! Files have mode 0600, the folder 0700. The rows are redacted already.
 
 mod offload;
+mod records;
 
 use std::{
     collections::VecDeque,
     fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom},
+    io,
     marker::PhantomData,
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -20,6 +21,7 @@ use std::{
 use crc::{CRC_32_ISO_HDLC, Crc, Table};
 
 pub use offload::Offloaded;
+use records::{Decoded, Records};
 
 static CRC: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISO_HDLC);
 
@@ -34,7 +36,7 @@ pub trait SpoolRow: Sized + Send + 'static {
     /// Appends the payload of its record to `out`.
     fn encode(&self, out: &mut Vec<u8>);
     /// The row of a payload; `None` for damage.
-    fn decode(payload: Vec<u8>) -> Option<Self>;
+    fn decode(payload: &[u8]) -> Option<Self>;
     /// What it costs in memory, in bytes.
     fn cost_bytes(&self) -> usize;
 }
@@ -283,13 +285,12 @@ impl<R: SpoolRow> Spool<R> {
                     Err(error) => return Err(error),
                 },
             };
-            file.seek(SeekFrom::Start(self.read_offset))?;
-            let mut reader = io::BufReader::with_capacity(64 << 10, Read::by_ref(file).take(left));
+            let mut records = Records::new(file, self.read_offset, left);
             let mut rows = Vec::new();
             let mut offset = self.read_offset;
             let mut bytes = 0;
             while rows.len() < rows_max && bytes < bytes_max {
-                match decode::<R>(&mut reader)? {
+                match records.next::<R>()? {
                     Decoded::Row(row, length) => {
                         offset += length;
                         bytes += row.cost_bytes();
@@ -403,50 +404,6 @@ fn encode(row: &impl SpoolRow, out: &mut Vec<u8>) {
     let checksum = CRC.checksum(&out[payload..]);
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
     out[start + 4..payload].copy_from_slice(&checksum.to_le_bytes());
-}
-
-enum Decoded<R> {
-    /// The row and its length on disk.
-    Row(R, u64),
-    End,
-    Damaged,
-}
-
-fn decode<R: SpoolRow>(reader: &mut impl Read) -> io::Result<Decoded<R>> {
-    let mut header = [0; RECORD_HEADER_BYTES];
-    match read_full(reader, &mut header)? {
-        0 => return Ok(Decoded::End),
-        RECORD_HEADER_BYTES => {}
-        _ => return Ok(Decoded::Damaged),
-    }
-    let mut fields = Fields(&header);
-    let (length, checksum) = (fields.u32() as usize, fields.u32());
-    if length > PAYLOAD_BYTES_MAX {
-        return Ok(Decoded::Damaged);
-    }
-    let mut payload = Vec::new();
-    let read = reader.take(length as u64).read_to_end(&mut payload)?;
-    if read < length || CRC.checksum(&payload) != checksum {
-        return Ok(Decoded::Damaged);
-    }
-    Ok(match R::decode(payload) {
-        Some(row) => Decoded::Row(row, (RECORD_HEADER_BYTES + length) as u64),
-        None => Decoded::Damaged,
-    })
-}
-
-/// Reads until `buffer` is full or the input ends; how many bytes it were.
-fn read_full(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 /// Little-endian fields, read from the front. The caller knows that they are there.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use sqlx::{AssertSqlSafe, PgPool, SqlitePool, query, query_as, query_scalar};
+use sqlx::{PgPool, SqlitePool, query, query_as, query_scalar};
 
 use super::{
     Store, StoreError,
@@ -259,7 +259,7 @@ async fn insert_sqlite(pool: &SqlitePool, calls: &[NumberedCall]) -> Result<(), 
         .await?;
     let (mut token, mut tool, mut outcome) = <(Repeated, Repeated, Repeated)>::default();
     for (sql, chunk) in cut(behind(calls, last), &CHUNK_INSERTS) {
-        let mut insert = query(AssertSqlSafe(sql));
+        let mut insert = query(sql);
         for NumberedCall { record, .. } in chunk {
             let arguments = record.arguments.as_deref();
             insert = insert

@@ -18,10 +18,10 @@ pub(super) fn chunk_inserts(head: &str, columns: usize) -> [String; 4] {
 }
 
 /// Cuts rows into the largest chunks that fit, in order, each with the statement for it.
-pub(super) fn cut<'a, T>(
-    mut rows: &'a [T],
-    statements: &'a [String; 4],
-) -> impl Iterator<Item = (&'a str, &'a [T])> {
+pub(super) fn cut<'r, 's, T>(
+    mut rows: &'r [T],
+    statements: &'s [String; 4],
+) -> impl Iterator<Item = (&'s str, &'r [T])> {
     std::iter::from_fn(move || {
         let fits = |size: &usize| *size <= rows.len();
         let at = CHUNKS.iter().position(fits)?;

@@ -16,7 +16,7 @@ fn minute_of(at: UnixMs) -> i64 {
 }
 
 /// The first and the last id of each minute among rows that were just written, by rising minute.
-pub(super) fn spans_of(rows: &[LogRow], ids: &[i64]) -> BTreeMap<i64, (i64, i64)> {
+pub(super) fn spans_of(rows: &[LogRow<'_>], ids: &[i64]) -> BTreeMap<i64, (i64, i64)> {
     let mut spans = BTreeMap::<i64, (i64, i64)>::new();
     for (row, id) in rows.iter().zip(ids) {
         let span = spans.entry(minute_of(row.at)).or_insert((*id, *id));

@@ -41,8 +41,8 @@ pub struct DeletedLines {
 }
 
 /// Lines and bytes of text of each instance among `rows`, by rising key: who locks rows does so in one order.
-pub(super) fn sums_of(rows: &[LogRow]) -> BTreeMap<i64, (i64, i64)> {
-    let text_bytes = |row: &LogRow| to_column(without_nul(&row.line).len() as u64);
+pub(super) fn sums_of(rows: &[LogRow<'_>]) -> BTreeMap<i64, (i64, i64)> {
+    let text_bytes = |row: &LogRow<'_>| to_column(without_nul(&row.line).len() as u64);
     sum(rows.iter().map(|row| (row.instance_key, text_bytes(row))))
 }
 

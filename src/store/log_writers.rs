@@ -48,7 +48,7 @@ impl Store {
         &self,
         writer: i64,
         numbers: &[i64],
-        rows: &[LogRow],
+        rows: &[LogRow<'_>],
     ) -> Result<Vec<i64>, StoreError> {
         if rows.is_empty() {
             return Ok(Vec::new());

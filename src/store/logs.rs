@@ -1,8 +1,11 @@
 //! Log lines: bulk in, pages out.
 
-use std::sync::LazyLock;
+use std::{borrow::Cow, sync::LazyLock};
 
-use sqlx::{AssertSqlSafe, PgPool, SqlitePool, query, query_as, query_scalar};
+use sqlx::{
+    PgPool, Sqlite, SqlitePool, query, query::Query, query_as, query_scalar,
+    sqlite::SqliteArguments,
+};
 
 use super::{
     Store, StoreError,
@@ -18,7 +21,7 @@ use crate::domain::{UnixMs, id::Generation};
 
 /// A line on its way into the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogRow {
+pub struct LogRow<'a> {
     /// The instance's key ([`crate::domain::instance::InstanceRecord::key`]).
     pub instance_key: i64,
     /// Which launch wrote it.
@@ -30,7 +33,7 @@ pub struct LogRow {
     /// When it was read.
     pub at: UnixMs,
     /// The text, redacted.
-    pub line: String,
+    pub line: Cow<'a, str>,
     /// The line goes on in the next row.
     pub continued: bool,
 }
@@ -115,7 +118,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database; nothing is written then.
-    pub async fn insert_logs(&self, rows: &[LogRow]) -> Result<Vec<i64>, StoreError> {
+    pub async fn insert_logs(&self, rows: &[LogRow<'_>]) -> Result<Vec<i64>, StoreError> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
@@ -210,7 +213,7 @@ impl Store {
 pub(super) async fn insert_sqlite(
     writer: &SqlitePool,
     batch: Batch<'_>,
-    rows: &[LogRow],
+    rows: &[LogRow<'_>],
 ) -> Result<Vec<i64>, StoreError> {
     let mut ids = Vec::with_capacity(rows.len());
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
@@ -224,21 +227,17 @@ pub(super) async fn insert_sqlite(
         let moved = moved.bind((*newest).max(last)).bind(at);
         moved.execute(&mut *tx).await?;
     }
-    for (sql, chunk) in cut(rows, &CHUNK_INSERTS) {
-        let mut insert = query(AssertSqlSafe(sql));
-        for row in chunk {
-            insert = insert
-                .bind(row.instance_key)
-                .bind(to_column(row.generation.0))
-                .bind(member_column(row))
-                .bind(i16::from(row.stream))
-                .bind(row.at)
-                .bind(without_nul(&row.line).into_owned())
-                .bind(row.continued);
-        }
+    let mut chunks = cut(rows, &CHUNK_INSERTS);
+    let mut next = chunks.next().map(chunk_insert);
+    while let Some((insert, count)) = next {
+        // While the thread of the connection writes one chunk, the next is prepared here.
+        let (done, prepared) = tokio::join!(insert.execute(&mut *tx), async {
+            chunks.next().map(chunk_insert)
+        });
+        next = prepared;
         // One statement of the only writer, under AUTOINCREMENT: its ids follow each other without a gap.
-        let last = insert.execute(&mut *tx).await?.last_insert_rowid();
-        let first = last + 1 - i64::try_from(chunk.len()).unwrap_or(0);
+        let last = done?.last_insert_rowid();
+        let first = last + 1 - i64::try_from(count).unwrap_or(0);
         ids.extend(first..=last);
     }
     for (key, (lines, text_bytes)) in sums_of(rows) {
@@ -253,10 +252,28 @@ pub(super) async fn insert_sqlite(
     Ok(ids)
 }
 
+/// The statement for a chunk, with its rows, and how many they are.
+fn chunk_insert(
+    (sql, chunk): (&'static str, &[LogRow<'_>]),
+) -> (Query<'static, Sqlite, SqliteArguments>, usize) {
+    let mut insert = query(sql);
+    for row in chunk {
+        insert = insert
+            .bind(row.instance_key)
+            .bind(to_column(row.generation.0))
+            .bind(member_column(row))
+            .bind(i16::from(row.stream))
+            .bind(row.at)
+            .bind(without_nul(&row.line).into_owned())
+            .bind(row.continued);
+    }
+    (insert, chunk.len())
+}
+
 pub(super) async fn insert_postgres(
     pool: &PgPool,
     batch: Batch<'_>,
-    rows: &[LogRow],
+    rows: &[LogRow<'_>],
 ) -> Result<Vec<i64>, StoreError> {
     let (mut batch, mut rows) = (batch, rows);
     loop {
@@ -280,7 +297,7 @@ pub(super) async fn insert_postgres(
 async fn insert_behind(
     pool: &PgPool,
     batch: Batch<'_>,
-    rows: &[LogRow],
+    rows: &[LogRow<'_>],
 ) -> Result<Vec<i64>, StoreError> {
     let (first, newest) = match batch.numbers {
         [first, .., newest] => (*first, *newest),
@@ -345,7 +362,7 @@ async fn insert_behind(
 }
 
 /// Numbers rise by one for each session, so the largest of the column is not reached.
-fn member_column(row: &LogRow) -> i32 {
+fn member_column(row: &LogRow<'_>) -> i32 {
     i32::try_from(row.member).unwrap_or(i32::MAX)
 }
 

@@ -113,7 +113,7 @@ mod tests {
             member: 0,
             stream: 1,
             at,
-            line: "of nobody".to_owned(),
+            line: "of nobody".into(),
             continued: false,
         };
         let mut rows = vec![row(10); 12_000];

@@ -296,7 +296,7 @@ contract! {
         let record = db.store.create_instance(new_instance("ada", "first", 3001)).await.expect("created");
         let other = db.store.create_instance(new_instance("ada", "other", 3002)).await.expect("created");
         let line = |instance_key| LogRow {
-            instance_key, generation: generation(1), member: 0, stream: 2, at: 5, line: "x".to_owned(), continued: false,
+            instance_key, generation: generation(1), member: 0, stream: 2, at: 5, line: "x".into(), continued: false,
         };
         db.store.insert_logs(&[line(record.key), line(other.key), line(record.key)]).await.expect("inserted");
         db.store.delete_instance(record.id, 9_000, 2_000).await.expect("deleted");

@@ -4,14 +4,14 @@ use minimcp::store::{History, LogEntry, LogQuery, LogRow};
 
 use super::{contract, generation, new_instance};
 
-fn line(instance_key: i64, at: i64, text: &str) -> LogRow {
+fn line(instance_key: i64, at: i64, text: &str) -> LogRow<'static> {
     LogRow {
         instance_key,
         generation: generation(1),
         member: 0,
         stream: 2,
         at,
-        line: text.to_owned(),
+        line: text.to_owned().into(),
         continued: false,
     }
 }
@@ -65,7 +65,7 @@ contract! {
             member: number % 3,
             stream: u8::try_from(number % 3).expect("small"),
             at: i64::from(number),
-            line: format!("line {number} ü"),
+            line: format!("line {number} ü").into(),
             continued: number % 5 == 0,
         }).collect();
         let ids = db.store.insert_logs(&rows).await.expect("inserted");
@@ -80,7 +80,7 @@ contract! {
                     member: row.member,
                     stream: row.stream,
                     at: row.at,
-                    line: row.line.clone(),
+                    line: row.line.clone().into_owned(),
                     continued: row.continued,
                 }).collect();
             assert_eq!(page, expected);
