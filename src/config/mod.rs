@@ -297,7 +297,7 @@ pub struct LogsConfig {
     pub rate_limit_per_instance: Option<RateLimit>,
     /// Rows in one transaction at most.
     pub batch_rows: usize,
-    /// A row waits at most so long for its batch.
+    /// A row waits at most so long for its batch; not at all behind one that is just written.
     pub batch_delay: HumanDuration,
     /// Folder of the spool used while the database is away.
     pub spool_dir: PathBuf,

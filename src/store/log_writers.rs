@@ -5,7 +5,8 @@ use sqlx::query;
 
 use super::{
     Store, StoreError,
-    logs::{LogRow, insert_postgres, insert_sqlite},
+    log_insert_postgres::insert_postgres,
+    logs::{LogRow, insert_sqlite},
     patience::in_time,
     pool::Pool,
 };

@@ -3,13 +3,13 @@
 use std::{borrow::Cow, sync::LazyLock};
 
 use sqlx::{
-    PgPool, Sqlite, SqlitePool, query, query::Query, query_as, query_scalar,
-    sqlite::SqliteArguments,
+    Sqlite, SqlitePool, query, query::Query, query_as, query_scalar, sqlite::SqliteArguments,
 };
 
 use super::{
     Store, StoreError,
     chunks::{chunk_inserts, cut},
+    log_insert_postgres::insert_postgres,
     log_minutes::{WIDEN_MINUTE_SQLITE, spans_of},
     log_usage::{ADD_USAGE, sums_of},
     log_writers::{Batch, LAST_NUMBER, MOVE_WRITER_SQLITE},
@@ -270,99 +270,8 @@ fn chunk_insert(
     (insert, chunk.len())
 }
 
-pub(super) async fn insert_postgres(
-    pool: &PgPool,
-    batch: Batch<'_>,
-    rows: &[LogRow<'_>],
-) -> Result<Vec<i64>, StoreError> {
-    let (mut batch, mut rows) = (batch, rows);
-    loop {
-        let ids = insert_behind(pool, batch, rows).await?;
-        if !ids.is_empty() || rows.is_empty() {
-            return Ok(ids);
-        }
-        // Some of them were written before, of which the statement that found it saw the end.
-        let last = query_scalar(LAST_NUMBER).bind(batch.writer);
-        let last: i64 = last.fetch_optional(pool).await?.unwrap_or(0);
-        let known = batch.behind(last);
-        rows = rows.get(known..).unwrap_or_default();
-        batch.numbers = batch.numbers.get(known..).unwrap_or_default();
-        if rows.is_empty() {
-            return Ok(Vec::new());
-        }
-    }
-}
-
-/// Writes all lines if all their numbers are new, or none.
-async fn insert_behind(
-    pool: &PgPool,
-    batch: Batch<'_>,
-    rows: &[LogRow<'_>],
-) -> Result<Vec<i64>, StoreError> {
-    let (first, newest) = match batch.numbers {
-        [first, .., newest] => (*first, *newest),
-        [only] => (*only, *only),
-        [] => (1, 0),
-    };
-    let newest_at = rows.last().map_or(0, |row| row.at);
-    let keys: Vec<i64> = rows.iter().map(|row| row.instance_key).collect();
-    let generations: Vec<i64> = rows.iter().map(|row| to_column(row.generation.0)).collect();
-    let members: Vec<i32> = rows.iter().map(member_column).collect();
-    let streams: Vec<i16> = rows.iter().map(|row| i16::from(row.stream)).collect();
-    let times: Vec<i64> = rows.iter().map(|row| row.at).collect();
-    let lines: Vec<_> = rows.iter().map(|row| without_nul(&row.line)).collect();
-    let continued: Vec<bool> = rows.iter().map(|row| row.continued).collect();
-    let sums = sums_of(rows);
-    let summed_keys: Vec<i64> = sums.keys().copied().collect();
-    let (summed_lines, summed_bytes): (Vec<i64>, Vec<i64>) = sums.into_values().unzip();
-    // One statement, so one round trip and one transaction. Who moves the writer locks it: an earlier try of these lines may
-    // still be about to commit. The ids are drawn after the sort, hence in the order given.
-    let ids = query_scalar(
-        "WITH moved AS ( \
-           INSERT INTO log_writers AS known (writer, last_number, written_at) VALUES ($11, $12, $13) \
-           ON CONFLICT (writer) DO UPDATE \
-           SET last_number = excluded.last_number, written_at = excluded.written_at \
-           WHERE known.last_number < $14 RETURNING 1), \
-         written AS ( \
-           INSERT INTO logs (instance_key, generation, member, stream, at, line, continued) \
-           SELECT instance_key, generation, member, stream, at, line, continued \
-           FROM UNNEST($1, $2, $3, $4, $5, $6, $7) WITH ORDINALITY \
-           AS u (instance_key, generation, member, stream, at, line, continued, position) \
-           WHERE EXISTS (SELECT FROM moved) \
-           ORDER BY position RETURNING id, at), \
-         counted AS ( \
-           INSERT INTO log_usage AS known (instance_key, lines, text_bytes) \
-           SELECT * FROM UNNEST($8, $9, $10) WHERE EXISTS (SELECT FROM moved) \
-           ON CONFLICT (instance_key) DO UPDATE SET lines = known.lines + excluded.lines, \
-           text_bytes = known.text_bytes + excluded.text_bytes), \
-         placed AS ( \
-           INSERT INTO log_minutes AS known (minute, first_id, last_id) \
-           SELECT at / 60000, MIN(id), MAX(id) FROM written GROUP BY at / 60000 ORDER BY 1 \
-           ON CONFLICT (minute) DO UPDATE SET first_id = LEAST(known.first_id, excluded.first_id), \
-           last_id = GREATEST(known.last_id, excluded.last_id)) \
-         SELECT id FROM written",
-    )
-    .bind(keys)
-    .bind(generations)
-    .bind(members)
-    .bind(streams)
-    .bind(times)
-    .bind(lines)
-    .bind(continued)
-    .bind(summed_keys)
-    .bind(summed_lines)
-    .bind(summed_bytes)
-    .bind(batch.writer)
-    .bind(newest)
-    .bind(newest_at)
-    .bind(first)
-    .fetch_all(pool)
-    .await?;
-    Ok(ids)
-}
-
 /// Numbers rise by one for each session, so the largest of the column is not reached.
-fn member_column(row: &LogRow<'_>) -> i32 {
+pub(super) fn member_column(row: &LogRow<'_>) -> i32 {
     i32::try_from(row.member).unwrap_or(i32::MAX)
 }
 

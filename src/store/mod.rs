@@ -21,6 +21,7 @@ pub mod floor;
 mod idempotency;
 mod instance_writes;
 mod instances;
+mod log_insert_postgres;
 mod log_minutes;
 mod log_usage;
 mod log_writers;

@@ -65,7 +65,7 @@ contract! {
             member: number % 3,
             stream: u8::try_from(number % 3).expect("small"),
             at: i64::from(number),
-            line: format!("line {number} ü").into(),
+            line: format!("line {number} ü\t\\.\\N\r\n\"';,").into(),
             continued: number % 5 == 0,
         }).collect();
         let ids = db.store.insert_logs(&rows).await.expect("inserted");
