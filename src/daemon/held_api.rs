@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{self, Listeners, UnixSocket},
     config::{ApiConfig, Config},
-    runtime::{HELD_FOR_A_RESTART, KeeperState, Runtime},
+    runtime::{self, HELD_FOR_A_RESTART, KeeperState, Runtime, RuntimeError},
 };
 
 /// Names under which the keeper holds them, behind [`HELD_FOR_A_RESTART`].
@@ -73,7 +73,7 @@ pub(super) async fn take(
     config: &Config,
 ) -> anyhow::Result<Listeners> {
     let api = &config.api;
-    let held = runtime.held_under(&name(TCP)).await?.map(TcpListener::from);
+    let held = held_under(&**runtime, TCP).await?.map(TcpListener::from);
     let wanted = held
         .as_ref()
         .is_some_and(|held| bound.tcp.is_none() && is_at(held, api));
@@ -85,10 +85,7 @@ pub(super) async fn take(
         }
         None => anew(runtime, TCP, bound.tcp, api::bind_tcp(api)).await?,
     };
-    let held = runtime
-        .held_under(&name(UNIX))
-        .await?
-        .map(UnixListener::from);
+    let held = held_under(&**runtime, UNIX).await?.map(UnixListener::from);
     let leads_to = match (&held, &api.unix_socket, &bound.unix) {
         (Some(held), Some(path), None) => leads_to(path, held).await,
         _ => false,
@@ -101,7 +98,7 @@ pub(super) async fn take(
         }
         (_, Some(path)) => Some(anew(runtime, UNIX, bound.unix, api::bind_unix(path)).await?),
         (_, None) => {
-            runtime.drop_held(&name(UNIX)).await?;
+            drop_held(&**runtime, UNIX).await?;
             None
         }
     };
@@ -119,6 +116,16 @@ pub(super) async fn take(
     Ok(Listeners { tcp, unix })
 }
 
+async fn held_under(keeper: &dyn Runtime, what: &str) -> Result<Option<OwnedFd>, RuntimeError> {
+    let name = name(what);
+    runtime::ask_again(keeper, || keeper.held_under(&name)).await
+}
+
+async fn drop_held(keeper: &dyn Runtime, what: &str) -> Result<(), RuntimeError> {
+    let name = name(what);
+    runtime::ask_again(keeper, || keeper.drop_held(&name)).await
+}
+
 /// The one that was bound already, or else a new one, after the keeper closed what it holds.
 async fn anew<L>(
     runtime: &Arc<dyn Runtime>,
@@ -126,7 +133,7 @@ async fn anew<L>(
     bound: Option<L>,
     bind: impl Future<Output = io::Result<L>>,
 ) -> anyhow::Result<L> {
-    runtime.drop_held(&name(what)).await?;
+    drop_held(&**runtime, what).await?;
     match bound {
         Some(bound) => Ok(bound),
         None => Ok(bind.await?),

@@ -28,7 +28,8 @@ pub(super) async fn keep(gateway: &Gateway, runtime: &Arc<dyn Runtime>, stop: Ca
 }
 
 async fn begin(runtime: &Arc<dyn Runtime>) -> Result<(KeptSessions, File), String> {
-    let held = runtime.held_under(NAME).await;
+    let keeper = &**runtime;
+    let held = runtime::ask_again(keeper, || keeper.held_under(NAME)).await;
     if let Some(held) = held.map_err(|error| error.to_string())? {
         let file = File::from(held);
         let copy = file.try_clone().map_err(|cause| cause.to_string())?;
@@ -48,7 +49,7 @@ async fn begin(runtime: &Arc<dyn Runtime>) -> Result<(KeptSessions, File), Strin
     let file = runtime::memory_file(c"minimcp-sessions").map_err(|cause| cause.to_string())?;
     let copy = file.try_clone().map_err(|cause| cause.to_string())?;
     let kept = KeptSessions::begin(copy).map_err(|cause| cause.to_string())?;
-    let held = runtime.hold(NAME, file.as_fd()).await;
+    let held = runtime::ask_again(keeper, || keeper.hold(NAME, file.as_fd())).await;
     held.map_err(|error| error.to_string())?;
     Ok((kept, file))
 }

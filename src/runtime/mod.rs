@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::domain::reconcile::ForeignProcess;
 
+mod again;
 #[expect(
     unsafe_code,
     reason = "descriptors that arrive by SCM_RIGHTS are raw numbers"
@@ -46,6 +47,7 @@ mod succession;
 mod usage;
 mod workload;
 
+pub use again::ask_again;
 pub use child_cgroups::child_cgroups;
 pub use denials::{DenialSheet, Denials, DeniedCall};
 pub use elsewhere::elsewhere;

@@ -29,7 +29,7 @@ use crate::{
         probe::ProbeTracker,
         state::{DesiredState, InstanceState, StopReason},
     },
-    runtime::{RuntimeError, Workload, WorkloadId},
+    runtime::{self, RuntimeError, Workload, WorkloadId},
     store::TokenRow,
     upstream::Failure,
 };
@@ -375,7 +375,8 @@ async fn held_child(
     context: &Context,
     id: InstanceId,
 ) -> Result<Option<Workload>, SupervisorError> {
-    let all = context.runtime.adoptable().await;
+    let keeper = &*context.runtime;
+    let all = runtime::ask_again(keeper, || keeper.adoptable()).await;
     let all = all.map_err(|error| SupervisorError::Internal(error.to_string()))?;
     let mut own: Vec<Workload> = all
         .into_iter()

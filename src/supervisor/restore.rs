@@ -41,7 +41,9 @@ impl Estate {
         }
         let mut workloads: HashMap<InstanceId, Workload> = HashMap::new();
         let mut members: HashMap<InstanceId, Vec<Workload>> = HashMap::new();
-        for workload in context.runtime.adoptable().await.map_err(internal)? {
+        let keeper = &*context.runtime;
+        let children = runtime::ask_again(keeper, || keeper.adoptable()).await;
+        for workload in children.map_err(internal)? {
             let id = workload.id();
             if id.member > 0 {
                 members.entry(id.instance).or_default().push(workload);
@@ -62,13 +64,8 @@ impl Estate {
                 end(&older).await;
             }
         }
-        let held = context
-            .runtime
-            .held()
-            .await
-            .map_err(internal)?
-            .into_iter()
-            .collect();
+        let held = runtime::ask_again(keeper, || keeper.held()).await;
+        let held = held.map_err(internal)?.into_iter().collect();
         Ok(Self {
             tokens,
             held,
