@@ -36,6 +36,8 @@ use crate::{
 
 /// How long a server may take to tell all that it offers.
 const ASKING_MAX: Duration = Duration::from_secs(10);
+/// So many servers at most are asked at a time; one that does not answer holds up the next for [`ASKING_MAX`].
+pub(super) const ASKED_AT_ONCE_MAX: usize = 8;
 /// A server of which nothing is kept yet is asked so long after it is ready: its first clients go before.
 const FIRST_AFTER: Duration = Duration::from_secs(1);
 /// How long a child's life waits for the store to forget something.
@@ -108,6 +110,8 @@ async fn learn(
     basis: String,
     upstream: &Upstream,
 ) -> Result<Vec<Change>, String> {
+    // Nobody closes it.
+    let _turn = context.learning_turns.acquire().await;
     let asked = timeout(ASKING_MAX, upstream.offer()).await;
     let offer = asked
         .map_err(|_| "it did not tell in time what it offers".to_owned())?

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Semaphore, broadcast, mpsc};
 
 use super::{
     InstanceEvent, SupervisorError, private_port::PrivatePorts, reconcile::Reconciled,
@@ -64,6 +64,8 @@ pub struct Context {
     pub(super) outside: Arc<Outside>,
     /// Turns to launch, so that hundreds of starts do not fight for the processors.
     pub(super) launch_turns: Arc<LaunchTurns>,
+    /// Turns to be asked what one offers: after a restart, hundreds would be asked in the same moment.
+    pub(super) learning_turns: Semaphore,
     pub(super) closing: AtomicBool,
     /// Rows that could not be read when the store was last looked through, in words.
     pub(super) damaged: Mutex<Vec<String>>,
@@ -142,6 +144,7 @@ impl Context {
             trust: Trust::default(),
             outside,
             launch_turns,
+            learning_turns: Semaphore::new(super::capabilities::ASKED_AT_ONCE_MAX),
             closing: AtomicBool::new(false),
             damaged: Mutex::default(),
             reconciled: Reconciled::default(),

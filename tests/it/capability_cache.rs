@@ -10,6 +10,7 @@ use crate::{
     harness::{Database, Server, on_both_databases},
     mcp::Mcp,
     meetings::{Client, Messages, text},
+    outage::sqlite,
     session_survival::end_with_keeper,
 };
 
@@ -121,6 +122,35 @@ impl Told {
         }
         told
     }
+}
+
+/// What is learnt and a stop both want the store's only writer, while another process locks the file: neither may hold
+/// up the other beyond that.
+#[tokio::test]
+async fn a_stop_while_what_was_learnt_is_being_kept_is_done() {
+    let server = Server::start(Database::Sqlite).await;
+    let instance = server.create(json!({"template": "offers"})).await;
+    let mut other = sqlite::open(&server).await;
+    sqlite::run(&mut other, "BEGIN IMMEDIATE").await;
+    let folder = server.config().runtime.instance_dir.join(id_of(&instance));
+    let deadline = Instant::now() + SOON;
+    while !folder.join("listed").exists() {
+        assert!(Instant::now() < deadline, "nobody asked what it offers");
+        tokio::time::sleep(Duration::from_millis(10)).await; // poll
+    }
+    let path = format!("/mcps/{}/stop", id_of(&instance));
+    let mut stop = std::pin::pin!(server.call(Method::POST, &path, None));
+    // Time for the stop to come to where it waits for the store; less would make this test blind, not wrong.
+    for _ in 0..5 {
+        assert!(futures_util::poll!(stop.as_mut()).is_pending());
+        server.get("/mcps").await;
+    }
+    sqlite::run(&mut other, "ROLLBACK").await;
+    let (status, stopped) = stop.await;
+    assert_eq!(status, StatusCode::OK, "{stopped}\n{}", server.log());
+    server
+        .wait_status(id_of(&instance), &["stopped"], SOON)
+        .await;
 }
 
 async fn a_sleeping_server_is_answered_for(database: Database) {

@@ -4,7 +4,7 @@
 mod calls;
 mod network;
 pub mod proxy;
-mod sqlite;
+pub mod sqlite;
 
 use std::time::{Duration, Instant};
 

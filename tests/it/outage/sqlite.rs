@@ -14,14 +14,14 @@ use crate::{
     processes,
 };
 
-pub(super) async fn open(server: &Server) -> SqliteConnection {
+pub async fn open(server: &Server) -> SqliteConnection {
     let url = &server.config().database.url;
     SqliteConnection::connect(url)
         .await
         .expect("the file is there")
 }
 
-pub(super) async fn run(connection: &mut SqliteConnection, sql: &str) {
+pub async fn run(connection: &mut SqliteConnection, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
         .execute(connection)
         .await
