@@ -112,6 +112,7 @@ pub async fn create(
         credentials: body.credentials,
         settings: body.settings,
         labels: body.labels,
+        freeze_after: body.freeze_after,
         sleep_after: body.sleep_after,
         force: body.force,
     };
@@ -184,7 +185,7 @@ pub async fn get(
     Ok(axum::Json(view::instance(&status)))
 }
 
-/// Changes name, labels, or how long it may be unused before it sleeps; what is absent stays.
+/// Changes name, labels, or how long it may be unused before it is frozen or sleeps; what is absent stays.
 #[utoipa::path(
     patch, path = "/mcps/{id}", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
     request_body(content = PatchInstance, example = json!({"labels": {"team": "search"}})),
@@ -203,8 +204,8 @@ pub async fn patch(
 ) -> Result<axum::Json<Instance>, ApiError> {
     let id = state.supervisor.resolve(&who, &id)?;
     let policy = &state.supervisor.context().config.sleep;
-    let wanted = body.sleep_after.as_ref();
-    let change = faults.of(check_patch(policy, body.name, body.labels, wanted))?;
+    let (freeze, sleep) = (body.freeze_after.as_ref(), body.sleep_after.as_ref());
+    let change = faults.of(check_patch(policy, body.name, body.labels, freeze, sleep))?;
     faults.refuse()?;
     let change = change.unwrap_or_default();
     let status = state.supervisor.patch(&who, id, change).await?;

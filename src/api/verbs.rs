@@ -58,7 +58,7 @@ pub(super) fn overlap_of(
     Ok(overlap.unwrap_or_default())
 }
 
-/// Starts a stopped, sleeping or failed instance; its failure count begins anew.
+/// Starts a stopped, sleeping or failed instance, or wakes a frozen one; its failure count begins anew.
 #[utoipa::path(
     post, path = "/mcps/{id}/start", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
     responses(

@@ -62,6 +62,7 @@ pub fn instance(status: &InstanceStatus) -> wire::Instance {
         expires_at: record.lease.expires_at.map(time),
         restore_until: record.lease.restore_until.map(time),
         last_accessed_at: record.last_accessed_at.map(time),
+        freeze_after: status.freeze_after.map(|after| after.to_string()),
         sleep_after: status.sleep_after.map(|after| after.to_string()),
         restarts: record.restarts,
         last_exit: record.last_exit.as_ref().map(last_exit),

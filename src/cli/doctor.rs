@@ -34,7 +34,7 @@ const LANDLOCK_WITH_SCOPES: u32 = 6;
 pub(super) struct Check {
     part: &'static str,
     verdict: Verdict,
-    message: String,
+    pub(super) message: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -1,4 +1,4 @@
-//! How full database and spools are, for `doctor`.
+//! How full database and spools are, and whether instances can be frozen, for `doctor`.
 
 use super::doctor::{Check, Verdict, check};
 use crate::{
@@ -19,6 +19,7 @@ pub(super) async fn checks(client: &Client) -> Vec<Check> {
 
 fn judge(facts: &Diagnostics) -> Vec<Check> {
     let mut checks = vec![database(&facts.database)];
+    checks.extend(facts.freezer.as_deref().map(freezer));
     for spool in &facts.spools {
         let text = format!(
             "{}: {}; what comes past it is lost and counted",
@@ -49,6 +50,16 @@ fn database(facts: &DatabaseFacts) -> Check {
     );
     // A full log is no fault: retention holds it there.
     check(PART, Verdict::Ok, text)
+}
+
+fn freezer(state: &str) -> Check {
+    let text = match state.strip_prefix("off: ") {
+        Some(reason) => {
+            format!("none, so nothing is frozen before it sleeps (freeze_after): {reason}")
+        }
+        None => state.to_owned(),
+    };
+    check("freezer", Verdict::Ok, text)
 }
 
 fn nearly_full(bytes: u64, most: u64) -> bool {
@@ -89,6 +100,7 @@ mod tests {
         };
         Diagnostics {
             process: None,
+            freezer: Some("off: there is no cgroup".to_owned()),
             version: String::new(),
             database,
             logs: LogPipelineFacts {
@@ -111,11 +123,16 @@ mod tests {
             "3.0 MiB (sqlite); its log 1.5 MiB of at most 8192.0 MiB, past it the oldest lines go";
         assert_eq!(told[0], check("database size", Verdict::Ok, text));
         let text = "logs: 79.0 MiB of at most 100.0 MiB; what comes past it is lost and counted";
-        assert_eq!(told[1], check("spool", Verdict::Ok, text));
+        assert_eq!(told[2], check("spool", Verdict::Ok, text));
+        assert!(
+            told[1]
+                .message
+                .ends_with("(freeze_after): there is no cgroup")
+        );
         let full = judge(&facts(None, 80 << 20));
-        assert!(full[1] != judge(&facts(None, 79 << 20))[1]);
+        assert!(full[2] != judge(&facts(None, 79 << 20))[2]);
         let text = "logs: 80.0 MiB of at most 100.0 MiB; what comes past it is lost and counted";
-        assert_eq!(full[1], check("spool", Verdict::Warning, text));
+        assert_eq!(full[2], check("spool", Verdict::Warning, text));
         let away = judge(&facts(Some("it is away"), 0));
         assert_eq!(
             away[0],

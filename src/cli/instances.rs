@@ -88,6 +88,7 @@ pub(super) async fn create(
         credentials: options.credentials.into_iter().collect(),
         settings: chosen,
         labels: options.labels.into_iter().collect(),
+        freeze_after: options.freeze_after.map(|after| after.to_string().into()),
         sleep_after: options.sleep_after.map(|after| after.to_string().into()),
         force: options.force,
     };
@@ -120,7 +121,7 @@ pub(super) async fn create(
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 fn is_up(instance: &Instance) -> bool {
-    matches!(instance.status.as_str(), "running" | "unhealthy")
+    matches!(instance.status.as_str(), "running" | "unhealthy" | "frozen")
 }
 
 /// Whether waiting longer is of no use.
@@ -272,10 +273,9 @@ fn described(instance: &Instance, now: Timestamp) -> String {
         lines.push(("Restorable", at(instance.restore_until.as_deref())));
     }
     let never = || "never".to_owned();
-    lines.push((
-        "Sleeps after",
-        instance.sleep_after.clone().unwrap_or_else(never),
-    ));
+    let after = |after: &Option<String>| after.clone().unwrap_or_else(never);
+    lines.push(("Frozen after", after(&instance.freeze_after)));
+    lines.push(("Sleeps after", after(&instance.sleep_after)));
     lines.push(("Last used", at(instance.last_accessed_at.as_deref())));
     if let Some(server) = &instance.server {
         lines.push((

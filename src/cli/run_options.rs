@@ -27,6 +27,9 @@ pub(crate) struct RunOptions {
     /// A label.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub(crate) labels: Vec<(String, String)>,
+    /// How long nobody uses it before it is frozen, such as 1m; 0s: it never is [default: the template's].
+    #[arg(long, value_name = "TIME")]
+    pub(crate) freeze_after: Option<HumanDuration>,
     /// How long nobody uses it before it sleeps, such as 15m; 0s: it never does [default: the template's].
     #[arg(long, value_name = "TIME")]
     pub(crate) sleep_after: Option<HumanDuration>,

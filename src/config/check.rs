@@ -211,6 +211,11 @@ impl Config {
         let optional = [
             ("sleep.after_default", self.sleep.after_default),
             ("sleep.after_max", self.sleep.after_max),
+            (
+                "sleep.freeze_after_default",
+                self.sleep.freeze_after_default,
+            ),
+            ("sleep.freeze_after_max", self.sleep.freeze_after_max),
         ];
         let optional = optional
             .into_iter()

@@ -15,6 +15,8 @@ pub(super) fn known_keys() -> std::collections::BTreeMap<String, Table> {
     full.remote.ca_file = Some("x".into());
     full.sleep.after_default = "1s".parse().ok();
     full.sleep.after_max = "1s".parse().ok();
+    full.sleep.freeze_after_default = "1s".parse().ok();
+    full.sleep.freeze_after_max = "1s".parse().ok();
     full.sleep.memory_pressure = Some(1);
     full.gateway.public_host = Some("x".to_owned());
     full.gateway.public_url = "https://x".parse().ok();

@@ -1,5 +1,7 @@
 //! Numbers of the rooms for `/metrics`.
 
+mod rest;
+
 use std::{
     sync::{
         Arc,
@@ -175,24 +177,7 @@ impl MetricsSource for Instances {
             "Time from the turn to launch until the server had shaken hands",
             self.0.ready_times(),
         ));
-        let (wakes, wake_times) = self.0.wakes();
-        samples.push(sample(
-            "wakes",
-            "Sleeping instances that a request woke",
-            SampleKind::Counter,
-            wakes,
-        ));
-        samples.push(Sample::histogram(
-            "wake_duration_seconds",
-            "Time from the request that wakes an instance until its server had shaken hands",
-            wake_times,
-        ));
-        samples.push(sample(
-            "memory_pressure_sleeps",
-            "Instances that slept early because memory was short",
-            SampleKind::Counter,
-            self.0.pressed_to_sleep(),
-        ));
+        samples.extend(rest::samples(&self.0));
         samples.push(sample(
             "capability_changes",
             "Servers that offered something else after a launch than was answered for them before",

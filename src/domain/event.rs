@@ -28,6 +28,10 @@ pub enum Event {
     Ready(Generation),
     /// A probe's verdict.
     Health(Generation, Health),
+    /// Its processes hold still: nobody uses it.
+    Frozen(Generation),
+    /// They go on.
+    Thawed(Generation),
     /// It lives but can never answer again (it closed stdout, or speaks no MCP): the cause.
     Broken(Generation, String),
     /// Its connection is closed for good (it closed stdout): the cause. A child that ends does so a moment before its

@@ -25,6 +25,9 @@ pub struct InstanceSpec {
     /// Free labels for filtering.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// How long nobody uses it before it is frozen, zero: it never is; absent: as its template says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze_after: Option<HumanDuration>,
     /// How long nobody uses it before it sleeps, zero: it never does; absent: as its template says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleep_after: Option<HumanDuration>,
@@ -37,6 +40,8 @@ pub struct InstanceChange {
     pub name: Option<InstanceName>,
     /// Its labels, all of them.
     pub labels: Option<BTreeMap<String, String>>,
+    /// How long nobody uses it before it is frozen; `Some(None)`: as its template says.
+    pub freeze_after: Option<Option<HumanDuration>>,
     /// How long nobody uses it before it sleeps; `Some(None)`: as its template says.
     pub sleep_after: Option<Option<HumanDuration>>,
 }

@@ -8,8 +8,12 @@
 //!  Stopped ◄── Exited ── Stopping ◄── Stop ── BackingOff ──► Failed (policy gives up)
 //! ```
 //!
+//! A running child whose processes hold still is frozen. Nothing of it is kept: it is in the kernel as long as the child.
+//!
 //! Every event that speaks of a generation other than the present one is ignored, but a child that comes late
 //! is killed. [`Effect::Persist`] always precedes [`Effect::Launch`]: intent is written before it is acted on.
+
+mod conduct;
 
 pub use super::policy::Policy;
 use super::{
@@ -17,12 +21,9 @@ use super::{
     event::{Deadline, Effect, Event},
     exit::ExitStatus,
     id::Generation,
-    restart::{RestartDecision, RestartPolicy, RestartRow},
+    restart::{RestartDecision, RestartRow},
     state::{DesiredState, Health, InstanceState, StatusWord, StopReason},
 };
-
-/// How long a child that closed its connection may take to end before it is given up.
-const SILENT_GRACE_MS: i64 = 250;
 
 /// How long to wait before a kill that was not confirmed is sent again.
 const KILL_AGAIN_MS: i64 = 1_000;
@@ -47,6 +48,8 @@ pub struct Lifecycle {
     pub state: InstanceState,
     /// How it does.
     pub health: Health,
+    /// Its processes hold still, because nobody uses it; only ever while it is running.
+    pub frozen: bool,
     /// The last launch.
     pub generation: Generation,
     /// Failures in a row.
@@ -78,6 +81,7 @@ impl Lifecycle {
             desired,
             state,
             health: Health::Unknown,
+            frozen: false,
             generation,
             restart_row,
             restarts,
@@ -105,7 +109,10 @@ impl Lifecycle {
     /// The word for it.
     #[must_use]
     pub fn word(&self) -> StatusWord {
-        StatusWord::of(&self.state, self.health)
+        match self.frozen {
+            true => StatusWord::Frozen,
+            false => StatusWord::of(&self.state, self.health),
+        }
     }
 
     /// Why the present child was given up, if it was.
@@ -127,6 +134,13 @@ impl Lifecycle {
 
     /// Takes in `event` at `now`; answers what to do, in order. `jitter` is uniform in `0..=u16::MAX`.
     pub fn step(&mut self, event: Event, now: UnixMs, jitter: u16) -> Vec<Effect> {
+        let effects = self.take(event, now, jitter);
+        // Whatever ends its running thaws it, or kills it as it is.
+        self.frozen &= self.state == InstanceState::Running;
+        effects
+    }
+
+    fn take(&mut self, event: Event, now: UnixMs, jitter: u16) -> Vec<Effect> {
         match event {
             Event::Start => self.start(false),
             Event::Restore => self.start(true),
@@ -142,6 +156,8 @@ impl Lifecycle {
             Event::Adopted(generation) => self.adopted(generation, now),
             Event::Ready(generation) => self.ready(generation, now),
             Event::Health(generation, health) => self.judged(generation, health),
+            Event::Frozen(generation) => self.hold_still(generation, true),
+            Event::Thawed(generation) => self.hold_still(generation, false),
             Event::Broken(generation, cause) => self.give_up_child(generation, cause),
             Event::Breach(generation, cause) => self.breach(generation, cause),
             Event::Silent(generation, cause) => self.silenced(generation, cause, now),
@@ -314,53 +330,6 @@ impl Lifecycle {
             Effect::Persist,
             Effect::Publish,
         ]
-    }
-
-    fn judged(&mut self, generation: Generation, health: Health) -> Vec<Effect> {
-        if generation != self.generation
-            || self.state != InstanceState::Running
-            || self.health == health
-        {
-            return Vec::new();
-        }
-        self.health = health;
-        let mut effects = vec![Effect::Publish];
-        if health == Health::Unhealthy && self.policy.restart.policy != RestartPolicy::Never {
-            let cause = format!(
-                "{} probes in a row went unanswered",
-                self.policy.health.failure_threshold
-            );
-            effects.extend(self.give_up_child(generation, cause));
-        }
-        effects
-    }
-
-    fn silenced(&mut self, generation: Generation, cause: String, now: UnixMs) -> Vec<Effect> {
-        let live = matches!(self.state, InstanceState::Starting | InstanceState::Running);
-        if generation != self.generation || !live || self.silent.is_some() {
-            return Vec::new();
-        }
-        self.silent = Some(cause);
-        let at = now.saturating_add(SILENT_GRACE_MS);
-        vec![Effect::Arm(Deadline::Silent, at)]
-    }
-
-    fn give_up_child(&mut self, generation: Generation, cause: String) -> Vec<Effect> {
-        let live = matches!(self.state, InstanceState::Starting | InstanceState::Running);
-        if generation != self.generation || !live || self.broken.is_some() {
-            return Vec::new();
-        }
-        self.broken = Some(cause);
-        match self.child {
-            Child::Alive => vec![Effect::KillTree(generation), Effect::Publish],
-            _ => vec![Effect::Publish],
-        }
-    }
-
-    fn breach(&mut self, generation: Generation, cause: String) -> Vec<Effect> {
-        let effects = self.give_up_child(generation, cause);
-        self.breached |= !effects.is_empty();
-        effects
     }
 
     fn ended(&mut self, status: &ExitStatus, now: UnixMs, jitter: u16) -> Vec<Effect> {

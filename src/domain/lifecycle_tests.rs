@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::restart::RestartSpec;
+use crate::domain::restart::{RestartPolicy, RestartSpec};
 
 const CRASH: ExitStatus = ExitStatus::Exited { code: 3 };
 
@@ -370,6 +370,7 @@ fn drive(
             "launched while expired"
         );
         queue.extend(host.perform(effects)?);
+        prop_assert!(!life.frozen || life.state == InstanceState::Running);
     }
     prop_assert_eq!(
         life.has_child(),
@@ -383,10 +384,8 @@ enum Move {
     Ask(Event),
     LaunchDone(bool),
     Crash(i32),
-    Ready,
-    Unhealthy,
-    Broken,
-    Silent,
+    /// Of the child that lives.
+    Told(fn(Generation) -> Event),
     Time(i64),
 }
 
@@ -405,10 +404,12 @@ fn moves() -> impl Strategy<Value = Move> {
         2 => reasons.prop_map(|reason| Move::Ask(Event::Stop(reason))),
         6 => any::<bool>().prop_map(Move::LaunchDone),
         3 => (0..4).prop_map(Move::Crash),
-        5 => Just(Move::Ready),
-        1 => Just(Move::Unhealthy),
-        1 => Just(Move::Broken),
-        1 => Just(Move::Silent),
+        5 => Just(Move::Told(Event::Ready)),
+        1 => Just(Move::Told(|of| Event::Health(of, Health::Unhealthy))),
+        1 => Just(Move::Told(|of| Event::Broken(of, "stdout closed".into()))),
+        1 => Just(Move::Told(|of| Event::Silent(of, "stdout closed".into()))),
+        2 => Just(Move::Told(Event::Frozen)),
+        1 => Just(Move::Told(Event::Thawed)),
         4 => (1_i64..40_000).prop_map(Move::Time),
     ]
 }
@@ -446,24 +447,9 @@ proptest! {
                         drive(&mut life, &mut host, event, now)?;
                     }
                 }
-                Move::Ready => {
+                Move::Told(event) => {
                     if let Some(generation) = host.alive {
-                        drive(&mut life, &mut host, Event::Ready(generation), now)?;
-                    }
-                }
-                Move::Unhealthy => {
-                    if let Some(generation) = host.alive {
-                        drive(&mut life, &mut host, Event::Health(generation, Health::Unhealthy), now)?;
-                    }
-                }
-                Move::Broken => {
-                    if let Some(generation) = host.alive {
-                        drive(&mut life, &mut host, Event::Broken(generation, "stdout closed".into()), now)?;
-                    }
-                }
-                Move::Silent => {
-                    if let Some(generation) = host.alive {
-                        drive(&mut life, &mut host, Event::Silent(generation, "stdout closed".into()), now)?;
+                        drive(&mut life, &mut host, event(generation), now)?;
                     }
                 }
                 Move::Time(ms) => {

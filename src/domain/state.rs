@@ -131,6 +131,8 @@ pub enum StatusWord {
     Running,
     /// Running, but its probes fail.
     Unhealthy,
+    /// Its processes hold still for want of use, with all that they have in memory; goes on on request.
+    Frozen,
     /// Waiting for its next launch.
     BackingOff,
     /// On its way down.
@@ -147,11 +149,12 @@ pub enum StatusWord {
 
 impl StatusWord {
     /// Every word, in the order of a life.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Pending,
         Self::Starting,
         Self::Running,
         Self::Unhealthy,
+        Self::Frozen,
         Self::BackingOff,
         Self::Stopping,
         Self::Stopped,
@@ -168,6 +171,7 @@ impl StatusWord {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Unhealthy => "unhealthy",
+            Self::Frozen => "frozen",
             Self::BackingOff => "backing-off",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
@@ -177,7 +181,7 @@ impl StatusWord {
         }
     }
 
-    /// Derives the word from state and health.
+    /// Derives the word from state and health, of one that is not frozen.
     #[must_use]
     pub fn of(state: &InstanceState, health: Health) -> Self {
         match state {

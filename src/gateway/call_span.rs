@@ -39,7 +39,9 @@ pub(super) fn begin(
         "minimcp.era",
         if stateless { "stateless" } else { "session" },
     );
-    if !matches!(*route.state.borrow(), RouteState::Ready { .. }) {
+    let is_up =
+        |state: &RouteState| matches!(state, RouteState::Ready { .. } | RouteState::Frozen { .. });
+    if !is_up(&route.state.borrow()) {
         route.asked.note(|| span.inside());
     }
     Some(span)

@@ -61,6 +61,7 @@ enum Asked {
 /// Why the server does not answer itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Absence {
+    /// Or frozen.
     Asleep,
     Starting,
 }
@@ -140,7 +141,8 @@ pub const METHODS_COUNT: usize = 6;
 
 fn absence(state: &RouteState) -> Option<Absence> {
     match state {
-        RouteState::Down {
+        RouteState::Frozen { .. }
+        | RouteState::Down {
             word: StatusWord::Asleep,
             ..
         } => Some(Absence::Asleep),

@@ -467,7 +467,7 @@ struct Message<'a> {
 }
 
 fn present_http(place: &Place) -> bool {
-    matches!(&*place.route.state.borrow(), RouteState::Ready { upstream, .. } if upstream.http().is_some())
+    ready::present(&place.route).is_some_and(|upstream| upstream.http().is_some())
 }
 
 fn now_ms() -> UnixMs {

@@ -16,10 +16,12 @@ use crate::{
 
 use super::{Gateway, Message, Place, reply::Unready, session::SessionTable};
 
-/// The connection behind a route, if there is one now.
+/// The connection behind a route, if there is one now; that of a child which holds still too, for what needs no answer.
 pub fn present(route: &Route) -> Option<Arc<Upstream>> {
     match &*route.state.borrow() {
-        RouteState::Ready { upstream, .. } => Some(upstream.clone()),
+        RouteState::Ready { upstream, .. } | RouteState::Frozen { upstream, .. } => {
+            Some(upstream.clone())
+        }
         _ => None,
     }
 }
@@ -80,7 +82,8 @@ impl Gateway {
                     return Ok((upstream, generation));
                 }
                 RouteState::Ready { .. } | RouteState::Starting => {}
-                RouteState::Down {
+                RouteState::Frozen { .. }
+                | RouteState::Down {
                     word: StatusWord::Asleep,
                     ..
                 } => (place.route.wake)(),

@@ -118,7 +118,7 @@ pub fn begin<'a>(
 
 fn present_generation(place: &Place) -> Generation {
     match &*place.route.state.borrow() {
-        RouteState::Ready { generation, .. } => *generation,
+        RouteState::Ready { generation, .. } | RouteState::Frozen { generation, .. } => *generation,
         _ => Generation(0),
     }
 }
@@ -289,7 +289,7 @@ fn outcome_of(answer: &Envelope<'_>) -> Option<CallOutcome> {
             "scope" | "rate-limit" | "concurrency-limit" => CallOutcome::Refused,
             // Our own words for a server that died or is not up; see `Failure::data` and `reply::unready`.
             _ if data.get("last_stderr").is_some() => CallOutcome::Failed,
-            "starting" | "asleep" | "stopped" | "expired" | "failed" | "backing-off"
+            "starting" | "asleep" | "frozen" | "stopped" | "expired" | "failed" | "backing-off"
             | "stopping" | "pending" | "gone" => CallOutcome::Failed,
             _ => CallOutcome::RpcError(code.unwrap_or(0)),
         });

@@ -24,7 +24,7 @@ struct Connection {
 
 impl WorkloadControl for Connection {
     fn perform(&self, _id: WorkloadId, verb: Verb) -> BoxFuture<'_, Result<(), RuntimeError>> {
-        if verb != Verb::Forget {
+        if !matches!(verb, Verb::Forget | Verb::Freeze | Verb::Thaw) {
             self.exit.send_if_modified(|exit| {
                 let first = exit.is_none();
                 exit.get_or_insert(ExitReport {

@@ -257,6 +257,7 @@ fn connected() -> KeeperState {
         host: HostReport {
             members: true,
             gates: true,
+            freezes: true,
             ..HostReport::default()
         },
     }
@@ -363,6 +364,7 @@ impl WorkloadControl for Control {
                     }
                     Verb::Terminate => held.script.on_terminate.clone(),
                     Verb::KillTree => Some((Duration::ZERO, ExitStatus::Signaled { signal: 9 })),
+                    Verb::Freeze | Verb::Thaw => None,
                     Verb::Forget => {
                         state.children.remove(&id);
                         None

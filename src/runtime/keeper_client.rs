@@ -184,6 +184,7 @@ impl Connection {
         let greeting = connection.exchange(Request::Hello {
             members: true,
             denials: true,
+            freezes: true,
         });
         let reply = tokio::time::timeout(GREETING_TIMEOUT, greeting)
             .await

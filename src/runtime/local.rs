@@ -399,6 +399,7 @@ impl LocalRuntime {
                     exit,
                     pidfd,
                     denials,
+                    frozen,
                 } => {
                     after = Some(id);
                     let denials = answer.descriptors.pop_if(|_| denials);
@@ -411,7 +412,7 @@ impl LocalRuntime {
                     let pipes = pipes(answer.descriptors, stdin);
                     let workload =
                         Workload::new(id, pid, pidfd, isolation, pipes, told, self.control());
-                    let workload = workload.within(network);
+                    let workload = workload.within(network).frozen(frozen);
                     all.push(workload.counted(denials.map(DenialSheet::from)));
                 }
                 Reply::End => return Ok(all),

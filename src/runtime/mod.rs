@@ -140,6 +140,21 @@ impl KeeperState {
         matches!(self, Self::Connected { host, .. } if !host.file_arguments)
     }
 
+    /// Whether the processes of a child can hold still.
+    #[must_use]
+    pub fn freezes(&self) -> bool {
+        matches!(self, Self::Connected { host, .. } if host.freezes)
+    }
+
+    /// The same in words, with the reason; `None`: it is away, or one from before there was this.
+    #[must_use]
+    pub fn freezer(&self) -> Option<String> {
+        match self {
+            Self::Connected { host, .. } => host.isolation.get("freezer").cloned(),
+            Self::Lost => None,
+        }
+    }
+
     /// Whether members may be launched: a keeper from before there were any would take one for the main child.
     #[must_use]
     pub fn holds_members(&self) -> bool {

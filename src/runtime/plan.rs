@@ -119,6 +119,8 @@ pub struct HostReport {
     pub credential_files: bool,
     /// Whether the path of such a file can stand in an argument.
     pub file_arguments: bool,
+    /// Whether it can let the processes of a child hold still.
+    pub freezes: bool,
     /// Whether another program lies where the keeper's own did: it can be asked to go on as that one.
     pub program_replaced: bool,
 }
@@ -133,6 +135,7 @@ impl Default for HostReport {
             gates: false,
             credential_files: false,
             file_arguments: false,
+            freezes: false,
             program_replaced: false,
         }
     }

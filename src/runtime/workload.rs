@@ -72,6 +72,10 @@ pub enum Verb {
     Terminate,
     /// SIGKILL to everything that the server started.
     KillTree,
+    /// Let all its processes hold still; done once they do, refused where they cannot be.
+    Freeze,
+    /// Let them go on; done too when they did not hold still.
+    Thaw,
     /// Drop the record and the descriptors; a child that still lives is dropped when it ends.
     Forget,
 }
@@ -107,6 +111,7 @@ struct Inner {
     pid: u32,
     pidfd: Option<Arc<Pidfd>>,
     isolation: BTreeMap<String, String>,
+    found_frozen: OnceLock<()>,
     pipes: Mutex<Option<Pipes>>,
     network: Mutex<Option<OwnNetwork>>,
     denials: OnceLock<DenialSheet>,
@@ -148,6 +153,7 @@ impl Workload {
                 pid,
                 pidfd,
                 isolation,
+                found_frozen: OnceLock::new(),
                 pipes: Mutex::new(pipes),
                 network: Mutex::new(None),
                 denials: OnceLock::new(),
@@ -172,6 +178,22 @@ impl Workload {
             let _ = self.inner.denials.set(sheet);
         }
         self
+    }
+
+    /// One whose processes hold still since a former daemon, or not.
+    #[must_use]
+    pub fn frozen(self, frozen: bool) -> Self {
+        if frozen {
+            // Set once, when it is made.
+            let _ = self.inner.found_frozen.set(());
+        }
+        self
+    }
+
+    /// Whether its processes held still when it was taken over.
+    #[must_use]
+    pub fn was_frozen(&self) -> bool {
+        self.inner.found_frozen.get().is_some()
     }
 
     /// The system calls that it was refused so far; `None`: they are not counted.
@@ -305,6 +327,22 @@ impl Workload {
     /// [`RuntimeError`] when the keeper is away.
     pub async fn kill_tree(&self) -> Result<(), RuntimeError> {
         self.perform(Verb::KillTree).await
+    }
+
+    /// Lets all its processes hold still, with what they have in memory, until [`Self::thaw`] or its end.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the keeper is away, cannot do that, or they did not come to hold still soon; then they go on.
+    pub async fn freeze(&self) -> Result<(), RuntimeError> {
+        self.perform(Verb::Freeze).await
+    }
+
+    /// Lets them go on; no error when they do already.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the keeper is away, or cannot do that.
+    pub async fn thaw(&self) -> Result<(), RuntimeError> {
+        self.perform(Verb::Thaw).await
     }
 
     /// Lets the keeper drop its record and descriptors.

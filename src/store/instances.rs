@@ -131,6 +131,9 @@ impl Store {
             if let Some(labels) = &change.labels {
                 spec.labels.clone_from(labels);
             }
+            if let Some(freeze_after) = change.freeze_after {
+                spec.freeze_after = freeze_after;
+            }
             if let Some(sleep_after) = change.sleep_after {
                 spec.sleep_after = sleep_after;
             }

@@ -252,7 +252,10 @@ impl Actor {
     async fn try_execute(&mut self, verb: Verb) -> Result<(), SupervisorError> {
         self.check_state(&verb)?;
         match verb {
-            Verb::Start => self.apply_acknowledged(Event::Start).await,
+            Verb::Start => {
+                self.thaw("it was asked to start").await;
+                self.apply_acknowledged(Event::Start).await
+            }
             Verb::Stop => {
                 self.apply_acknowledged(Event::Stop(StopReason::Requested))
                     .await
@@ -337,6 +340,7 @@ impl Actor {
                 })
                 .await;
                 self.arm_probe();
+                self.look_at_sleep_again();
             }
         }
     }

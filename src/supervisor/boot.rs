@@ -16,6 +16,7 @@ use super::{
     access::TokenSet,
     actor::Actor,
     command::Command,
+    effects::log_failure,
     launch::{self, KeptHandshake},
     members::Census,
     recovery,
@@ -242,10 +243,22 @@ impl Actor {
                     .child
                     .as_ref()
                     .and_then(|child| child.upstream.handshake_snapshot());
+                let frozen = self.child.as_ref();
+                let frozen = frozen.is_some_and(|child| child.workload.was_frozen());
                 match known {
                     // It answered the former daemon; should it hang now, the next liveness probe finds out.
-                    Some(handshake) => self.on_handshake(generation, &handshake).await,
-                    None => self.begin_handshake(),
+                    Some(handshake) => {
+                        self.on_handshake(generation, &handshake).await;
+                        if frozen {
+                            self.go_on_frozen().await;
+                        }
+                    }
+                    None => {
+                        if let Some(child) = self.child.as_ref().filter(|_| frozen) {
+                            log_failure(&self.record.id, child.workload.thaw().await);
+                        }
+                        self.begin_handshake();
+                    }
                 }
                 self.adopting = false;
             }

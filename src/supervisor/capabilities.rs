@@ -230,9 +230,12 @@ impl Actor {
         }
     }
 
-    /// Before it falls asleep: `true` when it is asked first, because it was used, or told of a change, since it was
-    /// asked last.
-    pub(super) fn learns_before_sleep(&mut self, used: Instant) -> bool {
+    /// Before it rests: `true` when it is asked first, because it was used, or told of a change, since it was asked last.
+    /// One that holds still was asked before, and could not answer.
+    pub(super) fn learns_before_rest(&mut self, used: Instant) -> bool {
+        if self.life.frozen {
+            return false;
+        }
         let Some(child) = self.child.as_deref() else {
             return false;
         };
@@ -333,6 +336,7 @@ pub(super) fn recall(context: &Arc<Context>, record: &InstanceRecord) -> Recall 
             let is_on_its_way = matches!(
                 status.word,
                 StatusWord::Asleep
+                    | StatusWord::Frozen
                     | StatusWord::Stopping
                     | StatusWord::Pending
                     | StatusWord::Starting

@@ -83,6 +83,8 @@ pub struct Context {
     pub(super) capability_changes: AtomicU64,
     /// How long it took from the request until the server had shaken hands.
     pub(super) wake_times: Latency,
+    /// How long it took to let one that held still go on.
+    pub(super) thaw_times: Latency,
     /// How long the keeper took to start a process.
     pub(super) spawn_times: Latency,
 }
@@ -154,6 +156,7 @@ impl Context {
             pressed: AtomicU64::new(0),
             capability_changes: AtomicU64::new(0),
             wake_times: Latency::default(),
+            thaw_times: Latency::default(),
             spawn_times: Latency::default(),
         }
     }

@@ -20,7 +20,7 @@ use crate::{
         instance::{InstanceChange, InstanceSpec, Lease},
         lease::check_ttl,
         principal::Principal,
-        sleep::SleepPolicy,
+        sleep::{SleepPolicy, Tier},
         template::{LeaseSpec, Template},
         violation::{Violation, add_unless_covered, pointer_token},
     },
@@ -104,7 +104,7 @@ impl Supervisor {
     }
 }
 
-/// Reads what is to be changed; a `sleep_after` of `null` is as the template says.
+/// Reads what is to be changed; a `freeze_after` or `sleep_after` of `null` is as the template says.
 ///
 /// # Errors
 /// [`SupervisorError::Invalid`] with every fault.
@@ -112,6 +112,7 @@ pub fn check_patch(
     policy: &SleepPolicy,
     name: Option<String>,
     labels: Option<BTreeMap<String, String>>,
+    freeze_after: Option<&Value>,
     sleep_after: Option<&Value>,
 ) -> Result<InstanceChange, SupervisorError> {
     let mut violations = Vec::new();
@@ -119,11 +120,14 @@ pub fn check_patch(
     if let Some(labels) = &labels {
         check_labels(labels, &mut violations);
     }
-    let sleep_after = sleep_after.map(|value| check_sleep(policy, Some(value), &mut violations));
+    let mut read = |tier, value| check_rest(policy, tier, Some(value), &mut violations);
+    let freeze_after = freeze_after.map(|value| read(Tier::Freeze, value));
+    let sleep_after = sleep_after.map(|value| read(Tier::Sleep, value));
     if violations.is_empty() {
         Ok(InstanceChange {
             name,
             labels,
+            freeze_after,
             sleep_after,
         })
     } else {
@@ -166,8 +170,7 @@ async fn check(
         let mut violations = vec![Violation::new("/template", "unknown", message)];
         check_name(request.name.clone(), &mut violations);
         check_labels(&request.labels, &mut violations);
-        let policy = &context.config.sleep;
-        check_sleep(policy, request.sleep_after.as_ref(), &mut violations);
+        check_both_rests(context, &request, &mut violations);
         if let Some(ttl) = request.ttl.as_ref().filter(|ttl| !ttl.is_null())
             && let Err(violation) = check_ttl(ttl, &LeaseSpec::default(), "/ttl")
             && violation.code == "invalid-duration"
@@ -196,7 +199,7 @@ async fn check(
     // What a setting grants is judged by what it says, so only where that can be right.
     let grants = context.catalogue.check_grants(&template, &request.settings);
     add_unless_covered(&mut violations, grants);
-    let name = check_name(request.name, &mut violations);
+    let name = check_name(request.name.clone(), &mut violations);
     let ttl = match request.ttl.as_ref().filter(|ttl| !ttl.is_null()) {
         None => template.lease.ttl_default,
         Some(value) => match check_ttl(value, &template.lease, "/ttl") {
@@ -213,8 +216,7 @@ async fn check(
         check_looks(context, who, &template, &credentials, &mut violations).await?;
     }
     check_labels(&request.labels, &mut violations);
-    let policy = &context.config.sleep;
-    let sleep_after = check_sleep(policy, request.sleep_after.as_ref(), &mut violations);
+    let [freeze_after, sleep_after] = check_both_rests(context, &request, &mut violations);
     if !violations.is_empty() {
         violations.sort_by(|a, b| a.pointer.cmp(&b.pointer));
         return Err(SupervisorError::Invalid(violations));
@@ -234,6 +236,7 @@ async fn check(
             credentials,
             settings: request.settings,
             labels: request.labels,
+            freeze_after,
             sleep_after,
         },
         lease: Lease::granted(ttl, context.clock.now()),
@@ -313,14 +316,27 @@ fn check_name(name: Option<String>, violations: &mut Vec<Violation>) -> Option<I
     Some(name)
 }
 
-/// How long it may be unused, if the request says so.
-fn check_sleep(
+/// How long it may be unused before it is frozen, and before it is stopped, as far as the request says so.
+fn check_both_rests(
+    context: &Context,
+    request: &CreateRequest,
+    violations: &mut Vec<Violation>,
+) -> [Option<HumanDuration>; 2] {
+    [
+        (Tier::Freeze, &request.freeze_after),
+        (Tier::Sleep, &request.sleep_after),
+    ]
+    .map(|(tier, asked)| check_rest(&context.config.sleep, tier, asked.as_ref(), violations))
+}
+
+fn check_rest(
     policy: &SleepPolicy,
+    tier: Tier,
     asked: Option<&Value>,
     violations: &mut Vec<Violation>,
 ) -> Option<HumanDuration> {
     let value = asked.filter(|value| !value.is_null())?;
-    let read = policy.read(value, "/sleep_after");
+    let read = policy.read(tier, value);
     read.map_err(|violation| violations.push(violation)).ok()
 }
 

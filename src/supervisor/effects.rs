@@ -227,7 +227,7 @@ impl Actor {
     }
 
     pub(super) fn begin_probe(&mut self) {
-        if self.life.state != InstanceState::Running || self.probing.is_some() {
+        if self.life.state != InstanceState::Running || self.life.frozen || self.probing.is_some() {
             return;
         }
         if let (Some(child), Some(template)) = (&self.child, &self.template) {
@@ -313,6 +313,10 @@ impl Actor {
         self.tell_version(&status);
         let retry_after_s = self.remote_retry_after_s();
         let route_state = match (&self.life.state, &self.child) {
+            (InstanceState::Running, Some(child)) if self.life.frozen => RouteState::Frozen {
+                upstream: Arc::clone(&child.upstream),
+                generation: child.generation,
+            },
             (InstanceState::Running, Some(child)) => RouteState::Ready {
                 upstream: Arc::clone(&child.upstream),
                 generation: child.generation,
@@ -344,8 +348,9 @@ impl Actor {
                 retry_after_s,
             },
         };
-        self.route_state.send_replace(route_state);
+        // In this order: whose call was answered finds it running.
         self.status.send_replace(status);
+        self.route_state.send_replace(route_state);
     }
 
     pub(super) async fn on_handshake(
@@ -371,7 +376,7 @@ impl Actor {
     }
 }
 
-fn log_failure(
+pub(super) fn log_failure(
     instance: &crate::domain::id::InstanceId,
     result: Result<(), crate::runtime::RuntimeError>,
 ) {

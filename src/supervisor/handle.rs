@@ -259,7 +259,9 @@ impl Supervisor {
             .await
             .map_err(|error| SupervisorError::Internal(error.to_string()))?;
         let (in_flight, overdue) = match &*handle.route.state.borrow() {
-            RouteState::Ready { upstream, .. } => (upstream.calls(), upstream.overdue()),
+            RouteState::Ready { upstream, .. } | RouteState::Frozen { upstream, .. } => {
+                (upstream.calls(), upstream.overdue())
+            }
             _ => (0, 0),
         };
         let (own_in_flight, own_overdue) = under_way(&handle.census.borrow());
@@ -448,7 +450,11 @@ fn seen(handle: &ActorHandle) -> InstanceStatus {
 pub(super) fn is_up(word: StatusWord) -> bool {
     matches!(
         word,
-        StatusWord::Starting | StatusWord::Running | StatusWord::Unhealthy | StatusWord::Stopping
+        StatusWord::Starting
+            | StatusWord::Running
+            | StatusWord::Unhealthy
+            | StatusWord::Frozen
+            | StatusWord::Stopping
     )
 }
 

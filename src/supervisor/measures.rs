@@ -30,6 +30,12 @@ impl Supervisor {
         (wakes, context.wake_times.snapshot())
     }
 
+    /// How long it took from the request that thaws an instance until its processes went on.
+    #[must_use]
+    pub fn thaw_times(&self) -> LatencySnapshot {
+        self.context().thaw_times.snapshot()
+    }
+
     /// How many instances slept early because memory was short, since the daemon started.
     #[must_use]
     pub fn pressed_to_sleep(&self) -> u64 {

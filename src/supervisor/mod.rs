@@ -20,6 +20,7 @@ mod effects;
 mod egress;
 mod error;
 mod folders;
+mod freeze;
 mod handle;
 mod keeper_watch;
 mod launch;

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::{Instant, timeout};
 
-use super::{InstanceEvent, actor::Actor, launch::KeptHandshake, timers::Timer};
+use super::{InstanceEvent, actor::Actor, launch::KeptHandshake, status::FROZEN, timers::Timer};
 use crate::{
     domain::{
         id::Generation,
@@ -130,6 +130,7 @@ impl Actor {
             (InstanceState::Running, StatusWord::Unhealthy) => {
                 "its probes go unanswered".to_owned()
             }
+            (InstanceState::Running, StatusWord::Frozen) => FROZEN.to_owned(),
             (InstanceState::Running, _) => "it answers".to_owned(),
             (InstanceState::BackingOff { until }, _) => {
                 let wait_ms = until.saturating_sub(self.context.clock.now()).max(0);

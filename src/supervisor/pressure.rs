@@ -9,7 +9,10 @@ use super::{
     Supervisor, actor::Actor, command::Command, members::listed, registry::ActorHandle,
     route::RouteState,
 };
-use crate::domain::pressure::{least_used, some_avg10};
+use crate::domain::{
+    pressure::{least_used, some_avg10},
+    sleep::Tiers,
+};
 
 const PRESSURE_FILE: &str = "/proc/pressure/memory";
 
@@ -49,7 +52,8 @@ impl Supervisor {
 /// How long nobody used an instance that runs; `None`: somebody does, or it does not run.
 fn rested(handle: &ActorHandle) -> Option<Duration> {
     let uses = &handle.route.uses;
-    let RouteState::Ready { upstream, .. } = &*handle.route.state.borrow() else {
+    let state = handle.route.state.borrow();
+    let (RouteState::Ready { upstream, .. } | RouteState::Frozen { upstream, .. }) = &*state else {
         return None;
     };
     let is_busy = uses.under_way() > 0
@@ -67,7 +71,11 @@ impl Actor {
         if self.sleep_after().is_none() {
             return;
         }
-        if self.rest_after(Duration::ZERO).await {
+        let now = Tiers {
+            freeze_after: None,
+            sleep_after: Some(Duration::ZERO),
+        };
+        if self.rest(now).await {
             self.note(
                 "memory-pressure",
                 "memory is short, and it was among those that rested longest".to_owned(),

@@ -143,6 +143,10 @@ impl Actor {
             RouteState::Ready {
                 upstream,
                 generation,
+            }
+            | RouteState::Frozen {
+                upstream,
+                generation,
             },
         ) = (&self.child, known)
         {
@@ -252,6 +256,8 @@ impl Actor {
         // Should it be silent, the new life has not heard of it.
         child.told_silent = false;
         let generation = child.generation;
+        // Whether it held still went with the old life; an older keeper, which could not let it, refuses this.
+        let _ = child.workload.thaw().await;
         let handshake = child.upstream.handshake_snapshot();
         self.apply(Event::Adopted(generation)).await;
         match handshake {

@@ -47,7 +47,7 @@ pub struct About {
 /// How long a request waits for what is kept of a server, before the server is awaited.
 const RECALL_MAX: Duration = Duration::from_secs(2);
 
-/// Asks the supervisor to launch an instance that sleeps. Called from a request: must not block.
+/// Asks the supervisor to launch an instance that sleeps, or to let one that is frozen go on. Called from a request: must not block.
 pub type WakeHook = Arc<dyn Fn() + Send + Sync>;
 
 /// Makes the arguments of a call fit for its record: without the instance's secrets. Called from a request: must not
@@ -285,6 +285,13 @@ pub enum RouteState {
         /// Its launch.
         generation: Generation,
     },
+    /// A child whose processes hold still until a request wakes it.
+    Frozen {
+        /// The connection to it.
+        upstream: Arc<Upstream>,
+        /// Its launch.
+        generation: Generation,
+    },
     /// A child is on its way up, or its next launch is due soon: requests wait for the wake budget.
     Starting,
     /// Nothing that will answer by itself soon.
@@ -306,6 +313,7 @@ impl fmt::Debug for RouteState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ready { generation, .. } => write!(f, "Ready({generation})"),
+            Self::Frozen { generation, .. } => write!(f, "Frozen({generation})"),
             Self::Starting => f.write_str("Starting"),
             Self::Down { word, .. } => write!(f, "Down({word})"),
             Self::Gone => f.write_str("Gone"),

@@ -1,6 +1,6 @@
-//! An instance that nobody uses is stopped and keeps its access listener; a request wakes it.
+//! An instance that nobody uses is frozen, then stopped, and keeps its access listener; a request wakes it.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::time::Instant;
 
@@ -8,9 +8,12 @@ use super::{actor::Actor, members::listed, route::RouteState, timers::Timer};
 use crate::domain::{
     duration::HumanDuration,
     event::Event,
-    sleep::{self, Activity, Rest},
+    sleep::{self, Activity, Rest, Tiers},
     state::{InstanceState, StatusWord, StopReason},
 };
+
+/// Somebody uses it after all: when to look again.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 impl Actor {
     /// Its server answers from now on: how long nobody uses it counts from here.
@@ -19,10 +22,10 @@ impl Actor {
         if let Some(woken) = self.woken.take() {
             self.context.wake_times.observe(woken.elapsed());
         }
-        self.arm_sleep_in(None);
+        self.look_again_in(Duration::ZERO);
     }
 
-    /// How long it may be unused; `None`: for ever.
+    /// How long it may be unused before it is stopped; `None`: for ever.
     pub(super) fn sleep_after(&self) -> Option<HumanDuration> {
         let spec = self.template.as_ref().map(|template| template.sleep);
         let own = self.record.spec.sleep_after;
@@ -32,43 +35,49 @@ impl Actor {
             .after(own, spec.unwrap_or_default())
     }
 
+    fn tiers(&self) -> Tiers {
+        Tiers {
+            freeze_after: self
+                .freeze_after()
+                .filter(|_| self.can_freeze())
+                .map(HumanDuration::std),
+            sleep_after: self.sleep_after().map(HumanDuration::std),
+        }
+    }
+
     /// How long it may be unused is another time now.
     pub(super) fn sleep_otherwise(&mut self) {
         if self.life.state == InstanceState::Running {
-            self.arm_sleep_in(Some(std::time::Duration::ZERO));
+            self.look_again_in(Duration::ZERO);
         }
     }
 
-    fn arm_sleep_in(&mut self, wait: Option<std::time::Duration>) {
-        match self.sleep_after() {
-            Some(after) => {
-                let at = Instant::now() + wait.unwrap_or(after.std());
-                self.timers.arm(Timer::Sleep, at);
-            }
-            None => self.timers.disarm(Timer::Sleep),
-        }
+    pub(super) fn look_again_in(&mut self, wait: Duration) {
+        self.timers.arm(Timer::Sleep, Instant::now() + wait);
     }
 
-    /// Looks whether it is used, and stops it if not.
+    /// Looks whether it is used, and lets it rest if not.
     pub(super) async fn look_whether_used(&mut self) {
-        if let Some(after) = self.sleep_after() {
-            self.rest_after(after.std()).await;
-        }
+        self.rest(self.tiers()).await;
     }
 
-    /// Stops it if nobody used it for so long; whether it sleeps now. If not, it is looked at again by itself.
-    pub(super) async fn rest_after(&mut self, after: std::time::Duration) -> bool {
+    /// Lets it rest as deeply as it may by now; whether it sleeps now. If it may not, it is looked at again by itself.
+    pub(super) async fn rest(&mut self, tiers: Tiers) -> bool {
         if self.life.state != InstanceState::Running {
             return false;
         }
-        if let Rest::LookAgain(wait) = sleep::rest(after, &self.activity()) {
-            self.arm_sleep_in(Some(wait));
-            return false;
+        match sleep::rest(tiers, self.life.frozen, &self.activity()) {
+            Rest::Never => self.timers.disarm(Timer::Sleep),
+            Rest::LookAgain(wait) => self.look_again_in(wait),
+            // Asked what it offers, it is looked at again by what it answers.
+            Rest::Freeze | Rest::Sleep if self.learns_before_rest(self.last_used()) => {}
+            Rest::Freeze => self.freeze(tiers).await,
+            Rest::Sleep => return self.fall_asleep(tiers).await,
         }
-        let used = self.last_used();
-        if self.learns_before_sleep(used) {
-            return false;
-        }
+        false
+    }
+
+    async fn fall_asleep(&mut self, tiers: Tiers) -> bool {
         // From here on a request finds it asleep and waits; one that was let in before is counted.
         self.route.uses.take_wanted();
         let awake = self.route_state.send_replace(RouteState::Down {
@@ -77,9 +86,9 @@ impl Actor {
             failure: None,
             retry_after_s: None,
         });
-        if let Rest::LookAgain(wait) = sleep::rest(after, &self.activity()) {
+        if sleep::rest(tiers, self.life.frozen, &self.activity()) != Rest::Sleep {
             self.route_state.send_replace(awake);
-            self.arm_sleep_in(Some(wait));
+            self.look_again_in(LOOK_AGAIN);
             return false;
         }
         self.apply(Event::Stop(StopReason::Idle)).await;
@@ -89,7 +98,7 @@ impl Actor {
     /// What it offers is known now as far as it can be: looks whether it is used, if that waited for this.
     pub(super) fn look_at_sleep_again(&mut self) {
         if self.life.state == InstanceState::Running && !self.timers.is_armed(Timer::Sleep) {
-            self.arm_sleep_in(Some(std::time::Duration::ZERO));
+            self.look_again_in(Duration::ZERO);
         }
     }
 
@@ -101,7 +110,7 @@ impl Actor {
         last.max(ended.unwrap_or(last))
     }
 
-    fn activity(&self) -> Activity {
+    pub(super) fn activity(&self) -> Activity {
         let uses = &self.route.uses;
         let under_way = uses.under_way();
         let child = self.child.as_ref();
@@ -118,10 +127,12 @@ impl Actor {
         activity
     }
 
-    /// A request waits for it: what sleeps, or falls asleep, is launched.
+    /// A request waits for it: what is frozen is thawed; what sleeps, or falls asleep, is launched.
     pub(super) async fn wake_if_wanted(&mut self) {
         let goes = self.leaving || self.context.is_closing();
-        if !goes && self.is_asleep() && self.route.uses.take_wanted() {
+        if !goes && self.life.frozen && self.route.uses.take_wanted() {
+            self.thaw("a request thawed it").await;
+        } else if !goes && self.is_asleep() && self.route.uses.take_wanted() {
             self.woken = Some(Instant::now());
             self.context.wakes.fetch_add(1, Ordering::Relaxed);
             self.note("woken", "a request woke it".to_owned());

@@ -33,6 +33,8 @@ pub struct CreateRequest {
     pub settings: BTreeMap<String, Value>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// How long it may be unused before it is frozen: seconds, or a human text.
+    pub freeze_after: Option<Value>,
     /// How long it may be unused before it sleeps: seconds, or a human text.
     pub sleep_after: Option<Value>,
     /// Takes credentials that do not look as their template says.
@@ -79,6 +81,8 @@ pub struct InstanceStatus {
     pub denials: Option<DenialReport>,
     /// Limits in force.
     pub limits: Limits,
+    /// How long it may be unused before it is frozen, where it can be; `None`: for ever.
+    pub freeze_after: Option<HumanDuration>,
     /// How long it may be unused before it sleeps; `None`: for ever.
     pub sleep_after: Option<HumanDuration>,
     /// The access URL without its token.
@@ -105,6 +109,7 @@ impl InstanceStatus {
             egress: None,
             denials: None,
             limits: Limits::default(),
+            freeze_after: None,
             sleep_after: None,
             access_url: String::new(),
             path_url: String::new(),
@@ -168,6 +173,10 @@ pub struct InstanceEvent {
     /// One sentence.
     pub message: String,
 }
+
+/// Why an instance holds still, for people.
+pub(super) const FROZEN: &str =
+    "nobody used it for a while, so its processes hold still; the next request wakes it";
 
 /// Why an instance is down or on its way there, for people.
 pub(super) fn stop_reason_text(reason: StopReason) -> &'static str {

@@ -10,7 +10,7 @@ use super::{
     folders,
     members::listed,
     route::{AccessEvent, RouteState},
-    status::stop_reason_text,
+    status::{FROZEN, stop_reason_text},
     timers::Timer,
 };
 use crate::{
@@ -114,6 +114,11 @@ impl Actor {
         }
         if let Some(sleep_after) = change.sleep_after {
             self.record.spec.sleep_after = sleep_after;
+        }
+        if let Some(freeze_after) = change.freeze_after {
+            self.record.spec.freeze_after = freeze_after;
+        }
+        if change.sleep_after.is_some() || change.freeze_after.is_some() {
             self.sleep_otherwise();
         }
         self.record.updated_at = now;
@@ -300,6 +305,7 @@ impl Actor {
                 .as_ref()
                 .map(|template| template.limits)
                 .unwrap_or_default(),
+            freeze_after: self.freeze_after(),
             sleep_after: self.sleep_after(),
             access_url: self.context.access_url(self.record.port),
             path_url: self.context.path_url(&self.record.name),
@@ -328,6 +334,7 @@ impl Actor {
                 .broken()
                 .map(ToOwned::to_owned)
                 .or_else(|| Some("its probes go unanswered".to_owned())),
+            InstanceState::Running if word == StatusWord::Frozen => Some(FROZEN.to_owned()),
             InstanceState::Running | InstanceState::Pending => None,
         }
     }

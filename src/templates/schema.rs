@@ -248,7 +248,10 @@ const LEASE: &[Key] = &[
     key("warn_before", Shape::Duration(true)),
 ];
 
-const SLEEP: &[Key] = &[key("after", Shape::Duration(true))];
+const SLEEP: &[Key] = &[
+    key("after", Shape::Duration(true)),
+    key("freeze_after", Shape::Duration(true)),
+];
 
 const STOP: &[Key] = &[
     key("eof_grace", Shape::Duration(true)),

@@ -13,6 +13,10 @@ pub struct Diagnostics {
     /// Its process; a daemon from before there were upgrades in place does not tell it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessFacts>,
+    /// Whether the processes of instances can be frozen here: `on` or `off`, and by what, or why not. Absent: no keeper
+    /// answers, or it is one from before there was this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freezer: Option<String>,
     /// The database.
     pub database: DatabaseFacts,
     /// The pipeline of log lines.

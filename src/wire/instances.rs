@@ -30,6 +30,11 @@ pub struct CreateInstance {
     /// Free labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// How long nobody uses it before it is frozen, with all that its processes have in memory, where the host can do so:
+    /// as `sleep_after`; at most `sleep.freeze_after_max` of the configuration, and without effect if not before it sleeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<DurationSchema>, example = "1m")]
+    pub freeze_after: Option<serde_json::Value>,
     /// How long nobody uses it before it sleeps: seconds or a text such as `15m`; `0s`: it never does; absent: as its
     /// template says. At most `sleep.after_max` of the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -51,6 +56,14 @@ pub struct PatchInstance {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = BTreeMap<String, String>)]
     pub labels: Option<BTreeMap<String, String>>,
+    /// How long nobody uses it before it is frozen, as when it was created; `null`: as its template says.
+    #[serde(
+        default,
+        deserialize_with = "super::tokens::given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<DurationSchema>, example = "1m")]
+    pub freeze_after: Option<serde_json::Value>,
     /// How long nobody uses it before it sleeps, as when it was created; `null`: as its template says.
     #[serde(
         default,
@@ -92,7 +105,7 @@ pub struct Instance {
     pub owner: String,
     /// Its template.
     pub template: String,
-    /// pending, starting, running, unhealthy, backing-off, stopping, stopped, asleep, expired or failed.
+    /// pending, starting, running, unhealthy, frozen, backing-off, stopping, stopped, asleep, expired or failed.
     #[schema(value_type = StatusSchema)]
     pub status: String,
     /// When the status began (RFC 3339).
@@ -145,6 +158,9 @@ pub struct Instance {
     /// When a client last used it.
     #[schema(format = DateTime)]
     pub last_accessed_at: Option<String>,
+    /// How long nobody uses it before it is frozen, as it is in force where the host can do so; `null`: it never is.
+    #[serde(default)]
+    pub freeze_after: Option<String>,
     /// How long nobody uses it before it sleeps, as it is in force; `null`: it never does.
     #[serde(default)]
     pub sleep_after: Option<String>,

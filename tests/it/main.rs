@@ -29,6 +29,7 @@ mod egress;
 mod event_socket;
 mod fixtures;
 mod folders;
+mod freezing;
 mod given_up;
 mod go_server;
 mod ground;

@@ -132,6 +132,7 @@ impl House {
             credentials: BTreeMap::new(),
             settings: BTreeMap::new(),
             labels: BTreeMap::new(),
+            freeze_after: None,
             sleep_after: None,
             force: false,
         };

@@ -161,6 +161,7 @@ async fn bind(
         credentials,
         settings: BTreeMap::new(),
         labels: BTreeMap::new(),
+        freeze_after: None,
         sleep_after: None,
         force: false,
     };

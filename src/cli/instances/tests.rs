@@ -32,6 +32,7 @@ pub(in crate::cli) fn instance(name: &str, id: &str) -> Instance {
         expires_at: Some("2026-11-21T12:00:00Z".to_owned()),
         restore_until: None,
         last_accessed_at: None,
+        freeze_after: None,
         sleep_after: None,
         restarts: 0,
         last_exit: None,

@@ -23,6 +23,7 @@ use nix::{
 use super::{
     cgroup_names::{CHILD, OWN, folder_in, name_of},
     clone::{Forked, Namespaces, fork_into_cgroup},
+    freezer,
 };
 use crate::{domain::limits::Resources, runtime::WorkloadId};
 
@@ -232,6 +233,18 @@ impl Cgroups {
     }
 }
 
+/// What a child's cgroup can hold here, in words, by the names that `isolation` has for it.
+pub(super) fn words(claimed: Result<&Cgroups, &String>) -> [(String, String); 2] {
+    let (cgroup, freezer) = match claimed {
+        Ok(cgroups) => (cgroups.word(), "on: by its cgroup".to_owned()),
+        Err(reason) => (format!("off: {reason}"), format!("off: {reason}")),
+    };
+    [
+        ("cgroup".to_owned(), cgroup),
+        ("freezer".to_owned(), freezer),
+    ]
+}
+
 const NOT_DELEGATED: &str =
     "the keeper's part of the cgroup tree was not given to it (Delegate=yes of its unit)";
 
@@ -250,6 +263,25 @@ impl Leaf {
     /// Where it is.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Lets everything in it hold still (cgroup v2, `cgroup.freeze`, Linux 5.2), and waits until it does.
+    ///
+    /// # Errors
+    /// Why it goes on, in one sentence.
+    pub(super) fn freeze(&self) -> Result<(), String> {
+        freezer::freeze(&self.folder).inspect_err(|_| self.thaw())
+    }
+
+    /// Lets everything in it go on.
+    pub(super) fn thaw(&self) {
+        let _ = write(&self.folder, freezer::FREEZE, "0");
+    }
+
+    /// Whether everything in it is to hold still.
+    pub(super) fn is_frozen(&self) -> bool {
+        let asked = fs::read_to_string(self.folder.join(freezer::FREEZE));
+        asked.is_ok_and(|asked| asked.trim() == "1")
     }
 
     /// Kills everything in it at once (`cgroup.kill`, Linux 5.14); whoever calls this kills by other means as well.
@@ -370,7 +402,7 @@ fn remove_tree(folder: &Path) -> io::Result<()> {
     fs::remove_dir(folder)
 }
 
-fn write(folder: &Path, file: &str, text: &str) -> io::Result<()> {
+pub(super) fn write(folder: &Path, file: &str, text: &str) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
     let mut file = options.write(true).open(folder.join(file))?;
     io::Write::write_all(&mut file, text.as_bytes())

@@ -23,7 +23,7 @@ use nix::{
 };
 
 use super::{
-    cgroups::{Cgroups, Leaf},
+    cgroups::{self, Cgroups, Leaf},
     clone::{Forked, Namespaces, fork_into, fork_into_cgroup},
     credential_files::{self, Files, Placed, Shelf},
     denials::Sheet,
@@ -194,11 +194,7 @@ impl Launcher {
             let each = "a user of each instance alone, from the range in the configuration";
             words.insert("identity".to_owned(), each.to_owned());
         }
-        let cgroup = match &self.cgroups {
-            Ok(cgroups) => cgroups.word(),
-            Err(reason) => format!("off: {reason}"),
-        };
-        words.insert("cgroup".to_owned(), cgroup);
+        words.extend(cgroups::words(self.cgroups.as_ref()));
         words
     }
 

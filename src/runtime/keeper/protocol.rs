@@ -179,6 +179,10 @@ pub enum Request {
         /// Whether it takes the page of refused system calls of each child, as the last descriptor.
         #[serde(default)]
         denials: bool,
+        /// Whether it knows that children may hold still. For one that does not, all go on: it would wait for them in
+        /// vain.
+        #[serde(default)]
+        freezes: bool,
     },
     /// Start a child; descriptors: those to pass on.
     Launch(Box<Launch>),
@@ -338,6 +342,9 @@ pub enum Reply {
         /// As in `Launched`.
         #[serde(default)]
         denials: bool,
+        /// Whether its processes hold still.
+        #[serde(default)]
+        frozen: bool,
     },
     /// To `NextHeld`; the descriptor comes along.
     Held {
@@ -439,7 +446,8 @@ mod tests {
             decode_json(br#"{"type":"hello"}"#),
             Ok(Request::Hello {
                 members: false,
-                denials: false
+                denials: false,
+                freezes: false
             })
         ));
         #[derive(Deserialize)]
@@ -450,6 +458,7 @@ mod tests {
         let json = serde_json::to_vec(&Request::Hello {
             members: true,
             denials: true,
+            freezes: true,
         })
         .expect("writable");
         assert!(matches!(decode_json(&json), Ok(Old::Hello)));

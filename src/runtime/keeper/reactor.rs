@@ -109,6 +109,7 @@ impl Reactor {
             gates: true,
             credential_files: true,
             file_arguments: true,
+            freezes: launcher.cgroups.is_ok(),
             ..HostReport::default()
         };
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;

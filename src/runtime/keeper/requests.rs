@@ -3,13 +3,14 @@
 use std::{io, ops::Bound, os::fd::OwnedFd};
 
 use super::{
+    cgroups::Leaf,
     network,
     peer::Packet,
     protocol::{Launch, NAME_MAX, Reply, Request, SOCKETS_INSIDE_MAX, decode_json},
     reactor::Reactor,
     table::Record,
 };
-use crate::runtime::{HostReport, WorkloadId};
+use crate::runtime::{HostReport, Verb, WorkloadId};
 
 /// Most descriptors held by name.
 const HELD_MAX: usize = 16_384;
@@ -39,8 +40,15 @@ impl Reactor {
             return refused("the first message must be a hello");
         }
         match request {
-            Request::Hello { members, denials } => {
+            Request::Hello {
+                members,
+                denials,
+                freezes,
+            } => {
                 self.hands_denials = denials;
+                if !freezes {
+                    self.table.thaw_all();
+                }
                 if !members {
                     self.table.end_members(self.launcher.namespaces);
                 }
@@ -52,6 +60,10 @@ impl Reactor {
                 (Reply::Welcome { pid, host }, Vec::new())
             }
             Request::Launch(launch) => self.launch(&launch, packet),
+            Request::Perform {
+                id,
+                verb: Verb::Freeze,
+            } => done(self.table.freeze(id)),
             Request::Perform { id, verb } => {
                 self.table.perform(id, verb, self.launcher.namespaces);
                 (Reply::Done, Vec::new())
@@ -138,6 +150,7 @@ impl Reactor {
             pidfd,
             sockets,
             denials,
+            leaf,
             ..
         } = record;
         let denials = denials.as_ref().filter(|_| self.hands_denials);
@@ -157,6 +170,7 @@ impl Reactor {
             exit: record.exit.clone(),
             pidfd: pidfd.is_some(),
             denials: denials.is_some(),
+            frozen: leaf.as_ref().is_some_and(Leaf::is_frozen),
         };
         (reply, copies)
     }

@@ -112,6 +112,12 @@ impl Table {
         let Some(record) = self.workloads.get_mut(&id) else {
             return;
         };
+        // Who is asked to leave must be able to.
+        if matches!(verb, Verb::CloseStdin | Verb::Terminate | Verb::Thaw)
+            && let Some(leaf) = &record.leaf
+        {
+            leaf.thaw();
+        }
         match (verb, &record.pidfd) {
             (Verb::CloseStdin, _) => record.stdin = None,
             (Verb::Terminate, Some(init)) => send_signal(init, libc::SIGTERM),
@@ -131,7 +137,31 @@ impl Table {
                 self.untold.remove(&id);
                 self.workloads.remove(&id);
             }
-            (Verb::Terminate | Verb::KillTree, None) => {}
+            (Verb::Terminate | Verb::KillTree, None) | (Verb::Freeze | Verb::Thaw, _) => {}
+        }
+    }
+
+    /// Lets the processes of a child hold still; of one that has ended there is nothing to do.
+    ///
+    /// # Errors
+    /// Why they go on, in one sentence.
+    pub(super) fn freeze(&self, id: WorkloadId) -> Result<(), String> {
+        let living = |record: &&Record| record.pidfd.is_some();
+        let Some(record) = self.workloads.get(&id).filter(living) else {
+            return Ok(());
+        };
+        let leaf = record.leaf.as_ref();
+        leaf.ok_or("it has no cgroup of its own")?.freeze()
+    }
+
+    /// Lets all that hold still go on.
+    pub(super) fn thaw_all(&self) {
+        let leaves = self
+            .workloads
+            .values()
+            .filter_map(|record| record.leaf.as_ref());
+        for leaf in leaves.filter(|leaf| leaf.is_frozen()) {
+            leaf.thaw();
         }
     }
 

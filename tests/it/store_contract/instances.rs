@@ -240,7 +240,7 @@ contract! {
         let fresh = InstanceName::new("fresh").expect("a name");
         let labels = BTreeMap::from([("team".to_owned(), "blue".to_owned())]);
         let change = |name: Option<&InstanceName>, labels: Option<&BTreeMap<String, String>>| InstanceChange {
-            name: name.cloned(), labels: labels.cloned(), sleep_after: None,
+            name: name.cloned(), labels: labels.cloned(), ..InstanceChange::default()
         };
         let both = change(Some(&taken), Some(&labels));
         assert_eq!(db.store.change_instance(record.id, &both, 9).await, Err(StoreError::Conflict("name")));
