@@ -114,6 +114,8 @@ codes! {
     TooManyStreams = "too-many-streams", SERVICE_UNAVAILABLE, "Too many open streams";
     /// No access port is free.
     PortsExhausted = "ports-exhausted", INSUFFICIENT_STORAGE, "No access port is free";
+    /// The daemon has no file descriptor for another access port.
+    DescriptorsExhausted = "descriptors-exhausted", INSUFFICIENT_STORAGE, "No file descriptor is free";
     /// The instance has as many access tokens as it may.
     TokensExhausted = "tokens-exhausted", INSUFFICIENT_STORAGE, "Too many access tokens";
     /// `runtime.instances_max` is reached.
@@ -278,6 +280,7 @@ impl From<SupervisorError> for ApiError {
             }
             SupervisorError::WrongState { .. } => Self::new(Code::WrongState, text),
             SupervisorError::PortsExhausted { .. } => Self::new(Code::PortsExhausted, text),
+            SupervisorError::DescriptorsExhausted(_) => Self::new(Code::DescriptorsExhausted, text),
             SupervisorError::InstancesExhausted(_) => Self::new(Code::InstancesExhausted, text),
             SupervisorError::Busy => Self::new(Code::Busy, text),
             SupervisorError::ActorFailed => Self::new(Code::ActorFailed, text),
@@ -390,6 +393,11 @@ mod tests {
                 },
                 507,
                 "ports-exhausted",
+            ),
+            (
+                SupervisorError::DescriptorsExhausted(1_024),
+                507,
+                "descriptors-exhausted",
             ),
             (
                 SupervisorError::InstancesExhausted(900),

@@ -91,7 +91,7 @@ pub fn page_limit(asked: Option<usize>, faults: &mut Faults) -> usize {
         (status = 201, description = "Created", body = Instance, headers(("Location" = String, description = "Its path"))),
         (status = 409, description = "`name-taken` or `template-unavailable`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`validation-failed`: every fault is listed", body = Problem, content_type = "application/problem+json"),
-        (status = 507, description = "`ports-exhausted` or `instances-exhausted`", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "`ports-exhausted`, `descriptors-exhausted` or `instances-exhausted`", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub async fn create(

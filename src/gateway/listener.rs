@@ -78,29 +78,19 @@ impl Gateway {
                 None => break,
                 Some(AccessEvent::Open { route, listener }) => {
                     let id = route.id;
-                    let listener = listener
-                        .set_nonblocking(true)
-                        .and_then(|()| TcpListener::from_std(listener));
-                    match listener {
-                        Ok(listener) => {
-                            let closing = Closing::default();
-                            if let Some(older) = open.insert(id, closing.clone()) {
-                                older.close();
-                            }
-                            let place = self.place(&route);
-                            let gateway = self.clone();
-                            let (connections, room) = (tracker.clone(), room.clone());
-                            let first = first.clone();
-                            tracker.spawn(async move {
-                                gateway
-                                    .accept(place, listener, closing, connections, room, first)
-                                    .await;
-                            });
-                        }
-                        Err(error) => {
-                            tracing::error!(instance = %id, %error, "an access port cannot be served");
-                        }
+                    let closing = Closing::default();
+                    if let Some(older) = open.insert(id, closing.clone()) {
+                        older.close();
                     }
+                    let place = self.place(&route);
+                    let gateway = self.clone();
+                    let (connections, room) = (tracker.clone(), room.clone());
+                    let first = first.clone();
+                    tracker.spawn(async move {
+                        gateway
+                            .accept(place, listener, closing, connections, room, first)
+                            .await;
+                    });
                 }
                 Some(AccessEvent::TokensChanged { id }) => self.end_sessions_of_ended_tokens(id),
                 Some(AccessEvent::ListsChanged {
@@ -142,7 +132,7 @@ impl Gateway {
     async fn accept(
         self: Arc<Self>,
         place: Arc<Place>,
-        listener: TcpListener,
+        listener: Arc<TcpListener>,
         closing: Closing,
         connections: TaskTracker,
         room: Arc<Room>,

@@ -92,7 +92,8 @@ async fn bench_with(upstream: Arc<Upstream>, child: Child) -> Bench {
         asked: crate::traces::Asked::default(),
         members: arc_swap::ArcSwapOption::empty(),
     });
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = Arc::new(listener.expect("a free port"));
     let address: SocketAddr = listener.local_addr().expect("an address");
     let (events, received) = mpsc::channel(4);
     let open = AccessEvent::Open { route, listener };

@@ -177,14 +177,13 @@ pub fn descriptors_max() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)
 }
 
-/// Whether hardly a descriptor is free, told by the lowest number that is: all below it are taken. Numbers above it may
-/// be taken as well, so `false` promises nothing.
-pub(super) fn descriptors_run_out() -> bool {
-    /// So many are kept for connections to the API, so that somebody can mend it.
-    const RESERVE: u64 = 16;
+/// Whether fewer than `reserve` descriptors are free, told by the lowest number that is: all below it are taken. Numbers
+/// above it may be taken as well, so `false` promises nothing.
+#[must_use]
+pub fn descriptors_run_out(reserve: u64) -> bool {
     let lowest_free = io::stdin().as_fd().try_clone_to_owned();
     lowest_free.map_or(true, |free| {
-        u64::from(free.as_raw_fd().unsigned_abs()) + RESERVE >= descriptors_max()
+        u64::from(free.as_raw_fd().unsigned_abs()) + reserve >= descriptors_max()
     })
 }
 

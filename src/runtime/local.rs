@@ -34,6 +34,8 @@ pub use super::own_keeper::{SpawnKeeper, SpawnedKeeper, spawn_keeper};
 
 /// Calls that wait for the connection; further callers wait themselves.
 const CALLS_WAITING_MAX: usize = 64;
+/// So many descriptors are kept from launches, for connections to the API, so that somebody can mend it.
+const DESCRIPTORS_RESERVE: u64 = 16;
 /// Between two attempts to reach the keeper: from, to.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// How long a keeper may take to kill all its children and end.
@@ -329,7 +331,7 @@ impl LocalRuntime {
         if lacks {
             return Err(LaunchError::NotStarted(FORMER_KEEPER.to_owned()));
         }
-        if host::descriptors_run_out() {
+        if host::descriptors_run_out(DESCRIPTORS_RESERVE) {
             return Err(LaunchError::NotStarted(NO_ROOM.to_owned()));
         }
         let (env, mut secrets) = apart(plan.env);

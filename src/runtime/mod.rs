@@ -54,8 +54,8 @@ pub use elsewhere::elsewhere;
 pub use folder_walk::{EntryKind, FoundEntry, LeftOut, walk_folder};
 pub use given_up::give_up_unneeded;
 pub use host::{
-    FileLock, LockError, bind_listener, descriptors_max, end_process, harden_process,
-    kill_process_if, lock_file, memory_file,
+    FileLock, LockError, bind_listener, descriptors_max, descriptors_run_out, end_process,
+    harden_process, kill_process_if, lock_file, memory_file,
 };
 pub use own_files::OwnFiles;
 pub use pidfd::Pidfd;

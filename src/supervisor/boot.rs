@@ -1,15 +1,15 @@
 //! Bringing an actor to life, with the child of a former daemon where there is one.
 
-use std::{
-    net::TcpListener,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU64},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, AtomicU64},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
 
 use super::{
     Context, InstanceStatus, SupervisorError,
@@ -46,9 +46,7 @@ pub(super) struct Birth {
     pub(super) record: InstanceRecord,
     pub(super) template: Option<Arc<Template>>,
     pub(super) tokens: TokenSet,
-    pub(super) listener: TcpListener,
-    /// A duplicate, for a keeper that comes later.
-    pub(super) kept: TcpListener,
+    pub(super) listener: Arc<TcpListener>,
     /// A child of a former daemon.
     pub(super) workload: Option<Workload>,
     /// Numbers of members that a former daemon left; they were ended.
@@ -65,7 +63,6 @@ pub(super) async fn spawn_actor(
         template,
         tokens,
         listener,
-        kept,
         workload,
         stale_members,
     } = birth;
@@ -166,7 +163,7 @@ pub(super) async fn spawn_actor(
         mailbox,
         status: actor.status.subscribe(),
         route: Arc::clone(&route),
-        listener: Arc::new(kept),
+        listener: Arc::clone(&listener),
         access_written_ms: AtomicI64::new(0),
         census: census_watch,
     });

@@ -33,6 +33,8 @@ use crate::{
 
 /// How many events a slow listener may lag behind before it must read the store.
 const EVENTS_QUEUED: usize = 1_024;
+/// What an access port needs at least: its listener, the copy for the keeper, and one each to look and to send.
+const LISTENER_DESCRIPTORS: u64 = 4;
 
 /// The rooms that the supervisor works with, and what its actors share.
 pub struct Context {
@@ -194,8 +196,16 @@ impl Context {
     }
 
     /// Leases a port and binds the access listener in one go, so that no one can come between.
+    ///
+    /// # Errors
+    /// No port of the range is free; or no descriptor, without which every port would look as if it were taken.
     pub(super) fn open_port(&self, id: InstanceId) -> Result<(u16, TcpListener), SupervisorError> {
         let address = self.config.gateway.address;
+        if runtime::descriptors_run_out(LISTENER_DESCRIPTORS) {
+            return Err(SupervisorError::DescriptorsExhausted(
+                runtime::descriptors_max(),
+            ));
+        }
         let mut bound = None;
         let mut pool = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         let leased = pool.lease(id, self.clock.now(), |port| {

@@ -1,8 +1,9 @@
 //! Creating an instance: every fault at once, then one transaction, then an actor.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, io, os::fd::AsFd, sync::Arc};
 
 use serde_json::Value;
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use super::{
@@ -412,8 +413,8 @@ async fn record(
         pool.release(port, id, context.clock.now());
     };
     // Whatever can fail goes before the record: a record without an actor would come to life by itself later.
-    let kept = match listener.try_clone() {
-        Ok(kept) => kept,
+    let listener = match served(listener) {
+        Ok(listener) => listener,
         Err(error) => {
             give_back();
             return Err(internal(error.to_string()));
@@ -449,7 +450,6 @@ async fn record(
             new.token_hash,
         ),
         listener,
-        kept,
         workload: None,
         stale_members: Vec::new(),
     };
@@ -483,13 +483,14 @@ async fn announce(context: &Context, id: InstanceId) {
     }
 }
 
+/// As it is served and shared; non-blocking from here on.
+pub(super) fn served(listener: std::net::TcpListener) -> io::Result<Arc<TcpListener>> {
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener).map(Arc::new)
+}
+
 /// Gives the keeper a duplicate, so that the port outlives this process.
-pub(super) async fn hold_listener(
-    context: &Context,
-    id: InstanceId,
-    listener: &std::net::TcpListener,
-) {
-    use std::os::fd::AsFd;
+pub(super) async fn hold_listener(context: &Context, id: InstanceId, listener: &impl AsFd) {
     if let Err(error) = context
         .runtime
         .hold(&listener_name(id), listener.as_fd())

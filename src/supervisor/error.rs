@@ -51,6 +51,11 @@ pub enum SupervisorError {
         /// Taken by strangers.
         foreign: usize,
     },
+    /// This process may open no further file: the limit.
+    #[error(
+        "the daemon may have {0} files open and has none left for another access port: raise its limit (LimitNOFILE= of its unit), or delete an instance"
+    )]
+    DescriptorsExhausted(u64),
     /// `runtime.instances_max` is reached.
     #[error("{0} instances exist, as many as runtime.instances_max allows; delete one first")]
     InstancesExhausted(usize),

@@ -24,7 +24,7 @@ pub(super) struct ActorHandle {
     /// What the gateway sees of it.
     pub(super) route: Arc<Route>,
     /// The access listener, kept to be given to a new keeper.
-    pub(super) listener: Arc<std::net::TcpListener>,
+    pub(super) listener: Arc<tokio::net::TcpListener>,
     /// The last use that the store knows of, unix milliseconds.
     pub(super) access_written_ms: AtomicI64,
     /// What it reached and was refused.

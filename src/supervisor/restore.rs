@@ -14,7 +14,7 @@ use super::{
     boot::{Birth, end, spawn_actor},
     command::Command,
     context::listener_name,
-    create::hold_listener,
+    create::{hold_listener, served},
     folders, recovery, remote,
 };
 use crate::{
@@ -220,9 +220,8 @@ async fn restore_one(
             listener
         }
     };
-    let kept = listener
-        .try_clone()
-        .map_err(|error| SupervisorError::Internal(error.to_string()))?;
+    let listener =
+        served(listener).map_err(|error| SupervisorError::Internal(error.to_string()))?;
     if workload.is_none() {
         record.state = recovery::without_child(&record);
     }
@@ -240,7 +239,6 @@ async fn restore_one(
             template,
             tokens,
             listener,
-            kept,
             workload,
             stale_members,
         },

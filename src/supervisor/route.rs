@@ -13,6 +13,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use tokio::{
+    net::TcpListener,
     sync::{mpsc, oneshot, watch},
     time::timeout,
 };
@@ -328,8 +329,9 @@ pub enum AccessEvent {
     Open {
         /// The instance behind it.
         route: Arc<Route>,
-        /// The bound, listening socket; the gateway makes it non-blocking.
-        listener: std::net::TcpListener,
+        /// The bound, listening socket, shared with who gives it to the next keeper: a second descriptor for each of
+        /// thousands of instances would be half of all that a process may have.
+        listener: Arc<TcpListener>,
     },
     /// Secrets of its access tokens are valid no more: what they opened ends.
     TokensChanged {
