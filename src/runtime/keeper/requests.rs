@@ -10,10 +10,17 @@ use super::{
     reactor::Reactor,
     table::Record,
 };
-use crate::runtime::{HostReport, Verb, WorkloadId};
+use crate::runtime::{HostReport, Verb, WorkloadId, host};
 
 /// Most descriptors held by name.
 const HELD_MAX: usize = 16_384;
+
+/// So many descriptors must be free for a launch: about a dozen for itself, the others for whoever serves next, who could
+/// not reach its instances without one.
+const LAUNCH_DESCRIPTORS: u64 = 32;
+/// Why there is no launch then.
+const NO_ROOM: &str = "minimcp keeper has no free descriptor for another program: give it more (LimitNOFILE of its unit, \
+                       ulimit -n), or stop instances";
 
 type Answer = (Reply, Vec<OwnedFd>);
 
@@ -86,6 +93,10 @@ impl Reactor {
     fn launch(&mut self, launch: &Launch, packet: Packet) -> Answer {
         if self.table.workloads.contains_key(&launch.id) {
             return refused(format!("{} is already held", launch.id));
+        }
+        if host::descriptors_run_out(LAUNCH_DESCRIPTORS) {
+            let reason = NO_ROOM.to_owned();
+            return (Reply::NotStarted { reason }, Vec::new());
         }
         let serial = self.next_serial;
         self.next_serial += 1;
