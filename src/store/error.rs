@@ -91,9 +91,23 @@ fn of_database(error: &dyn DatabaseError) -> StoreError {
     let code = error.code().unwrap_or_default();
     let text = error.message();
     if is_transient(&code) {
-        StoreError::Unavailable(format!("the database cannot serve now: {text}"))
+        StoreError::Unavailable(format!(
+            "the database cannot serve now: {text}{}",
+            hint(&code)
+        ))
     } else {
         StoreError::Refused(refusal(&code, text))
+    }
+}
+
+/// Where to look, when SQLite's own words do not tell it.
+fn hint(code: &str) -> &'static str {
+    // READONLY and IOERR; those of PostgreSQL have five characters.
+    match code.parse::<u32>().map(|number| number & 0xff) {
+        Ok(8 | 10) if code.len() < 5 => {
+            " (its file system is read-only, or its device fails: see mount and the kernel's log)"
+        }
+        _ => "",
     }
 }
 
@@ -146,6 +160,16 @@ fn is_transient(code: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_that_takes_nothing_is_told_as_one() {
+        for code in ["8", "10", "776", "778"] {
+            assert!(hint(code).contains("read-only"), "{code}");
+        }
+        for other in ["5", "13", "08006", "25006", ""] {
+            assert_eq!(hint(other), "", "{other}");
+        }
+    }
 
     #[test]
     fn only_what_passes_by_itself_is_worth_another_try() {

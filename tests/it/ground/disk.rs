@@ -50,7 +50,7 @@ fn fill(folder: &Path) {
     }
 }
 
-async fn whole_log(server: &Server, id: &str) -> Vec<Row> {
+pub(super) async fn whole_log(server: &Server, id: &str) -> Vec<Row> {
     let (mut rows, mut cursor) = (Vec::new(), String::new());
     loop {
         let page = server

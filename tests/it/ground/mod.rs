@@ -5,6 +5,7 @@ pub mod clock;
 mod descriptors;
 mod disk;
 mod forks;
+mod read_only;
 
 use std::time::{Duration, Instant};
 
