@@ -16,7 +16,10 @@ use super::{
     parts,
     serve::PrivateFolder,
 };
-use crate::store::floor::{self, OwnDatabase};
+use crate::{
+    domain::{access::RateLimit, duration::HumanDuration},
+    store::floor::{self, OwnDatabase},
+};
 
 /// Rows of one transaction, as `logs.batch_rows` has them.
 const BATCH: usize = 5_000;
@@ -89,8 +92,11 @@ fn one(
     let each = lines / children;
     let command = bench.part(&["flood", &each.to_string()]);
     let mut daemon = Daemon::start_with(bench, &[("flood", &command)], |config| {
-        // What one instance may write is not what is measured.
-        config.logs.rate_limit_per_instance = None;
+        // What one instance may write is not what is measured; a limit that is left out would be the default one.
+        config.logs.rate_limit_per_instance = Some(RateLimit {
+            requests: u32::try_from(lines).unwrap_or(u32::MAX),
+            per: HumanDuration::from_secs(1),
+        });
         if let Some(url) = database {
             config.database.url = url.to_owned();
         }
