@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     domain::access::{TokenScope, TokenSettings},
-    upstream::{Envelope, INTERNAL_ERROR, ListedTool, error_message, splice},
+    upstream::{Envelope, INTERNAL_ERROR, ListedTool, Raw, error_message, splice},
 };
 
 use super::event_text::{EventSplitter, data_of, with_data};
@@ -54,10 +54,10 @@ fn seen(scope: &TokenScope, message: &[u8]) -> Option<Bytes> {
         })
         .collect();
     let tools_now = format!("[{}]", kept.join(","));
-    let mut edits = vec![(tools, tools_now.as_str())];
+    let mut edits = vec![(Raw::from(tools), tools_now.as_str())];
     // What this token sees is not what others see.
     if let Some(cache_scope) = listed.cache_scope {
-        edits.push((cache_scope, "\"private\""));
+        edits.push((Raw::from(cache_scope), "\"private\""));
     }
     Some(splice(message, &mut edits).into())
 }

@@ -1,8 +1,6 @@
 //! What a child tells without being asked.
 
-use serde_json::value::RawValue;
-
-use crate::upstream::{LOG_LEVELS, RawObject, unquote};
+use crate::upstream::{LOG_LEVELS, Raw, RawObject, unquote};
 
 /// A notification that belongs to no call, read as far as it matters for who hears it.
 pub struct News<'a> {
@@ -17,7 +15,7 @@ pub struct News<'a> {
 impl<'a> News<'a> {
     /// Reads it.
     #[must_use]
-    pub fn read(method: &'a str, params: Option<&RawValue>) -> Self {
+    pub fn read(method: &'a str, params: Option<Raw<'_>>) -> Self {
         let field = |key: &str| {
             let params = RawObject::of(params?).ok()?;
             unquote(params.get(key)?)

@@ -10,7 +10,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
 
 use super::{
     kept_sessions::{KeptSession, KeptSessions},
@@ -31,8 +30,8 @@ use crate::{
         route::{Route, SessionChild},
     },
     upstream::{
-        Caller, Declared, Downstream, Era, Handshake, Item, LEGACY_VERSIONS, Mailbox, RawObject,
-        SessionKey, Upstream, wants_level,
+        Caller, Declared, Downstream, Era, Handshake, Item, LEGACY_VERSIONS, Mailbox, Raw,
+        RawObject, SessionKey, Upstream, wants_level,
     },
 };
 
@@ -60,6 +59,9 @@ impl ClientTraits {
     /// Reads the raw capabilities of a client.
     #[must_use]
     pub fn declared(capabilities: &str) -> Self {
+        if capabilities == "{}" {
+            return Self::default();
+        }
         let capabilities = RawObject::parse(capabilities).unwrap_or_default();
         let has = |name| {
             capabilities
@@ -472,7 +474,7 @@ impl Downstream for SessionTable {
         }
     }
 
-    fn notification(&self, method: &str, params: Option<&RawValue>, message: Bytes) {
+    fn notification(&self, method: &str, params: Option<Raw<'_>>, message: Bytes) {
         let news = News::read(method, params);
         let updated = news.updated.as_ref().and_then(Option::as_deref);
         if updated.is_some() == news.updated.is_some() {
@@ -488,7 +490,7 @@ impl Downstream for SessionTable {
 
 /// What the child of this session alone tells.
 impl Downstream for Session {
-    fn notification(&self, method: &str, params: Option<&RawValue>, message: Bytes) {
+    fn notification(&self, method: &str, params: Option<Raw<'_>>, message: Bytes) {
         if self.wants(&News::read(method, params)) {
             self.stream.push(message);
         }

@@ -12,7 +12,7 @@ use super::{
     framer::{Frame, likely_id},
     handshake::Era,
     in_flight::{Home, LOG_LEVELS, Origin, SessionKey},
-    message::{Envelope, Kind, RawObject, splice, splice_text, unquote},
+    message::{Envelope, Kind, Raw, RawObject, splice, splice_text, unquote},
     news, rounds,
     translate::{META_SUBSCRIPTION, capability_for, missing_capability, unmarked},
     wire::Wire,
@@ -74,10 +74,11 @@ fn message(
     noise: &NoiseSink,
     downstream: &impl Fn() -> Option<Arc<dyn Downstream>>,
 ) {
-    let parsed = Envelope::parse(line).and_then(|envelope| Ok((envelope.kind()?, envelope)));
-    let Ok((kind, envelope)) = parsed else {
-        noise(line);
-        return;
+    let Ok(envelope) = Envelope::parse(line) else {
+        return noise(line);
+    };
+    let Ok(kind) = envelope.kind() else {
+        return noise(line);
     };
     if let Stream::OfCall(id) = stream {
         // Anything that comes with a call is a sign of its life.
@@ -124,7 +125,7 @@ fn has_failed(answer: &Envelope<'_>) -> bool {
     })
 }
 
-fn request(wire: &Wire, stream: Stream, line: &[u8], envelope: &Envelope<'_>, id: &RawValue) {
+fn request(wire: &Wire, stream: Stream, line: &[u8], envelope: &Envelope<'_>, id: Raw<'_>) {
     let method = envelope.method();
     let refuse = |code, text: &str| {
         // A child that does not read its answers loses them; the backlog is bounded.
@@ -246,7 +247,7 @@ fn marked(
     downstream: &impl Fn() -> Option<Arc<dyn Downstream>>,
 ) {
     if envelope.method() == "notifications/subscriptions/acknowledged"
-        && news::acknowledged(wire, mark, envelope.params.map(RawValue::get))
+        && news::acknowledged(wire, mark, envelope.params.map(Raw::get))
     {
         return;
     }
@@ -323,7 +324,7 @@ fn cancelled(wire: &Wire, line: &[u8], envelope: &Envelope<'_>) {
 
 /// The level of a log notification as an index into [`LOG_LEVELS`].
 #[must_use]
-pub fn level_of(params: Option<&RawValue>) -> Option<u8> {
+pub fn level_of(params: Option<Raw<'_>>) -> Option<u8> {
     let params = RawObject::of(params?).ok()?;
     let name = unquote(params.get("level")?)?;
     let index = LOG_LEVELS.iter().position(|level| *level == name)?;

@@ -5,17 +5,15 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
-
-use super::message::{EnvelopeError, RawObject};
+use super::message::{EnvelopeError, Raw, RawObject};
 
 impl<'a> RawObject<'a> {
     /// As [`RawObject::parse`], for a part of a message that was parsed.
     ///
     /// # Errors
     /// When `raw` is another JSON value, or a key is there twice.
-    pub fn of(raw: &'a RawValue) -> Result<Self, EnvelopeError> {
-        Self::of_checked(raw.get())
+    pub fn of(raw: impl Into<Raw<'a>>) -> Result<Self, EnvelopeError> {
+        Self::of_checked(raw.into().get())
     }
 
     /// As [`RawObject::of`], for the raw text of a member of another object. Of text that is no JSON it may make
@@ -73,7 +71,7 @@ impl Default for Parameters<'_> {
 
 impl<'a> Parameters<'a> {
     /// Takes raw parameters apart.
-    pub(super) fn of(raw: &'a RawValue) -> Self {
+    pub(super) fn of(raw: Raw<'a>) -> Self {
         let members = RawObject::of(raw);
         let found = members.as_ref().ok().and_then(|members| {
             let (_, meta) = members.0.iter().find(|(key, _)| key == "_meta")?;

@@ -12,7 +12,36 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::members::Parameters;
+use super::{members::Parameters, one_pass};
+
+/// A part of a message, as it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Raw<'a>(&'a str);
+
+impl<'a> Raw<'a> {
+    /// Of a part that is JSON.
+    pub(super) fn new(text: &'a str) -> Self {
+        Self(text)
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn get(self) -> &'a str {
+        self.0
+    }
+}
+
+impl<'a> From<&'a RawValue> for Raw<'a> {
+    fn from(raw: &'a RawValue) -> Self {
+        Self(raw.get())
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Raw<'a> {
+    fn deserialize<D: Deserializer<'de>>(de: D) -> Result<Self, D::Error> {
+        <&RawValue>::deserialize(de).map(Self::from)
+    }
+}
 
 /// The parts of one JSON-RPC 2.0 message that routing needs; everything borrows from the source.
 #[derive(Debug, Deserialize)]
@@ -21,18 +50,18 @@ pub struct Envelope<'a> {
     jsonrpc: Option<Text<'a>>,
     /// The id, `null` included.
     #[serde(borrow, default, deserialize_with = "present")]
-    pub id: Option<&'a RawValue>,
+    pub id: Option<Raw<'a>>,
     #[serde(borrow, default)]
     method: Option<Text<'a>>,
     /// The parameters.
     #[serde(borrow, default, deserialize_with = "present")]
-    pub params: Option<&'a RawValue>,
+    pub params: Option<Raw<'a>>,
     /// The result of a response, `null` included.
     #[serde(borrow, default, deserialize_with = "present")]
-    pub result: Option<&'a RawValue>,
+    pub result: Option<Raw<'a>>,
     /// The error of a response.
     #[serde(borrow, default, deserialize_with = "present")]
-    pub error: Option<&'a RawValue>,
+    pub error: Option<Raw<'a>>,
     #[serde(skip)]
     parameters: Parameters<'a>,
 }
@@ -59,8 +88,8 @@ pub enum EnvelopeError {
     Shape(String),
 }
 
-fn present<'de, D: Deserializer<'de>>(de: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(de).map(Some)
+fn present<'de, D: Deserializer<'de>>(de: D) -> Result<Option<Raw<'de>>, D::Error> {
+    Raw::deserialize(de).map(Some)
 }
 
 impl<'a> Envelope<'a> {
@@ -69,9 +98,25 @@ impl<'a> Envelope<'a> {
     /// # Errors
     /// [`EnvelopeError::Syntax`] for anything but JSON, [`EnvelopeError::Shape`] for other JSON and for doubled keys.
     pub fn parse(source: &'a [u8]) -> Result<Self, EnvelopeError> {
-        // The parser does not look into what it skips, and a server may end over a byte that it cannot decode.
+        // Neither way looks into what it skips, and a server may end over a byte that it cannot decode.
         let source = std::str::from_utf8(source)
             .map_err(|error| EnvelopeError::Syntax(format!("it is not UTF-8: {error}")))?;
+        match one_pass::read(source) {
+            Some(parts) => Ok(Self {
+                jsonrpc: Some(Text(Cow::Borrowed("2.0"))),
+                id: parts.id,
+                method: parts.method.map(|method| Text(Cow::Borrowed(method))),
+                params: parts.params,
+                result: parts.result,
+                error: parts.error,
+                parameters: parts.parameters,
+            }),
+            None => Self::parsed(source),
+        }
+    }
+
+    /// As [`Envelope::parse`], by the parser alone.
+    pub(super) fn parsed(source: &'a str) -> Result<Self, EnvelopeError> {
         let mut envelope: Self = serde_json::from_str(source).map_err(|error| {
             if error.is_data() {
                 // The derive may stop at the first wrong field of a text that is not even JSON.
@@ -190,8 +235,8 @@ pub fn is_id(raw: &str) -> bool {
 /// # Panics
 /// When a part does not borrow from `source`: a fault in this program.
 #[must_use]
-pub fn splice(source: &[u8], edits: &mut [(&RawValue, &str)]) -> Vec<u8> {
-    splice_at(source, edits, 0, |part| part.get())
+pub fn splice(source: &[u8], edits: &mut [(Raw<'_>, &str)]) -> Vec<u8> {
+    splice_at(source, edits, 0, Raw::get)
 }
 
 /// As [`splice`], for parts as text.

@@ -29,6 +29,7 @@ mod members;
 mod message;
 mod news;
 mod offer;
+mod one_pass;
 mod param_headers;
 mod remote;
 mod remote_connect;
@@ -58,7 +59,6 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use serde_json::value::RawValue;
 use tokio::net::unix::pipe;
 
 use crate::{
@@ -81,8 +81,8 @@ pub use http_connect::ChildConnector;
 pub use in_flight::{Caller, LOG_LEVELS, SessionKey, wants_level};
 pub use mailbox::{Item, Mailbox};
 pub use message::{
-    Envelope, EnvelopeError, Kind, RawObject, Word, has_numbered_characters, is_id, quote, splice,
-    splice_text, unquote, unquoted,
+    Envelope, EnvelopeError, Kind, Raw, RawObject, Word, has_numbered_characters, is_id, quote,
+    splice, splice_text, unquote, unquoted,
 };
 pub use news::{Interest, NEWS_KINDS};
 pub use offer::{LIST_BYTES_MAX, Offer, list_entries};
@@ -190,7 +190,7 @@ impl From<Refused> for UpstreamError {
 /// Gets what a child tells all its clients; implemented by the gateway. Called from the reader task: must not block.
 pub trait Downstream: Send + Sync {
     /// A notification that belongs to no call. `message` is the whole line.
-    fn notification(&self, method: &str, params: Option<&RawValue>, message: Bytes);
+    fn notification(&self, method: &str, params: Option<Raw<'_>>, message: Bytes);
 
     /// The child's HTTP server forgot our session and opened a new one: what the clients wished must be told again.
     fn renewed(&self) {}

@@ -5,7 +5,6 @@
 //! and the death of the child end it as they end any other.
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::{
@@ -94,7 +93,7 @@ pub fn ended(wire: &Wire, call: InFlight, line: &[u8], answer: &Envelope<'_>) {
     let asks = answer
         .result
         .filter(|_| !crossing.sent.is_empty())
-        .and_then(|result: &RawValue| input_required(result.get()));
+        .and_then(|result| input_required(result.get()));
     match asks {
         Some(required) => ask(wire, call, required),
         None => {

@@ -5,14 +5,14 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 
 use super::{
     failure::{INTERNAL_ERROR, INVALID_PARAMS, MISSING_CAPABILITY, error_message},
     handshake::{Era, MODERN},
     in_flight::{Caller, LOG_LEVELS},
     message::{
-        Envelope, EnvelopeError, RawObject, Word, has_numbered_characters, quote, splice,
+        Envelope, EnvelopeError, Raw, RawObject, Word, has_numbered_characters, quote, splice,
         splice_text_line, unquote,
     },
 };
@@ -142,9 +142,7 @@ pub fn rewritten<'a>(
         None if crosses && child == Era::Modern => "{}",
         None => return Ok(None),
     };
-    // An escaped key could hide a progress token, and with it steal the progress of another session's call.
-    static PROGRESS_TOKEN: Word = Word::new("progressToken");
-    if !crosses && !PROGRESS_TOKEN.is_in(raw) && !has_numbered_characters(raw) {
+    if !crosses && !may_have_token(envelope, raw) {
         return Ok(None);
     }
     let params = envelope.parameters().map_err(Clone::clone)?;
@@ -194,6 +192,17 @@ pub fn rewritten<'a>(
     }))))
 }
 
+/// Whether there may be a progress token in raw parameters. One that we did not see could steal the progress of another
+/// session's call.
+fn may_have_token(envelope: &Envelope<'_>, raw: &str) -> bool {
+    static PROGRESS_TOKEN: Word = Word::new("progressToken");
+    match (envelope.parameters(), envelope.meta()) {
+        // Its keys are known, however they were written.
+        (Ok(_), Ok(meta)) => meta.is_some_and(|meta| meta.get("progressToken").is_some()),
+        _ => PROGRESS_TOKEN.is_in(raw) || has_numbered_characters(raw),
+    }
+}
+
 impl<'a> Rewritten<'a> {
     /// The client's progress token, raw.
     #[must_use]
@@ -237,22 +246,23 @@ pub fn compose(
     id: u64,
     params: Option<Changed<'_>>,
 ) -> Vec<u8> {
-    let id_text = id.to_string();
-    let Some(id) = envelope.id.map(RawValue::get) else {
+    let mut digits = itoa::Buffer::new();
+    let id_text = digits.format(id);
+    let Some(id) = envelope.id.map(Raw::get) else {
         return splice_text_line(source, &mut []);
     };
     match (envelope.params, params) {
         (_, Some(Changed::Without(part))) => {
-            splice_text_line(source, &mut [(id, &id_text), (part, "")])
+            splice_text_line(source, &mut [(id, id_text), (part, "")])
         }
         (Some(raw), Some(Changed::Anew(params))) => {
-            splice_text_line(source, &mut [(id, &id_text), (raw.get(), &params)])
+            splice_text_line(source, &mut [(id, id_text), (raw.get(), &params)])
         }
         (None, Some(Changed::Anew(params))) => {
             let with_params = format!("{id_text},\"params\":{params}");
             splice_text_line(source, &mut [(id, &with_params)])
         }
-        (_, None) => splice_text_line(source, &mut [(id, &id_text)]),
+        (_, None) => splice_text_line(source, &mut [(id, id_text)]),
     }
 }
 
@@ -326,13 +336,13 @@ pub fn session_answer(line: &[u8], answer: &Envelope<'_>, client_id: &str, metho
     let Some(id) = answer.id else {
         return Bytes::copy_from_slice(line);
     };
-    let changed: Option<(&RawValue, String)> = match (answer.result, answer.error) {
+    let changed: Option<(Raw<'_>, String)> = match (answer.result, answer.error) {
         (Some(raw), _) => session_result(raw.get()).map(|result| (raw, result)),
         (None, Some(raw)) => session_error(raw.get(), method).map(|error| (raw, error)),
         (None, None) => None,
     };
     match &changed {
-        Some((raw, text)) => splice(line, &mut [(id, client_id), (raw, text)]),
+        Some((raw, text)) => splice(line, &mut [(id, client_id), (*raw, text)]),
         None => splice(line, &mut [(id, client_id)]),
     }
     .into()
