@@ -70,7 +70,7 @@ impl FakeStore {
             .stored
             .iter()
             .filter(|row| !matches!(row.outcome, CallOutcome::Lost(_)));
-        calls.map(|row| row.tool.clone()).collect()
+        calls.map(|row| row.tool.to_string()).collect()
     }
 
     /// How many calls its records of losses tell of.
@@ -105,7 +105,7 @@ impl CallStore for FakeStore {
         }
         if calls
             .iter()
-            .any(|call| call.record.tool == self.refused_tool)
+            .any(|call| *call.record.tool == *self.refused_tool)
             && !self.refused_tool.is_empty()
         {
             return Err(StoreError::Refused("not this tool".to_owned()));

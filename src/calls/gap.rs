@@ -14,7 +14,7 @@ pub(super) fn count_lost(gaps: &mut Gaps, record: &CallRecord) -> u64 {
         _ => 1,
     };
     let first = || CallRecord {
-        tool: String::new(),
+        tool: "".into(),
         arguments: None,
         duration_us: 0,
         request_bytes: 0,

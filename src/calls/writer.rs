@@ -25,8 +25,8 @@ use crate::{
     store::StoreError,
 };
 
-/// Records of one transaction at most.
-const BATCH_MAX: usize = 1_000;
+/// Records of one transaction at most: two of the largest statements.
+const BATCH_MAX: usize = 1_024;
 /// A batch from the spool holds about so many bytes at most.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// The store gets so long for a batch before new records go to the spool.

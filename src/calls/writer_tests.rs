@@ -34,7 +34,7 @@ fn call(tool: &str) -> CallRecord {
         instance_key: 7,
         generation: Generation(1),
         token: TokenName::first(),
-        tool: tool.to_owned(),
+        tool: tool.into(),
         stateless: false,
         started_at: 1,
         duration_us: 2,

@@ -1,5 +1,7 @@
 //! What is kept of a call of a tool, and what is made of many.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -79,8 +81,8 @@ pub struct CallRecord {
     pub generation: Generation,
     /// Which access token let it in.
     pub token: TokenName,
-    /// The tool, at most 200 characters of its name.
-    pub tool: String,
+    /// The tool, at most 200 characters of its name. Calls of one tool share it.
+    pub tool: Arc<str>,
     /// Whether the client is a stateless one.
     pub stateless: bool,
     /// When it came in.

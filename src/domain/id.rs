@@ -1,6 +1,6 @@
 //! Names and numbers that identify things; each is checked once, where it enters.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -64,7 +64,7 @@ macro_rules! name_type {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Checks `text` and takes it over.
@@ -75,7 +75,7 @@ macro_rules! name_type {
                 let text = text.into();
                 let check: fn(&str) -> bool = $check;
                 if check(&text) {
-                    Ok(Self(text))
+                    Ok(Self(text.into()))
                 } else {
                     let value = text.chars().take(80).collect();
                     Err(InvalidName { what: $what, value, allowed: $allowed })
@@ -104,7 +104,7 @@ macro_rules! name_type {
 
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.as_str().to_owned()
             }
         }
 
@@ -173,7 +173,13 @@ impl TokenName {
     /// The name of the token that a new instance gets.
     #[must_use]
     pub fn first() -> Self {
-        Self(super::access::DEFAULT_TOKEN.to_owned())
+        Self(super::access::DEFAULT_TOKEN.into())
+    }
+
+    /// The name as text that is not copied.
+    #[must_use]
+    pub fn shared(&self) -> Arc<str> {
+        self.0.clone()
     }
 }
 

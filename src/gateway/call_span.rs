@@ -50,7 +50,7 @@ pub(super) fn begin(
 /// Ends it as its record says.
 pub(super) fn end(mut span: Span, record: &CallRecord) {
     let outcome = record.outcome.word();
-    span.put("gen_ai.tool.name", record.tool.clone());
+    span.put("gen_ai.tool.name", record.tool.to_string());
     span.put(
         "minimcp.generation",
         i64::try_from(record.generation.0).unwrap_or(i64::MAX),

@@ -103,9 +103,11 @@ impl Held {
 }
 
 fn hold(reply: Reply, change: impl FnOnce(&mut Held)) -> Reply {
+    if let GatewayBody::Full(_) = reply.body() {
+        return reply;
+    }
     let (parts, body) = reply.into_parts();
     let mut held = match body {
-        full @ GatewayBody::Full(_) => return Reply::from_parts(parts, full),
         GatewayBody::Held(held) => held,
         inner => Box::new(Held {
             inner,

@@ -62,6 +62,7 @@ mod stateless_tests;
 mod target;
 #[cfg(test)]
 mod tests;
+mod tool_names;
 mod watchdog;
 mod wishes;
 
@@ -111,6 +112,7 @@ use reply::{no_such_session, not_allowed, nothing_here, preflight};
 use session::SessionTable;
 use sse_inbox::SseStreams;
 use target::Endpoint;
+use tool_names::ToolNames;
 
 static SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 static VERSION_HEADER: HeaderName = HeaderName::from_static("mcp-protocol-version");
@@ -144,6 +146,7 @@ struct Place {
     /// Sessions that an HTTP child opened for clients.
     relayed: RelayedSessions,
     sse: SseStreams,
+    tools: ToolNames,
 }
 
 impl Gateway {
@@ -311,7 +314,7 @@ impl Gateway {
             return no_such_session("null");
         }
         let reply = match parts.method {
-            Method::POST => self.post(place, parts, body, &secret, now).await,
+            Method::POST => self.post(place, parts, body, &secret, (session, now)).await,
             // A list of tools whose first stream broke may come again.
             Method::GET => held::seen_through(
                 Box::pin(self.get(place, parts, &secret)).await,
@@ -438,6 +441,7 @@ impl Place {
             param_headers: ParamHeaders::default(),
             relayed: RelayedSessions::default(),
             sse: SseStreams::default(),
+            tools: ToolNames::default(),
         }
     }
 
@@ -448,7 +452,17 @@ impl Place {
         secret: &Secret,
         now: UnixMs,
     ) -> Option<Arc<session::Session>> {
-        let id = headers.get(&SESSION_HEADER)?.to_str().ok()?;
+        self.session_named(headers.get(&SESSION_HEADER), secret, now)
+    }
+
+    /// The same for the value of its header.
+    fn session_named(
+        &self,
+        header: Option<&HeaderValue>,
+        secret: &Secret,
+        now: UnixMs,
+    ) -> Option<Arc<session::Session>> {
+        let id = header?.to_str().ok()?;
         self.table.find(id, &secret.token, now)
     }
 }

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::request::Parts;
+use http::{HeaderValue, request::Parts};
 
-use super::{
-    Gateway, Message, Place, Reply, SESSION_HEADER, held, limit, record, reply, scope, stateless,
-};
+use super::{Gateway, Message, Place, Reply, held, limit, record, reply, scope, stateless};
 use crate::{
     domain::UnixMs,
     supervisor::access::Secret,
@@ -20,6 +18,8 @@ struct Posted<'a> {
     envelope: &'a Envelope<'a>,
     kind: Kind,
     stateless: bool,
+    /// The value of the header that names a session.
+    session: Option<&'a HeaderValue>,
 }
 
 impl Gateway {
@@ -30,7 +30,7 @@ impl Gateway {
         parts: &Parts,
         body: B,
         secret: &Secret,
-        now: UnixMs,
+        (session, now): (Option<&HeaderValue>, UnixMs),
     ) -> Reply
     where
         B: hyper::body::Body<Data = Bytes> + Unpin,
@@ -42,13 +42,16 @@ impl Gateway {
         if source.trim_ascii_start().first() == Some(&b'[') {
             return Box::pin(self.batch(place, parts, &source, secret, now)).await;
         }
-        let parsed = Envelope::parse(&source).and_then(|message| Ok((message.kind()?, message)));
-        let (kind, envelope) = match parsed {
-            Ok(parsed) => parsed,
+        let envelope = match Envelope::parse(&source) {
+            Ok(envelope) => envelope,
             Err(error) => return reply::not_a_message(&error),
         };
-        let in_session = parts.headers.contains_key(&SESSION_HEADER);
-        let stateless = !in_session && stateless::is_stateless(&parts.headers, &source, &envelope);
+        let kind = match envelope.kind() {
+            Ok(kind) => kind,
+            Err(error) => return reply::not_a_message(&error),
+        };
+        let stateless =
+            session.is_none() && stateless::is_stateless(&parts.headers, &source, &envelope);
         let recorder = self.calls.get().and_then(|sink| {
             let one = std::iter::once((&source[..], &envelope));
             record::begin(
@@ -65,6 +68,7 @@ impl Gateway {
             envelope: &envelope,
             kind,
             stateless,
+            session,
         };
         let reply = self.post_one(place, parts, &posted, secret, now).await;
         match recorder {
@@ -86,6 +90,7 @@ impl Gateway {
             envelope,
             kind,
             stateless,
+            session,
         } = *posted;
         let id = match kind {
             Kind::Request => envelope.id.map_or("null", |id| id.get()),
@@ -102,7 +107,7 @@ impl Gateway {
             Ok(permit) => permit,
             Err(refused) => return *refused,
         };
-        let session = place.session_of(&parts.headers, secret, now);
+        let session = place.session_named(session, secret, now);
         let message = Message {
             source,
             envelope,

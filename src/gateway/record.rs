@@ -40,6 +40,7 @@ pub struct CallSink {
 }
 
 struct Open {
+    /// Empty when it is the only one.
     id: Box<str>,
     record: CallRecord,
     span: Option<Span>,
@@ -71,6 +72,7 @@ pub fn begin<'a>(
     messages: impl Iterator<Item = (&'a [u8], &'a Envelope<'a>)>,
 ) -> Option<Box<Recorder>> {
     let mut open = Vec::new();
+    let is_only = messages.size_hint() == (1, Some(1));
     for (source, envelope) in messages {
         let (Some(id), "tools/call") = (envelope.id, envelope.method()) else {
             continue;
@@ -84,16 +86,13 @@ pub fn begin<'a>(
         });
         let span = call_span::begin(place, envelope, headers, stateless);
         open.push(Open {
-            id: id.get().into(),
+            id: if is_only { "" } else { id.get() }.into(),
             span,
             record: CallRecord {
                 instance_key: place.route.key,
                 generation: present_generation(place),
                 token: secret.token.name.clone(),
-                tool: match tool.char_indices().nth(TOOL_CHARS_MAX) {
-                    None => tool.into_owned(),
-                    Some((end, _)) => tool[..end].to_owned(),
-                },
+                tool: place.tools.shared(shortened(&tool)),
                 stateless,
                 started_at: now,
                 duration_us: 0,
@@ -114,6 +113,17 @@ pub fn begin<'a>(
             passed: 0,
         })
     })
+}
+
+/// The beginning of a name that is too long.
+fn shortened(tool: &str) -> &str {
+    if tool.len() <= TOOL_CHARS_MAX {
+        return tool;
+    }
+    match tool.char_indices().nth(TOOL_CHARS_MAX) {
+        None => tool,
+        Some((end, _)) => &tool[..end],
+    }
 }
 
 fn present_generation(place: &Place) -> Generation {
@@ -139,9 +149,8 @@ impl Recorder {
     /// Lets the reply pass and records how the calls end.
     #[must_use]
     pub fn watch(mut self: Box<Self>, reply: Reply) -> Reply {
-        let (parts, body) = reply.into_parts();
-        if let GatewayBody::Full(body) = body {
-            match &body {
+        if let GatewayBody::Full(body) = reply.body() {
+            match body {
                 Some(body) if self.open.len() == 1 && is_plainly_good(body) => {
                     if let Some(open) = self.open.pop() {
                         self.end(open, CallOutcome::Ok, body.len());
@@ -152,13 +161,13 @@ impl Recorder {
             }
             // Nothing to answer with: the call was taken back.
             self.end_all(CallOutcome::Cancelled);
-            return Reply::from_parts(parts, GatewayBody::Full(body));
+            return reply;
         }
-        let kind = parts.headers.get(header::CONTENT_TYPE);
+        let kind = reply.headers().get(header::CONTENT_TYPE);
         if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
             self.form = Form::Events(EventSplitter::default());
         }
-        held::recorded(Reply::from_parts(parts, body), self)
+        held::recorded(reply, self)
     }
 
     /// A piece of the reply passes.
@@ -365,6 +374,14 @@ mod tests {
                 "{answer}"
             );
         }
+    }
+
+    #[test]
+    fn names_are_cut_by_their_characters() {
+        let long = "ü".repeat(TOOL_CHARS_MAX);
+        assert_eq!(shortened(&long), long);
+        assert_eq!(shortened(&format!("{long}x")), long);
+        assert_eq!(shortened("echo"), "echo");
     }
 
     #[test]

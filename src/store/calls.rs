@@ -1,16 +1,23 @@
 //! Call records: written in batches, each once; read in pages.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    borrow::Cow,
+    sync::{Arc, LazyLock},
+};
 
 use sqlx::{PgPool, SqlitePool, query, query_as, query_scalar};
 
 use super::{
     Store, StoreError,
-    chunks::{chunk_inserts, cut},
+    chunks::{CHUNKS, chunk_inserts, chunk_inserts_of, cut},
     pool::Pool,
     row::{to_column, without_nul},
 };
-use crate::domain::{UnixMs, call::NumberedCall, id::Generation};
+use crate::domain::{
+    UnixMs,
+    call::{CallOutcome, NumberedCall},
+    id::Generation,
+};
 
 /// A stored call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +92,14 @@ macro_rules! insert_calls {
 const INSERT_COLUMNS: usize = 12;
 static CHUNK_INSERTS: LazyLock<[String; 4]> =
     LazyLock::new(|| chunk_inserts(insert_calls!("VALUES "), INSERT_COLUMNS));
+/// For rows that are all of good calls, as most are: of three columns nothing is left to say.
+static GOOD_INSERTS: LazyLock<[String; 4]> = LazyLock::new(|| {
+    let row = format!(
+        "?, ?, ?, ?, ?, ?, ?, '{}', NULL, ?, ?, NULL",
+        CallOutcome::Ok.word()
+    );
+    chunk_inserts_of(insert_calls!("VALUES "), &row)
+});
 
 row! {
     struct CallColumns {
@@ -230,6 +245,20 @@ fn behind(calls: &[NumberedCall], last: i64) -> &[NumberedCall] {
     &calls[calls.partition_point(|call| call.number <= last)..]
 }
 
+/// Whether [`GOOD_INSERTS`] say all of a call.
+fn is_good(NumberedCall { record, .. }: &NumberedCall) -> bool {
+    record.outcome == CallOutcome::Ok && record.arguments.is_none()
+}
+
+/// The statement for a chunk of good calls alone.
+fn good_insert(chunk: &[NumberedCall]) -> Option<&'static str> {
+    if !chunk.iter().all(is_good) {
+        return None;
+    }
+    let at = CHUNKS.iter().position(|rows| *rows == chunk.len())?;
+    Some(&GOOD_INSERTS[at])
+}
+
 /// A column in which a row mostly has the text of the row before: that is not copied again.
 #[derive(Default)]
 struct Repeated(Option<Arc<str>>);
@@ -240,6 +269,13 @@ impl Repeated {
             Some(known) if **known == *text => known.clone(),
             _ => self.0.insert(text.into()).clone(),
         }
+    }
+}
+
+fn shared_without_nul(text: &Arc<str>) -> Arc<str> {
+    match without_nul(text) {
+        Cow::Borrowed(_) => text.clone(),
+        Cow::Owned(text) => text.into(),
     }
 }
 
@@ -257,24 +293,30 @@ async fn insert_sqlite(pool: &SqlitePool, calls: &[NumberedCall]) -> Result<(), 
         .bind(first.writer)
         .fetch_one(&mut *tx)
         .await?;
-    let (mut token, mut tool, mut outcome) = <(Repeated, Repeated, Repeated)>::default();
+    let mut outcome = Repeated::default();
     for (sql, chunk) in cut(behind(calls, last), &CHUNK_INSERTS) {
-        let mut insert = query(sql);
+        let good = good_insert(chunk);
+        let all_good = good.is_some();
+        let mut insert = query(good.unwrap_or(sql));
         for NumberedCall { record, .. } in chunk {
-            let arguments = record.arguments.as_deref();
             insert = insert
                 .bind(record.instance_key)
                 .bind(to_column(record.generation.0))
-                .bind(token.shared(record.token.as_str()))
-                .bind(tool.shared(&without_nul(&record.tool)))
+                .bind(record.token.shared())
+                .bind(shared_without_nul(&record.tool))
                 .bind(record.stateless)
                 .bind(record.started_at)
-                .bind(record.duration_us)
-                .bind(outcome.shared(record.outcome.word()))
-                .bind(record.outcome.code())
-                .bind(record.request_bytes)
-                .bind(record.answer_bytes)
-                .bind(arguments.map(|text| without_nul(text).into_owned()));
+                .bind(record.duration_us);
+            if !all_good {
+                insert = insert
+                    .bind(outcome.shared(record.outcome.word()))
+                    .bind(record.outcome.code());
+            }
+            insert = insert.bind(record.request_bytes).bind(record.answer_bytes);
+            if !all_good {
+                let arguments = record.arguments.as_deref();
+                insert = insert.bind(arguments.map(|text| without_nul(text).into_owned()));
+            }
         }
         insert.execute(&mut *tx).await?;
     }
@@ -345,10 +387,46 @@ async fn insert_postgres(pool: &PgPool, calls: &[NumberedCall]) -> Result<(), St
 
 #[cfg(test)]
 mod tests {
-    use super::{super::chunks::CHUNKS, *};
+    use super::*;
+    use crate::domain::{call::CallRecord, id::TokenName};
 
     #[test]
     fn every_insert_stays_under_the_parameter_limit_of_sqlite() {
         assert!(CHUNKS[0] * INSERT_COLUMNS <= 32_766);
+    }
+
+    #[test]
+    fn only_calls_that_are_all_good_are_written_without_their_outcomes() {
+        let call = |outcome, arguments: Option<&str>| NumberedCall {
+            writer: 1,
+            number: 1,
+            record: CallRecord {
+                instance_key: 1,
+                generation: Generation(1),
+                token: TokenName::first(),
+                tool: "t".into(),
+                stateless: false,
+                started_at: 1,
+                duration_us: 1,
+                outcome,
+                request_bytes: 1,
+                answer_bytes: 1,
+                arguments: arguments.map(str::to_owned),
+            },
+        };
+        let good = || call(CallOutcome::Ok, None);
+        let mut chunk = vec![good(); 8];
+        let sql = good_insert(&chunk).expect("all are good");
+        // Nine of each are asked for: all but the outcome, its code and the arguments.
+        assert_eq!(sql.matches('?').count(), 8 * (INSERT_COLUMNS - 3));
+        assert_eq!(sql.matches("'ok', NULL, ?, ?, NULL").count(), 8);
+        for other in [
+            call(CallOutcome::ToolError, None),
+            call(CallOutcome::RpcError(1), None),
+            call(CallOutcome::Ok, Some("{}")),
+        ] {
+            chunk[7] = other;
+            assert_eq!(good_insert(&chunk), None);
+        }
     }
 }

@@ -5,16 +5,13 @@ pub(super) const CHUNKS: [usize; 4] = [512, 64, 8, 1];
 
 /// The statements for [`CHUNKS`]; `head` ends with `VALUES `. SQLite takes at most 32,766 parameters in one.
 pub(super) fn chunk_inserts(head: &str, columns: usize) -> [String; 4] {
-    CHUNKS.map(|rows| {
-        let mut sql = String::from(head);
-        for row in 0..rows {
-            sql.push_str(if row == 0 { "(" } else { ", (" });
-            // Without names: of each name the driver asks where it stands, which takes longer the more there are.
-            sql.push_str(&vec!["?"; columns].join(", "));
-            sql.push(')');
-        }
-        sql
-    })
+    // Without names: of each name the driver asks where it stands, which takes longer the more there are.
+    chunk_inserts_of(head, &vec!["?"; columns].join(", "))
+}
+
+/// The same with these values in each row.
+pub(super) fn chunk_inserts_of(head: &str, row: &str) -> [String; 4] {
+    CHUNKS.map(|rows| format!("{head}{}", vec![format!("({row})"); rows].join(", ")))
 }
 
 /// Cuts rows into the largest chunks that fit, in order, each with the statement for it.

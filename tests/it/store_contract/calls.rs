@@ -15,7 +15,7 @@ fn call(instance_key: i64, tool: &str, started_at: i64, outcome: CallOutcome) ->
         instance_key,
         generation: generation(3),
         token: TokenName::first(),
-        tool: tool.to_owned(),
+        tool: tool.into(),
         stateless: started_at % 2 == 0,
         started_at,
         duration_us: started_at * 10,
