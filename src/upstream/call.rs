@@ -24,6 +24,8 @@ use super::{
 
 /// After so long without a message a caller is told that the call is slow.
 const SLOW: Duration = Duration::from_secs(10);
+/// With so many calls under way at one child, theirs are written together.
+pub const MANY: usize = 8;
 
 /// A call under way. Dropping it cancels only after [`Call::cancel_on_drop`]: in the session era a lost connection
 /// is no wish to cancel, and the answer is then thrown away.
@@ -214,7 +216,8 @@ impl Upstream {
         let completes = completion.is_some();
         let mailbox = Arc::new(Mailbox::default());
         let began = Instant::now();
-        let id = wire.table().begin(InFlight {
+        let mut table = wire.table();
+        let id = table.begin(InFlight {
             caller,
             client_id: envelope.id.map_or("null", |id| id.get()).into(),
             progress_token: rewritten.as_ref().and_then(|r| r.token().map(Box::from)),
@@ -226,11 +229,13 @@ impl Upstream {
             completion,
             endless,
         })?;
+        let one_of_many = table.calls() >= MANY;
+        drop(table);
         let line = compose(source, envelope, id, rewritten.map(|r| r.with(id)));
         if crosses {
             rounds::keep_for_retry(wire, id, &line);
         }
-        match wire.send(line) {
+        match wire.send_one(line, one_of_many) {
             // A closed pipe means that the child is about to be found dead: the call is answered with the cause then.
             Ok(()) | Err(NotSent::Closed) => {}
             Err(error) => {

@@ -12,6 +12,8 @@ mod failure;
 mod framer;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+#[cfg(test)]
+mod gathered_tests;
 mod handshake;
 mod http;
 mod http_connect;

@@ -1,7 +1,8 @@
 //! JSON-RPC lines over the pipes of a child.
 //!
 //! A request is written by its own task; one reader task per child hands the answers out. What does not fit into
-//! the pipe waits in a bounded backlog that the reader task writes when the pipe has room again.
+//! the pipe waits in a bounded backlog that the reader task writes when the pipe has room again. Where many calls are under
+//! way at once, theirs are gathered there and written together, after the tasks that are ready now have added theirs.
 
 use std::{
     cell::RefCell,
@@ -29,8 +30,13 @@ use super::{
 
 /// Most bytes that wait for a child to read its stdin; one message more may stand on top.
 pub const BACKLOG_MAX_BYTES: usize = 4 << 20;
+/// Gathered messages of so many bytes are written at once.
+pub const GATHERED_MAX_BYTES: usize = 4 << 10;
 /// How much is read at once, into a buffer that the threads of the runtime share.
 const READ_BYTES: usize = 64 << 10;
+
+/// Why a child whose stdin broke can answer nothing new.
+pub const STDIN_CLOSED: &str = "it closed its stdin";
 
 thread_local! {
     /// Per thread and not per child: an idle child holds no buffer.
@@ -41,12 +47,16 @@ struct Outbox {
     stdin: Option<Arc<pipe::Sender>>,
     backlog: Vec<u8>,
     written: usize,
+    /// The backlog is there because it is gathered, not because the pipe is full.
+    gathers: bool,
 }
 
 /// Our end of a child's stdin, and what the task that reads its stdout must know.
 pub struct Pipe {
     outbox: Mutex<Outbox>,
     has_backlog: AtomicBool,
+    /// The reader task lets the others that are ready go first, once.
+    gathering: AtomicBool,
     reader: AtomicWaker,
     closing: AtomicBool,
 }
@@ -73,8 +83,10 @@ impl Pipe {
                 stdin: Some(Arc::new(pipe::Sender::from_owned_fd(stdin)?)),
                 backlog: Vec::new(),
                 written: 0,
+                gathers: false,
             }),
             has_backlog: AtomicBool::new(false),
+            gathering: AtomicBool::new(false),
             reader: AtomicWaker::new(),
             closing: AtomicBool::new(false),
         })
@@ -84,23 +96,44 @@ impl Pipe {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes one message, which must hold no line break, and the line break. Never waits.
+    /// Writes one message, which must hold no line break, and the line break. Never waits. `one_of_many`: others are about
+    /// to be sent, and it may be written together with them.
     ///
     /// # Errors
     /// [`Unwritten`]; then nothing of it went out.
-    pub fn send(&self, mut line: Vec<u8>) -> Result<(), Unwritten> {
+    pub fn send(&self, mut line: Vec<u8>, one_of_many: bool) -> Result<(), Unwritten> {
         line.push(b'\n');
         let mut outbox = self.outbox();
-        let Some(stdin) = &outbox.stdin else {
+        if outbox.stdin.is_none() {
             return Err(Unwritten::Closed);
-        };
-        if !outbox.backlog.is_empty() {
+        }
+        if outbox.backlog.is_empty() {
+            if one_of_many {
+                outbox.backlog.reserve(GATHERED_MAX_BYTES.max(line.len()));
+                outbox.backlog.extend_from_slice(&line);
+                outbox.gathers = true;
+                self.gathering.store(true, Ordering::Release);
+                self.has_backlog.store(true, Ordering::Release);
+                drop(outbox);
+                self.reader.wake();
+                return Ok(());
+            }
+        } else {
             if outbox.backlog.len() - outbox.written > BACKLOG_MAX_BYTES {
                 return Err(Unwritten::Backlogged);
             }
             outbox.backlog.extend_from_slice(&line);
-            return Ok(());
+            if !outbox.gathers || outbox.backlog.len() < GATHERED_MAX_BYTES {
+                return Ok(());
+            }
+            // Full enough: it goes out as it is.
+            line = std::mem::take(&mut outbox.backlog);
+            outbox.gathers = false;
+            self.has_backlog.store(false, Ordering::Release);
         }
+        let Some(stdin) = &outbox.stdin else {
+            return Err(Unwritten::Closed);
+        };
         let mut written = 0;
         while written < line.len() {
             match stdin.try_write(&line[written..]) {
@@ -109,6 +142,7 @@ impl Pipe {
                     line.drain(..written);
                     outbox.backlog = line;
                     outbox.written = 0;
+                    outbox.gathers = false;
                     self.has_backlog.store(true, Ordering::Release);
                     drop(outbox);
                     self.reader.wake();
@@ -123,10 +157,17 @@ impl Pipe {
         Ok(())
     }
 
-    fn poll_backlog(&self, cx: &mut Context<'_>) {
+    /// Writes what waits; `false` when the child closed its stdin meanwhile.
+    fn poll_backlog(&self, cx: &mut Context<'_>) -> bool {
         if !self.has_backlog.load(Ordering::Acquire) {
-            return;
+            return true;
         }
+        if self.gathering.swap(false, Ordering::AcqRel) {
+            // Behind all that are ready now, which may have something to send as well.
+            cx.waker().wake_by_ref();
+            return true;
+        }
+        let mut broke = false;
         let mut outbox = self.outbox();
         let outbox = &mut *outbox;
         while let Some(stdin) = &outbox.stdin {
@@ -134,18 +175,35 @@ impl Pipe {
                 break;
             }
             match stdin.poll_write_ready(cx) {
-                Poll::Pending => return,
-                Poll::Ready(Err(_)) => outbox.stdin = None,
+                Poll::Pending => {
+                    outbox.gathers = false;
+                    return true;
+                }
+                Poll::Ready(Err(_)) => {
+                    outbox.stdin = None;
+                    broke = true;
+                }
                 Poll::Ready(Ok(())) => match stdin.try_write(&outbox.backlog[outbox.written..]) {
                     Ok(count) => outbox.written += count,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => outbox.stdin = None,
+                    Err(_) => {
+                        outbox.stdin = None;
+                        broke = true;
+                    }
                 },
             }
         }
         outbox.backlog = Vec::new();
         outbox.written = 0;
+        outbox.gathers = false;
         self.has_backlog.store(false, Ordering::Release);
+        !broke
+    }
+
+    /// Whether something waits for the reader task to write it.
+    #[cfg(test)]
+    pub fn has_backlog(&self) -> bool {
+        self.has_backlog.load(Ordering::Acquire)
     }
 
     /// Lets the reader task look around.
@@ -184,7 +242,9 @@ pub async fn read_lines(
         if stdin.closing.load(Ordering::Acquire) {
             return Poll::Ready(None);
         }
-        stdin.poll_backlog(cx);
+        if !stdin.poll_backlog(cx) {
+            wire.mark_broken(STDIN_CLOSED);
+        }
         wire.poll_sweep(&mut timer, cx);
         loop {
             let read = SCRATCH.with_borrow_mut(|scratch| {

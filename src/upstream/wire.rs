@@ -20,7 +20,7 @@ use super::{
     failure::{INTERNAL_ERROR, error_message},
     http_wire::Posts,
     in_flight::Table,
-    stdio::{BACKLOG_MAX_BYTES, Pipe, Unwritten},
+    stdio::{BACKLOG_MAX_BYTES, Pipe, STDIN_CLOSED, Unwritten},
 };
 
 /// The way to the child.
@@ -105,13 +105,21 @@ impl Wire {
     /// # Errors
     /// [`NotSent`]; then nothing of it went out.
     pub fn send(&self, line: Vec<u8>) -> Result<(), NotSent> {
+        self.send_one(line, false)
+    }
+
+    /// As [`Self::send`]; `one_of_many`: a call beside many others, which need not go out by itself.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_one(&self, line: Vec<u8>, one_of_many: bool) -> Result<(), NotSent> {
         match &self.output {
             Output::Http(posts) => posts.send(line),
-            Output::Pipe(pipe) => pipe.send(line).map_err(|why| match why {
+            Output::Pipe(pipe) => pipe.send(line, one_of_many).map_err(|why| match why {
                 Unwritten::Backlogged => NotSent::Backlogged,
                 Unwritten::Closed => NotSent::Closed,
                 Unwritten::Broke => {
-                    self.mark_broken("it closed its stdin");
+                    self.mark_broken(STDIN_CLOSED);
                     NotSent::Closed
                 }
             }),
