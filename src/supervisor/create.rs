@@ -32,7 +32,6 @@ use crate::{
 
 /// Labels of one instance at most.
 const LABELS_MAX: usize = 32;
-
 /// Bytes of a label's key and of its value at most.
 const LABEL_BYTES_MAX: usize = 128;
 
