@@ -21,7 +21,7 @@ mod waiting;
 pub use check::{Checked, check};
 pub use own_files::keep_to_own_files;
 pub use restore::restore;
-pub use successor::{Departure, Origin, lifeline, verdict};
+pub use successor::{Departure, Origin, ended, lifeline, verdict};
 
 use std::{
     future::Future,
@@ -270,6 +270,9 @@ impl Daemon {
             held_api::keep(&as_runtime, &listeners, api_stop.clone()).await;
             let unix_stays = listeners.unix.as_ref();
             let unix_stays = unix_stays.map(|socket| Arc::clone(&socket.stays));
+            if let Err(error) = runtime.settle().await {
+                tracing::warn!(%error, "the keeper cannot be told that this program serves");
+            }
             let api = tokio::spawn(api::serve(
                 listeners,
                 // Merged last: none of the API's layers lies around the path gateway, which has checks and limits of its own.
@@ -301,8 +304,11 @@ impl Daemon {
             })
         };
         let started: anyhow::Result<Self> = Box::pin(started).await;
-        if started.is_err() {
-            undo.shutdown(began_keeper).await;
+        match (&started, began_keeper) {
+            (Ok(_), _) => {}
+            (Err(_), true) => undo.shutdown(true).await,
+            // With the instances of a program before this one: it waits for the next.
+            (Err(_), false) => drop(undo.hand_over().await),
         }
         started
     }

@@ -3,7 +3,10 @@
 
 use std::{
     ffi::OsString,
-    os::fd::{AsRawFd as _, OwnedFd, RawFd},
+    os::{
+        fd::{AsRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -192,6 +195,27 @@ impl Departure {
         let cause = runtime::become_program(program, &arguments, self.lifeline.as_ref());
         anyhow::Error::new(cause)
             .context("the daemon has stopped, and no other program could be run")
+    }
+}
+
+/// Resolves when the process with this number has ended, whatever programs it runs one after the other. Never, where it does
+/// not run `program` now, as far as this process can see.
+pub fn ended(pid: u32, program: &Path) -> impl Future<Output = ()> + use<> {
+    let seen = runtime::Pidfd::open(pid).ok().flatten();
+    let runs = std::fs::read_link(format!("/proc/{pid}/exe"));
+    // Of a file that was replaced the kernel says so behind its name.
+    let is_it = runs.is_ok_and(|runs| {
+        let (runs, program) = (runs.as_os_str().as_bytes(), program.as_os_str().as_bytes());
+        runs.strip_suffix(b" (deleted)").unwrap_or(runs) == program
+    });
+    let seen = seen.filter(|_| is_it);
+    async move {
+        if let Some(seen) = seen
+            && seen.ended().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -53,6 +53,8 @@ struct Shared {
     calls: mpsc::Sender<Call>,
     exits: Exits,
     state: watch::Sender<KeeperState>,
+    /// What keeps a keeper alive that does not linger.
+    lifeline: Mutex<Weak<OwnedFd>>,
 }
 
 /// A [`Runtime`] over the keeper of this host.
@@ -61,6 +63,8 @@ pub struct LocalRuntime {
     stop: CancellationToken,
     task: Mutex<Option<JoinHandle<Option<SpawnedKeeper>>>>,
     began_keeper: bool,
+    /// A keeper that waited for this process, after another one had died.
+    adopted: Mutex<Option<SpawnedKeeper>>,
 }
 
 impl LocalRuntime {
@@ -109,12 +113,16 @@ impl LocalRuntime {
             calls,
             exits: Exits::default(),
             state: watch::Sender::new(connected(&connection)),
+            lifeline: Mutex::default(),
         });
+        let keeper_pid = connection.keeper_pid;
+        let may_adopt = link.spawn.as_ref().is_some_and(|spawn| !spawn.linger);
         let stop = CancellationToken::new();
         let began_keeper = link.spawned.is_some();
         if !began_keeper {
-            link.spawned = SpawnedKeeper::again(connection.keeper_pid, lifeline);
+            link.spawned = SpawnedKeeper::again(keeper_pid, lifeline);
         }
+        let has_lifeline = shared.know(link.spawned.as_ref());
         let task = tokio::spawn(keep_connected(
             link,
             connection,
@@ -122,12 +130,20 @@ impl LocalRuntime {
             waiting,
             stop.clone(),
         ));
-        Ok(Self {
+        let runtime = Self {
             shared,
             stop,
             task: Mutex::new(Some(task)),
             began_keeper,
-        })
+            adopted: Mutex::default(),
+        };
+        if may_adopt
+            && !has_lifeline
+            && let Err(error) = runtime.adopt(keeper_pid).await
+        {
+            tracing::warn!(%error, "what the keeper holds for itself cannot be asked for");
+        }
+        Ok(runtime)
     }
 
     /// Whether the keeper was started by us, so that nothing of anyone else is in it.
@@ -230,6 +246,7 @@ async fn keep_connected(
             }
         };
         tracing::info!(pid = connection.keeper_pid, "connected to the keeper again");
+        shared.know(link.spawned.as_ref());
         shared.state.send_replace(connected(&connection));
     }
 }

@@ -174,6 +174,9 @@ pub enum CgroupStray {
 /// Names of descriptors that the keeper holds for a restart of `serve` alone begin with this: it lets them go when none
 /// was connected for a minute.
 pub const HELD_FOR_A_RESTART: &str = "for-a-restart/";
+/// What keeps a keeper alive that does not linger, held by itself from the stop of a daemon for another program until that
+/// one serves: a program that dies at its start takes no instance along. Let go after ten minutes without a `serve`.
+pub const HELD_LIFELINE: &str = "for-a-restart/lifeline";
 
 /// Launches children, and holds descriptors for us over a restart of our own process.
 pub trait Runtime: Send + Sync + 'static {

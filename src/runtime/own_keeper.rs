@@ -5,6 +5,8 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Arc, Weak},
+    time::Duration,
 };
 
 use nix::{
@@ -16,7 +18,10 @@ use nix::{
     unistd::Pid,
 };
 
-use super::RuntimeError;
+use super::{RuntimeError, host};
+
+/// How long a keeper that is not our child may take to kill all its children and end.
+const ADOPTED_END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How to start a keeper.
 #[derive(Debug, Clone)]
@@ -31,7 +36,7 @@ pub struct SpawnKeeper {
 #[derive(Debug)]
 pub struct SpawnedKeeper {
     process: Process,
-    lifeline: Option<OwnedFd>,
+    lifeline: Option<Arc<OwnedFd>>,
 }
 
 /// How it is known to us.
@@ -40,6 +45,8 @@ enum Process {
     Started(Child),
     /// By the program that this process was before.
     StartedBefore(Pid),
+    /// By a process that is gone.
+    Adopted(u32),
 }
 
 impl Process {
@@ -48,6 +55,7 @@ impl Process {
             Self::Started(child) => drop(child.kill()),
             // Our child until we have waited for it, so the number means no other.
             Self::StartedBefore(pid) => drop(nix::sys::signal::kill(*pid, Signal::SIGKILL)),
+            Self::Adopted(pid) => drop(host::kill_process_if(*pid, || true)),
         }
     }
 
@@ -60,6 +68,7 @@ impl Process {
                     other => return Ok(other.map(drop)?),
                 }
             },
+            Self::Adopted(pid) => host::end_process(*pid, ADOPTED_END_TIMEOUT),
         }
     }
 }
@@ -71,13 +80,34 @@ impl SpawnedKeeper {
         let is_child = waitpid(pid, Some(WaitPidFlag::WNOHANG));
         matches!(is_child, Ok(WaitStatus::StillAlive)).then_some(Self {
             process: Process::StartedBefore(pid),
-            lifeline,
+            lifeline: lifeline.map(Arc::new),
         })
+    }
+
+    /// The keeper with this pid, whose `lifeline` it held itself.
+    pub(super) fn adopted(pid: u32, lifeline: OwnedFd) -> Self {
+        let lifeline = Some(Arc::new(lifeline));
+        let child = i32::try_from(pid).map(Pid::from_raw);
+        let is_child = child.map(|pid| waitpid(pid, Some(WaitPidFlag::WNOHANG)));
+        let process = match (child, is_child) {
+            // Of a program that this process was before.
+            (Ok(pid), Ok(Ok(WaitStatus::StillAlive))) => Process::StartedBefore(pid),
+            _ => Process::Adopted(pid),
+        };
+        Self { process, lifeline }
+    }
+
+    /// What keeps it alive, where there is something.
+    pub(super) fn lifeline(&self) -> Weak<OwnedFd> {
+        self.lifeline
+            .as_ref()
+            .map(Arc::downgrade)
+            .unwrap_or_default()
     }
 
     /// Leaves it to the program that this process becomes.
     pub(super) fn into_lifeline(self) -> Option<OwnedFd> {
-        self.lifeline
+        self.lifeline.and_then(Arc::into_inner)
     }
 
     /// Kills the keeper, and so everything that it started. Blocks until it is reaped.
@@ -139,7 +169,7 @@ pub fn spawn_keeper(
     if line.trim_end() == "ready" {
         return Ok(SpawnedKeeper {
             process: Process::Started(child),
-            lifeline,
+            lifeline: lifeline.map(Arc::new),
         });
     }
     drop(lifeline);

@@ -10,7 +10,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
-use super::keeper_client::watched;
+use super::{keeper::clone, keeper_client::watched};
 
 /// A pidfd that the keeper gave: of an instance's init, so that its end is the end of the whole tree. Only for
 /// looking: the keeper alone sends signals.
@@ -24,6 +24,14 @@ impl From<OwnedFd> for Pidfd {
 }
 
 impl Pidfd {
+    /// Of the process with this number now, if there is one.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn open(pid: u32) -> io::Result<Option<Self>> {
+        Ok(clone::pidfd_open(pid)?.map(Self))
+    }
+
     /// Whether the process has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {

@@ -14,7 +14,7 @@ use tokio::process::Command;
 
 use crate::{
     api_restart::asked_by_path,
-    harness::{Database, Server},
+    harness::{Database, Server, wait_until},
     meetings::{Client, everything, text, until},
     processes,
     session_survival::end_with_keeper,
@@ -137,6 +137,60 @@ async fn instances_sessions_and_calls_go_on_under_the_new_program() {
         }
         // Else its end is the keeper's, which the harness looks after.
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_dies_at_its_start_takes_no_instance_along() {
+    let mut server = server(false).await;
+    let instance = server.create(json!({"template": "demo"})).await;
+    let there = place(&process(&server).await);
+    let file = fs::metadata(&there).expect("it is there").ino();
+    let keeper = keeper_of(&server).pid;
+    // Whoever waits for the lock of the daemon's folder has it when the former program is gone, so the new one cannot start.
+    let lock = server.config().runtime.instance_dir.join(".lock");
+    let mut holder = std::process::Command::new("flock")
+        .arg(&lock)
+        .args(["cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("util-linux is everywhere");
+    let (code, out, err) = upgrade(&server, &["--binary", PROGRAM]).await;
+    assert_eq!(
+        (code, out.as_str()),
+        (Some(1), ""),
+        "{err}\n{}",
+        server.log()
+    );
+    for part in [
+        "ended at its start",
+        "the former program is at",
+        "within 10 minutes",
+    ] {
+        assert!(err.contains(part), "{part}: {err}");
+    }
+    let status = server.until_ended().await;
+    assert_eq!(status.code(), Some(1), "{}", server.log());
+    assert!(
+        server.log().contains("another daemon may be using"),
+        "{}",
+        server.log()
+    );
+    let now = fs::metadata(&there).expect("it is there").ino();
+    assert_eq!(now, file, "the former program is in its place");
+    assert_eq!(keeper_of(&server).pid, keeper, "it waits");
+    drop(holder.stdin.take());
+    holder.wait().expect("it is our child");
+
+    server.launch().await;
+    let id = instance["id"].as_str().expect("an id");
+    let now = server.wait_status(id, &["running"], SOON).await;
+    assert_eq!(now["pid"], instance["pid"], "{}", server.log());
+    assert_eq!(keeper_of(&server).pid, keeper);
+    // From now on it ends with the daemon again.
+    server.kill();
+    let gone = wait_until(SOON, || server.processes().is_empty().then_some(()));
+    assert!(gone.is_some(), "{:?}", server.processes());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     client::{Client, ListQuery},
+    daemon,
     domain::duration::HumanDuration,
     wire::{Diagnostics, Instance, ProcessFacts},
 };
@@ -112,6 +113,14 @@ pub(super) async fn run(
     let url = instances.first().map(|one| one.access_url.as_str());
     let limit = options.timeout.std();
     let knocks = Knocks::begin(client.knocker()?, url, limit)?;
+    // systemd ends the process of its unit, and starts another one.
+    let ended = matches!(manner, Manner::InPlace).then(|| daemon::ended(process.pid, place));
+    let ended = async {
+        match ended {
+            Some(ended) => ended.await,
+            None => std::future::pending().await,
+        }
+    };
     let began = Instant::now();
     let expected = match begin(&manner, &client, place).await {
         Ok(version) => version,
@@ -120,7 +129,16 @@ pub(super) async fn run(
             return Err(taken_back(failure, placed));
         }
     };
-    let after = next_daemon(&client, &process, began + limit).await;
+    let after = tokio::select! {
+        biased;
+        () = ended => {
+            // Who knocks waits: the keeper holds the listeners for the next daemon.
+            drop(knocks);
+            let text = died(&process, former_program.as_deref(), instances.len());
+            return Err(taken_back(Failure::Failed(text), placed));
+        }
+        after = next_daemon(&client, &process, began + limit) => after,
+    };
     let Some(after) = after else {
         return Err(Failure::Failed(remedy(
             &manner,
@@ -267,6 +285,27 @@ async fn lost(client: &Client, before: &[Instance]) -> Result<Vec<Lost>, Failure
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// What to do about a daemon that ended where the new program should have begun.
+fn died(process: &ProcessFacts, former: Option<&Path>, instances: usize) -> String {
+    let program = match former {
+        Some(_) => format!("the former program is at {} again: start", process.program),
+        None => format!(
+            "put the former program at {} again, and start",
+            process.program
+        ),
+    };
+    let held = match instances {
+        0 => String::new(),
+        1 => " within 10 minutes: the keeper holds the running instance so long".to_owned(),
+        many => {
+            format!(" within 10 minutes: the keeper holds the {many} running instances so long")
+        }
+    };
+    format!(
+        "the new program ended at its start, its log tells why; {program} the daemon as it was started{held}"
+    )
 }
 
 /// What to do about a daemon that does not come.

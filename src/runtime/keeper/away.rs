@@ -5,14 +5,25 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::EpollTimeout;
 
 use super::reactor::Reactor;
-use crate::runtime::HELD_FOR_A_RESTART;
+use crate::runtime::{HELD_FOR_A_RESTART, HELD_LIFELINE};
 
-/// Longest time without a `serve`, after which the next one is not waited for.
+/// Longest time without a `serve`, after which nobody's connections wait for the next one any more.
 const AWAY_MAX: Duration = Duration::from_secs(60);
+/// The same for instances: time for somebody to start the former program by hand.
+const AWAY_MAX_OF_LIFELINE: Duration = Duration::from_secs(600);
 
-/// How long is still waited for a `serve`; `None`: no longer.
-fn patience(away: Duration) -> Option<Duration> {
-    AWAY_MAX.checked_sub(away).filter(|left| !left.is_zero())
+/// Whether it is held for a restart alone, and then for how long without a `serve`.
+fn limit(name: &str) -> Option<Duration> {
+    match name {
+        HELD_LIFELINE => Some(AWAY_MAX_OF_LIFELINE),
+        _ if name.starts_with(HELD_FOR_A_RESTART) => Some(AWAY_MAX),
+        _ => None,
+    }
+}
+
+/// How long it is still held; `None`: no longer.
+fn patience(limit: Duration, away: Duration) -> Option<Duration> {
+    limit.checked_sub(away).filter(|left| !left.is_zero())
 }
 
 impl Reactor {
@@ -23,21 +34,21 @@ impl Reactor {
             return EpollTimeout::NONE;
         }
         let since = *self.away_since.get_or_insert(now);
-        let is_lent = |name: &String| name.starts_with(HELD_FOR_A_RESTART);
-        if !self.table.descriptors.keys().any(is_lent) {
-            return EpollTimeout::NONE;
-        }
-        match patience(now.saturating_duration_since(since)) {
+        let away = now.saturating_duration_since(since);
+        let mut next = None::<Duration>;
+        self.table.descriptors.retain(|name, _| {
+            let Some(limit) = limit(name) else {
+                return true;
+            };
+            let left = patience(limit, away);
+            next = next.into_iter().chain(left).min();
+            left.is_some()
+        });
+        next.map_or(EpollTimeout::NONE, |left| {
             // A millisecond more, so that it is over when the loop wakes.
-            Some(left) => {
-                let left_ms = u32::try_from(left.as_millis() + 1).unwrap_or(u32::MAX);
-                EpollTimeout::try_from(left_ms).unwrap_or(EpollTimeout::MAX)
-            }
-            None => {
-                self.table.descriptors.retain(|name, _| !is_lent(name));
-                EpollTimeout::NONE
-            }
-        }
+            let left_ms = u32::try_from(left.as_millis() + 1).unwrap_or(u32::MAX);
+            EpollTimeout::try_from(left_ms).unwrap_or(EpollTimeout::MAX)
+        })
     }
 }
 
@@ -47,11 +58,18 @@ mod tests {
 
     #[test]
     fn a_serve_is_waited_for_and_not_for_ever() {
-        assert_eq!(patience(Duration::ZERO), Some(AWAY_MAX));
+        assert_eq!(patience(AWAY_MAX, Duration::ZERO), Some(AWAY_MAX));
         let nearly = AWAY_MAX.checked_sub(Duration::from_millis(1));
         let nearly = nearly.expect("it is longer");
-        assert_eq!(patience(nearly), Some(Duration::from_millis(1)));
-        assert_eq!(patience(AWAY_MAX), None);
-        assert_eq!(patience(AWAY_MAX * 2), None);
+        assert_eq!(patience(AWAY_MAX, nearly), Some(Duration::from_millis(1)));
+        assert_eq!(patience(AWAY_MAX, AWAY_MAX), None);
+        assert_eq!(patience(AWAY_MAX, AWAY_MAX * 2), None);
+        assert_eq!(limit("for-a-restart/api"), Some(AWAY_MAX));
+        assert_eq!(limit(HELD_LIFELINE), Some(AWAY_MAX_OF_LIFELINE));
+        assert_eq!(
+            limit("access/1"),
+            None,
+            "those are held for as long as it takes"
+        );
     }
 }
