@@ -18,6 +18,7 @@ pub(super) fn known_keys() -> std::collections::BTreeMap<String, Table> {
     full.sleep.freeze_after_default = "1s".parse().ok();
     full.sleep.freeze_after_max = "1s".parse().ok();
     full.sleep.memory_pressure = Some(1);
+    full.sleep.memory_floor_bytes = Some(1);
     full.gateway.public_host = Some("x".to_owned());
     full.gateway.public_url = "https://x".parse().ok();
     full.gateway.token_rate_limit = "1/1s".parse().ok();

@@ -116,7 +116,7 @@ fn disk_use(supervisor: Supervisor) -> Box<dyn BackgroundTask> {
 fn memory_pressure(supervisor: Supervisor) -> Box<dyn BackgroundTask> {
     Box::new(FnTask::new(
         "memory-pressure",
-        "Has the least used instances sleep when memory is short (sleep.memory_pressure)",
+        "Has the least used instances sleep when memory is short (sleep.memory_pressure, sleep.memory_floor_bytes)",
         move || {
             let supervisor = supervisor.clone();
             async move { supervisor.relieve_memory().await }

@@ -18,6 +18,36 @@ pub fn some_avg10(text: &str) -> Option<f64> {
         .filter(|percent: &f64| percent.is_finite())
 }
 
+/// How many bytes new work can have before something must be paged out: `MemAvailable` of `/proc/meminfo`
+/// (proc_meminfo(5)). `None`: this is no such file.
+#[must_use]
+pub fn available_bytes(text: &str) -> Option<u64> {
+    let mut lines = text.lines();
+    let rest = lines.find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1_024)
+}
+
+/// What there is to see of the machine's memory; `None`: it was not looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Memory {
+    /// As [`some_avg10`] reads it.
+    pub some_avg10: Option<f64>,
+    /// As [`available_bytes`] reads it.
+    pub available_bytes: Option<u64>,
+}
+
+impl Memory {
+    /// Whether it is short: waited for by so many percent, or less than so many bytes are left.
+    #[must_use]
+    pub fn is_short(&self, pressure_percent: Option<u8>, floor_bytes: Option<u64>) -> bool {
+        let waits = self.some_avg10.zip(pressure_percent);
+        let left = self.available_bytes.zip(floor_bytes);
+        waits.is_some_and(|(percent, most)| percent >= f64::from(most))
+            || left.is_some_and(|(bytes, least)| bytes < least)
+    }
+}
+
 /// Which of those that may sleep give way at once, each with how long nobody used it: those that rested longest, an
 /// eighth of all and one at least, so that memory is looked at again before many are stopped.
 #[must_use]
@@ -45,6 +75,46 @@ mod tests {
         ] {
             assert_eq!(some_avg10(strange), None, "{strange}");
         }
+    }
+
+    #[test]
+    fn what_is_left_is_read_from_meminfo() {
+        let text = "MemTotal:       24576000 kB\nMemFree:  1 kB\nMemAvailable:    2048 kB\nBuffers: 9 kB\n";
+        assert_eq!(available_bytes(text), Some(2_048 * 1_024));
+        for strange in [
+            "",
+            "MemFree: 1 kB",
+            "MemAvailable: x kB",
+            "MemAvailable: 1 MB",
+            "MemAvailable: 18446744073709551615 kB",
+        ] {
+            assert_eq!(available_bytes(strange), None, "{strange}");
+        }
+    }
+
+    #[test]
+    fn memory_is_short_by_either_measure_and_only_by_what_is_asked_for() {
+        let memory = |percent, bytes| Memory {
+            some_avg10: percent,
+            available_bytes: bytes,
+        };
+        let seen = memory(Some(20.0), Some(1_000));
+        for (percent, floor, short) in [
+            (None, None, false),
+            (Some(20), None, true),
+            (Some(21), None, false),
+            (None, Some(1_000), false),
+            (None, Some(1_001), true),
+            (Some(21), Some(1_001), true),
+            (Some(0), Some(0), true),
+        ] {
+            assert_eq!(
+                seen.is_short(percent, floor),
+                short,
+                "{percent:?} {floor:?}"
+            );
+        }
+        assert!(!memory(None, None).is_short(Some(0), Some(u64::MAX)));
     }
 
     #[test]

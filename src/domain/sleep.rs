@@ -39,6 +39,8 @@ pub struct SleepPolicy {
     /// From how much pressure on memory on those that may sleep at all sleep earlier, least used first: percent of the
     /// last ten seconds in which some task waited for memory, 0 to 100; absent: never.
     pub memory_pressure: Option<u8>,
+    /// Below how many bytes of available memory on (`MemAvailable`) they do so as well; absent: at none.
+    pub memory_floor_bytes: Option<u64>,
 }
 
 impl SleepPolicy {

@@ -10,11 +10,19 @@ use super::{
     route::RouteState,
 };
 use crate::domain::{
-    pressure::{least_used, some_avg10},
+    pressure::{Memory, available_bytes, least_used, some_avg10},
     sleep::Tiers,
 };
 
 const PRESSURE_FILE: &str = "/proc/pressure/memory";
+const MEMINFO_FILE: &str = "/proc/meminfo";
+
+async fn read<T>(file: &str, understand: fn(&str) -> Option<T>) -> Result<T, String> {
+    let text = tokio::fs::read_to_string(Path::new(file))
+        .await
+        .map_err(|error| format!("{file} cannot be read: {error}"))?;
+    understand(&text).ok_or_else(|| format!("{file} does not say it"))
+}
 
 impl Supervisor {
     /// Looks how short of memory the machine is, and has the least used instances sleep if it is too short.
@@ -23,16 +31,24 @@ impl Supervisor {
     /// When the kernel does not tell.
     pub async fn relieve_memory(&self) -> Result<Value, String> {
         let context = self.context();
-        let Some(most) = context.config.sleep.memory_pressure else {
-            return Ok(json!({"off": "sleep.memory_pressure is not set"}));
+        let policy = &context.config.sleep;
+        let (pressure, floor) = (policy.memory_pressure, policy.memory_floor_bytes);
+        if pressure.is_none() && floor.is_none() {
+            let off = "neither sleep.memory_pressure nor sleep.memory_floor_bytes is set";
+            return Ok(json!({"off": off}));
+        }
+        let memory = Memory {
+            some_avg10: match pressure {
+                Some(_) => Some(read(PRESSURE_FILE, some_avg10).await?),
+                None => None,
+            },
+            available_bytes: match floor {
+                Some(_) => Some(read(MEMINFO_FILE, available_bytes).await?),
+                None => None,
+            },
         };
-        let text = tokio::fs::read_to_string(Path::new(PRESSURE_FILE))
-            .await
-            .map_err(|error| format!("{PRESSURE_FILE} cannot be read: {error}"))?;
-        let percent =
-            some_avg10(&text).ok_or_else(|| format!("{PRESSURE_FILE} does not say it"))?;
         let mut asked = 0_u64;
-        if percent >= f64::from(most) {
+        if memory.is_short(pressure, floor) {
             let mut resting = Vec::new();
             for (_, handle) in context.registry.after(None) {
                 let may_sleep = handle.status.borrow().sleep_after.is_some();
@@ -45,7 +61,11 @@ impl Supervisor {
                 asked += u64::from(handle.mailbox.try_send(Command::Rest).is_ok());
             }
         }
-        Ok(json!({"some_avg10": percent, "asked_to_sleep": asked}))
+        Ok(json!({
+            "some_avg10": memory.some_avg10,
+            "available_bytes": memory.available_bytes,
+            "asked_to_sleep": asked,
+        }))
     }
 }
 

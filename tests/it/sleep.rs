@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use minimcp::domain::duration::HumanDuration;
+use minimcp::domain::{duration::HumanDuration, sleep::SleepPolicy};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -224,11 +224,21 @@ async fn an_instance_sleeps_when_it_says_itself_within_the_bound() {
 }
 
 #[tokio::test]
-async fn the_least_used_sleep_first_when_memory_is_short() {
+async fn the_least_used_sleep_first_when_something_waits_for_memory() {
+    // As if it were always short: the least that there can be is enough.
+    the_least_used_sleep_first(|policy| policy.memory_pressure = Some(0)).await;
+}
+
+#[tokio::test]
+async fn the_least_used_sleep_first_when_little_memory_is_left() {
+    // No machine has so much.
+    the_least_used_sleep_first(|policy| policy.memory_floor_bytes = Some(1 << 62)).await;
+}
+
+async fn the_least_used_sleep_first(change: impl FnOnce(&mut SleepPolicy)) {
     let server = Server::start_with(Database::Sqlite, |config| {
         config.sleep.after_default = Some(HumanDuration::from_secs(3_600));
-        // As if it were always short: the least that there can be is enough.
-        config.sleep.memory_pressure = Some(0);
+        change(&mut config.sleep);
         config.gateway.wake_budget = HumanDuration::from_secs(SOON.as_secs());
     })
     .await;
