@@ -5,7 +5,10 @@
 
 use std::borrow::Cow;
 
-use super::message::{EnvelopeError, Raw, RawObject};
+use super::{
+    keys::Keys,
+    message::{EnvelopeError, Raw, RawObject},
+};
 
 impl<'a> RawObject<'a> {
     /// As [`RawObject::parse`], for a part of a message that was parsed.
@@ -96,6 +99,7 @@ fn members(raw: &str) -> Option<Vec<Member<'_>>> {
         return None;
     }
     let mut members: Vec<Member<'_>> = Vec::with_capacity(4);
+    let mut keys = Keys::default();
     let mut at = past_space(bytes, 1);
     while bytes.get(at)? == &b'"' {
         let key_end = past_string(bytes, at)?;
@@ -105,7 +109,7 @@ fn members(raw: &str) -> Option<Vec<Member<'_>>> {
         } else {
             Cow::Borrowed(key)
         };
-        if members.iter().any(|(known, _)| *known == key) {
+        if !keys.is_new(&members, &key) {
             return None;
         }
         at = past_space(bytes, key_end);

@@ -12,7 +12,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{members::Parameters, one_pass};
+use super::{keys::Keys, members::Parameters, one_pass};
 
 /// A part of a message, as it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -305,8 +305,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawObject<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members: Vec<(Cow<'de, str>, Cow<'de, str>)> = Vec::new();
+                let mut keys = Keys::default();
                 while let Some((Text(key), value)) = map.next_entry::<Text<'de>, &RawValue>()? {
-                    if members.iter().any(|(known, _)| *known == key) {
+                    if !keys.is_new(&members, &key) {
                         return Err(serde::de::Error::custom(format_args!(
                             "{key:?} is there twice"
                         )));

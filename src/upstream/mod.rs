@@ -25,6 +25,7 @@ mod id_hash;
 mod in_flight;
 #[cfg(test)]
 mod in_flight_tests;
+mod keys;
 mod lifeline;
 mod mailbox;
 mod members;

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use super::{
+    keys::Keys,
     members::Parameters,
     message::{Raw, RawObject},
 };
@@ -130,14 +131,16 @@ fn members<'a>(
         return Some((RawObject::default(), at + 1));
     }
     let mut members: Vec<(Cow<'a, str>, Cow<'a, str>)> = Vec::with_capacity(4);
+    let mut keys = Keys::default();
     loop {
         let (key, from) = key(text, at)?;
         let end = past(key, from)?;
-        if members.iter().any(|(known, _)| known == key) {
+        let key = Cow::Borrowed(key);
+        if !keys.is_new(&members, &key) {
             return None;
         }
         let value = text.get(from..end)?;
-        members.push((Cow::Borrowed(key), Cow::Borrowed(value)));
+        members.push((key, Cow::Borrowed(value)));
         at = past_space(bytes, end);
         match bytes.get(at)? {
             b',' => at = past_space(bytes, at + 1),
