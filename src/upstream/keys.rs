@@ -12,6 +12,10 @@ impl<'a> Keys<'a> {
     const FEW: usize = 32;
 
     /// Whether no member has the key yet. To be asked for each, in their order.
+    #[expect(
+        clippy::ptr_arg,
+        reason = "its clone borrows from the message where it does"
+    )]
     pub(super) fn is_new(
         &mut self,
         members: &[(Cow<'a, str>, Cow<'a, str>)],
