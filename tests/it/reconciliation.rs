@@ -156,11 +156,19 @@ fn lives(server: &Server, instance: &Value) -> bool {
     processes.any(|process| u64::from(process.pid) == pid)
 }
 
+/// An instance whose record is written: it shows what happened before it writes it, and what it writes then would undo
+/// what a stranger wrote meanwhile.
+async fn create(server: &Server) -> Value {
+    let instance = server.create(json!({"template": "demo"})).await;
+    event(server, &instance, "running").await;
+    instance
+}
+
 async fn a_row_that_is_taken_away_ends_its_instance_and_one_that_comes_back_starts_it(
     database: Database,
 ) {
     let server = start(database).await;
-    let instance = server.create(json!({"template": "demo"})).await;
+    let instance = create(&server).await;
     let id = id_of(&instance);
     let identity = match server.config().database.url.starts_with("sqlite:") {
         true => "",
@@ -215,7 +223,7 @@ async fn a_row_that_is_taken_away_ends_its_instance_and_one_that_comes_back_star
 
 async fn a_port_that_is_leased_to_nobody_any_more_is_leased_again(database: Database) {
     let server = start(database).await;
-    let instance = server.create(json!({"template": "demo"})).await;
+    let instance = create(&server).await;
     meddle(
         &server,
         "UPDATE port_leases SET instance_key = NULL, quarantine_until = 0",
@@ -236,7 +244,7 @@ async fn a_port_that_is_leased_to_nobody_any_more_is_leased_again(database: Data
 
 async fn leases_of_nobody_are_released_and_a_half_made_row_gets_what_it_lacks(database: Database) {
     let server = start(database).await;
-    let whole = server.create(json!({"template": "demo"})).await;
+    let whole = create(&server).await;
     let half = uuid::Uuid::now_v7().to_string();
     let port = server.config().runtime.port_max;
     meddle(
@@ -278,12 +286,13 @@ async fn leases_of_nobody_are_released_and_a_half_made_row_gets_what_it_lacks(da
 
 async fn a_wish_that_was_written_into_the_record_is_followed(database: Database) {
     let server = start(database).await;
-    let instance = server.create(json!({"template": "demo"})).await;
+    let instance = create(&server).await;
     let id = id_of(&instance);
     meddle(&server, "UPDATE instances SET desired = 'stopped'").await;
     let report = reconcile(&server).await;
     assert_eq!(kinds(&report, "healed"), ["wish-not-obeyed"], "{report:#}");
     server.wait_status(id, &["stopped"], SOON).await;
+    event(&server, &instance, "stopped").await;
     assert!(!lives(&server, &instance), "{:?}", server.processes());
     let told = event(&server, &instance, "reconciled").await;
     assert!(told["message"].to_string().contains("stopped"), "{told:#}");
@@ -297,7 +306,7 @@ async fn a_wish_that_was_written_into_the_record_is_followed(database: Database)
 
 async fn a_child_whose_record_says_stopped_ends_at_the_start(database: Database) {
     let mut server = start(database).await;
-    let instance = server.create(json!({"template": "demo"})).await;
+    let instance = create(&server).await;
     server.kill();
     assert!(lives(&server, &instance), "{:?}", server.processes());
     meddle(&server, "UPDATE instances SET desired = 'stopped'").await;
@@ -313,8 +322,8 @@ async fn a_child_whose_record_says_stopped_ends_at_the_start(database: Database)
 #[tokio::test]
 async fn a_child_and_a_listener_whose_row_went_while_no_daemon_ran_end_at_the_start() {
     let mut server = Server::start(Database::Sqlite).await;
-    let instance = server.create(json!({"template": "demo"})).await;
-    let other = server.create(json!({"template": "demo"})).await;
+    let instance = create(&server).await;
+    let other = create(&server).await;
     server.kill();
     let id = id_of(&instance);
     meddle(
@@ -336,9 +345,9 @@ async fn a_child_and_a_listener_whose_row_went_while_no_daemon_ran_end_at_the_st
 
 async fn after_a_reboot_what_should_run_runs_and_what_ran_out_is_expired(database: Database) {
     let mut server = Server::start(database).await;
-    let runs = server.create(json!({"template": "demo"})).await;
-    let stopped = server.create(json!({"template": "demo"})).await;
-    let brief = server.create(json!({"template": "demo"})).await;
+    let runs = create(&server).await;
+    let stopped = create(&server).await;
+    let brief = create(&server).await;
     let path = format!("/mcps/{}", id_of(&stopped));
     server.post(&format!("{path}/stop"), json!({})).await;
     server
