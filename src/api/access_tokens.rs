@@ -218,7 +218,7 @@ fn granted(token: TokenStatus, granted: &Granted) -> AccessToken {
 /// Lists the access tokens of an instance, oldest first; no secret is shown.
 #[utoipa::path(
     get, path = "/mcps/{id}/access-tokens", tag = "instances",
-    params(("id" = String, Path, description = "Its id or its name")),
+    params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`")),
     responses(
         (status = 200, description = "All of them", body = Page<AccessToken>),
         (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
@@ -247,7 +247,7 @@ pub async fn list(
 /// every token.
 #[utoipa::path(
     post, path = "/mcps/{id}/access-tokens", tag = "instances",
-    params(("id" = String, Path, description = "Its id or its name")),
+    params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`")),
     request_body(content = CreateAccessToken, example = json!({"name": "ci", "scope": "read-only", "ttl": "30d"})),
     responses(
         (status = 201, description = "The token with its `access_token` and `connect_url`", body = AccessToken),
@@ -275,7 +275,7 @@ pub async fn create(
 /// Shows one access token, without its secret.
 #[utoipa::path(
     get, path = "/mcps/{id}/access-tokens/{name}", tag = "instances",
-    params(("id" = String, Path, description = "Its id or its name"), ("name" = String, Path, description = "The token's name")),
+    params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`"), ("name" = String, Path, description = "The token's name")),
     responses(
         (status = 200, description = "As it is now", body = AccessToken),
         (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
@@ -295,7 +295,7 @@ pub async fn get(
 /// Changes what an access token may do; its secret stays, and what it opened goes on under the new rules.
 #[utoipa::path(
     patch, path = "/mcps/{id}/access-tokens/{name}", tag = "instances",
-    params(("id" = String, Path, description = "Its id or its name"), ("name" = String, Path, description = "The token's name")),
+    params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`"), ("name" = String, Path, description = "The token's name")),
     request_body(content = PatchAccessToken, example = json!({"scope": "read-only", "expires_at": null})),
     responses(
         (status = 200, description = "As it is now", body = AccessToken),
@@ -318,7 +318,7 @@ pub async fn patch(
 /// Revokes an access token at once: the sessions and streams that it opened end.
 #[utoipa::path(
     delete, path = "/mcps/{id}/access-tokens/{name}", tag = "instances",
-    params(("id" = String, Path, description = "Its id or its name"), ("name" = String, Path, description = "The token's name")),
+    params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`"), ("name" = String, Path, description = "The token's name")),
     responses(
         (status = 204, description = "Gone"),
         (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
@@ -339,7 +339,7 @@ pub async fn delete(
 /// Sessions go on with the new secret. Without an overlap the streams that the old one opened end.
 #[utoipa::path(
     post, path = "/mcps/{id}/access-tokens/{name}/rotate", tag = "instances",
-    params(("id" = String, Path, description = "Its id or its name"), ("name" = String, Path, description = "The token's name")),
+    params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`"), ("name" = String, Path, description = "The token's name")),
     request_body(content = RotateAccessToken, example = json!({"overlap": "5m"})),
     responses(
         (status = 200, description = "The token with its new `access_token` and `connect_url`", body = AccessToken),

@@ -15,14 +15,14 @@ use super::{
 };
 use crate::{
     domain::{
-        id::OwnerId,
+        id::{DEFAULT_OWNER, OwnerId},
         principal::{Principal, Role},
     },
     secrets::AdminToken,
 };
 
-/// In whose name the holder of the administrator token acts.
-pub const ADMINISTRATOR: &str = "admin";
+/// In whose name the holder of the administrator token acts, unless a request names another owner.
+pub const ADMINISTRATOR: &str = DEFAULT_OWNER;
 
 /// The principal of the administrator.
 #[must_use]

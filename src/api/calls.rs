@@ -61,7 +61,7 @@ pub struct CallsQuery {
 /// The calls of an instance's tools, newest first. A call is there a moment after its end.
 #[utoipa::path(
     get, path = "/mcps/{id}/calls", tag = "instances",
-    params(("id" = String, Path, description = "Its id or its name"), CallsQuery),
+    params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`"), CallsQuery),
     responses(
         (status = 200, description = "One page", body = Page<CallEntry>),
         (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),

@@ -37,7 +37,7 @@ pub struct ConfigQuery {
 /// The access token is not in it, because only its hash is kept: each text fetches it from where its client can, or
 /// has `ACCESS_TOKEN` in its place.
 #[utoipa::path(
-    get, path = "/mcps/{id}/config", tag = "instances", params(("id" = String, Path, description = "Its id or its name"), ConfigQuery),
+    get, path = "/mcps/{id}/config", tag = "instances", params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`"), ConfigQuery),
     responses(
         (status = 200, description = "One entry for each client", body = Page<ClientConfig>),
         (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),

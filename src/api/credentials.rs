@@ -11,7 +11,7 @@ use super::{
     error::{ApiError, Code},
     extract::{Faults, Json, PathParam, Query},
     instances::page_limit,
-    view,
+    owners, view,
 };
 use crate::{
     domain::{
@@ -42,9 +42,10 @@ pub struct CredentialQuery {
     limit: Option<usize>,
 }
 
-fn not_found(name: &str) -> ApiError {
+fn not_found(who: &Principal, name: &str) -> ApiError {
     let shown: String = name.chars().take(100).collect();
-    ApiError::new(Code::NotFound, format!("you have no credential {shown:?}"))
+    let text = format!("{} no credential {shown:?}", who.has());
+    ApiError::new(Code::NotFound, text)
 }
 
 /// Checks name and value and adds the faults of both.
@@ -130,6 +131,7 @@ pub async fn create(
 ) -> Result<(StatusCode, axum::Json<Credential>), ApiError> {
     let value = Zeroizing::new(body.value);
     faults.join(of_body);
+    let who = owners::acting(who, body.owner, &mut faults)?;
     let force = query.force.unwrap_or(false);
     put(&state, &who, &body.name, value, force, faults).await
 }
@@ -154,6 +156,7 @@ pub async fn replace(
 ) -> Result<(StatusCode, axum::Json<Credential>), ApiError> {
     let value = Zeroizing::new(body.value);
     faults.join(of_body);
+    let who = owners::acting(who, body.owner, &mut faults)?;
     let force = query.force.unwrap_or(false);
     if body.name.is_some_and(|given| given != name) {
         let message = "name must be the one in the path, or absent";
@@ -223,6 +226,8 @@ pub async fn list(
 pub struct DeleteQuery {
     /// `true`: even when instances use it.
     force: Option<bool>,
+    /// Whose it is; absent: of `admin`.
+    owner: Option<String>,
 }
 
 /// Instances that are named in a refusal.
@@ -263,19 +268,20 @@ pub async fn delete(
     who: Principal,
     State(state): State<AppState>,
     PathParam(name): PathParam,
-    Query(query, faults): Query<DeleteQuery>,
+    Query(query, mut faults): Query<DeleteQuery>,
 ) -> Result<StatusCode, ApiError> {
+    let who = owners::acting_by_query(who, query.owner, &mut faults)?;
     faults.refuse()?;
-    let checked = CredentialName::new(name.as_str()).map_err(|_| not_found(&name))?;
+    let checked = CredentialName::new(name.as_str()).map_err(|_| not_found(&who, &name))?;
     if !query.force.unwrap_or(false) {
         // Instances may be bound to what was deleted before.
         let known = state.store.credential(&who.owner, &checked).await?;
-        known.ok_or_else(|| not_found(&name))?;
+        known.ok_or_else(|| not_found(&who, &name))?;
         check_unused(&state, &who, &checked)?;
     }
     if state.store.delete_credential(&who.owner, &checked).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
-        Err(not_found(&name))
+        Err(not_found(&who, &name))
     }
 }

@@ -267,9 +267,9 @@ impl From<SupervisorError> for ApiError {
         let text = error.to_string();
         match error {
             SupervisorError::Invalid(violations) => Self::invalid(violations),
-            SupervisorError::NotFound(_) | SupervisorError::NoToken(_) => {
-                Self::new(Code::NotFound, text)
-            }
+            SupervisorError::NotFound(_)
+            | SupervisorError::OfOthers(..)
+            | SupervisorError::NoToken(_) => Self::new(Code::NotFound, text),
             SupervisorError::TokenExpired(_) => Self::new(Code::WrongState, text),
             SupervisorError::TokensExhausted(_) => Self::new(Code::TokensExhausted, text),
             SupervisorError::NameTaken(_) | SupervisorError::TokenNameTaken(_) => {
@@ -372,6 +372,11 @@ mod tests {
         let table = [
             (SupervisorError::Invalid(vec![]), 422, "validation-failed"),
             (SupervisorError::NotFound("x".into()), 404, "not-found"),
+            (
+                SupervisorError::OfOthers("x".into(), "a.x".into()),
+                404,
+                "not-found",
+            ),
             (SupervisorError::NameTaken("x".into()), 409, "name-taken"),
             (unavailable(), 409, "template-unavailable"),
             (

@@ -151,7 +151,7 @@ pub async fn stream_all(
 /// The events of one instance, oldest first; with `Accept: text/event-stream` as a stream, or as a WebSocket.
 #[utoipa::path(
     get, path = "/mcps/{id}/events", tag = "instances", params(
-        ("id" = String, Path, description = "Its id or its name"), EventQuery,
+        ("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`"), EventQuery,
         ("Last-Event-ID" = Option<i64>, Header, description = "Streams only: the last event that was seen"),
         ("Sec-WebSocket-Protocol" = Option<String>, Header, description = "WebSockets only: the subprotocols"),
     ),

@@ -9,7 +9,7 @@ use super::{
     AppState,
     error::ApiError,
     extract::{Faults, Json, PathParam, Query},
-    view,
+    owners, view,
 };
 use crate::{
     domain::{
@@ -105,6 +105,7 @@ pub async fn create(
         let message = "timeout goes with wait=ready";
         faults.add([Violation::of_parameter("timeout", "conflict", message)]);
     }
+    let who = owners::acting(who, body.owner, &mut faults)?;
     let request = CreateRequest {
         template: body.template,
         name: body.name,
@@ -169,7 +170,7 @@ pub async fn list(
 
 /// One instance, by id or name.
 #[utoipa::path(
-    get, path = "/mcps/{id}", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    get, path = "/mcps/{id}", tag = "instances", params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`")),
     responses(
         (status = 200, description = "The instance as it is now", body = Instance),
         (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
@@ -187,7 +188,7 @@ pub async fn get(
 
 /// Changes name, labels, or how long it may be unused before it is frozen or sleeps; what is absent stays.
 #[utoipa::path(
-    patch, path = "/mcps/{id}", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    patch, path = "/mcps/{id}", tag = "instances", params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`")),
     request_body(content = PatchInstance, example = json!({"labels": {"team": "search"}})),
     responses(
         (status = 200, description = "As it is now", body = Instance),
@@ -214,7 +215,7 @@ pub async fn patch(
 
 /// Stops the instance, gives its port back and removes it with its data, token and logs.
 #[utoipa::path(
-    delete, path = "/mcps/{id}", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    delete, path = "/mcps/{id}", tag = "instances", params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`")),
     responses(
         (status = 204, description = "Gone"),
         (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),
@@ -256,7 +257,7 @@ fn window(asked: Option<&str>) -> Result<HumanDuration, Violation> {
 
 /// What the instance uses now, and what became of the latest calls.
 #[utoipa::path(
-    get, path = "/mcps/{id}/stats", tag = "instances", params(("id" = String, Path, description = "Its id or its name"), StatsQuery),
+    get, path = "/mcps/{id}/stats", tag = "instances", params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`"), StatsQuery),
     responses(
         (status = 200, description = "Memory, CPU time, sessions, requests, calls", body = Stats),
         (status = 404, description = "`not-found`", body = Problem, content_type = "application/problem+json"),

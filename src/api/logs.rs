@@ -73,7 +73,7 @@ pub struct LogsQuery {
 /// Each server-sent event is one line as JSON; resume with `Last-Event-ID`, nothing is lost or doubled.
 #[utoipa::path(
     get, path = "/mcps/{id}/logs", tag = "instances", params(
-        ("id" = String, Path, description = "Its id or its name"), LogsQuery,
+        ("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`"), LogsQuery,
         ("Last-Event-ID" = Option<i64>, Header, description = "Follows only: the last line that was seen"),
     ),
     responses(

@@ -26,6 +26,7 @@ pub mod logs;
 pub mod metrics;
 pub mod mutations;
 pub mod openapi;
+mod owners;
 pub mod ports;
 pub mod serve;
 pub mod shape;

@@ -33,9 +33,9 @@ an MCP client, read its logs.\n\nEvery path under `/api/v1` also answers under `
 and a `request_id`; `validation-failed` (of the body, or of both) and `invalid-query` list every fault. Mutations take an `Idempotency-Key`: the same key with the \
 same body answers again what it answered first, for 24 hours; the kept answer is sealed like a credential. Lists are \
 paged by `cursor`. Times are RFC 3339 in UTC; durations are seconds or texts such as `30m`.\n\nBeside this API the same port \
-serves MCP itself: `/i/{name or id}/mcp` is the access URL of an instance under this address (`path_url`). It takes the \
-access token of the instance, not the administrator's, as a header or in the path, `/i/{name or id}/TOKEN/mcp`; \
-`/i/{name or id}/mcp/server-card` is its server card. Errors there are JSON-RPC."
+serves MCP itself: `/i/{slug or id}/mcp` is the access URL of an instance under this address (`path_url`). It takes the \
+access token of the instance, not the administrator's, as a header or in the path, `/i/{slug or id}/TOKEN/mcp`; \
+`/i/{slug or id}/mcp/server-card` is its server card. Errors there are JSON-RPC."
     ),
     components(schemas(Problem, ProblemViolation, crate::wire::EventMessage)),
     tags(

@@ -11,6 +11,7 @@ use super::{
     error::{ApiError, Code},
     extract::{Json, PathParam},
     openapi::PREFIX,
+    owners,
 };
 use crate::{
     domain::{id::TemplateName, principal::Principal, template::Template},
@@ -193,6 +194,7 @@ pub async fn check(
     Json(body, mut faults): Json<CheckCredentials>,
 ) -> Result<axum::Json<CredentialCheck>, ApiError> {
     let entry = find(&state, &name)?;
+    let who = owners::acting(who, body.owner, &mut faults)?;
     let request = CreateRequest {
         template: entry.template.name.to_string(),
         credentials: body.credentials,

@@ -60,7 +60,7 @@ pub(super) fn overlap_of(
 
 /// Starts a stopped, sleeping or failed instance, or wakes a frozen one; its failure count begins anew.
 #[utoipa::path(
-    post, path = "/mcps/{id}/start", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    post, path = "/mcps/{id}/start", tag = "instances", params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`")),
     responses(
         (status = 200, description = "As it is now; follow `status` or the event stream", body = Instance),
         VerbRefusals,
@@ -78,7 +78,7 @@ pub async fn start(
 
 /// Stops the instance; its URL, token, data and logs stay.
 #[utoipa::path(
-    post, path = "/mcps/{id}/stop", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    post, path = "/mcps/{id}/stop", tag = "instances", params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`")),
     responses(
         (status = 200, description = "As it is now; follow `status` or the event stream", body = Instance),
         VerbRefusals,
@@ -96,7 +96,7 @@ pub async fn stop(
 
 /// Stops the instance, then starts it.
 #[utoipa::path(
-    post, path = "/mcps/{id}/restart", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    post, path = "/mcps/{id}/restart", tag = "instances", params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`")),
     responses(
         (status = 200, description = "As it is now; follow `status` or the event stream", body = Instance),
         VerbRefusals,
@@ -114,7 +114,7 @@ pub async fn restart(
 
 /// Moves the deadline: the new TTL counts from now. Without a body the TTL last asked for counts again.
 #[utoipa::path(
-    post, path = "/mcps/{id}/extend", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    post, path = "/mcps/{id}/extend", tag = "instances", params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`")),
     request_body(content = TtlRequest, example = json!({"ttl": "2h"})),
     responses(
         (status = 200, description = "As it is now", body = Instance),
@@ -137,7 +137,7 @@ pub async fn extend(
 
 /// Brings an expired instance back within its restore window: same id, URL, token, data and logs.
 #[utoipa::path(
-    post, path = "/mcps/{id}/restore", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    post, path = "/mcps/{id}/restore", tag = "instances", params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`")),
     request_body(content = TtlRequest, example = json!({"ttl": "2h"})),
     responses(
         (status = 200, description = "As it is now", body = Instance),
@@ -160,7 +160,7 @@ pub async fn restore(
 
 /// Gives the access token `default` a new secret and shows it once; the old one stays valid for `overlap` (at most 7d).
 #[utoipa::path(
-    post, path = "/mcps/{id}/access-token", tag = "instances", params(("id" = String, Path, description = "Its id or its name")),
+    post, path = "/mcps/{id}/access-token", tag = "instances", params(("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`")),
     request_body(content = RotateAccessToken, example = json!({"overlap": "5m"})),
     responses(
         (status = 200, description = "The instance with its new `access_token` and `connect_url`", body = Instance),

@@ -35,6 +35,7 @@ pub fn instance(status: &InstanceStatus) -> wire::Instance {
         id: record.id.to_string(),
         name: record.name.to_string(),
         owner: record.owner.to_string(),
+        slug: record.slug().to_string(),
         template: record.template.to_string(),
         status: status.word.to_string(),
         since: time(status.since),

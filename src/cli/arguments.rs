@@ -211,20 +211,20 @@ pub(crate) struct LsOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct InstanceOption {
-    /// A name, an id, or the beginning of an id.
+    /// A name (of another owner: OWNER/NAME), an id, or the beginning of an id.
     pub(crate) instance: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct InstancesOption {
-    /// Names, ids, or beginnings of ids.
+    /// Names (of other owners: OWNER/NAME), ids, or beginnings of ids.
     #[arg(required = true, value_name = "INSTANCE")]
     pub(crate) instances: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct LeaseOptions {
-    /// Names, ids, or beginnings of ids.
+    /// Names (of other owners: OWNER/NAME), ids, or beginnings of ids.
     #[arg(required = true, value_name = "INSTANCE")]
     pub(crate) instances: Vec<String>,
     /// Time to live from now, such as 30m, 2h or 7d [default: as it was last asked for].
@@ -234,7 +234,7 @@ pub(crate) struct LeaseOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct LogsOptions {
-    /// A name, an id, or the beginning of an id.
+    /// A name (of another owner: OWNER/NAME), an id, or the beginning of an id.
     pub(crate) instance: String,
     /// Go on with what comes.
     #[arg(long, short)]
@@ -258,7 +258,7 @@ pub(crate) struct LogsOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct CallsOptions {
-    /// A name, an id, or the beginning of an id.
+    /// A name (of another owner: OWNER/NAME), an id, or the beginning of an id.
     pub(crate) instance: String,
     /// Only of this tool.
     #[arg(long)]
@@ -283,6 +283,9 @@ pub(crate) enum CredentialCommand {
     Put {
         /// What to call it.
         name: String,
+        /// Whose it is [default: admin].
+        #[arg(long)]
+        owner: Option<String>,
         /// Read the value from this file.
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
@@ -294,12 +297,19 @@ pub(crate) enum CredentialCommand {
     Check(super::credential_check::CheckOptions),
     /// List names; values are never shown.
     #[command(visible_alias = "list")]
-    Ls,
+    Ls {
+        /// Only of this owner.
+        #[arg(long)]
+        owner: Option<String>,
+    },
     /// Delete a secret.
     #[command(visible_alias = "delete")]
     Rm {
         /// Its name.
         name: String,
+        /// Whose it is [default: admin].
+        #[arg(long)]
+        owner: Option<String>,
         /// Even when instances use it; their next launch fails.
         #[arg(long)]
         force: bool,
@@ -311,14 +321,14 @@ pub(crate) enum TokenCommand {
     /// List the access tokens of an instance.
     #[command(visible_alias = "list")]
     Ls {
-        /// A name, an id, or the beginning of an id.
+        /// A name (of another owner: OWNER/NAME), an id, or the beginning of an id.
         instance: String,
     },
     /// Make another access token; its secret is shown this once.
     Create(TokenOptions),
     /// Give an access token a new secret; it is shown this once.
     Rotate {
-        /// A name, an id, or the beginning of an id.
+        /// A name (of another owner: OWNER/NAME), an id, or the beginning of an id.
         instance: String,
         /// The token [default: the one that the instance began with].
         name: Option<String>,
@@ -329,7 +339,7 @@ pub(crate) enum TokenCommand {
     /// Revoke an access token at once.
     #[command(visible_aliases = ["delete", "revoke"])]
     Rm {
-        /// A name, an id, or the beginning of an id.
+        /// A name (of another owner: OWNER/NAME), an id, or the beginning of an id.
         instance: String,
         /// The token.
         name: String,
@@ -338,7 +348,7 @@ pub(crate) enum TokenCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct TokenOptions {
-    /// A name, an id, or the beginning of an id.
+    /// A name (of another owner: OWNER/NAME), an id, or the beginning of an id.
     pub(crate) instance: String,
     /// What the token shall be called.
     pub(crate) name: String,

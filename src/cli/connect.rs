@@ -15,7 +15,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct ConnectOptions {
-    /// A name, an id, or the beginning of an id.
+    /// A name (of another owner: OWNER/NAME), an id, or the beginning of an id.
     pub(crate) instance: String,
     /// Which client.
     #[arg(long, default_value = "json", value_parser = export::Client::ALL.map(export::Client::word))]

@@ -15,12 +15,16 @@ use crate::{client::Client, wire::CheckCredentials};
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckOptions {
-    /// An instance, whose template, credentials and settings are taken: a name, an id, or the beginning of an id.
+    /// An instance, whose template, credentials and settings are taken: a name (of another owner: OWNER/NAME), an id, or the
+    /// beginning of an id.
     #[arg(required_unless_present = "template", conflicts_with_all = ["template", "credentials", "settings"])]
     pub(crate) instance: Option<String>,
     /// A template, with the credentials and settings given here.
     #[arg(long)]
     pub(crate) template: Option<String>,
+    /// Whose credentials [default: admin].
+    #[arg(long, conflicts_with = "instance")]
+    pub(crate) owner: Option<String>,
     /// Give the stored credential NAME as the variable ENV.
     #[arg(long = "credential", value_name = "ENV=NAME", value_parser = key_value)]
     pub(crate) credentials: Vec<(String, String)>,
@@ -39,6 +43,7 @@ pub(super) async fn run(
         Some(text) => {
             let instance = client.get(&resolve(client, &text).await?).await?.read()?;
             let request = CheckCredentials {
+                owner: Some(instance.owner),
                 credentials: instance.credentials,
                 settings: instance.settings,
             };
@@ -51,6 +56,7 @@ pub(super) async fn run(
                 .map(|(key, text)| (key.clone(), settings::value(text)))
                 .collect();
             let request = CheckCredentials {
+                owner: options.owner,
                 credentials: options.credentials.into_iter().collect(),
                 settings: chosen,
             };

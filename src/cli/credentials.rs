@@ -19,7 +19,7 @@ const VALUE_LIMIT_BYTES: u64 = 64 << 10;
 
 pub(super) async fn put(
     client: &Client,
-    name: String,
+    (name, owner): (String, Option<String>),
     file: Option<&Path>,
     force: bool,
     out: Output,
@@ -39,6 +39,7 @@ pub(super) async fn put(
     }
     let mut request = PutCredential {
         name,
+        owner,
         value: std::mem::take(&mut *value),
     };
     let reply = client.put_credential(&request, force).await;
@@ -78,15 +79,18 @@ fn prompt(name: &str) -> Result<Zeroizing<String>, Failure> {
     value.map_err(|error| Failure::Failed(format!("cannot read from the terminal: {error}")))
 }
 
-pub(super) async fn list(client: &Client, out: Output) -> Result<(), Failure> {
-    let reply = client.credentials().await?;
+pub(super) async fn list(client: &Client, owner: Option<&str>, out: Output) -> Result<(), Failure> {
+    let reply = client.credentials(owner).await?;
     if out.json {
         return out.line(reply.json());
     }
     let now = Timestamp::now();
     let items = reply.read()?.items;
     if items.is_empty() {
-        return out.line("There are no credentials; `minimcp credential put NAME` stores one.");
+        return out.line(match owner {
+            Some(_) => "That owner has no credentials.",
+            None => "There are no credentials; `minimcp credential put NAME` stores one.",
+        });
     }
     let rows = items
         .into_iter()
@@ -100,11 +104,11 @@ pub(super) async fn list(client: &Client, out: Output) -> Result<(), Failure> {
 
 pub(super) async fn delete(
     client: &Client,
-    name: &str,
+    (name, owner): (&str, Option<String>),
     force: bool,
     out: Output,
 ) -> Result<(), Failure> {
-    client.delete_credential(name, force).await?;
+    client.delete_credential(name, owner, force).await?;
     if out.json {
         return Ok(());
     }

@@ -41,6 +41,9 @@ pub(crate) struct ImportOptions {
     /// Store the secrets of the file and make an instance of each server.
     #[arg(long, conflicts_with_all = ["dry_run", "dir"])]
     pub(crate) start: bool,
+    /// Whose the credentials and instances of --start are [default: admin].
+    #[arg(long, requires = "start")]
+    pub(crate) owner: Option<String>,
     /// Make nothing; say what would be made.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -72,6 +75,7 @@ pub(super) async fn run(
         hosts: some(options.hosts),
         dry_run: options.dry_run || options.dir.is_some(),
         start: options.start,
+        owner: options.owner,
     };
     let reply = client.import(&request).await;
     request.text.zeroize();

@@ -23,9 +23,12 @@ use crate::{
 /// Shortest beginning of an id that is looked up.
 const PREFIX_CHARS: usize = 4;
 
-/// What the API is asked for when a person typed `text`: a full id and a name go as they are, the beginning of an id
-/// becomes the id, if there is but one.
+/// What the API is asked for when a person typed `text`: a full id and a name go as they are, `OWNER/NAME` as the slug, the
+/// beginning of an id becomes the id, if there is but one.
 pub(super) async fn resolve(client: &Client, text: &str) -> Result<String, Failure> {
+    if let Some(slug) = of_owner(text) {
+        return Ok(slug);
+    }
     let prefix = text.len() >= PREFIX_CHARS
         && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
         && text.parse::<InstanceId>().is_err();
@@ -36,8 +39,14 @@ pub(super) async fn resolve(client: &Client, text: &str) -> Result<String, Failu
     choose(text, &page.items)
 }
 
+/// The slug that is meant by `OWNER/NAME`.
+fn of_owner(text: &str) -> Option<String> {
+    let (owner, name) = text.split_once('/')?;
+    Some(format!("{owner}.{name}"))
+}
+
 fn choose(text: &str, instances: &[Instance]) -> Result<String, Failure> {
-    if instances.iter().any(|instance| instance.name == text) {
+    if instances.iter().any(|instance| instance.called() == text) {
         return Ok(text.to_owned());
     }
     let text = text.to_ascii_lowercase();
@@ -53,7 +62,7 @@ fn choose(text: &str, instances: &[Instance]) -> Result<String, Failure> {
             many.len(),
             many.iter()
                 .take(5)
-                .map(|instance| instance.name.as_str())
+                .map(|instance| instance.called())
                 .collect::<Vec<_>>()
                 .join(", ")
         ))),
@@ -83,6 +92,7 @@ pub(super) async fn create(
     }
     let request = CreateInstance {
         template: options.template,
+        owner: options.owner,
         name: options.name,
         ttl: options.ttl.map(|ttl| ttl.to_string().into()),
         credentials: options.credentials.into_iter().collect(),
@@ -130,7 +140,7 @@ fn settled(instance: &Instance) -> bool {
 }
 
 fn not_running(instance: &Instance) -> String {
-    let mut text = format!("{} is {}", instance.name, instance.status);
+    let mut text = format!("{} is {}", instance.called(), instance.status);
     if let Some(reason) = &instance.reason {
         text.push_str(": ");
         text.push_str(reason);
@@ -143,7 +153,7 @@ fn not_running(instance: &Instance) -> String {
 }
 
 pub(super) fn created(instance: &Instance) -> String {
-    let mut text = format!("{} is {}\n\n", instance.name, instance.status);
+    let mut text = format!("{} is {}\n\n", instance.called(), instance.status);
     text.push_str(&format!("  Access URL   {}\n", instance.access_url));
     if let Some(token) = &instance.access_token {
         text.push_str(&format!("  Token        {token}   (shown this once)\n"));
@@ -187,7 +197,7 @@ fn listed(items: &[Instance], now: Timestamp, out: Output) -> String {
         .iter()
         .map(|instance| {
             [
-                instance.name.clone(),
+                instance.called().to_owned(),
                 instance.template.clone(),
                 instance.status.clone(),
                 age(Some(&instance.since), now),
@@ -369,7 +379,7 @@ async fn for_each(
             Ok(Some(reply)) if out.json => out.line(reply.json())?,
             Ok(Some(reply)) => {
                 let instance = reply.read()?;
-                let mut line = format!("{} is {}", instance.name, instance.status);
+                let mut line = format!("{} is {}", instance.called(), instance.status);
                 if let Some(expires_at) = &instance.expires_at {
                     line.push_str(&format!(
                         ", expires {}",

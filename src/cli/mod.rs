@@ -150,15 +150,22 @@ async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode,
         Command::Template(TemplateCommand::Install { name }) => {
             return templates::install(client, &name, out).await;
         }
-        Command::Credential(CredentialCommand::Put { name, file, force }) => {
-            credentials::put(client, name, file.as_deref(), force, out).await?;
+        Command::Credential(CredentialCommand::Put {
+            name,
+            owner,
+            file,
+            force,
+        }) => {
+            credentials::put(client, (name, owner), file.as_deref(), force, out).await?;
         }
         Command::Credential(CredentialCommand::Check(options)) => {
             return credential_check::run(client, options, out).await;
         }
-        Command::Credential(CredentialCommand::Ls) => credentials::list(client, out).await?,
-        Command::Credential(CredentialCommand::Rm { name, force }) => {
-            credentials::delete(client, &name, force, out).await?;
+        Command::Credential(CredentialCommand::Ls { owner }) => {
+            credentials::list(client, owner.as_deref(), out).await?;
+        }
+        Command::Credential(CredentialCommand::Rm { name, owner, force }) => {
+            credentials::delete(client, (&name, owner), force, out).await?;
         }
         Command::Token(command) => tokens::run(client, command, out).await?,
         Command::Tasks { command: None } => system::tasks(client, out).await?,

@@ -12,6 +12,9 @@ pub(crate) struct RunOptions {
     /// A name of one's own.
     #[arg(long)]
     pub(crate) name: Option<String>,
+    /// In whose name, with credentials of that owner [default: admin].
+    #[arg(long)]
+    pub(crate) owner: Option<String>,
     /// Time to live, such as 30m, 2h or 7d [default: the template's].
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) ttl: Option<HumanDuration>,
@@ -46,7 +49,7 @@ pub(crate) struct RunOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct SleepOptions {
-    /// Names, ids, or beginnings of ids.
+    /// Names (of other owners: OWNER/NAME), ids, or beginnings of ids.
     #[arg(required = true, value_name = "INSTANCE")]
     pub(crate) instances: Vec<String>,
     /// How long nobody uses it before it sleeps, such as 15m; 0s: it never does [default: the template's].

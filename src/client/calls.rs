@@ -262,16 +262,26 @@ impl Client {
         self.send(Call::new(Method::PUT, path).body(request)?).await
     }
 
-    /// `GET /credentials`: names, never values.
-    pub async fn credentials(&self) -> Answer<wire::Page<wire::Credential>> {
-        self.every_page("/api/v1/credentials", |call| call).await
+    /// `GET /credentials`: names, never values; of one owner or of all.
+    pub async fn credentials(&self, owner: Option<&str>) -> Answer<wire::Page<wire::Credential>> {
+        let owner = owner.map(str::to_owned);
+        self.every_page("/api/v1/credentials", |call| {
+            call.query("owner", owner.clone())
+        })
+        .await
     }
 
     /// `DELETE /credentials/{name}`; `force`: even when instances use it.
-    pub async fn delete_credential(&self, name: &str, force: bool) -> Result<(), ClientError> {
-        let query = if force { "?force=true" } else { "" };
-        let path = format!("/api/v1/credentials/{}{query}", segment(name));
-        let call = Call::new(Method::DELETE, path);
+    pub async fn delete_credential(
+        &self,
+        name: &str,
+        owner: Option<String>,
+        force: bool,
+    ) -> Result<(), ClientError> {
+        let path = format!("/api/v1/credentials/{}", segment(name));
+        let call = Call::new(Method::DELETE, path)
+            .query("force", force.then(|| "true".to_owned()))
+            .query("owner", owner);
         self.send::<serde::de::IgnoredAny>(call).await.map(|_| ())
     }
 

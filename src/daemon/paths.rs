@@ -11,27 +11,22 @@ use axum::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::auth,
     config::Config,
     connections::Shares,
-    domain::principal::Principal,
     gateway::{Gateway, PathGateway, Peer, Routes},
     supervisor::{Supervisor, route::Route},
 };
 
-/// The instances of one owner, by name and id.
-struct OwnersRoutes {
-    supervisor: Supervisor,
-    who: Principal,
-}
+/// The instances of all owners, by slug and id.
+struct AllRoutes(Supervisor);
 
-impl Routes for OwnersRoutes {
-    fn find(&self, name_or_id: &str) -> Option<Arc<Route>> {
-        self.supervisor.route(&self.who, name_or_id)
+impl Routes for AllRoutes {
+    fn find(&self, slug_or_id: &str) -> Option<Arc<Route>> {
+        self.0.route(slug_or_id)
     }
 
     fn all(&self, most: usize) -> Vec<Arc<Route>> {
-        self.supervisor.routes(most)
+        self.0.routes(most)
     }
 }
 
@@ -45,8 +40,7 @@ pub(super) fn router(
 ) -> Router {
     // A quarter of the API's connections is never taken by streams.
     let most = shares.api - shares.api / 4;
-    let who = auth::administrator();
-    let routes = Box::new(OwnersRoutes { supervisor, who });
+    let routes = Box::new(AllRoutes(supervisor));
     let address = config.api.address;
     let paths = PathGateway::new(gateway, &config.gateway, address, routes, most, shutdown);
     let paths = Arc::new(paths);

@@ -136,7 +136,8 @@ name_type!(
 
 name_type!(
     /// What a person calls an instance; unique among the owner's instances that are not deleted.
-    /// It is also the instance's slug in paths, hence the narrow alphabet.
+    /// It stands in paths too, with the owner where that is not the default one ([`super::slug`]), hence the narrow
+    /// alphabet.
     InstanceName,
     "name",
     "1 to 63 of a-z, 0-9 and '-', not at either end",
@@ -150,6 +151,17 @@ name_type!(
     "1 to 64 of a-z, 0-9 and '-', not at either end",
     |text| is_label(text, 64)
 );
+
+/// In whose name the administrator acts, who names no other owner.
+pub const DEFAULT_OWNER: &str = "admin";
+
+impl OwnerId {
+    /// Whether it is [`DEFAULT_OWNER`].
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        self.as_str() == DEFAULT_OWNER
+    }
+}
 
 name_type!(
     /// What an owner calls a stored secret.

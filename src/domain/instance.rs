@@ -10,6 +10,7 @@ use super::{
     exit::ExitRecord,
     id::{CredentialName, EnvName, Generation, InstanceId, InstanceName, OwnerId, TemplateName},
     restart::RestartRow,
+    slug::Slug,
     state::{DesiredState, InstanceState},
 };
 
@@ -69,7 +70,7 @@ pub struct InstanceRecord {
     pub key: i64,
     /// Who owns it.
     pub owner: OwnerId,
-    /// Its name, also its slug.
+    /// Its name among its owner's.
     pub name: InstanceName,
     /// What it was made from.
     pub template: TemplateName,
@@ -100,4 +101,12 @@ pub struct InstanceRecord {
     pub updated_at: UnixMs,
     /// When a client last used it.
     pub last_accessed_at: Option<UnixMs>,
+}
+
+impl InstanceRecord {
+    /// What it is called among the instances of all owners.
+    #[must_use]
+    pub fn slug(&self) -> Slug {
+        Slug::of(&self.owner, &self.name)
+    }
 }

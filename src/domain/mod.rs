@@ -36,6 +36,7 @@ pub mod restart;
 pub mod sandbox;
 mod sandbox_network;
 pub mod sleep;
+pub mod slug;
 pub mod state;
 pub mod template;
 pub mod verb;

@@ -34,7 +34,7 @@ pub(super) fn begin(
     let route = &place.route;
     span.put("mcp.method.name", "tools/call");
     span.put("minimcp.instance.id", route.id.to_string());
-    span.put("minimcp.instance.name", route.name.load().to_string());
+    span.put("minimcp.instance.name", route.slug.load().to_string());
     span.put(
         "minimcp.era",
         if stateless { "stateless" } else { "session" },

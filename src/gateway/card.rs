@@ -93,7 +93,7 @@ pub fn card_reply(
     config: &GatewayConfig,
     asked: &HeaderMap,
 ) -> Reply {
-    let name = route.name.load();
+    let name = route.slug.load();
     let card = card(
         name.as_str(),
         &route.about.load(),

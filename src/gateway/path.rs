@@ -1,4 +1,4 @@
-//! The path gateway: every instance below `/i/{name or id}` of the API's listeners, for those who put one TLS name in
+//! The path gateway: every instance below `/i/{slug or id}` of the API's listeners, for those who put one TLS name in
 //! front of all of them. The very same code answers as on the access ports, with the same tokens and limits.
 
 use std::{
@@ -26,8 +26,8 @@ const ENTRIES_MAX: usize = 1_000;
 
 /// Finds instances. Called on every request: from memory.
 pub trait Routes: Send + Sync + 'static {
-    /// The instance with this name or id.
-    fn find(&self, name_or_id: &str) -> Option<Arc<Route>>;
+    /// The instance with this slug or id.
+    fn find(&self, slug_or_id: &str) -> Option<Arc<Route>>;
     /// Up to so many of them, in the order of creation.
     fn all(&self, most: usize) -> Vec<Arc<Route>>;
 }
@@ -130,7 +130,7 @@ impl PathGateway {
             .iter()
             .filter(|route| !matches!(*route.state.borrow(), RouteState::Gone))
             .map(|route| {
-                let name = route.name.load();
+                let name = route.slug.load();
                 card::entry(
                     name.as_str(),
                     &route.about.load(),

@@ -215,7 +215,7 @@ pub fn unready(route: &Route, id: &str, unready: &Unready) -> Reply {
 }
 
 fn unready_unmarked(route: &Route, id: &str, unready: &Unready) -> Reply {
-    let name = route.name.load();
+    let name = route.slug.load();
     let (text, retry_after_s, failure) = match unready {
         Unready::Gone => {
             return refused(

@@ -56,7 +56,7 @@ pub fn target(path: &str) -> Option<Target<'_>> {
     Some(Target { endpoint, token })
 }
 
-/// Takes a path of the path gateway apart: the name or id of the instance, the mount point, and the path below it.
+/// Takes a path of the path gateway apart: the slug or id of the instance, the mount point, and the path below it.
 #[must_use]
 pub fn mounted(path: &str) -> Option<(&str, &str, &str)> {
     let rest = path.strip_prefix("/i/")?;

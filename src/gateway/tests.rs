@@ -20,7 +20,8 @@ use crate::{
     domain::{
         access::TokenSettings,
         duration::HumanDuration,
-        id::{Generation, InstanceId, InstanceName, TokenName},
+        id::{DEFAULT_OWNER, Generation, InstanceId, InstanceName, OwnerId, TokenName},
+        slug::Slug,
         state::StatusWord,
     },
     supervisor::{
@@ -70,7 +71,10 @@ async fn bench_with(upstream: Arc<Upstream>, child: Child) -> Bench {
     });
     let route = Arc::new(Route {
         id: InstanceId(Uuid::now_v7()),
-        name: ArcSwap::from_pointee(InstanceName::new("bench").expect("a name")),
+        slug: ArcSwap::from_pointee(Slug::of(
+            &OwnerId::new(DEFAULT_OWNER).expect("an owner"),
+            &InstanceName::new("bench").expect("a name"),
+        )),
         key: 1,
         arguments: arc_swap::ArcSwapOption::empty(),
         about: ArcSwap::from_pointee(About {

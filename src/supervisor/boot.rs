@@ -92,7 +92,7 @@ pub(super) async fn spawn_actor(
     let (census, census_watch) = watch::channel(Census::from([]));
     let route = Arc::new(Route {
         id,
-        name: ArcSwap::from_pointee(record.name.clone()),
+        slug: ArcSwap::from_pointee(record.slug()),
         key: record.key,
         arguments: ArcSwapOption::empty(),
         about: ArcSwap::from_pointee(about),

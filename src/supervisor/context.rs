@@ -17,11 +17,7 @@ use super::{
 use crate::{
     clock::Clock,
     config::{Config, PublicUrl},
-    domain::{
-        id::{InstanceId, InstanceName},
-        latency::Latency,
-        port::PortPool,
-    },
+    domain::{id::InstanceId, latency::Latency, port::PortPool, slug::Slug},
     egress::{HostResolver, Outside},
     logs::Logs,
     packages::Installer,
@@ -241,8 +237,8 @@ impl Context {
     }
 
     /// The same endpoint on the API's address; it changes with the name.
-    pub(super) fn path_url(&self, name: &InstanceName) -> String {
-        format!("{}/i/{name}/mcp", self.path_base)
+    pub(super) fn path_url(&self, slug: &Slug) -> String {
+        format!("{}/i/{slug}/mcp", self.path_base)
     }
 
     /// The access URL with the token inside.

@@ -260,7 +260,7 @@ async fn check_credentials(
         };
         if context.store.credential(&who.owner, &name).await?.is_none() {
             let pointer = format!("/credentials/{}", pointer_token(variable.as_str()));
-            let message = format!("you have no credential {name}; store it first");
+            let message = format!("{} no credential {name}; store it first", who.has());
             violations.push(Violation::new(pointer, "unknown", message));
         }
         credentials.insert(variable, name);

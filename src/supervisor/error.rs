@@ -14,8 +14,11 @@ pub enum SupervisorError {
     /// No such instance.
     #[error("there is no instance {0}")]
     NotFound(String),
+    /// No such instance, but others of that name: the second text lists their slugs.
+    #[error("there is no instance {0}; other owners have {1}")]
+    OfOthers(String, String),
     /// The name belongs to another instance of this owner.
-    #[error("the name {0:?} is taken by another of your instances")]
+    #[error("the name {0:?} is taken by another instance of this owner")]
     NameTaken(String),
     /// The template's program is missing.
     #[error("template {name} is not available here: {reason}")]

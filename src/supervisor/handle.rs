@@ -23,12 +23,8 @@ use super::{
 };
 use crate::{
     domain::{
-        duration::HumanDuration,
-        id::{InstanceId, InstanceName},
-        instance::InstanceChange,
-        principal::Principal,
-        state::StatusWord,
-        violation::Violation,
+        duration::HumanDuration, id::InstanceId, instance::InstanceChange, principal::Principal,
+        state::StatusWord, violation::Violation,
     },
     runtime::{self, KeeperState},
     store::StoreError,
@@ -74,20 +70,6 @@ impl Supervisor {
     /// When there is none, or it belongs to someone else.
     pub fn get(&self, _who: &Principal, id: InstanceId) -> Outcome<InstanceStatus> {
         Ok(seen(&*self.actor(id)?))
-    }
-
-    /// Resolves an id or a name of the caller's.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn resolve(&self, who: &Principal, id_or_name: &str) -> Outcome<InstanceId> {
-        let found = match id_or_name.parse::<InstanceId>() {
-            Ok(id) => self.context.registry.get(id).map(|_| id),
-            Err(_) => InstanceName::new(id_or_name)
-                .ok()
-                .and_then(|name| self.context.registry.named(&who.owner, &name)),
-        };
-        found.ok_or_else(|| SupervisorError::NotFound(id_or_name.chars().take(80).collect()))
     }
 
     /// A page in the order of creation; the second value is the cursor of the next page.

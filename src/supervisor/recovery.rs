@@ -228,7 +228,7 @@ impl Actor {
         context
             .registry
             .settle_name(&record.owner, &record.name, id);
-        self.route.name.store(Arc::new(record.name.clone()));
+        self.route.slug.store(Arc::new(record.slug()));
         self.record = record;
         self.settle_tokens(tokens).await;
         if given_up {

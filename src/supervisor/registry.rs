@@ -11,7 +11,10 @@ use super::{
     InstanceStatus, command::Command, denials::DenialLedger, members::Census, route::Route,
 };
 use crate::{
-    domain::id::{InstanceId, InstanceName, OwnerId},
+    domain::{
+        id::{InstanceId, InstanceName, OwnerId},
+        slug::Slug,
+    },
     egress::Ledger,
 };
 
@@ -133,6 +136,18 @@ impl Registry {
     pub(super) fn named(&self, owner: &OwnerId, name: &InstanceName) -> Option<InstanceId> {
         let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
         entries.by_name.get(&(owner.clone(), name.clone())).copied()
+    }
+
+    /// The slugs of all instances of this name, in their order. For messages: it looks at every name.
+    pub(super) fn namesakes(&self, name: &InstanceName) -> Vec<Slug> {
+        let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let held = entries.by_name.keys();
+        let mut found: Vec<Slug> = held
+            .filter(|(_, of_that)| of_that == name)
+            .map(|(owner, name)| Slug::of(owner, name))
+            .collect();
+        found.sort();
+        found
     }
 
     /// Actors in the order of their ids, from the one after `after` on.

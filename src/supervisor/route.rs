@@ -25,7 +25,8 @@ use crate::{
         UnixMs,
         capability::ListKind,
         duration::HumanDuration,
-        id::{Generation, InstanceId, InstanceName},
+        id::{Generation, InstanceId},
+        slug::Slug,
         state::StatusWord,
     },
     traces::Asked,
@@ -59,8 +60,8 @@ pub type ArgumentsHook = Box<dyn Fn(&str) -> String + Send + Sync>;
 pub struct Route {
     /// The instance.
     pub id: InstanceId,
-    /// Its name, for messages to people.
-    pub name: ArcSwap<InstanceName>,
+    /// What it is called among the instances of all owners.
+    pub slug: ArcSwap<Slug>,
     /// The key of its row.
     pub key: i64,
     /// Redacts the arguments of a call, for its record; `None` when the template wants none kept.

@@ -106,8 +106,8 @@ impl Actor {
         }
         if let Some(name) = renamed {
             registry.release_name(&self.record.owner, &self.record.name, self.record.id);
-            self.route.name.store(Arc::new(name.clone()));
             self.record.name = name;
+            self.route.slug.store(Arc::new(self.record.slug()));
         }
         if let Some(labels) = change.labels {
             self.record.spec.labels = labels;
@@ -308,7 +308,7 @@ impl Actor {
             freeze_after: self.freeze_after(),
             sleep_after: self.sleep_after(),
             access_url: self.context.access_url(self.record.port),
-            path_url: self.context.path_url(&self.record.name),
+            path_url: self.context.path_url(&self.record.slug()),
             server,
             record,
         }

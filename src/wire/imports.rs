@@ -33,6 +33,9 @@ pub struct ImportRequest {
     /// Whether the secrets of the file are stored as credentials and an instance of each server is made.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub start: bool,
+    /// Whose the credentials and instances are; absent: of `admin`. Templates belong to nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 impl std::fmt::Debug for ImportRequest {

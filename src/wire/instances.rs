@@ -13,6 +13,9 @@ use super::schemas::{DesiredSchema, DurationSchema, HealthSchema, StatusSchema};
 pub struct CreateInstance {
     /// The template to run.
     pub template: String,
+    /// In whose name; absent: `admin`. It gets credentials of this owner only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// A name of one's own; absent: one is made from the template's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -103,6 +106,10 @@ pub struct Instance {
     pub name: String,
     /// Its owner.
     pub owner: String,
+    /// What it is called where instances of all owners meet, as in the paths of this API and in `path_url`: its name, and
+    /// before it the owner and a dot where that is another than `admin`.
+    #[serde(default)]
+    pub slug: String,
     /// Its template.
     pub template: String,
     /// pending, starting, running, unhealthy, frozen, backing-off, stopping, stopped, asleep, expired or failed.
@@ -188,6 +195,17 @@ pub struct Instance {
     pub settings: BTreeMap<String, serde_json::Value>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+}
+
+impl Instance {
+    /// Its slug; its name where the daemon is too old to tell it.
+    #[must_use]
+    pub fn called(&self) -> &str {
+        match self.slug.is_empty() {
+            true => &self.name,
+            false => &self.slug,
+        }
+    }
 }
 
 /// System calls that an instance was refused by its filter. What Landlock refuses is not told by the kernel before 6.15,

@@ -98,6 +98,9 @@ fn as_variable() -> String {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CheckCredentials {
+    /// Whose credentials; absent: of `admin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// Environment variable to name of a stored credential.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub credentials: BTreeMap<String, String>,
@@ -126,6 +129,9 @@ pub struct CredentialCheck {
 pub struct PutCredential {
     /// What to call it.
     pub name: String,
+    /// Whose it is; absent: of `admin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// The secret; never given back.
     pub value: String,
 }
@@ -145,6 +151,9 @@ pub struct ReplaceCredential {
     /// The name in the path again, or absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Whose it is; absent: of `admin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// The secret; never given back.
     pub value: String,
 }

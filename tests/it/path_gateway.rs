@@ -104,6 +104,39 @@ async fn the_same_instance_answers_below_its_name_and_its_id() {
 }
 
 #[tokio::test]
+async fn instances_of_two_owners_have_one_name_and_two_paths() {
+    let server = Server::start(Database::Sqlite).await;
+    let body = |owner| json!({"template": "demo", "name": "same", "owner": owner});
+    let (ada, bob) = (
+        server.create(body("ada")).await,
+        server.create(body("bob")).await,
+    );
+    let base = server.url();
+    for (instance, owner) in [(&ada, "ada"), (&bob, "bob")] {
+        let url = format!("{base}/i/{owner}.same/mcp");
+        assert_eq!(instance["path_url"], url, "{instance:#}");
+        Mcp::connect(&at(instance, &url)).await;
+        let card = format!("{url}/server-card");
+        let card = http_client()
+            .get(card)
+            .bearer_auth(text(instance, "access_token"));
+        let card: Value = send(card).await.json().await.expect("a card");
+        let name = text(&card, "name");
+        assert!(name.ends_with(&format!("/{owner}.same")), "{card:#}");
+    }
+    let http = http_client();
+    let token = text(&ada, "access_token");
+    for (path, status) in [
+        ("bob.same", StatusCode::UNAUTHORIZED),
+        ("same", StatusCode::NOT_FOUND),
+    ] {
+        let url = format!("{base}/i/{path}/mcp");
+        let asked = post(&http, &url, &initialize()).bearer_auth(token);
+        assert_eq!(send(asked).await.status(), status, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_path_opens_to_the_access_token_only_and_the_api_to_the_other() {
     let server = Server::start_with(Database::Sqlite, |config| {
         config.gateway.trusted_proxies = vec!["10.0.0.0/8".parse().expect("a network")];

@@ -16,6 +16,7 @@ use super::{
     AppState,
     error::ApiError,
     extract::{Faults, Json},
+    owners,
 };
 use crate::{
     domain::{egress::HostRule, id::TemplateName, principal::Principal, violation::Violation},
@@ -50,8 +51,9 @@ struct Asked {
 pub async fn create(
     who: Principal,
     State(state): State<AppState>,
-    Json(body, faults): Json<ImportRequest>,
+    Json(mut body, mut faults): Json<ImportRequest>,
 ) -> Result<axum::Json<Import>, ApiError> {
+    let who = owners::acting(who, body.owner.take(), &mut faults)?;
     let (asked, found) = check(body, faults).await?;
     // What registries take of the time leaves enough for the making.
     let patience = state.config.request_timeout.std() * 3 / 4;

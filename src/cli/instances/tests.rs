@@ -12,6 +12,7 @@ pub(in crate::cli) fn instance(name: &str, id: &str) -> Instance {
         id: id.to_owned(),
         name: name.to_owned(),
         owner: "admin".to_owned(),
+        slug: name.to_owned(),
         template: "demo".to_owned(),
         status: "running".to_owned(),
         since: "2026-11-21T09:58:30Z".to_owned(),
@@ -108,6 +109,12 @@ fn what_did_not_come_up_says_why() {
         not_running(&failed()),
         "my-github is failed: exited with code 3 five times in a row\n  bad\u{1b}[31m token\n  giving up"
     );
+}
+
+#[test]
+fn an_owner_may_stand_before_the_name() {
+    assert_eq!(of_owner("ada/github").as_deref(), Some("ada.github"));
+    assert_eq!(of_owner("github"), None);
 }
 
 #[test]

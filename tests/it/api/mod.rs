@@ -4,6 +4,7 @@ mod bad_input;
 mod document;
 mod idempotency;
 mod instances;
+mod owners;
 mod refusals;
 mod sockets;
 mod streams;
