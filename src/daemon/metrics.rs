@@ -228,11 +228,7 @@ fn each_instance(supervisor: &Supervisor) -> Vec<Sample> {
         });
         samples.collect::<Vec<_>>()
     };
-    type One = (
-        crate::domain::id::InstanceName,
-        crate::runtime::TreeUsage,
-        u64,
-    );
+    type One = (crate::domain::slug::Slug, crate::runtime::TreeUsage, u64);
     let cpu: fn(&One) -> f64 = |one| one.1.cpu_ms as f64 / 1e3;
     let memory: fn(&One) -> f64 = |one| (one.1.rss_kib * 1_024) as f64;
     let restarts: fn(&One) -> f64 = |one| one.2 as f64;

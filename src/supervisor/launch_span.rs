@@ -11,7 +11,7 @@ impl Actor {
         if let Some(span) = &mut self.launch_span {
             let generation = i64::try_from(self.life.generation.0).unwrap_or(i64::MAX);
             span.put("minimcp.instance.id", self.record.id.to_string());
-            span.put("minimcp.instance.name", self.record.name.to_string());
+            span.put("minimcp.instance.name", self.record.slug().to_string());
             span.put("minimcp.template", self.record.template.to_string());
             span.put("minimcp.generation", generation);
         }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::Supervisor;
 use crate::{
-    domain::{id::InstanceName, latency::LatencySnapshot},
+    domain::{latency::LatencySnapshot, slug::Slug},
     runtime::{self, TreeUsage},
 };
 
@@ -52,17 +52,17 @@ impl Supervisor {
     /// What the main child of each instance, with all below it, uses now, and how often the restart policy launched the
     /// instance. Reads /proc some times for each, so it blocks for a moment; instances without a child use nothing.
     #[must_use]
-    pub fn usage_by_instance(&self) -> Vec<(InstanceName, TreeUsage, u64)> {
+    pub fn usage_by_instance(&self) -> Vec<(Slug, TreeUsage, u64)> {
         let handles = self.context().registry.after(None);
         let read = handles.into_iter().map(|(_, handle)| {
-            let (pid, name, restarts) = {
+            let (pid, slug, restarts) = {
                 let status = handle.status.borrow();
                 let record = &status.record;
-                (status.pid, record.name.clone(), record.restarts)
+                (status.pid, record.slug(), record.restarts)
             };
             // A child that ended a moment ago uses nothing.
             let usage = pid.and_then(|pid| runtime::usage(pid).ok());
-            (name, usage.unwrap_or_default(), restarts)
+            (slug, usage.unwrap_or_default(), restarts)
         });
         read.collect()
     }
