@@ -21,12 +21,14 @@ use super::{
 use crate::{
     domain::{UnixMs, duration::HumanDuration, principal::Principal, violation::Violation},
     logs::{LogStream, StoredLog, Tail, TailFilter, TailStart},
-    store::{LogEntry, LogQuery},
+    store::{LogQuery, LogSearch, StoreError},
     wire::{LogLine, Page, Problem},
 };
 
 /// Longest text to search for, in bytes.
 const SEARCH_BYTES_MAX: usize = 1_024;
+/// So many lines of an instance are looked at for one page of a search; a quarter of a second or so on a busy database.
+const SEARCH_LINES: u32 = 200_000;
 /// Most lines that a follow or `tail` begins with.
 const TAIL_MAX: u32 = 10_000;
 
@@ -70,7 +72,9 @@ pub struct LogsQuery {
 
 /// The log of an instance: a page, or with `Accept: text/event-stream` a follow.
 ///
-/// Each server-sent event is one line as JSON; resume with `Last-Event-ID`, nothing is lost or doubled.
+/// Each server-sent event is one line as JSON; resume with `Last-Event-ID`, nothing is lost or doubled. A page with `q` or
+/// `stream` looks at 200000 lines at most: it may hold less than `limit`, or nothing, and have a `next_cursor` all the
+/// same, with which the search goes on. One with `tail` looks at all that are kept.
 #[utoipa::path(
     get, path = "/mcps/{id}/logs", tag = "instances", params(
         ("id" = String, Path, description = "Its id, its name, or `OWNER.NAME`"), LogsQuery,
@@ -98,12 +102,8 @@ pub async fn read(
         return follow(&state, key, start, plan.filter()).await;
     }
     faults.refuse()?;
-    let rows = match plan.limit {
-        // A tail of none is asked by those who only want to know that the log is there.
-        0 => Vec::new(),
-        _ => state.store.logs_page(key, plan.store_query(&query)).await?,
-    };
-    Ok(axum::Json(plan.page(rows)).into_response())
+    let found = plan.search(&state, key, plan.store_query(&query)).await?;
+    Ok(axum::Json(plan.page(found)).into_response())
 }
 
 /// A query that was checked.
@@ -178,6 +178,29 @@ impl<'a> Plan<'a> {
         }
     }
 
+    async fn search(
+        &self,
+        state: &AppState,
+        key: i64,
+        mut query: LogQuery<'_>,
+    ) -> Result<LogSearch, StoreError> {
+        let mut found = LogSearch::default();
+        // A tail of none is asked by those who only want to know that the log is there.
+        while query.limit > 0 {
+            let next = state.store.search_logs(key, query, SEARCH_LINES).await?;
+            let more = u32::try_from(next.entries.len()).unwrap_or(u32::MAX);
+            found.entries.extend(next.entries);
+            found.unfinished_at = next.unfinished_at;
+            // A tail has no cursor to go on with: it is looked for until it is whole, a stretch at a time.
+            if !self.tail || found.unfinished_at.is_none() {
+                break;
+            }
+            query.before = found.unfinished_at;
+            query.limit = query.limit.saturating_sub(more);
+        }
+        Ok(found)
+    }
+
     fn filter(&self) -> TailFilter {
         TailFilter {
             stream: self.stream,
@@ -185,12 +208,12 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn page(&self, mut rows: Vec<LogEntry>) -> LogPage {
+    fn page(&self, found: LogSearch) -> LogPage {
+        let mut rows = found.entries;
         let full = rows.len() >= self.limit;
-        let next_cursor = rows
-            .last()
-            .filter(|_| full && !self.tail)
-            .map(|row| row.id.to_string());
+        let last = rows.last().filter(|_| full).map(|row| row.id);
+        let next_cursor = last.or(found.unfinished_at).filter(|_| !self.tail);
+        let next_cursor = next_cursor.map(|id| id.to_string());
         if self.tail {
             rows.reverse();
         }
@@ -319,7 +342,7 @@ fn to_sse(line: StoredLog) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::id::Generation;
+    use crate::{domain::id::Generation, store::LogEntry};
 
     fn query(text: &str) -> LogsQuery {
         let uri = format!("http://x/?{text}").parse().expect("a uri");
@@ -327,7 +350,7 @@ mod tests {
         query
     }
 
-    fn rows(ids: &[i64]) -> Vec<LogEntry> {
+    fn rows(ids: &[i64]) -> LogSearch {
         let row = |id: &i64| LogEntry {
             id: *id,
             generation: Generation(1),
@@ -337,7 +360,10 @@ mod tests {
             line: format!("line {id}"),
             continued: false,
         };
-        ids.iter().map(row).collect()
+        LogSearch {
+            entries: ids.iter().map(row).collect(),
+            unfinished_at: None,
+        }
     }
 
     fn plan(query: &LogsQuery) -> Plan<'_> {
@@ -381,6 +407,13 @@ mod tests {
         let cursor = |ids: &[i64]| plan(&forward).page(rows(ids)).next_cursor;
         assert_eq!(cursor(&[6, 7]).as_deref(), Some("7"));
         assert_eq!(cursor(&[6]), None);
+        let unfinished = |ids: &[i64]| LogSearch {
+            unfinished_at: Some(9),
+            ..rows(ids)
+        };
+        let next = |ids: &[i64]| plan(&forward).page(unfinished(ids)).next_cursor;
+        assert_eq!(next(&[6]).as_deref(), Some("9"));
+        assert_eq!(next(&[]).as_deref(), Some("9"));
         let backward = query("cursor=5&order=desc");
         assert_eq!(plan(&backward).store_query(&backward).before, Some(5));
     }

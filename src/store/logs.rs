@@ -194,7 +194,10 @@ impl Store {
 
 impl Store {
     /// Between which ids, both excluded, the lines of a page lie; absent: there can be none.
-    async fn ids_of_page(&self, page: &LogQuery<'_>) -> Result<Option<(i64, i64)>, StoreError> {
+    pub(super) async fn ids_of_page(
+        &self,
+        page: &LogQuery<'_>,
+    ) -> Result<Option<(i64, i64)>, StoreError> {
         let (mut after, mut before) = (
             page.after.unwrap_or(i64::MIN),
             page.before.unwrap_or(i64::MAX),

@@ -115,6 +115,50 @@ contract! {
         assert_eq!(seen, mine);
     }
 
+    async fn a_search_goes_on_where_its_stretch_ended(db: &Database) {
+        // Mine are every second line, of which every tenth has the word, and one is of another stream.
+        let mut rows: Vec<LogRow> = (0..100).map(|number| {
+            line(1 + number % 2, number, if number % 20 == 0 { "a needle" } else { "hay" })
+        }).collect();
+        rows[98].stream = 1;
+        let ids = db.store.insert_logs(&rows).await.expect("inserted");
+        let words: Vec<i64> = ids.iter().copied().step_by(20).collect();
+        let word = LogQuery { text: Some("NEEDLE"), limit: 3, ..ALL };
+        for newest_first in [false, true] {
+            let (mut seen, mut stretches, mut place) = (Vec::new(), 0, None);
+            loop {
+                let query = match newest_first {
+                    false => LogQuery { after: place, ..word },
+                    true => LogQuery { before: place, newest_first, ..word },
+                };
+                let found = db.store.search_logs(1, query, 8).await.expect("read");
+                assert!(found.entries.len() <= 1, "eight lines hold one word at most: {found:?}");
+                seen.extend(found.entries.iter().map(|entry| entry.id));
+                stretches += 1;
+                let Some(id) = found.unfinished_at else { break };
+                place = Some(id);
+            }
+            if newest_first {
+                seen.reverse();
+            }
+            assert_eq!(seen, words, "newest first: {newest_first}");
+            assert_eq!(stretches, 7, "50 lines, eight at a time");
+        }
+        // A page that is full is no matter of the stretch; nor is one that nothing is left out of.
+        let one = LogQuery { limit: 1, ..word };
+        let found = db.store.search_logs(1, one, 8).await.expect("read");
+        assert_eq!((found.entries.len(), found.unfinished_at), (1, None));
+        let found = db.store.search_logs(1, LogQuery { limit: 20, ..ALL }, 8).await.expect("read");
+        assert_eq!((found.entries.len(), found.unfinished_at), (20, None));
+        // A stream is rare, too, and a time bounds the stretch.
+        let other = LogQuery { stream: Some(1), ..ALL };
+        let found = db.store.search_logs(1, other, 8).await.expect("read");
+        assert_eq!((found.entries.len(), found.unfinished_at), (0, Some(ids[14])));
+        let late = LogQuery { since: Some(90), ..other };
+        let found = db.store.search_logs(1, late, 200).await.expect("read");
+        assert_eq!((found.entries.len(), found.unfinished_at), (1, None));
+    }
+
     async fn filters_narrow_by_time_stream_and_place(db: &Database) {
         let mut rows: Vec<LogRow> = (0..6).map(|number| line(1, number * 10, &number.to_string())).collect();
         rows[1].stream = 1;
