@@ -97,6 +97,33 @@ async fn next_launch(server: &Server, instance: &Value, generation: u64) -> Valu
     }
 }
 
+/// What the kernel adds to the score of a process when it has to choose whom to end.
+fn oom_score_adj(pid: u32) -> i32 {
+    let path = format!("/proc/{pid}/oom_score_adj");
+    let text = fs::read_to_string(path).expect("it runs");
+    text.trim().parse().expect("a number")
+}
+
+#[tokio::test]
+async fn a_server_goes_before_the_daemon_when_the_host_runs_out_of_memory() {
+    let server = Server::start(Database::Sqlite).await;
+    let instance = server.create(json!({"template": "demo"})).await;
+    let own = oom_score_adj(server.pid());
+    assert!(own < 100, "this test runs with a score of {own} itself");
+    for process in server.processes() {
+        let score = oom_score_adj(process.pid);
+        let is_ours = process.command.contains(" serve") || process.command.contains(" keeper");
+        // Inits are forks of the keeper and named as it.
+        let is_init = process.pid != server.pid() && score == 100;
+        assert!(is_init || (is_ours && score == own), "{process:?}: {score}");
+    }
+    let pid = instance["pid"].as_u64().expect("it runs");
+    assert_eq!(
+        oom_score_adj(u32::try_from(pid).expect("pids are small")),
+        100
+    );
+}
+
 #[tokio::test]
 async fn a_server_that_memory_kills_is_told_from_one_that_is_killed() {
     let Some(cgroup) = Cgroup::new() else { return };

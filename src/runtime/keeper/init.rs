@@ -23,7 +23,7 @@ use super::{
     credential_files::{self, Files},
     denials, identity,
     layers::Layers,
-    mounts, network,
+    mounts, network, oom_score,
     payload::{self, Payload},
     privileges,
     progress::{Failed, Stage, report},
@@ -148,6 +148,7 @@ fn start(plan: InitPlan<'_>, progress: &OwnedFd) -> Result<Started, Failed> {
         // The keeper died before our PDEATHSIG was set.
         exit(1);
     }
+    oom_score::raise();
     if namespaces.user {
         write_maps(plan.payload.uid, plan.payload.gid).map_err(|errno| (Stage::Maps, errno))?;
     }

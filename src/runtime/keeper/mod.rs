@@ -20,6 +20,7 @@ mod layers;
 mod memory_kills;
 mod mounts;
 mod network;
+mod oom_score;
 mod payload;
 mod peer;
 mod privileges;
