@@ -379,10 +379,14 @@ impl MetricsSource for LogLines {
             ),
             dropped(
                 "no-place",
-                counters.dropped - counters.dropped_over_share - counters.dropped_over_rate,
+                counters.dropped
+                    - counters.dropped_over_share
+                    - counters.dropped_over_rate
+                    - counters.dropped_killed,
             ),
             dropped("over-share", counters.dropped_over_share),
             dropped("over-rate", counters.dropped_over_rate),
+            dropped("daemon-killed", counters.dropped_killed),
             sample(
                 "log_lines_spooled",
                 "Log lines that went through the spool",

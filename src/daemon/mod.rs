@@ -6,6 +6,8 @@
 pub mod backup;
 mod check;
 mod held_api;
+mod held_file;
+mod lines;
 mod metrics;
 mod notify;
 mod own_files;
@@ -178,7 +180,7 @@ impl Daemon {
             let listeners = held_api::take(&as_runtime, bound, &config).await?;
             let api_url = format!("http://{}", shown(listeners.address()?));
             let log_store: Arc<dyn LogStore> = Arc::new(store.clone());
-            let pipeline = LogPipeline::start(&config.logs, log_store).await?;
+            let pipeline = lines::start(&config.logs, log_store, &as_runtime).await?;
             let whole = config.clone();
             let load = move || {
                 Catalogue::load(&whole.runtime, exe)

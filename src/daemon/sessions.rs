@@ -4,9 +4,10 @@ use std::{fs::File, os::fd::AsFd, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
+use super::held_file::follow_keeper;
 use crate::{
     gateway::{Gateway, KeptSessions},
-    runtime::{self, KeeperState, Runtime},
+    runtime::{self, Runtime},
 };
 
 /// The name under which the keeper holds them.
@@ -18,7 +19,7 @@ pub(super) async fn keep(gateway: &Gateway, runtime: &Arc<dyn Runtime>, stop: Ca
     match begin(runtime).await {
         Ok((kept, file)) => {
             gateway.keep_sessions(Arc::new(kept));
-            let follow = follow_keeper(Arc::clone(runtime), file);
+            let follow = follow_keeper(runtime, NAME, file);
             tokio::spawn(stop.run_until_cancelled_owned(follow));
         }
         Err(cause) => {
@@ -52,16 +53,4 @@ async fn begin(runtime: &Arc<dyn Runtime>) -> Result<(KeptSessions, File), Strin
     let held = runtime::ask_again(keeper, || keeper.hold(NAME, file.as_fd())).await;
     held.map_err(|error| error.to_string())?;
     Ok((kept, file))
-}
-
-/// A new keeper knows nothing of it. The children are gone then, but not the sessions, which wait for the next ones.
-async fn follow_keeper(runtime: Arc<dyn Runtime>, file: File) {
-    let mut keeper = runtime.state();
-    keeper.borrow_and_update();
-    while keeper.changed().await.is_ok() {
-        let connected = matches!(*keeper.borrow_and_update(), KeeperState::Connected { .. });
-        if connected && let Err(error) = runtime.hold(NAME, file.as_fd()).await {
-            tracing::warn!(%error, "the keeper does not hold what is kept of client sessions");
-        }
-    }
 }

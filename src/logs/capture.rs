@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use memchr::memchr_iter;
 use tokio::{net::unix::pipe::Receiver, sync::watch};
 use tokio_util::sync::CancellationToken;
 
@@ -101,6 +102,8 @@ pub(super) struct Reading {
     redactions: Arc<Redactions>,
     queue: Arc<Queue>,
     framer: Framer,
+    /// The bytes so far end in the middle of a line.
+    line_open: bool,
     shared: Arc<Shared>,
     ended: watch::Sender<bool>,
     stop: CancellationToken,
@@ -131,6 +134,7 @@ impl Reading {
             redactions,
             queue,
             framer: Framer::new(line_limit_bytes),
+            line_open: false,
             shared,
             ended: ended_tx,
             stop,
@@ -165,11 +169,13 @@ impl Reading {
         }
         let mut rows = Vec::new();
         let matcher = self.redactions.matcher();
-        let mut collect = collector(&mut rows, self.source, self.stream);
+        let at = unix_ms_now();
+        let mut collect = collector(&mut rows, self.source, self.stream, at);
         self.framer.finish(&matcher, &mut collect);
         drop(collect);
         self.remember(&rows);
-        self.queue.push(rows);
+        let counted = i64::from(self.line_open);
+        self.queue.push_read(rows, self.source, at, counted);
         self.ended.send_replace(true);
     }
 
@@ -178,14 +184,23 @@ impl Reading {
         READ_BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(READ_BYTES, 0);
             let count = self.pipe.try_read(buffer)?;
+            let at = unix_ms_now();
+            // Counted at once: from here on they are in our memory alone.
+            let ends = i64::try_from(memchr_iter(b'\n', &buffer[..count]).count()).unwrap_or(0);
+            let open = buffer[..count]
+                .last()
+                .map_or(self.line_open, |byte| *byte != b'\n');
+            let began = i64::from(open) - i64::from(self.line_open);
+            self.line_open = open;
+            self.queue.read(self.source, at, ends + began);
             let mut rows = Vec::new();
             let matcher = self.redactions.matcher();
-            let mut collect = collector(&mut rows, self.source, self.stream);
+            let mut collect = collector(&mut rows, self.source, self.stream, at);
             self.framer.feed(&buffer[..count], &matcher, &mut collect);
             drop(collect);
-            if !rows.is_empty() {
+            if !rows.is_empty() || ends > 0 {
                 self.remember(&rows);
-                self.queue.push(rows);
+                self.queue.push_read(rows, self.source, at, ends);
             }
             Ok(count)
         })
@@ -208,8 +223,8 @@ fn collector(
     rows: &mut Vec<LogRecord>,
     source: LogSource,
     stream: LogStream,
+    at: UnixMs,
 ) -> impl FnMut(Framed) {
-    let at = unix_ms_now();
     move |framed| rows.push(record(source, stream, at, framed))
 }
 

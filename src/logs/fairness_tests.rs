@@ -35,7 +35,7 @@ fn rate(text: &str) -> Option<RateLimit> {
 
 #[test]
 fn a_quiet_lane_has_its_turn_while_another_is_long() {
-    let queue = Queue::new(64 << 20, None);
+    let queue = Queue::new(64 << 20, None, None);
     queue.push((0..50_000).map(|line| of(FLOOD, line)));
     queue.push((0..10).map(|line| of(QUIET, line)));
     let first = queue.take(5_000, 4 << 20);
@@ -66,7 +66,7 @@ fn a_quiet_lane_has_its_turn_while_another_is_long() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lane_that_is_long_waits_and_one_that_is_empty_does_not() {
-    let queue = Queue::new(100 << 10, None);
+    let queue = Queue::new(100 << 10, None, None);
     let mut lines = 0;
     while tokio::time::timeout(Duration::from_secs(1), queue.room(FLOOD))
         .await

@@ -150,6 +150,19 @@ impl LogStore for FakeStore {
         })
     }
 
+    fn close_writer(&self, writer: i64, closed: Option<i64>) -> StoreFuture<'_, i64> {
+        Box::pin(async move {
+            if self.away.load(Ordering::SeqCst) {
+                return Err(away());
+            }
+            let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = writers.entry(writer).or_default();
+            let came = *last;
+            *last = closed.map_or(came, |closed| closed.max(came));
+            Ok(came)
+        })
+    }
+
     fn page(&self, instance_key: i64, query: LogPageQuery) -> StoreFuture<'_, Vec<StoredLog>> {
         Box::pin(async move {
             if self.away.load(Ordering::SeqCst) {

@@ -14,6 +14,8 @@ pub(super) enum Loss {
     OverShare,
     /// The instance wrote more than `logs.rate_limit_per_instance`.
     OverRate,
+    /// They were in the memory of a daemon that was killed.
+    Killed,
 }
 
 impl Loss {
@@ -24,6 +26,7 @@ impl Loss {
             Self::OverRate => {
                 "this instance wrote more than logs.rate_limit_per_instance lets through"
             }
+            Self::Killed => "the daemon was killed before it could store them",
         }
     }
 }

@@ -6,9 +6,11 @@
 //! its rate, newest first, and a gap row then tells how many and why. One that floods takes nothing from the others: in
 //! the queue, in the spool and at the store they have their turns and shares. A line that
 //! reached the store or the spool is stored once, whenever `serve` or the database dies: the writer numbers its lines, and
-//! its number moves in the transaction of the batch.
+//! its number moves in the transaction of the batch. What is in the memory of a `serve` that is killed is lost, and counted
+//! where the kill leaves it (`tally`), so that the next one tells it by a gap row.
 
 mod capture;
+mod former;
 mod framer;
 mod gap;
 mod insert;
@@ -20,6 +22,7 @@ mod share;
 mod spooled;
 mod stored;
 mod tail;
+mod tally;
 mod writer;
 
 #[cfg(test)]
@@ -35,11 +38,14 @@ mod spool_tests;
 #[cfg(test)]
 mod tail_tests;
 #[cfg(test)]
+mod tally_tests;
+#[cfg(test)]
 mod writer_tests;
 
-use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{fs::File, io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 pub use capture::{Capture, LAST_LINES_BYTES_MAX, LAST_LINES_MAX};
 pub use framer::{Framed, Framer};
@@ -54,11 +60,12 @@ use crate::{
     secrets::redaction::Redactions,
     spool::{Spool, SpoolError},
 };
-use gap::Loss;
+use gap::{Gaps, Loss};
 use progress::Shared;
 use queue::Queue;
 use tail::Followers;
-use writer::Writer;
+use tally::Tally;
+use writer::{Identity, Writer};
 
 /// The way into the log pipeline; a cheap clone for everyone who has lines.
 #[derive(Clone)]
@@ -89,6 +96,8 @@ pub struct LogCounters {
     pub dropped_over_share: u64,
     /// Of these, lines of instances that were over their rate.
     pub dropped_over_rate: u64,
+    /// Of these, lines that were in the memory of the daemon before this one, which was killed.
+    pub dropped_killed: u64,
     /// Bytes waiting in memory now.
     pub queue_bytes: usize,
     /// Bytes waiting on disk now.
@@ -104,6 +113,7 @@ impl LogCounters {
             Loss::NoPlace => {}
             Loss::OverShare => self.dropped_over_share += lines,
             Loss::OverRate => self.dropped_over_rate += lines,
+            Loss::Killed => self.dropped_killed += lines,
         }
     }
 }
@@ -115,6 +125,14 @@ pub struct LogsClosed {
     pub spool_bytes: u64,
     /// Lines lost since the start, those of the closing included.
     pub dropped: u64,
+}
+
+/// Files in memory in which lines are counted that are in the memory of a daemon alone.
+pub struct LineCount {
+    /// That of the daemon before this one.
+    pub former: Option<File>,
+    /// An empty one for this daemon.
+    pub own: File,
 }
 
 /// The pipeline itself: owned by the composition root, closed after the children and before the store.
@@ -129,13 +147,48 @@ impl LogPipeline {
     /// # Errors
     /// The spool folder cannot be made, read or written.
     pub async fn start(config: &LogsConfig, store: Arc<dyn LogStore>) -> Result<Self, SpoolError> {
+        Self::start_counted(config, store, None).await
+    }
+
+    /// The same, with the lines that are in memory counted in a file that outlives this process.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_counted(
+        config: &LogsConfig,
+        store: Arc<dyn LogStore>,
+        count: Option<LineCount>,
+    ) -> Result<Self, SpoolError> {
         let spool = Spool::open(&config.spool_dir, config.spool_bytes).await?;
+        let shared = Arc::new(Shared::default());
+        // 63 random bits; 0 is nobody.
+        let (random, _) = Uuid::new_v4().as_u64_pair();
+        let number = (random >> 1).cast_signed().max(1);
+        let (lost, tally) = match count {
+            None => (Gaps::new(), None),
+            Some(LineCount { former, own }) => {
+                let lost = match former {
+                    Some(file) => former::lost(&file, &*store, &spool).await,
+                    None => Gaps::new(),
+                };
+                let lines = lost.values().map(|gap| gap.lines).sum();
+                shared.written().count_dropped(Loss::Killed, lines);
+                let tally = Tally::begin(own, number, &lost);
+                let warn = |error| tracing::warn!(%error, "lines in memory cannot be counted");
+                (lost, tally.map_err(warn).ok().map(Arc::new))
+            }
+        };
         let queue = Arc::new(Queue::new(
             config.queue_bytes,
             config.rate_limit_per_instance,
+            tally.clone(),
         ));
         let followers = Arc::<Followers>::default();
-        let shared = Arc::new(Shared::default());
+        let identity = Identity {
+            number,
+            tally,
+            lost,
+        };
         let writer = Writer::new(
             config,
             Arc::clone(&store),
@@ -143,6 +196,7 @@ impl LogPipeline {
             Arc::clone(&followers),
             Arc::clone(&shared),
             spool,
+            identity,
         );
         let logs = Logs {
             queue,

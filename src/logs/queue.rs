@@ -8,7 +8,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::{sync::Notify, time::Instant};
@@ -16,10 +16,11 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     gap::{Gaps, Loss, count_lost},
     rate::Rates,
-    record::LogRecord,
+    record::{LogRecord, LogSource},
     share::has_room,
+    tally::Tally,
 };
-use crate::domain::access::RateLimit;
+use crate::domain::{UnixMs, access::RateLimit, id::Generation};
 
 /// So many bytes of one lane go before the next lane has its turn.
 const TURN_BYTES: usize = 64 << 10;
@@ -65,6 +66,7 @@ pub(super) struct Queue {
     began: Instant,
     room: Notify,
     filled: Notify,
+    tally: Option<Arc<Tally>>,
 }
 
 /// How full the queue is.
@@ -84,8 +86,13 @@ pub(super) struct Throughput {
 }
 
 impl Queue {
-    /// `rate`: what one instance may write; past it its lines are lost and counted.
-    pub(super) fn new(budget_bytes: usize, rate: Option<RateLimit>) -> Self {
+    /// `rate`: what one instance may write; past it its lines are lost and counted. `tally`: where lines are counted that
+    /// come in.
+    pub(super) fn new(
+        budget_bytes: usize,
+        rate: Option<RateLimit>,
+        tally: Option<Arc<Tally>>,
+    ) -> Self {
         Self {
             content: Mutex::default(),
             budget_bytes: budget_bytes.max(1),
@@ -93,6 +100,7 @@ impl Queue {
             began: Instant::now(),
             room: Notify::new(),
             filled: Notify::new(),
+            tally,
         }
     }
 
@@ -131,16 +139,44 @@ impl Queue {
     /// Takes rows over. Those past twice the budget are lost and counted: only someone who does not wait for
     /// room gets there. So are those of an instance that is over its rate; the daemon's own words are not counted in it.
     pub(super) fn push(&self, rows: impl IntoIterator<Item = LogRecord>) {
+        self.push_counted(rows, None);
+    }
+
+    /// The same for lines of a pipe, of which so many were counted already by [`Queue::read`].
+    pub(super) fn push_read(
+        &self,
+        rows: Vec<LogRecord>,
+        source: LogSource,
+        at: UnixMs,
+        counted: i64,
+    ) {
+        self.push_counted(rows, Some((source, at, counted)));
+    }
+
+    /// So many ends of lines were read from a pipe at a time, which become lines soon; less than 0: fewer.
+    pub(super) fn read(&self, source: LogSource, at: UnixMs, lines: i64) {
+        if let Some(tally) = &self.tally {
+            tally.enter(source.key, source.generation, at, lines);
+        }
+    }
+
+    fn push_counted(
+        &self,
+        rows: impl IntoIterator<Item = LogRecord>,
+        mut counted: Option<(LogSource, UnixMs, i64)>,
+    ) {
         let now_ns = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let mut content = self.content();
         let mut rows = rows.into_iter().peekable();
         // Rows that follow each other are mostly of one instance: its lane is looked up once for all of them.
         while let Some(key) = rows.peek().map(|row| row.instance_key) {
             let mut lane = content.lanes.remove(&key).unwrap_or_default();
-            let mut lines = 0;
+            let mut lines = 0_u64;
+            let mut last = (Generation(0), 0);
             while let Some(row) = rows.next_if(|row| row.instance_key == key) {
                 let cost = row.cost_bytes();
                 lines += 1;
+                last = (row.generation, row.at);
                 content.line_bytes += row.line.len() as u64;
                 if content.closed || content.bytes + cost > self.budget_bytes.saturating_mul(2) {
                     count_lost(&mut content.gaps, &row, Loss::NoPlace);
@@ -154,8 +190,22 @@ impl Queue {
             if !lane.rows.is_empty() {
                 content.lanes.insert(key, lane);
             }
+            if let Some(tally) = &self.tally {
+                // Before the lock is gone: nothing is settled before it is counted.
+                let counted = counted.take().map_or(0, |(.., lines)| lines);
+                tally.enter(
+                    key,
+                    last.0,
+                    last.1,
+                    i64::try_from(lines).unwrap_or(i64::MAX) - counted,
+                );
+            }
             content.lines += lines;
             *content.lines_by_key.entry(key).or_default() += lines;
+        }
+        if let (Some(tally), Some((source, at, lines @ 1..))) = (&self.tally, counted) {
+            // Bytes without a line of their own.
+            tally.enter(source.key, source.generation, at, -lines);
         }
         drop(content);
         self.filled.notify_one();
@@ -243,6 +293,9 @@ impl Queue {
         let mut content = self.content();
         content.lines_by_key.remove(&key);
         content.rates.forget(key);
+        if let Some(tally) = &self.tally {
+            tally.forget(key);
+        }
     }
 
     /// A permit is stored when nobody waits, so no push is missed.

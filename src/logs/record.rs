@@ -159,6 +159,9 @@ pub trait LogStore: Send + Sync + 'static {
     /// A number of the writer that was written before, or one below, counts as written: those are the first of `rows`,
     /// and ids there are only for the others.
     fn insert(&self, rows: Arc<Vec<NumberedLog>>) -> StoreFuture<'_, Vec<i64>>;
+    /// How far a writer came that is gone, once nothing of it is on its way any more: up to the number `closed`, if there is
+    /// one, nothing is taken of it from now on.
+    fn close_writer(&self, writer: i64, closed: Option<i64>) -> StoreFuture<'_, i64>;
     /// Reads lines of one instance.
     fn page(&self, instance_key: i64, query: LogPageQuery) -> StoreFuture<'_, Vec<StoredLog>>;
 }

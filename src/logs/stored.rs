@@ -42,6 +42,11 @@ impl LogStore for Store {
         })
     }
 
+    fn close_writer(&self, writer: i64, closed: Option<i64>) -> StoreFuture<'_, i64> {
+        let at = super::capture::unix_ms_now();
+        Box::pin(async move { Ok(self.close_log_writer(writer, closed, at).await?) })
+    }
+
     fn page(&self, instance_key: i64, query: LogPageQuery) -> StoreFuture<'_, Vec<StoredLog>> {
         Box::pin(async move {
             let query = LogQuery {

@@ -5,10 +5,9 @@
 
 mod spooling;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::{
     gap::{Gap, Gaps, Loss, count_lost, gap_rows, merge_gap},
@@ -19,6 +18,7 @@ use super::{
     share::Shares,
     spooled::bytes_in_spool,
     tail::Followers,
+    tally::{Tally, Way, weights},
 };
 use crate::{
     config::LogsConfig,
@@ -64,6 +64,7 @@ pub(super) struct Writer {
     gaps: Gaps,
     /// This writer, among all that there were.
     number: i64,
+    tally: Option<Arc<Tally>>,
     /// The number of its last row.
     last: i64,
     in_flight: Option<InFlight>,
@@ -71,6 +72,13 @@ pub(super) struct Writer {
     batch_due: Option<Instant>,
     retry_at: Option<Instant>,
     backoff: Duration,
+}
+
+/// Who a writer is, and what it has to tell of one before it.
+pub(super) struct Identity {
+    pub(super) number: i64,
+    pub(super) tally: Option<Arc<Tally>>,
+    pub(super) lost: Gaps,
 }
 
 enum Step {
@@ -87,9 +95,8 @@ impl Writer {
         followers: Arc<Followers>,
         shared: Arc<Shared>,
         spool: Spool<NumberedLog>,
+        identity: Identity,
     ) -> Self {
-        // 63 random bits; 0 is nobody.
-        let (random, _) = Uuid::new_v4().as_u64_pair();
         let writer = Self {
             store,
             queue,
@@ -100,8 +107,9 @@ impl Writer {
             shares: Shares::default(),
             batch_rows: config.batch_rows.max(1),
             batch_delay: config.batch_delay.std(),
-            gaps: BTreeMap::new(),
-            number: (random >> 1).cast_signed().max(1),
+            gaps: identity.lost,
+            number: identity.number,
+            tally: identity.tally,
             last: 0,
             in_flight: None,
             batch_due: None,
@@ -255,7 +263,23 @@ impl Writer {
         rows.extend(self.queue.take(self.batch_rows, BATCH_BYTES_MAX));
         self.batch_due = None;
         let rows = self.numbered(rows);
+        self.sets_out(Way::Store, &rows, &gaps, 0);
         self.send(rows, gaps, None);
+    }
+
+    /// Rows are about to go a way, without the first `aside` of them; `gaps` are what the first rows tell.
+    fn sets_out(&self, way: Way, rows: &[NumberedLog], gaps: &Gaps, aside: usize) {
+        if let (Some(tally), Some(first)) = (&self.tally, rows.get(aside)) {
+            tally.sets_out(way, first.number, weights(rows, gaps).skip(aside));
+        }
+    }
+
+    /// The first `taken` of these rows are in the spool, and nothing is on its way there.
+    fn spooled(&self, rows: &[NumberedLog], gaps: &Gaps, taken: usize) {
+        if let Some(tally) = &self.tally {
+            tally.settle(Way::Spool, weights(rows, gaps).take(taken));
+            tally.arrived(Way::Spool);
+        }
     }
 
     fn send(&mut self, rows: Vec<NumberedLog>, gaps: Gaps, spooled: Option<Spooled>) {
@@ -291,6 +315,16 @@ impl Writer {
                     .publish(written.filter_map(|&(place, id)| Some((row(place)?, id))));
                 let known = inserted.known.iter().filter_map(|place| row(*place));
                 self.followers.look_again(known.map(|row| row.instance_key));
+                if let Some(tally) = &self.tally {
+                    let aside = batch.spooled.map_or(0, |spooled| spooled.rows);
+                    let written = inserted.written.iter().map(|(place, _)| *place);
+                    let safe = written.chain(inserted.known.iter().copied());
+                    let weights: Vec<_> = weights(&rows, &batch.gaps).collect();
+                    let safe = safe.filter(|place| *place >= aside);
+                    let safe = safe.filter_map(|place| weights.get(place).copied());
+                    tally.settle(Way::Store, safe);
+                    tally.arrived(Way::Store);
+                }
                 let refused = inserted.refused.iter().filter_map(|place| row(*place));
                 self.lose(refused, Loss::NoPlace);
                 if let Some(place) = batch.spooled.and_then(|spooled| spooled.end) {

@@ -56,6 +56,16 @@ pub fn kill(pid: u32) {
     send(pid, signal::Signal::SIGKILL);
 }
 
+/// Holds a process still.
+pub fn freeze(pid: u32) {
+    send(pid, signal::Signal::SIGSTOP);
+}
+
+/// Lets it go on.
+pub fn thaw(pid: u32) {
+    send(pid, signal::Signal::SIGCONT);
+}
+
 /// Sends SIGKILL to a group of processes that a test started.
 pub fn kill_group(leader: u32) {
     let leader = Pid::from_raw(i32::try_from(leader).expect("pids are small"));

@@ -8,6 +8,7 @@ use super::{
         record::{LogRecord, NumberedLog},
         share::has_room,
         spooled::bytes_in_spool,
+        tally::Way,
     },
     BATCH_BYTES_MAX, InFlight, Spooled, Writer,
 };
@@ -41,6 +42,7 @@ impl Writer {
     async fn step_aside(&mut self, batch: &mut InFlight) {
         let rows = Arc::clone(batch.insert.rows());
         let told = batch.gaps.len();
+        self.sets_out(Way::Spool, &rows, &batch.gaps, 0);
         let spooled = self
             .spool
             .call(move |spool| {
@@ -59,7 +61,14 @@ impl Writer {
             .await
             .unwrap_or(Spooled { rows: 0, end: None });
         self.shared.written().spooled += spooled.rows.saturating_sub(told) as u64;
-        let rows = batch.insert.rows().iter().take(spooled.rows).skip(told);
+        let rows = batch.insert.rows();
+        if spooled.rows < rows.len() {
+            self.sets_out(Way::Store, rows, &batch.gaps, spooled.rows);
+        } else if let Some(tally) = &self.tally {
+            tally.arrived(Way::Store);
+        }
+        self.spooled(rows, &batch.gaps, spooled.rows);
+        let rows = rows.iter().take(spooled.rows).skip(told);
         for NumberedLog { record, .. } in rows {
             self.shares.add(record.instance_key, bytes_in_spool(record));
         }
@@ -79,6 +88,9 @@ impl Writer {
         }
         let lost = batch.insert.rows().iter().skip(kept.max(told));
         self.lose(lost.map(|row| &row.record), Loss::NoPlace);
+        if let Some(tally) = &self.tally {
+            tally.arrived(Way::Store);
+        }
     }
 
     /// Moves a batch from the queue into the spool, behind the batch on its way.
@@ -97,6 +109,7 @@ impl Writer {
         let rows = self.within_shares(taken);
         let rows = self.numbered(rows);
         let count = rows.len();
+        self.sets_out(Way::Spool, &rows, &Gaps::new(), 0);
         let (rows, taken) = self
             .spool
             .call(move |spool| {
@@ -109,6 +122,7 @@ impl Writer {
             .await
             .unwrap_or((Vec::new(), count));
         self.shared.written().spooled += taken as u64;
+        self.spooled(&rows, &Gaps::new(), taken);
         let lost = rows.get(taken..).unwrap_or_default();
         for NumberedLog { record, .. } in lost {
             self.shares
@@ -139,16 +153,20 @@ impl Writer {
     pub(super) async fn spool_gaps(&mut self) {
         let gaps = std::mem::take(&mut self.gaps);
         let rows = self.numbered(gap_rows(&gaps));
-        let count = rows.len();
+        self.sets_out(Way::Spool, &rows, &gaps, 0);
         let told = self
             .spool
             .call(move |spool| {
                 let (told, fault) = spool.append(&rows, true);
-                fault.map(|()| told)
+                fault.map(|()| (rows, told))
             })
             .await;
-        if told.is_err() || told.is_ok_and(|told| told < count) {
-            self.tell_later(gaps);
+        match told {
+            Ok((rows, told)) if told == rows.len() => self.spooled(&rows, &gaps, told),
+            _ => {
+                self.spooled(&[], &Gaps::new(), 0);
+                self.tell_later(gaps);
+            }
         }
     }
 

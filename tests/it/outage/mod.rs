@@ -2,6 +2,7 @@
 //! nothing is lost.
 
 mod calls;
+mod killed;
 mod network;
 pub mod proxy;
 pub mod sqlite;
