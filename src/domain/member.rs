@@ -10,6 +10,9 @@
 //!
 //! A member is never launched again: what its server knew of the session is gone with it, so the session ends too and
 //! its client begins a new one.
+//!
+//! One that serves, or that a former daemon left, outlives its daemon (`Released`). The next one begins with it as `Left`
+//! until its session claims it.
 
 use super::{
     UnixMs,
@@ -41,6 +44,10 @@ pub enum MemberEvent {
     Unwanted,
     /// The instance stops.
     InstanceStops(StopReason),
+    /// The daemon ends, and what serves goes on under the next one.
+    Released,
+    /// The session that a former daemon gave it to goes on.
+    Claimed,
     /// The armed timer fired.
     Deadline,
     /// The main process ended and its tree is gone.
@@ -62,6 +69,8 @@ pub enum MemberEffect {
     KillTree,
     /// Set the one timer, in milliseconds from now.
     ArmIn(u64),
+    /// Leave the child as it is, to the next daemon.
+    LetGo,
     /// It is over: nothing of it is left.
     Over(MemberEnd),
 }
@@ -100,6 +109,7 @@ enum State {
     Waiting,
     Launching,
     Shaking,
+    Left,
     Serving,
     Closing,
     Terminating,
@@ -124,8 +134,18 @@ impl MemberLife {
     /// A member that waits for its turn.
     #[must_use]
     pub fn new(policy: MemberPolicy) -> Self {
+        Self::begin(State::Waiting, policy)
+    }
+
+    /// A member of a former daemon, whose session has not claimed it yet.
+    #[must_use]
+    pub fn left(policy: MemberPolicy) -> Self {
+        Self::begin(State::Left, policy)
+    }
+
+    fn begin(state: State, policy: MemberPolicy) -> Self {
         Self {
-            state: State::Waiting,
+            state,
             policy,
             asked: None,
             broken: None,
@@ -133,7 +153,7 @@ impl MemberLife {
         }
     }
 
-    /// Whether it is over.
+    /// Whether it is over, here at least.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.state == State::Gone
@@ -160,12 +180,25 @@ impl MemberLife {
                 self.state = State::Serving;
                 vec![MemberEffect::Serve]
             }
+            MemberEvent::Claimed if self.state == State::Left => {
+                self.state = State::Serving;
+                Vec::new()
+            }
             MemberEvent::Broken(cause) => self.give_up(cause),
+            MemberEvent::Unwanted if self.state == State::Left => {
+                self.broken = Some("its session did not outlive the former daemon".to_owned());
+                self.close()
+            }
             MemberEvent::Unwanted => self.leave("its session ended"),
             MemberEvent::InstanceStops(reason) => {
                 self.hurried |= reason == StopReason::Expired;
                 self.leave("its instance was stopped")
             }
+            MemberEvent::Released if matches!(self.state, State::Left | State::Serving) => {
+                self.state = State::Gone;
+                vec![MemberEffect::LetGo]
+            }
+            MemberEvent::Released => self.leave("the daemon ended"),
             MemberEvent::Deadline => self.deadline(),
             MemberEvent::Exited(status) if self.has_child() => self.over(Some(status)),
             _ => Vec::new(),
@@ -182,7 +215,7 @@ impl MemberLife {
         }
         match self.state {
             State::Waiting => self.over(None),
-            State::Shaking | State::Serving => self.close(),
+            State::Shaking | State::Left | State::Serving => self.close(),
             // The keeper is at work, or it is on its way out.
             _ => Vec::new(),
         }
@@ -197,7 +230,7 @@ impl MemberLife {
     }
 
     fn give_up(&mut self, cause: String) -> Vec<MemberEffect> {
-        if !matches!(self.state, State::Shaking | State::Serving) {
+        if !matches!(self.state, State::Shaking | State::Left | State::Serving) {
             return Vec::new();
         }
         self.broken = Some(cause);
@@ -225,7 +258,9 @@ impl MemberLife {
                 ]
             }
             State::Terminating | State::Killing => self.kill(),
-            State::Waiting | State::Launching | State::Serving | State::Gone => Vec::new(),
+            State::Waiting | State::Launching | State::Left | State::Serving | State::Gone => {
+                Vec::new()
+            }
         }
     }
 

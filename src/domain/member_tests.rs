@@ -117,6 +117,60 @@ fn nobody_who_left_is_launched_for() {
     assert_eq!(effects[0], MemberEffect::CloseStdin);
 }
 
+#[test]
+fn one_that_serves_is_left_to_the_next_daemon_and_one_on_its_way_up_is_not() {
+    let mut events = serving();
+    events.push(MemberEvent::Released);
+    let (life, effects) = after(&events);
+    assert_eq!(effects, [MemberEffect::LetGo]);
+    assert!(life.is_gone());
+    let (_, effects) = after(&[
+        MemberEvent::TurnCame,
+        MemberEvent::Launched,
+        MemberEvent::Released,
+    ]);
+    assert_eq!(effects[0], MemberEffect::CloseStdin);
+    assert!(after(&[MemberEvent::Released]).0.is_gone());
+    // One that was asked to leave goes on doing so.
+    let mut events = serving();
+    events.extend([MemberEvent::Unwanted, MemberEvent::Released]);
+    assert_eq!(after(&events).1, []);
+}
+
+#[test]
+fn one_that_was_left_serves_the_session_that_claims_it_and_ends_without_one() {
+    let step = |life: &mut MemberLife, event| life.step(event);
+    let mut life = MemberLife::left(POLICY);
+    assert_eq!(step(&mut life, MemberEvent::Claimed), []);
+    let effects = step(&mut life, MemberEvent::Unwanted);
+    assert_eq!(effects[0], MemberEffect::CloseStdin);
+    let over = step(&mut life, MemberEvent::Exited(EXIT));
+    assert!(end_of(&over).asked, "its session ended: {over:?}");
+
+    let mut life = MemberLife::left(POLICY);
+    let effects = step(&mut life, MemberEvent::Unwanted);
+    assert_eq!(effects[0], MemberEffect::CloseStdin);
+    assert_eq!(step(&mut life, MemberEvent::Claimed), []);
+    let over = end_of(&step(&mut life, MemberEvent::Exited(EXIT)));
+    assert!(
+        !over.asked && over.cause.contains("former daemon"),
+        "{over:?}"
+    );
+
+    // It ended while there was no daemon.
+    let mut life = MemberLife::left(POLICY);
+    let over = end_of(&step(&mut life, MemberEvent::Exited(EXIT)));
+    assert_eq!(
+        (over.cause.as_str(), over.asked),
+        ("it exited with code 3", false)
+    );
+    let mut life = MemberLife::left(POLICY);
+    assert_eq!(
+        step(&mut life, MemberEvent::Released),
+        [MemberEffect::LetGo]
+    );
+}
+
 fn events() -> impl Strategy<Value = Vec<MemberEvent>> {
     let event = prop_oneof![
         Just(MemberEvent::TurnCame),
@@ -127,6 +181,8 @@ fn events() -> impl Strategy<Value = Vec<MemberEvent>> {
         Just(MemberEvent::Unwanted),
         Just(MemberEvent::InstanceStops(StopReason::Requested)),
         Just(MemberEvent::InstanceStops(StopReason::Expired)),
+        Just(MemberEvent::Released),
+        Just(MemberEvent::Claimed),
         Just(MemberEvent::Deadline),
         Just(MemberEvent::Exited(EXIT)),
     ];
@@ -136,12 +192,15 @@ fn events() -> impl Strategy<Value = Vec<MemberEvent>> {
 proptest! {
     /// One launch, one end, a hand-over only of what nobody gave up, and nothing is done to a child that is not there.
     #[test]
-    fn a_life_has_one_beginning_and_one_end(events in events()) {
-        let mut life = MemberLife::new(POLICY);
-        let (mut launches, mut served, mut over, mut alive, mut unwanted) = (0, 0, 0, false, false);
+    fn a_life_has_one_beginning_and_one_end(events in events(), left in any::<bool>()) {
+        let mut life = if left { MemberLife::left(POLICY) } else { MemberLife::new(POLICY) };
+        let (mut launches, mut served, mut over, mut alive, mut unwanted) = (0, 0, 0, left, false);
         for event in events {
             alive |= event == MemberEvent::Launched && launches > 0 && over == 0;
-            unwanted |= matches!(event, MemberEvent::Unwanted | MemberEvent::InstanceStops(_));
+            unwanted |= matches!(
+                event,
+                MemberEvent::Unwanted | MemberEvent::InstanceStops(_) | MemberEvent::Released
+            );
             for effect in life.step(event) {
                 prop_assert_eq!(over, 0, "{:?} after the end", effect);
                 match effect {
@@ -154,6 +213,7 @@ proptest! {
                         prop_assert!(alive);
                     }
                     MemberEffect::ArmIn(_) => {}
+                    MemberEffect::LetGo => over += 1,
                     MemberEffect::Over(end) => {
                         prop_assert_eq!(end.asked, end.asked && unwanted);
                         over += 1;

@@ -106,7 +106,7 @@ impl Gateway {
             let reply = held::counted(reply, permit);
             return held::seen_through(reply, secret, self.config.line_limit_bytes);
         }
-        let session = match open_session_of(parts, "null", session) {
+        let session = match open_session_of(place, parts, ("null", secret), session) {
             Ok(session) => session,
             Err(refused) => return *refused,
         };

@@ -204,7 +204,8 @@ impl Gateway {
                     return Some(InPlace::Refused(Box::new(refusal.reply(id))));
                 }
             } else if asked != Asked::Initialize
-                && let Err(refused) = open_session_of(parts, id, session.cloned())
+                && let Err(refused) =
+                    open_session_of(place, parts, (id, message.secret), session.cloned())
             {
                 return Some(InPlace::Refused(refused));
             }

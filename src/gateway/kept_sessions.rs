@@ -27,8 +27,12 @@ use sha2::{Digest, Sha256};
 
 use super::now_ms;
 use crate::{
-    domain::{UnixMs, id::InstanceId},
+    domain::{
+        UnixMs,
+        id::{Generation, InstanceId},
+    },
     supervisor::access::Token,
+    upstream::Era,
 };
 
 const MAGIC: &[u8; 8] = b"mMCPsess";
@@ -67,6 +71,22 @@ pub struct KeptSession {
     /// Resources it wants to hear of. In entries of their own, since there may be many.
     #[serde(skip)]
     pub subscriptions: HashSet<String>,
+    /// The child of its own.
+    #[serde(skip)]
+    pub member: Option<KeptMember>,
+}
+
+/// The child that serves one session alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptMember {
+    /// Its number within the instance.
+    pub number: u32,
+    /// The launch of the main child whose recipe it has.
+    pub generation: Generation,
+    /// What it speaks.
+    pub era: Era,
+    /// Its raw answer to the handshake, without instructions.
+    pub told: String,
 }
 
 impl KeptSession {
@@ -74,6 +94,18 @@ impl KeptSession {
     #[must_use]
     pub fn is_of(&self, token: &Token) -> bool {
         self.token_created_at == token.created_at && token.name.to_string() == self.token
+    }
+
+    /// The entry with which it begins.
+    #[must_use]
+    pub fn opened(mut self) -> Change<'static> {
+        match self.member.take() {
+            None => Change::Opened(self),
+            Some(member) => Change::OpenedAlone {
+                session: self,
+                member,
+            },
+        }
     }
 }
 
@@ -83,6 +115,14 @@ impl KeptSession {
 pub enum Change<'a> {
     /// It began.
     Opened(KeptSession),
+    /// It began, with a child of its own. A word of its own, so that a daemon from before, which ends such children, does
+    /// not let another one go on in its place.
+    OpenedAlone {
+        /// The session.
+        session: KeptSession,
+        /// Its child.
+        member: KeptMember,
+    },
     /// It asked for log messages.
     Level {
         /// The least severe.
@@ -115,6 +155,10 @@ fn apply(sessions: &mut Sessions, entry: Entry<'_>) {
     let key = (entry.instance, entry.session.into_owned());
     match (entry.change, sessions.get_mut(&key)) {
         (Change::Opened(session), _) => drop(sessions.insert(key, session)),
+        (Change::OpenedAlone { session, member }, _) => {
+            let member = Some(member);
+            drop(sessions.insert(key, KeptSession { member, ..session }));
+        }
         (Change::Closed, _) => drop(sessions.remove(&key)),
         (Change::Level { level }, Some(session)) => session.log_level = Some(level),
         (Change::Subscribed { uri }, Some(session)) => {
@@ -235,7 +279,7 @@ impl Book {
             let wishes = wishes.map(|uri| Change::Subscribed {
                 uri: Cow::Borrowed(uri.as_str()),
             });
-            for change in [Change::Opened(session.clone())].into_iter().chain(wishes) {
+            for change in [session.clone().opened()].into_iter().chain(wishes) {
                 let entry = Entry {
                     instance: *instance,
                     session: id.into(),

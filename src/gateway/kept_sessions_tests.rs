@@ -9,8 +9,11 @@ use std::{
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::kept_sessions::{Change, KeptSession, KeptSessions};
-use crate::domain::id::InstanceId;
+use super::kept_sessions::{Change, KeptMember, KeptSession, KeptSessions};
+use crate::{
+    domain::id::{Generation, InstanceId},
+    upstream::Era,
+};
 
 fn file() -> File {
     tempfile::tempfile().expect("a file")
@@ -31,6 +34,7 @@ fn session(id: &str) -> KeptSession {
         client: None,
         log_level: None,
         subscriptions: HashSet::new(),
+        member: None,
     }
 }
 
@@ -69,6 +73,40 @@ fn the_next_daemon_finds_what_this_one_kept_and_each_life_has_its_number() {
     assert_eq!(next.take(one), [wanted]);
     assert_eq!(next.take(one), []);
     assert_eq!(again(&file).take(two)[0].epoch, 2);
+}
+
+#[test]
+fn a_session_with_a_child_of_its_own_is_kept_with_it() {
+    let file = file();
+    let kept = begun(&file);
+    let member = KeptMember {
+        number: 3,
+        generation: Generation(2),
+        era: Era::Legacy,
+        told: r#"{"capabilities":{}}"#.to_owned(),
+    };
+    let alone = KeptSession {
+        member: Some(member.clone()),
+        ..session("a")
+    };
+    let change = alone.clone().opened();
+    // A daemon from before there was this word passes it over.
+    let text = serde_json::to_value(&change).expect("writable");
+    assert_eq!(text["type"], "opened-alone");
+    assert!(kept.note(instance(1), "a", &change));
+    kept.note(instance(1), "a", &Change::Level { level: 3 });
+    let shared = session("b").opened();
+    assert!(matches!(shared, Change::Opened(_)));
+    // Written anew with every daemon.
+    for epoch in 1..3 {
+        let taken = again(&file).take(instance(1));
+        let wanted = KeptSession {
+            epoch,
+            log_level: Some(3),
+            ..alone.clone()
+        };
+        assert_eq!(taken, [wanted]);
+    }
 }
 
 #[test]

@@ -114,6 +114,9 @@ impl Gateway {
         if let Some(kept) = self.kept.get() {
             // What ends now goes on under the next daemon.
             kept.stop();
+            for place in self.places().values() {
+                place.table.let_go();
+            }
         }
         for closing in open.values() {
             closing.close();

@@ -192,7 +192,7 @@ impl Gateway {
         let mut places = self.places();
         let place = places
             .entry(route.id)
-            .or_insert_with(|| Arc::new(Place::new(route, self.kept.get())));
+            .or_insert_with(|| Arc::new(Place::new(route, self)));
         place.clone()
     }
 
@@ -203,9 +203,13 @@ impl Gateway {
         if matches!(*route.state.borrow(), RouteState::Gone) {
             return None;
         }
+        // It is not there yet: its sessions would not find the children that are just being taken over.
+        if !places.contains_key(&route.id) && !route.left.are_known() {
+            return None;
+        }
         let place = places
             .entry(route.id)
-            .or_insert_with(|| Arc::new(Place::new(route, self.kept.get())));
+            .or_insert_with(|| Arc::new(Place::new(route, self)));
         Some(place.clone())
     }
 
@@ -362,7 +366,9 @@ impl Gateway {
             Ok(upstream) if upstream.speaks(Era::Legacy) => {
                 self.relay(place, parts, Bytes::new(), None).await
             }
-            Ok(_) if parts.headers.contains_key(&SESSION_HEADER) => no_such_session("null"),
+            Ok(_) if parts.headers.contains_key(&SESSION_HEADER) => {
+                place.no_session(parts, secret, "null")
+            }
             Ok(_) => not_allowed("POST"),
         }
     }
@@ -380,7 +386,9 @@ impl Gateway {
             Some(upstream) if upstream.speaks(Era::Legacy) => {
                 self.relay(place, parts, Bytes::new(), None).await
             }
-            _ if parts.headers.contains_key(&SESSION_HEADER) => no_such_session("null"),
+            _ if parts.headers.contains_key(&SESSION_HEADER) => {
+                place.no_session(parts, secret, "null")
+            }
             _ => not_allowed("POST"),
         }
     }
@@ -430,9 +438,11 @@ impl Gateway {
 }
 
 impl Place {
-    fn new(route: &Arc<Route>, kept: Option<&Arc<KeptSessions>>) -> Self {
-        let table = Arc::new(SessionTable::new(route.clone(), kept.cloned()));
+    fn new(route: &Arc<Route>, gateway: &Gateway) -> Self {
+        let kept = gateway.kept.get().cloned();
+        let table = Arc::new(SessionTable::new(route.clone(), kept));
         table.tell_of_subscriptions(&route.uses);
+        own_child::follow_taken_back(&table, gateway.config.session_idle);
         Self {
             route: route.clone(),
             table,

@@ -5,18 +5,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header, request::Parts};
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::UnixMs,
-    supervisor::route::{MemberDesk, MemberRefused},
+    domain::{UnixMs, duration::HumanDuration},
+    supervisor::{
+        access::Secret,
+        session_child::{MemberDesk, MemberRefused},
+    },
     upstream::{Era, INTERNAL_ERROR, Upstream, error_message},
 };
 
 use super::{
-    Gateway, Place, Reply, now_ms, reply,
+    Gateway, Place, Reply, SESSION_HEADER, now_ms, reply,
     reply::Unready,
     session::{Session, SessionTable},
 };
@@ -86,23 +88,43 @@ impl Gateway {
         };
         // A stateless server has no state per connection, so nobody listens to the news of one here.
         let (result, _) = handshake.initialize_result(wanted, handshake.era == Era::Legacy);
-        let idle = desk.session_idle.unwrap_or(self.config.session_idle);
-        let over = child.over().clone();
         session.set_own(child);
         opening.is_open = true;
         let (table, session) = (place.table.clone(), session.clone());
-        tokio::spawn(follow(table, session, over, idle.std()));
+        tokio::spawn(follow(table, session, self.config.session_idle));
         Ok(result)
     }
 }
 
-/// Ends a session with its child, and when it rested for too long.
-async fn follow(
-    table: Arc<SessionTable>,
-    session: Arc<Session>,
-    over: CancellationToken,
-    idle: Duration,
-) {
+impl Place {
+    /// The answer about a session that is not there, with the cause if it ended with its child.
+    pub(super) fn no_session(&self, parts: &Parts, secret: &Secret, id: &str) -> Reply {
+        let named = parts.headers.get(&SESSION_HEADER);
+        let named = named.and_then(|value| value.to_str().ok());
+        match named.and_then(|named| self.table.why_ended(named, &secret.token)) {
+            Some(cause) => reply::session_ended(id, &cause),
+            None => reply::no_such_session(id),
+        }
+    }
+}
+
+/// Looks after the sessions that were taken back from a former daemon with their children.
+pub fn follow_taken_back(table: &Arc<SessionTable>, session_idle: HumanDuration) {
+    let sessions = table.sessions();
+    let own = sessions
+        .values()
+        .filter(|session| session.own_child().is_some());
+    for session in own {
+        tokio::spawn(follow(table.clone(), session.clone(), session_idle));
+    }
+}
+
+/// Ends a session with its child, and when it rested for too long: `session_idle`, where its template says nothing.
+async fn follow(table: Arc<SessionTable>, session: Arc<Session>, session_idle: HumanDuration) {
+    let Some(child) = session.own_child() else {
+        return;
+    };
+    let idle = child.session_idle.unwrap_or(session_idle).std();
     let idle_ms = UnixMs::try_from(idle.as_millis()).unwrap_or(UnixMs::MAX);
     loop {
         let now = now_ms();
@@ -116,8 +138,8 @@ async fn follow(
         };
         let pause = Duration::from_millis(left_ms).clamp(LOOK.0, LOOK.1);
         tokio::select! {
-            () = over.cancelled() => {
-                table.close(&session);
+            () = child.over().cancelled() => {
+                table.close_with_child(&session);
                 return;
             }
             () = tokio::time::sleep(pause) => {}

@@ -91,12 +91,20 @@ pub fn denied(denied: &Denied) -> Reply {
 /// A session that is not there, or not for this token. `id` is raw JSON.
 #[must_use]
 pub fn no_such_session(id: &str) -> Reply {
-    let reply = error(
-        StatusCode::NOT_FOUND,
-        id,
-        INVALID_REQUEST,
-        "This session does not exist or has ended: send 'initialize' without the header Mcp-Session-Id to begin a new one.",
-    );
+    no_session(id, "This session does not exist or has ended")
+}
+
+/// A session that ended with the child of its own; `cause`: how that ended.
+#[must_use]
+pub fn session_ended(id: &str, cause: &str) -> Reply {
+    let what = format!("This session has ended, because its MCP server is gone ({cause})");
+    no_session(id, &what)
+}
+
+fn no_session(id: &str, what: &str) -> Reply {
+    let text =
+        format!("{what}: send 'initialize' without the header Mcp-Session-Id to begin a new one.");
+    let reply = error(StatusCode::NOT_FOUND, id, INVALID_REQUEST, &text);
     Cause::NoSession.mark(reply)
 }
 

@@ -1,5 +1,7 @@
 //! Client sessions of the session era: many share one child.
 
+mod survival;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{
@@ -12,12 +14,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    kept_sessions::{KeptSession, KeptSessions},
-    listen::Listeners,
-    news::News,
-    ready,
-    replay::Tracks,
-    session_id,
+    kept_sessions::KeptSessions, listen::Listeners, news::News, ready, replay::Tracks, session_id,
 };
 use crate::{
     domain::{
@@ -25,15 +22,14 @@ use crate::{
         id::Generation,
         member::{Resting, Room, room},
     },
-    supervisor::{
-        access::Token,
-        route::{Route, SessionChild},
-    },
+    supervisor::{access::Token, route::Route, session_child::SessionChild},
     upstream::{
-        Caller, Declared, Downstream, Era, Handshake, Item, LEGACY_VERSIONS, Mailbox, Raw,
-        RawObject, SessionKey, Upstream, wants_level,
+        Caller, Declared, Downstream, Era, Handshake, Item, Mailbox, Raw, RawObject, SessionKey,
+        Upstream, wants_level,
     },
 };
+
+use survival::Ended;
 
 /// The log level of a session that set none.
 const NO_LEVEL: u8 = u8::MAX;
@@ -114,51 +110,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// One that a former daemon opened, rested since `now`.
-    pub(super) fn taken_back(
-        kept: &KeptSession,
-        id: u128,
-        key: SessionKey,
-        token: &Arc<Token>,
-        now: UnixMs,
-    ) -> Option<Arc<Self>> {
-        let version = LEGACY_VERSIONS
-            .iter()
-            .find(|known| **known == kept.version)?;
-        Some(Arc::new(Self {
-            key,
-            version,
-            id,
-            epoch: kept.epoch,
-            token: token.clone(),
-            traits: ClientTraits::declared(&kept.capabilities),
-            declared: Declared::kept(&kept.capabilities, kept.client.as_deref()),
-            used_ms: AtomicI64::new(now),
-            log_level: AtomicU8::new(kept.log_level.unwrap_or(NO_LEVEL)),
-            subscriptions: Mutex::new(kept.subscriptions.clone()),
-            is_kept: AtomicBool::new(true),
-            stream: Mailbox::default(),
-            tracks: Tracks::default(),
-            streaming: AtomicU32::new(0),
-            has_member: false,
-            own: OnceLock::new(),
-        }))
-    }
-
-    /// What a later daemon needs to know of it, as it is when it has just been opened.
-    pub(super) fn to_keep(&self) -> KeptSession {
-        let (capabilities, client) = self.declared.raw();
-        KeptSession {
-            id: self.id(),
-            epoch: self.epoch,
-            token: self.token.name.to_string(),
-            token_created_at: self.token.created_at,
-            version: self.version.to_owned(),
-            capabilities: capabilities.to_owned(),
-            client: client.map(str::to_owned),
-            log_level: self.log_level(),
-            subscriptions: HashSet::new(),
-        }
+    /// The child of its own, once it has one.
+    #[must_use]
+    pub fn own_child(&self) -> Option<&SessionChild> {
+        self.own.get()
     }
 
     /// The connection to the child of its own, once it has one.
@@ -295,12 +250,13 @@ pub struct SessionTable {
     pub(super) told: Mutex<(Generation, Vec<&'static str>)>,
     /// Where they outlive this daemon.
     pub(super) kept: Option<Arc<KeptSessions>>,
+    ended: Ended,
     /// Streams of stateless clients.
     pub listeners: Listeners,
 }
 
 impl SessionTable {
-    /// With the sessions that a former daemon left in `kept`, as far as their tokens are still there.
+    /// With the sessions that a former daemon left in `kept`, as far as their tokens and children are still there.
     #[must_use]
     pub fn new(route: Arc<Route>, kept: Option<Arc<KeptSessions>>) -> Self {
         let table = Self {
@@ -311,6 +267,7 @@ impl SessionTable {
             known: Mutex::default(),
             told: Mutex::default(),
             kept,
+            ended: Ended::default(),
             listeners: Listeners::default(),
         };
         table.take_back();

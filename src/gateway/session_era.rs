@@ -5,9 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{StatusCode, request::Parts};
 
-use crate::upstream::{
-    Call, Declared, Era, First, Handshake, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, Item,
-    Kind, LEGACY_VERSIONS, Upstream, error_message, negotiate, result_message, unquote,
+use crate::{
+    supervisor::access::Secret,
+    upstream::{
+        Call, Declared, Era, First, Handshake, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST,
+        Item, Kind, LEGACY_VERSIONS, Upstream, error_message, negotiate, result_message, unquote,
+    },
 };
 
 use super::{
@@ -15,7 +18,7 @@ use super::{
     body::EventStream,
     dialogue::Exchange,
     in_place::opened,
-    no_such_session, now_ms, own_child,
+    now_ms, own_child,
     ready::NotBegun,
     replay::TrackStream,
     reply,
@@ -48,7 +51,7 @@ impl Gateway {
                 Err(refused) => *refused,
             };
         }
-        let session = match open_session_of(parts, message.id, session) {
+        let session = match open_session_of(place, parts, (message.id, message.secret), session) {
             Ok(session) => session,
             Err(refused) => return *refused,
         };
@@ -252,8 +255,9 @@ impl Gateway {
 /// The session that was found for a request, with the headers of the request checked. To another token it does not
 /// exist.
 pub fn open_session_of(
+    place: &Place,
     parts: &Parts,
-    id: &str,
+    (id, secret): (&str, &Secret),
     found: Option<Arc<Session>>,
 ) -> Result<Arc<Session>, Box<Reply>> {
     let bad = |text: &str| {
@@ -266,7 +270,7 @@ pub fn open_session_of(
     };
     let Some(session) = found else {
         if parts.headers.contains_key(&SESSION_HEADER) {
-            return Err(Box::new(no_such_session(id)));
+            return Err(Box::new(place.no_session(parts, secret, id)));
         }
         return Err(bad(
             "The header Mcp-Session-Id is missing: send 'initialize' first, then the session id of its answer with every request.",

@@ -1,5 +1,4 @@
-//! What client sessions wish to hear, together and each by itself: log levels and resource subscriptions; and what of
-//! all this the next daemon is told.
+//! What client sessions wish to hear, together and each by itself: log levels and resource subscriptions.
 
 use std::{
     collections::HashSet,
@@ -8,9 +7,7 @@ use std::{
 
 use super::{
     kept_sessions::Change,
-    now_ms,
     session::{Session, SessionTable},
-    session_id,
 };
 use crate::{
     supervisor::uses::Uses,
@@ -116,55 +113,12 @@ impl SessionTable {
                 .any(|session| !session.has_member && session.subscriptions().contains(uri))
     }
 
-    /// Lets a session outlive this daemon, if it has no child of its own, which ends with it.
-    pub fn keep(&self, session: &Session) {
-        let Some(kept) = self.kept.as_ref().filter(|_| !session.has_member) else {
-            return;
-        };
-        let done = kept.note(
-            self.route.id,
-            &session.id(),
-            &Change::Opened(session.to_keep()),
-        );
-        session.is_kept.store(done, Ordering::Release);
-    }
-
-    /// A session is over, for the next daemon too.
-    pub(super) fn forget_kept(&self, session: &Session) {
-        if session.is_kept.swap(false, Ordering::AcqRel)
-            && let Some(kept) = &self.kept
-        {
-            kept.note(self.route.id, &session.id(), &Change::Closed);
-        }
-    }
-
     fn note(&self, session: &Session, change: Change<'_>) {
         if session.is_kept.load(Ordering::Acquire)
             && let Some(kept) = &self.kept
         {
             kept.note(self.route.id, &session.id(), &change);
         }
-    }
-
-    /// Takes back the sessions that a former daemon left, as far as their tokens are still there.
-    pub(super) fn take_back(&self) {
-        let Some(kept) = &self.kept else { return };
-        let tokens = self.route.tokens.load();
-        let mut sessions = self.sessions();
-        for left in kept.take(self.route.id) {
-            let same = |token: &&Arc<_>| left.is_of(token);
-            let token = tokens.tokens().iter().find(same);
-            let session = session_id::read(&left.id).and_then(|id| {
-                let key = self.fresh_key();
-                let session = Session::taken_back(&left, id, key, token?, now_ms())?;
-                Some((id, session))
-            });
-            match session {
-                Some((id, session)) => drop(sessions.insert(id, session)),
-                None => drop(kept.note(self.route.id, &left.id, &Change::Closed)),
-            }
-        }
-        self.count(&sessions);
     }
 
     /// Whether there is no session.

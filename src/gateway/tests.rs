@@ -95,6 +95,7 @@ async fn bench_with(upstream: Arc<Upstream>, child: Child) -> Bench {
         recall: Recall::default(),
         asked: crate::traces::Asked::default(),
         members: arc_swap::ArcSwapOption::empty(),
+        left: Default::default(),
     });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
     let listener = Arc::new(listener.expect("a free port"));

@@ -230,7 +230,7 @@ impl Actor {
         }
     }
 
-    /// The main child stays for the next daemon; members go, because their sessions do.
+    /// The children stay for the next daemon; those members that serve nobody yet go.
     fn leave(&mut self) {
         self.leaving = true;
         self.tend_members();

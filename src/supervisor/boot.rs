@@ -15,13 +15,15 @@ use super::{
     Context, InstanceStatus, SupervisorError,
     access::TokenSet,
     actor::Actor,
+    adoption::attach_adopted,
     command::Command,
     effects::log_failure,
-    launch::{self, KeptHandshake},
+    launch::KeptHandshake,
     members::Census,
     recovery,
     registry::ActorHandle,
     route::{About, AccessEvent, Route, RouteState},
+    session_child::LeftMembers,
     timers::Timers,
     uses::Uses,
 };
@@ -49,8 +51,8 @@ pub(super) struct Birth {
     pub(super) listener: Arc<TcpListener>,
     /// A child of a former daemon.
     pub(super) workload: Option<Workload>,
-    /// Numbers of members that a former daemon left; they were ended.
-    pub(super) stale_members: Vec<u32>,
+    /// Members of a former daemon.
+    pub(super) members: Vec<Workload>,
 }
 
 /// Makes the actor, opens its access port, enters it.
@@ -64,7 +66,7 @@ pub(super) async fn spawn_actor(
         tokens,
         listener,
         workload,
-        stale_members,
+        members,
     } = birth;
     let id = record.id;
     let policy = template.as_deref().map(Policy::from).unwrap_or_default();
@@ -112,6 +114,7 @@ pub(super) async fn spawn_actor(
         }),
         asked: crate::traces::Asked::now(),
         members: ArcSwapOption::empty(),
+        left: LeftMembers::awaited(),
         recall: super::capabilities::recall(context, &record),
     });
     let handshake = record.handshake.take();
@@ -151,7 +154,7 @@ pub(super) async fn spawn_actor(
         adopting: false,
         members: None,
         census,
-        first_member: stale_members.iter().max().map_or(1, |last| last + 1),
+        first_member: 1,
         own_mailbox,
         record,
         context: Arc::clone(context),
@@ -172,11 +175,8 @@ pub(super) async fn spawn_actor(
             "it has an actor already".to_owned(),
         ));
     }
-    if !stale_members.is_empty() {
-        let count = stale_members.len();
-        let message = format!("{count} of a former daemon were ended: their sessions are gone");
-        actor.note("session-children-ended", message);
-    }
+    // First: what is shown of the main child lets them live or end.
+    actor.adopt_members(members).await;
     if let Some(workload) = workload {
         actor.adopt(workload, handshake).await;
     }
@@ -224,8 +224,7 @@ impl Actor {
             self.begin_without(generation);
             return;
         };
-        match launch::attach_adopted(&self.context, &self.record, &template, workload, shaken).await
-        {
+        match attach_adopted(&self.context, &self.record, &template, workload, shaken).await {
             Ok((child, recipe)) => {
                 self.child = Some(Box::new(child));
                 self.recipe = recipe;

@@ -450,7 +450,7 @@ async fn record(
         ),
         listener,
         workload: None,
-        stale_members: Vec::new(),
+        members: Vec::new(),
     };
     let handle = spawn_actor(context, birth).await?;
     // Who hears of it and asks for it finds it.

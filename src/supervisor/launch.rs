@@ -92,13 +92,13 @@ pub(super) struct Recipe {
     pub(super) record: InstanceRecord,
     pub(super) generation: Generation,
     pub(super) template: Arc<Template>,
-    resolved: Resolved,
-    sealed: SealedByVariable,
+    pub(super) resolved: Resolved,
+    pub(super) sealed: SealedByVariable,
 }
 
 impl Recipe {
     /// To be kept where client sessions get members.
-    fn for_members(self) -> Option<Arc<Self>> {
+    pub(super) fn for_members(self) -> Option<Arc<Self>> {
         let members_max = self.template.server.members_max();
         members_max.map(|_| Arc::new(self))
     }
@@ -199,7 +199,7 @@ async fn try_launch(
     })
 }
 
-fn resolve(
+pub(super) fn resolve(
     context: &Context,
     record: &InstanceRecord,
     port: Option<u16>,
@@ -287,61 +287,8 @@ pub(super) async fn start(
     .map_err(|error| not_started(error.to_string()))
 }
 
-/// A child of a former daemon: its pipes, and the handshake it had with that daemon.
-pub(super) async fn attach_adopted(
-    context: &Context,
-    record: &InstanceRecord,
-    template: &Arc<Template>,
-    workload: Workload,
-    kept: Option<KeptHandshake>,
-) -> std::io::Result<(Child, Option<Arc<Recipe>>)> {
-    if remote::is_remote(template) {
-        let child = remote::adopt(context, record, template, workload, kept).await?;
-        return Ok((child, None));
-    }
-    let sealed = read_sealed(context, record, SealedByVariable::new())
-        .await
-        .unwrap_or_default();
-    // A key that was removed meanwhile costs the redaction of its secret, not the instance.
-    let secrets = open_all(context, record, &sealed).unwrap_or_default();
-    let redactions = Arc::new(Redactions::new(secrets.iter().cloned()));
-    let port = kept.as_ref().and_then(|kept| kept.http_port);
-    let port = port.and_then(|port| context.private_ports.keep(port));
-    // What it may reach, and its members, follow the template as it is now.
-    let wanted = workload.has_own_network() || template.server.members_max().is_some();
-    let number = port.as_ref().map(PrivatePort::number);
-    let resolved = match wanted {
-        true => resolve(context, record, number)
-            .inspect_err(|error| {
-                tracing::warn!(instance = %record.id, %error, "its child may reach nothing any more");
-            })
-            .ok(),
-        false => None,
-    };
-    let egress = resolved
-        .as_ref()
-        .map(|resolved| resolved.sandbox.egress.clone());
-    let ways = Ways::new(egress.unwrap_or_default(), &secrets, &redactions);
-    let mut child = attach(context, record, template, port, workload, redactions, ways).await?;
-    if let Some(kept) = kept {
-        child.memory = Memory::of(template, kept.basis);
-        child.upstream.adopt(kept.handshake);
-    }
-    let recipe = resolved.and_then(|resolved| {
-        Recipe {
-            resolved,
-            sealed,
-            record: record.clone(),
-            generation: child.generation,
-            template: Arc::clone(template),
-        }
-        .for_members()
-    });
-    Ok((child, recipe))
-}
-
 /// Connects logs and MCP to a child's pipes. On failure the child is ended.
-async fn attach(
+pub(super) async fn attach(
     context: &Context,
     record: &InstanceRecord,
     template: &Template,

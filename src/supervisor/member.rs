@@ -20,10 +20,11 @@ use super::{
     Context,
     command::Command,
     launch::{self, Child, Recipe, Turn},
-    route::{MemberRefused, SessionChild},
+    session_child::{Bond, MemberRefused, SessionChild},
 };
 use crate::{
     domain::{
+        duration::HumanDuration,
         exit::ExitStatus,
         member::{MemberEffect, MemberEnd, MemberEvent, MemberLife, MemberPolicy},
         state::StopReason,
@@ -48,6 +49,8 @@ pub(super) enum Gate {
     Open(Arc<Recipe>),
     /// Those that live may go on; the main child is not there at the moment.
     Paused,
+    /// The daemon ends: those that serve stay for the next one.
+    Released,
     /// No: the instance stops.
     Closed(StopReason),
 }
@@ -58,10 +61,8 @@ pub(super) type MemberReply = oneshot::Sender<Result<SessionChild, MemberRefused
 /// What everyone who knows a member shares.
 #[derive(Clone, Default)]
 pub(super) struct Signals {
-    /// Its session ended.
-    pub(super) unwanted: CancellationToken,
-    /// It is gone, and its calls are answered.
-    pub(super) over: CancellationToken,
+    /// With its session.
+    pub(super) bond: Bond,
     /// The keeper does not have it any more.
     pub(super) lost: CancellationToken,
     /// The keeper has launched it, as this pid; 0 before.
@@ -73,13 +74,14 @@ pub(super) struct Signals {
 /// One member, owned by its task.
 pub(super) struct Member {
     context: Arc<Context>,
-    recipe: Arc<Recipe>,
-    number: u32,
+    id: WorkloadId,
+    session_idle: Option<HumanDuration>,
     signals: Signals,
     gate: watch::Receiver<Gate>,
     reply: Option<MemberReply>,
     notes: mpsc::WeakSender<Command>,
     life: MemberLife,
+    recipe: Option<Arc<Recipe>>,
     turn: Option<(Turn, Instant)>,
     waiting: Option<BoxFuture<'static, Option<Turn>>>,
     launching: Option<BoxFuture<'static, Result<Child, ExitStatus>>>,
@@ -90,6 +92,7 @@ pub(super) struct Member {
     broken_told: bool,
     deadline: Option<Instant>,
     stop_told: bool,
+    claim_told: bool,
     unwanted_told: bool,
 }
 
@@ -104,6 +107,10 @@ impl Member {
         reply: MemberReply,
         notes: mpsc::WeakSender<Command>,
     ) -> Self {
+        let id = WorkloadId {
+            member: number,
+            ..WorkloadId::main(recipe.record.id, recipe.generation)
+        };
         let life = MemberLife::new(MemberPolicy::from(&*recipe.template));
         Self {
             // A client waits for it.
@@ -113,15 +120,46 @@ impl Member {
                 true,
                 (Arc::new(AtomicU64::new(1)), 0),
             )),
+            session_idle: recipe.template.server.session_idle,
+            recipe: Some(recipe),
+            reply: Some(reply),
+            ..Self::with(context, id, life, (signals, gate, notes))
+        }
+    }
+
+    /// One that a former daemon left, with its pipes.
+    pub(super) fn left(
+        context: Arc<Context>,
+        child: Child,
+        policy: MemberPolicy,
+        signals: Signals,
+        gate: watch::Receiver<Gate>,
+        notes: mpsc::WeakSender<Command>,
+    ) -> Self {
+        let (id, life) = (child.workload.id(), MemberLife::left(policy));
+        let mut member = Self::with(context, id, life, (signals, gate, notes));
+        member.take_child(child);
+        member
+    }
+
+    fn with(
+        context: Arc<Context>,
+        id: WorkloadId,
+        life: MemberLife,
+        (signals, gate, notes): (Signals, watch::Receiver<Gate>, mpsc::WeakSender<Command>),
+    ) -> Self {
+        Self {
             context,
-            recipe,
-            number,
+            id,
+            session_idle: None,
             signals,
             gate,
-            reply: Some(reply),
+            reply: None,
             notes,
             life,
+            recipe: None,
             turn: None,
+            waiting: None,
             launching: None,
             shaking: None,
             child: None,
@@ -129,6 +167,7 @@ impl Member {
             broken_told: false,
             deadline: None,
             stop_told: false,
+            claim_told: false,
             unwanted_told: false,
         }
     }
@@ -153,13 +192,17 @@ impl Member {
         tokio::select! {
             biased;
             status = exited(child, &self.signals.lost) => Some(MemberEvent::Exited(status)),
-            reason = closed(&mut self.gate), if !self.stop_told => {
+            event = shut(&mut self.gate), if !self.stop_told => {
                 self.stop_told = true;
-                Some(MemberEvent::InstanceStops(reason))
+                Some(event)
             }
-            () = given_up(self.reply.as_mut(), &self.signals.unwanted), if !self.unwanted_told => {
+            () = self.signals.bond.claimed.cancelled(), if !self.claim_told => {
+                self.claim_told = true;
+                Some(MemberEvent::Claimed)
+            }
+            () = given_up(self.reply.as_mut(), &self.signals.bond.unwanted), if !self.unwanted_told => {
                 self.unwanted_told = true;
-                self.signals.unwanted.cancel();
+                self.signals.bond.unwanted.cancel();
                 Some(MemberEvent::Unwanted)
             }
             () = due_at(broken_due) => {
@@ -188,6 +231,10 @@ impl Member {
             }),
             launched = outcome(&mut self.launching) => Some(match launched {
                 Ok(child) => {
+                    let upstream = Arc::clone(&child.upstream);
+                    self.shaking = Some(Box::pin(
+                        async move { upstream.handshake().await.map(drop) },
+                    ));
                     self.take_child(child);
                     MemberEvent::Launched
                 }
@@ -204,7 +251,7 @@ impl Member {
         let workload = self.child.as_ref().map(|child| child.workload.clone());
         let done = match (effect, workload) {
             (MemberEffect::Launch, _) => {
-                self.launching = Some(self.launch());
+                self.launching = self.launch();
                 Ok(())
             }
             (MemberEffect::Serve, _) => {
@@ -213,6 +260,11 @@ impl Member {
             }
             (MemberEffect::ArmIn(ms), _) => {
                 self.deadline = Some(Instant::now() + Duration::from_millis(ms));
+                Ok(())
+            }
+            (MemberEffect::LetGo, _) => {
+                // As the main child: whoever comes next finds it at the keeper.
+                self.child = None;
                 Ok(())
             }
             (MemberEffect::Over(end), _) => {
@@ -232,14 +284,11 @@ impl Member {
         self.log_failure(done);
     }
 
-    fn launch(&self) -> BoxFuture<'static, Result<Child, ExitStatus>> {
-        let (context, recipe) = (Arc::clone(&self.context), Arc::clone(&self.recipe));
-        let id = WorkloadId {
-            member: self.number,
-            ..WorkloadId::main(recipe.record.id, recipe.generation)
-        };
+    fn launch(&self) -> Option<BoxFuture<'static, Result<Child, ExitStatus>>> {
+        let recipe = Arc::clone(self.recipe.as_ref()?);
+        let (context, id) = (Arc::clone(&self.context), self.id);
         context.launches.fetch_add(1, Ordering::Relaxed);
-        Box::pin(async move {
+        Some(Box::pin(async move {
             if let KeeperState::Connected { host, .. } = &*context.runtime.state().borrow()
                 && !host.members
             {
@@ -250,19 +299,15 @@ impl Member {
                 });
             }
             launch::start(&context, &recipe, id, None).await
-        })
+        }))
     }
 
     fn take_child(&mut self, child: Child) {
         self.signals
             .pid
             .store(child.workload.pid(), Ordering::Relaxed);
-        let upstream = Arc::clone(&child.upstream);
-        // A member is launched once.
-        let _ = self.signals.upstream.set(Arc::downgrade(&upstream));
-        self.shaking = Some(Box::pin(
-            async move { upstream.handshake().await.map(drop) },
-        ));
+        // A member has one child in its life.
+        let _ = self.signals.upstream.set(Arc::downgrade(&child.upstream));
         self.child = Some(child);
     }
 
@@ -271,10 +316,11 @@ impl Member {
         self.deadline = None;
         if let (Some(child), Some(reply)) = (&self.child, self.reply.take()) {
             let served = SessionChild::new(
-                self.number,
+                self.id.member,
+                self.id.generation,
+                self.session_idle,
                 Arc::clone(&child.upstream),
-                self.signals.unwanted.clone(),
-                self.signals.over.clone(),
+                self.signals.bond.clone(),
             );
             // Whoever waited left: dropping it says that it is not wanted.
             drop(reply.send(Ok(served)));
@@ -286,7 +332,7 @@ impl Member {
         let mut failure = Failure {
             cause: end.cause,
             status: end.status,
-            generation: self.recipe.generation,
+            generation: self.id.generation,
             last_stderr: Vec::new(),
         };
         let child = self.child.take();
@@ -301,12 +347,12 @@ impl Member {
             child.upstream.fail_all(failure.clone());
         }
         let note =
-            (!end.asked).then(|| format!("session child {}: {}", self.number, failure.cause));
+            (!end.asked).then(|| format!("session child {}: {}", self.id.member, failure.cause));
         let lost = failure.status == Some(ExitStatus::KeeperLost);
         if let Some(reply) = self.reply.take() {
             drop(reply.send(Err(MemberRefused::Failed(Arc::new(failure)))));
         }
-        self.signals.over.cancel();
+        self.signals.bond.over.cancel();
         if let Some(child) = child {
             if lost {
                 // Nobody saw it end.
@@ -319,7 +365,7 @@ impl Member {
         if let (Some(message), Some(actor)) = (note, self.notes.upgrade()) {
             let command = Command::Note("session-child-exited", message);
             if actor.send_timeout(command, NOTE_PATIENCE).await.is_err() {
-                tracing::warn!(instance = %self.recipe.record.id, "the end of a session child is not among its events");
+                tracing::warn!(instance = %self.id.instance, "the end of a session child is not among its events");
             }
         }
     }
@@ -327,7 +373,7 @@ impl Member {
     fn log_failure(&self, result: Result<(), RuntimeError>) {
         // A keeper that is gone took the child with it.
         if let Err(error) = result {
-            tracing::debug!(instance = %self.recipe.record.id, member = self.number, %error, "the keeper did not take a command");
+            tracing::debug!(instance = %self.id.instance, member = self.id.member, %error, "the keeper did not take a command");
         }
     }
 }
@@ -349,14 +395,15 @@ async fn broken(child: Option<&Child>) -> String {
     }
 }
 
-/// Why the instance stops; an actor that is gone took the gate with it.
-async fn closed(gate: &mut watch::Receiver<Gate>) -> StopReason {
-    match gate.wait_for(|gate| matches!(gate, Gate::Closed(_))).await {
-        Ok(gate) => match &*gate {
-            Gate::Closed(reason) => *reason,
-            Gate::Open(_) | Gate::Paused => StopReason::Shutdown,
-        },
-        Err(_) => StopReason::Shutdown,
+/// Why it may not go on here; an actor that is gone took the gate with it.
+async fn shut(gate: &mut watch::Receiver<Gate>) -> MemberEvent {
+    let is_shut = |gate: &Gate| matches!(gate, Gate::Closed(_) | Gate::Released);
+    match gate.wait_for(is_shut).await.as_deref() {
+        Ok(Gate::Closed(reason)) => MemberEvent::InstanceStops(*reason),
+        Ok(Gate::Released) => MemberEvent::Released,
+        Ok(Gate::Open(_) | Gate::Paused) | Err(_) => {
+            MemberEvent::InstanceStops(StopReason::Shutdown)
+        }
     }
 }
 

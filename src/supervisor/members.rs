@@ -18,13 +18,14 @@ use super::{
     actor::Actor,
     boot::end,
     command::Command,
+    launch::Child,
     member::{Gate, Member, MemberReply, Signals},
-    route::{MemberDesk, MemberRefused},
+    session_child::{MemberDesk, MemberRefused},
 };
 use crate::{
     domain::{
         id::{Generation, InstanceId},
-        member::{Admission, admit},
+        member::{Admission, MemberPolicy, admit},
         state::{InstanceState, StopReason},
     },
     runtime::{RuntimeError, WorkloadId},
@@ -81,6 +82,12 @@ pub(super) fn under_way(census: &Census) -> (usize, u64) {
     })
 }
 
+/// A member that a former daemon left, with its pipes.
+pub(super) struct LeftBehind {
+    pub(super) child: Child,
+    pub(super) signals: Signals,
+}
+
 /// The way to the set, held by the actor. Dropping it ends every member.
 pub(super) struct Members {
     gate: watch::Sender<Gate>,
@@ -88,27 +95,28 @@ pub(super) struct Members {
 }
 
 impl Members {
-    fn begin(
-        context: Arc<Context>,
-        instance: InstanceId,
-        first_number: u32,
-        census: watch::Sender<Census>,
-        notes: mpsc::WeakSender<Command>,
-    ) -> Self {
+    /// A set that begins with the members of a former daemon.
+    pub(super) fn begin_with(actor: &Actor, policy: MemberPolicy, left: Vec<LeftBehind>) -> Self {
         let (gate, watched) = watch::channel(Gate::Paused);
         let (wishes, inbox) = mpsc::channel(WISHES_MAX);
-        let set = Set {
-            context,
-            instance,
+        let mut set = Set {
+            context: Arc::clone(&actor.context),
+            instance: actor.record.id,
             gate: watched,
             inbox,
-            census,
-            notes,
-            next_number: first_number,
+            census: actor.census.clone(),
+            notes: actor.own_mailbox.clone(),
+            next_number: actor.first_member,
             present: BTreeMap::new(),
             waiting: VecDeque::new(),
             tasks: JoinSet::new(),
         };
+        for LeftBehind { child, signals } in left {
+            let (id, known) = (child.workload.id(), signals.clone());
+            let (context, gate) = (Arc::clone(&set.context), set.gate.clone());
+            let member = Member::left(context, child, policy, known, gate, set.notes.clone());
+            set.enter(id.member, id.generation, signals, member);
+        }
         tokio::spawn(set.run());
         Self { gate, wishes }
     }
@@ -118,7 +126,7 @@ impl Members {
         self.gate.send_if_modified(|present| {
             let same = match (&*present, &gate) {
                 (Gate::Open(old), Gate::Open(new)) => Arc::ptr_eq(old, new),
-                (Gate::Paused, Gate::Paused) => true,
+                (Gate::Paused, Gate::Paused) | (Gate::Released, Gate::Released) => true,
                 (Gate::Closed(old), Gate::Closed(new)) => old == new,
                 _ => false,
             };
@@ -134,7 +142,11 @@ impl Actor {
     /// Lets the members live, grow or end as the instance's state says.
     pub(super) fn tend_members(&mut self) {
         let gate = match &self.life.state {
-            _ if self.leaving => Gate::Closed(StopReason::Shutdown),
+            InstanceState::Stopping { reason, .. } | InstanceState::Stopped { reason } => {
+                Gate::Closed(*reason)
+            }
+            InstanceState::Failed { .. } => Gate::Closed(StopReason::Requested),
+            _ if self.leaving => Gate::Released,
             InstanceState::Running if self.child.is_some() => match &self.recipe {
                 Some(recipe) => Gate::Open(Arc::clone(recipe)),
                 None => Gate::Paused,
@@ -144,25 +156,19 @@ impl Actor {
             | InstanceState::Running
             // What its members hold is worth keeping while only the main child is ill.
             | InstanceState::BackingOff { .. } => Gate::Paused,
-            InstanceState::Stopping { reason, .. } | InstanceState::Stopped { reason } => {
-                Gate::Closed(*reason)
-            }
-            InstanceState::Failed { .. } => Gate::Closed(StopReason::Requested),
         };
         if let Gate::Open(recipe) = &gate
             && let Some(members_max) = recipe.template.server.members_max()
         {
-            let members = self.members.get_or_insert_with(|| {
-                Members::begin(
-                    Arc::clone(&self.context),
-                    self.record.id,
-                    self.first_member,
-                    self.census.clone(),
-                    self.own_mailbox.clone(),
-                )
-            });
-            let idle = recipe.template.server.session_idle;
-            let desk = MemberDesk::new(members_max, idle, members.wishes.clone());
+            let members = match self.members.take() {
+                Some(members) => members,
+                None => {
+                    let policy = MemberPolicy::from(&*recipe.template);
+                    Members::begin_with(self, policy, Vec::new())
+                }
+            };
+            let members = self.members.insert(members);
+            let desk = MemberDesk::new(members_max, members.wishes.clone());
             if members.set(gate) {
                 self.route.members.store(Some(Arc::new(desk)));
             }
@@ -253,7 +259,7 @@ impl Set {
     fn admit(&mut self, reply: MemberReply) {
         let members_max = match &*self.gate.borrow() {
             Gate::Open(recipe) => recipe.template.server.members_max(),
-            Gate::Paused | Gate::Closed(_) => None,
+            Gate::Paused | Gate::Released | Gate::Closed(_) => None,
         };
         let Some(members_max) = members_max else {
             drop(reply.send(Err(MemberRefused::Down)));
@@ -262,7 +268,7 @@ impl Set {
         self.waiting.retain(|waiting| !waiting.is_closed());
         let ending = self.present.values();
         let ending = ending
-            .filter(|member| member.signals.unwanted.is_cancelled())
+            .filter(|member| member.signals.bond.unwanted.is_cancelled())
             .count();
         match admit(self.present.len(), ending, self.waiting.len(), members_max) {
             Admission::Now => self.begin(reply),
@@ -296,6 +302,11 @@ impl Set {
             reply,
             self.notes.clone(),
         );
+        self.enter(number, generation, signals, member);
+    }
+
+    /// Lets a member live.
+    fn enter(&mut self, number: u32, generation: Generation, signals: Signals, member: Member) {
         let task = self.tasks.spawn(async move {
             member.run().await;
             number
@@ -326,7 +337,7 @@ impl Set {
             }
         };
         if let Some(member) = number.and_then(|number| self.present.remove(&number)) {
-            member.signals.over.cancel();
+            member.signals.bond.over.cancel();
         }
         self.publish();
     }
@@ -337,8 +348,8 @@ impl Set {
         let Some(member) = self.present.get_mut(&number) else {
             return;
         };
-        member.signals.unwanted.cancel();
-        member.signals.over.cancel();
+        member.signals.bond.unwanted.cancel();
+        member.signals.bond.over.cancel();
         let id = WorkloadId {
             member: number,
             ..WorkloadId::main(self.instance, member.generation)

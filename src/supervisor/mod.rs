@@ -6,6 +6,7 @@
 
 pub mod access;
 mod actor;
+mod adoption;
 mod boot;
 mod capabilities;
 mod check;
@@ -41,6 +42,7 @@ mod remote;
 mod restore;
 pub mod route;
 mod sealed;
+pub mod session_child;
 mod sleep;
 mod snapshots;
 mod status;

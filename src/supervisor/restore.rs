@@ -28,7 +28,7 @@ struct Estate {
     tokens: HashMap<InstanceId, Vec<TokenRow>>,
     held: HashMap<String, OwnedFd>,
     workloads: HashMap<InstanceId, Workload>,
-    /// Children of client sessions, which ended with that daemon.
+    /// Children of client sessions.
     members: HashMap<InstanceId, Vec<Workload>>,
 }
 
@@ -86,16 +86,11 @@ impl Estate {
         let workload = workload.or_else(|| remote::left(context, &record));
         let alive = workload.is_some();
         let tokens = TokenSet::restored(self.tokens.remove(&id).unwrap_or_default());
-        let mut stale_members = Vec::new();
-        for member in self.members.remove(&id).unwrap_or_default() {
-            end(&member).await;
-            stale_members.push(member.id().member);
-        }
         let left = Left {
             tokens,
             held,
             workload,
-            stale_members,
+            members: self.members.remove(&id).unwrap_or_default(),
         };
         restore_one(context, record, left).await?;
         Ok(alive)
@@ -107,7 +102,7 @@ struct Left {
     tokens: TokenSet,
     held: Option<TcpListener>,
     workload: Option<Workload>,
-    stale_members: Vec<u32>,
+    members: Vec<Workload>,
 }
 
 /// Restores every recorded instance; answers how many came back and how many of them with their child alive.
@@ -198,7 +193,7 @@ async fn restore_one(
         tokens,
         held,
         workload,
-        stale_members,
+        members,
     } = left;
     let id = record.id;
     let listener = match (held, record.port) {
@@ -240,7 +235,7 @@ async fn restore_one(
             tokens,
             listener,
             workload,
-            stale_members,
+            members,
         },
     )
     .await?;

@@ -12,19 +12,17 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
-use tokio::{
-    net::TcpListener,
-    sync::{mpsc, oneshot, watch},
-    time::timeout,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{net::TcpListener, sync::watch, time::timeout};
 
-use super::{access::TokenSet, uses::Uses};
+use super::{
+    access::TokenSet,
+    session_child::{LeftMembers, MemberDesk},
+    uses::Uses,
+};
 use crate::{
     domain::{
         UnixMs,
         capability::ListKind,
-        duration::HumanDuration,
         id::{Generation, InstanceId},
         slug::Slug,
         state::StatusWord,
@@ -88,6 +86,8 @@ pub struct Route {
     pub asked: Asked,
     /// Where a new client session gets a child of its own; `None`: sessions share the main child.
     pub members: ArcSwapOption<MemberDesk>,
+    /// Children of client sessions of a former daemon, until the gateway has taken its sessions back.
+    pub left: LeftMembers,
     /// What is kept of what its server offers.
     pub recall: Recall,
 }
@@ -167,113 +167,6 @@ impl fmt::Debug for Route {
         f.debug_struct("Route")
             .field("id", &self.id)
             .finish_non_exhaustive()
-    }
-}
-
-/// Where client sessions of a per-session instance get their members.
-#[derive(Debug)]
-pub struct MemberDesk {
-    /// Most members at the same time.
-    pub members_max: usize,
-    /// How long an unused session is kept; `None`: as `gateway.session_idle` says.
-    pub session_idle: Option<HumanDuration>,
-    wishes: mpsc::Sender<oneshot::Sender<Result<SessionChild, MemberRefused>>>,
-}
-
-impl MemberDesk {
-    /// A desk whose wishes go there.
-    #[must_use]
-    pub fn new(
-        members_max: usize,
-        session_idle: Option<HumanDuration>,
-        wishes: mpsc::Sender<oneshot::Sender<Result<SessionChild, MemberRefused>>>,
-    ) -> Self {
-        Self {
-            members_max,
-            session_idle,
-            wishes,
-        }
-    }
-
-    /// Has a member launched and waits for its handshake. Dropping the future calls the launch off.
-    ///
-    /// # Errors
-    /// [`MemberRefused`]; nothing is left then.
-    pub async fn open(&self, patience: Duration) -> Result<SessionChild, MemberRefused> {
-        let (reply, answer) = oneshot::channel();
-        self.wishes.try_send(reply).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => MemberRefused::Full(self.members_max),
-            mpsc::error::TrySendError::Closed(_) => MemberRefused::Down,
-        })?;
-        match timeout(patience, answer).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(MemberRefused::Down),
-            Err(_) => Err(MemberRefused::Late(patience)),
-        }
-    }
-}
-
-/// Why a session got no member.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MemberRefused {
-    /// It could not be started, or ended before its handshake was done.
-    Failed(Arc<Failure>),
-    /// So many are in use, the most that there may be.
-    Full(usize),
-    /// The instance does not run.
-    Down,
-    /// It was not ready after so long.
-    Late(Duration),
-}
-
-/// A child that serves one client session. Dropping it ends the child.
-pub struct SessionChild {
-    /// Its number within the instance, as logs and events name it.
-    pub number: u32,
-    /// The connection to it.
-    pub upstream: Arc<Upstream>,
-    unwanted: CancellationToken,
-    over: CancellationToken,
-}
-
-impl fmt::Debug for SessionChild {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SessionChild({})", self.number)
-    }
-}
-
-impl SessionChild {
-    /// A child that ends when `unwanted` is cancelled; its owner cancels `over` when it is gone.
-    #[must_use]
-    pub fn new(
-        number: u32,
-        upstream: Arc<Upstream>,
-        unwanted: CancellationToken,
-        over: CancellationToken,
-    ) -> Self {
-        Self {
-            number,
-            upstream,
-            unwanted,
-            over,
-        }
-    }
-
-    /// Its session is over: the child ends in the order of MCP's stdio shutdown.
-    pub fn end(&self) {
-        self.unwanted.cancel();
-    }
-
-    /// Cancelled once the child is gone and its calls are answered.
-    #[must_use]
-    pub fn over(&self) -> &CancellationToken {
-        &self.over
-    }
-}
-
-impl Drop for SessionChild {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 

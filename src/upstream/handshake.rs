@@ -116,6 +116,18 @@ impl Handshake {
         })
     }
 
+    /// What a later daemon needs of its answer for sessions that began already: not the instructions, which were told.
+    #[must_use]
+    pub fn without_instructions(&self) -> String {
+        RawObject::parse(&self.raw).map_or_else(
+            |_| self.raw.clone(),
+            |mut raw| {
+                raw.retain(|key| key != "instructions");
+                raw.to_json()
+            },
+        )
+    }
+
     /// Whether it declared this capability (`tools`, `resources`, `logging` …).
     #[must_use]
     pub fn has_capability(&self, name: &str) -> bool {

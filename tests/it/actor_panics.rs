@@ -15,7 +15,8 @@ use minimcp::{
     },
     supervisor::{
         InstanceStatus, SupervisorError,
-        route::{AccessEvent, MemberDesk, MemberRefused},
+        route::AccessEvent,
+        session_child::{MemberDesk, MemberRefused},
     },
 };
 use serde_json::{Value, json};

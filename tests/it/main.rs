@@ -51,6 +51,7 @@ mod main_route;
 mod manifest_schema;
 mod mcp;
 mod meetings;
+mod members_survive;
 mod memory;
 mod metrics;
 #[cfg(target_arch = "x86_64")]

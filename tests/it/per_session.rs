@@ -1,4 +1,5 @@
-//! `sessions = "per-session"`: every client session has a child of its own, and neither outlives the other.
+//! `sessions = "per-session"`: every client session has a child of its own, and neither outlives the other. How both
+//! outlive `serve` is in `members_survive`.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,6 @@ on_both_databases! {
     sessions_have_children_and_states_of_their_own,
     a_killed_child_ends_its_session_and_is_told,
     a_stop_a_restart_and_a_deletion_leave_no_child_of_a_session,
-    a_new_daemon_ends_the_children_of_sessions_that_the_old_one_left,
 }
 
 pub const SOON: Duration = Duration::from_secs(60);
@@ -75,7 +75,7 @@ pub async fn add(client: &mut Mcp, number: u32) -> Result<String, Value> {
 }
 
 /// Events of a kind, once there is one.
-async fn events(server: &Server, instance: &Value, kind: &str) -> Vec<Value> {
+pub async fn events(server: &Server, instance: &Value, kind: &str) -> Vec<Value> {
     let deadline = Instant::now() + SOON;
     let path = format!("/mcps/{}/events?limit=200", id_of(instance));
     loop {
@@ -248,33 +248,6 @@ async fn a_stop_a_restart_and_a_deletion_leave_no_child_of_a_session(database: D
     }
 }
 
-async fn a_new_daemon_ends_the_children_of_sessions_that_the_old_one_left(database: Database) {
-    let mut server = Server::start(database).await;
-    let instance = server.create(json!({"template": "keeps-state"})).await;
-    let clients = [Mcp::connect(&instance).await, Mcp::connect(&instance).await];
-    let children = until_children(&server, &instance, clients.len()).await;
-    let main = status(&server, &instance).await["pid"].clone();
-    server.kill();
-    assert!(children.iter().all(|pid| is_alive(&server, *pid)));
-    server.launch().await;
-    let now = server
-        .wait_status(&id_of(&instance), &["running"], SOON)
-        .await;
-    assert_eq!(now["pid"], main, "adopted");
-    assert_gone(&server, &children);
-    let told = events(&server, &instance, "session-children-ended").await;
-    assert!(told[0]["message"].to_string().contains('2'), "{told:?}");
-    for mut client in clients {
-        let error = add(&mut client, 1).await.expect_err("its session is gone");
-        assert_eq!(error["code"], -32_600, "{error}");
-    }
-    let mut anew = Mcp::connect(&instance).await;
-    assert_eq!(add(&mut anew, 4).await.as_deref(), Ok("4"));
-    // Its number is none that the keeper may still hold.
-    let now = status(&server, &instance).await;
-    assert_eq!(now["session_children"][0]["number"], 3, "{now:#}");
-}
-
 #[tokio::test]
 async fn at_the_limit_the_session_that_rested_longest_gives_way_and_none_that_is_read() {
     let server = Server::start(Database::Sqlite).await;
@@ -415,7 +388,7 @@ async fn nothing_of_a_session_outlives_the_keeper_or_the_daemon() {
 async fn a_daemon_from_before_there_were_members_finds_none_at_the_keeper() {
     let mut server = Server::start(Database::Sqlite).await;
     let instance = server.create(json!({"template": "keeps-state"})).await;
-    let _client = Mcp::connect(&instance).await;
+    let mut client = Mcp::connect(&instance).await;
     let children = until_children(&server, &instance, 1).await;
     let main = instance["pid"].as_u64().expect("it runs");
     server.kill();
@@ -430,6 +403,8 @@ async fn a_daemon_from_before_there_were_members_finds_none_at_the_keeper() {
     assert_eq!(text.trim(), format!("[{main}]"), "{listed:?}");
     assert_gone(&server, &children);
     server.launch().await;
+    let error = add(&mut client, 1).await.expect_err("its child is gone");
+    assert_eq!(error["code"], -32_600, "{error}");
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ async fn sessions(server: &Server, instance: &Value) -> Value {
 }
 
 /// Waits until the child says that it keeps so many calls waiting.
-async fn until_held(server: &Server, instance: &Value, count: usize) {
+pub async fn until_held(server: &Server, instance: &Value, count: usize) {
     let path = format!("/mcps/{}/logs?text=held&limit=100", id_of(instance));
     let deadline = Instant::now() + SOON;
     while server.get(&path).await["items"].as_array().map(Vec::len) != Some(count) {
@@ -118,9 +118,18 @@ async fn goes_on(server: &Server, instance: &Value, client: &Client, last: &str)
     assert_eq!(sessions(server, instance).await, 0);
 }
 
+/// Sessions that share a child, and sessions with a child each.
+const BOTH: [&str; 2] = ["wishes", "wishes-alone"];
+
 async fn a_session_goes_on_after_serve_was_killed(database: Database) {
+    for template in BOTH {
+        goes_on_after_kills(database, template).await;
+    }
+}
+
+async fn goes_on_after_kills(database: Database, template: &str) {
     let mut server = Server::start(database).await;
-    let instance = server.create(json!({"template": "wishes"})).await;
+    let instance = server.create(json!({"template": template})).await;
     let (client, last) = settled(&instance).await;
     let (ended, _) = Client::in_session(&instance, json!({})).await;
     assert_eq!(ended.end().await, StatusCode::NO_CONTENT);
@@ -141,12 +150,18 @@ async fn a_session_goes_on_after_serve_was_killed(database: Database) {
 }
 
 async fn a_session_goes_on_after_an_orderly_restart(database: Database) {
+    for template in BOTH {
+        goes_on_after_a_restart(database, template).await;
+    }
+}
+
+async fn goes_on_after_a_restart(database: Database, template: &str) {
     let mut server = Server::start_with(database, |config| {
         config.runtime.leave_instances_running = true;
         config.runtime.keeper_linger = true;
     })
     .await;
-    let instance = server.create(json!({"template": "wishes"})).await;
+    let instance = server.create(json!({"template": template})).await;
     let (client, last) = settled(&instance).await;
     assert_eq!(server.stop(), Some(0), "{}", server.log());
     server.launch().await;

@@ -16,6 +16,7 @@ use crate::{
     api_restart::asked_by_path,
     harness::{Database, Server, wait_until},
     meetings::{Client, everything, text, until},
+    per_session::until_children,
     processes,
     session_survival::end_with_keeper,
     survival::keeper_of,
@@ -90,7 +91,12 @@ async fn instances_sessions_and_calls_go_on_under_the_new_program() {
         for template in ["stateless", "wishes", "http-echo"] {
             instances.push(server.create(json!({"template": template})).await);
         }
+        instances.push(server.create(json!({"template": "keeps-state"})).await);
         let (mut client, _) = Client::in_session(&instances[0], everything()).await;
+        let (mut counting, _) = Client::in_session(&instances[3], json!({})).await;
+        let child = until_children(&server, &instances[3], 1).await;
+        let one = json!({"number": 1});
+        assert_eq!(text(counting.tool(2, "add", one.clone())).await, "1");
         let keeper = keeper_of(&server).pid;
         for turn in 0..2 {
             let params = json!({"name": "sleep", "arguments": {"ms": 500, "name": "a"}});
@@ -100,7 +106,7 @@ async fn instances_sessions_and_calls_go_on_under_the_new_program() {
             let (code, out, err) = upgrade(&server, &["--binary", PROGRAM, "--json"]).await;
             assert_eq!(code, Some(0), "{out}{err}\n{}", server.log());
             let report: Value = serde_json::from_str(&out).expect("JSON");
-            assert_eq!(report["kept"], 3, "{report}");
+            assert_eq!(report["kept"], 4, "{report}");
             assert_eq!(report["lost"], json!([]), "{report}");
             for waits in report["waits"].as_array().expect("a list") {
                 assert!(waits["asked"].as_u64() > Some(0), "{report}");
@@ -126,6 +132,10 @@ async fn instances_sessions_and_calls_go_on_under_the_new_program() {
             client.reconnect();
             let said = text(client.tool(4, "echo", json!({"text": "on"}))).await;
             assert_eq!(said, "on", "the session goes on");
+            counting.reconnect();
+            let total = text(counting.tool(3, "add", one.clone())).await;
+            assert_eq!(total, (turn + 2).to_string(), "and so does its child");
+            assert_eq!(until_children(&server, &instances[3], 1).await, child);
             let socket = server.config().api.unix_socket.clone();
             let by_path = asked_by_path(&socket.expect("as it was configured")).await;
             assert_eq!(by_path.expect("an answer"), "HTTP/1.1 200 OK");

@@ -124,14 +124,15 @@ impl Breaker {
         let Ok(Reply::Answer(StatusCode::OK, instance)) = reply else {
             return;
         };
-        let pid = instance["pid"]
-            .as_u64()
-            .and_then(|pid| u32::try_from(pid).ok());
+        // The main process, and the first of those that serve one client session each.
+        let children = instance["session_children"][0]["pid"].as_u64();
+        let pids = instance["pid"].as_u64().into_iter().chain(children);
+        let pids: Vec<u64> = pids.collect();
         // Only what is seen to be a child of this daemon: the number may be another's by now.
-        let found = self.server.processes();
-        let child = found.iter().find(|process| Some(process.pid) == pid);
-        if let Some(child) = child.filter(|child| !is_keeper(child)) {
-            processes::kill(child.pid);
+        for found in self.server.processes() {
+            if pids.contains(&u64::from(found.pid)) && !is_keeper(&found) {
+                processes::kill(found.pid);
+            }
         }
     }
 

@@ -72,6 +72,15 @@ impl Caller {
         outcome
     }
 
+    /// Ends its session, if it has one. Whether that is heard shows at the next checkpoint.
+    pub async fn end(&mut self) {
+        if let Some(session) = self.session.take() {
+            let request = self.client.delete(&self.access.url);
+            let request = request.bearer_auth(&self.access.token);
+            let _ = request.header("Mcp-Session-Id", session).send().await;
+        }
+    }
+
     async fn begin(&mut self) -> Outcome {
         let params = json!({"protocolVersion": SESSION_ERA, "capabilities": {},
             "clientInfo": {"name": "chaos", "version": "1"}});

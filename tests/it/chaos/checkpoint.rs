@@ -28,6 +28,8 @@ struct Seen {
     name: String,
     status: String,
     pid: Option<u64>,
+    /// Pids of the children of client sessions.
+    children: Vec<u64>,
     url: String,
 }
 
@@ -46,7 +48,7 @@ pub async fn check(world: &World, breaker: &mut Breaker, api: &Api) {
         return world.wrong("the instances cannot be listed");
     };
     compare_list(world, &seen);
-    compare_processes(world, server, &seen).await;
+    compare_processes(world, server, api).await;
     compare_ports(world, server, &seen).await;
     compare_folders(world, server, &seen).await;
     compare_rows(world, server, &seen).await;
@@ -189,6 +191,10 @@ async fn list(api: &Api) -> Option<BTreeMap<String, Seen>> {
             name: text("name"),
             status: text("status"),
             pid: item["pid"].as_u64(),
+            children: {
+                let children = item["session_children"].as_array().into_iter().flatten();
+                children.filter_map(|child| child["pid"].as_u64()).collect()
+            },
             url: text("access_url"),
         };
         (text("id"), seen)
@@ -225,19 +231,26 @@ fn compare_list(world: &World, seen: &BTreeMap<String, Seen>) {
     }
 }
 
-/// One main process for each running instance, one init, one keeper, and nothing else.
-async fn compare_processes(world: &World, server: &Server, seen: &BTreeMap<String, Seen>) {
-    let running = seen
-        .values()
-        .filter(|instance| instance.status == "running");
-    let pids: BTreeSet<u64> = running
-        .clone()
-        .filter_map(|instance| instance.pid)
-        .collect();
-    if pids.len() != running.count() {
-        world.wrong("something runs without a process of its own");
-    }
+/// One main process for each running instance, those of its client sessions that it names, one init for each, one keeper,
+/// and nothing else.
+async fn compare_processes(world: &World, server: &Server, api: &Api) {
     until_right(world, "processes", || async {
+        // Asked again each time: the child of a session that ended may need a while to end.
+        let Some(seen) = list(api).await else {
+            return Some("the instances cannot be listed".to_owned());
+        };
+        let running = seen
+            .values()
+            .filter(|instance| instance.status == "running");
+        let mains: BTreeSet<u64> = running
+            .clone()
+            .filter_map(|instance| instance.pid)
+            .collect();
+        if mains.len() != running.count() {
+            return Some("something runs without a process of its own".to_owned());
+        }
+        let children = seen.values().flat_map(|instance| &instance.children);
+        let pids: BTreeSet<u64> = mains.iter().chain(children).copied().collect();
         let all = server.processes();
         let found: BTreeSet<u64> = all
             .iter()
@@ -392,6 +405,7 @@ async fn check_calls(world: &World) {
             if outcome != Outcome::Text(access.name.clone()) {
                 world.wrong(format!("{} runs and answers {outcome:?}", access.name));
             }
+            caller.end().await;
         }
     }
 }
@@ -420,6 +434,13 @@ pub async fn go_on(world: &World, callers: Vec<Caller>) {
         }
         world.count("sessions that outlived serve");
     }
+}
+
+/// The pids of the children of client sessions.
+pub async fn children(api: &Api) -> BTreeSet<u64> {
+    let seen = list(api).await.unwrap_or_default();
+    let children = seen.into_values().flat_map(|instance| instance.children);
+    children.collect()
 }
 
 /// The pids of what runs, by instance.

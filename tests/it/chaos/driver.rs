@@ -11,6 +11,7 @@ use super::{
     lines::{Ledger, Row},
     model::Ending,
     steps::{Ask, Step},
+    template_of,
     world::{Access, Place, World, pause},
 };
 
@@ -105,7 +106,7 @@ async fn create(world: &World, api: &Api, slot: usize, number: u64) {
         place.asked_name = Some(name.clone());
         place.ledger = Ledger::default();
     }
-    let body = json!({"template": "restless", "name": name});
+    let body = json!({"template": template_of(slot), "name": name});
     // As a client does that wants one and only one.
     let key = number.is_multiple_of(2).then(|| format!("key-{name}"));
     let mut reply = api

@@ -79,19 +79,33 @@ fn configure(config: &mut Config, postgres: Option<String>) {
     // Small enough to overflow in an outage, so that lines are lost and must be counted.
     config.logs.queue_bytes = 256 << 10;
     config.logs.spool_bytes = 1 << 20;
-    write_template(&config.runtime.template_dirs[0]);
+    let folder = &config.runtime.template_dirs[0];
+    write_template(folder, "restless", "");
+    // More than are ever left by clients that did not hear the answer to `initialize`.
+    let apart = "sessions = \"per-session\"\nsession_children_max = 200";
+    write_template(folder, "restless-apart", apart);
+}
+
+/// The template of a slot's instances: in every third one each client session has a child of its own.
+fn template_of(slot: usize) -> &'static str {
+    match slot % 3 {
+        2 => "restless-apart",
+        _ => "restless",
+    }
 }
 
 /// The demo server that is launched again however often it was killed.
-fn write_template(folder: &Path) {
-    let text = r#"schema = 1
-name = "restless"
+fn write_template(folder: &Path, name: &str, sessions: &str) {
+    let text = format!(
+        r#"schema = 1
+name = "{name}"
 title = "Restless"
 description = "The demo server, which may be killed as often as one likes."
 
 [server]
 transport = "stdio"
 builtin = "demo"
+{sessions}
 
 [sandbox]
 network = "none"
@@ -101,8 +115,9 @@ policy = "always"
 backoff_initial = "20ms"
 backoff_max = "50ms"
 burst = 1000
-"#;
-    let folder = folder.join("restless");
+"#
+    );
+    let folder = folder.join(name);
     fs::create_dir_all(&folder).expect("the folder is ours");
     fs::write(folder.join("template.toml"), text).expect("the folder is ours");
 }
@@ -199,9 +214,19 @@ async fn last_checks(world: &World, breaker: &mut Breaker, api: &Api) {
     checkpoint::check(world, breaker, api).await;
     let before = checkpoint::pids(api).await;
     let sessions = checkpoint::begin_sessions(world).await;
+    let children = checkpoint::children(api).await;
     breaker.break_one(world, api, steps::Fault::KillServe).await;
     checkpoint::check(world, breaker, api).await;
     checkpoint::go_on(world, sessions).await;
+    let still = checkpoint::children(api).await;
+    if !children.is_subset(&still) {
+        world.wrong(format!(
+            "of the children of sessions {children:?} only {still:?} outlived serve"
+        ));
+    }
+    for _ in &children {
+        world.count("children of sessions that outlived serve");
+    }
     let after = checkpoint::pids(api).await;
     if before != after {
         world.wrong(format!(

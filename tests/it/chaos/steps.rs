@@ -28,7 +28,7 @@ pub enum Ask {
 /// What is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// `kill -9` of the main process of the instance in a slot.
+    /// `kill -9` of the main process of the instance in a slot, and of one of a client session.
     KillChild(usize),
     /// `kill -9` of `serve`; the next one is begun, not waited for.
     KillServe,
