@@ -82,6 +82,8 @@ codes! {
     TemplateUnavailable = "template-unavailable", CONFLICT, "The template is not available here";
     /// Instances are bound to the credential.
     CredentialInUse = "credential-in-use", CONFLICT, "The credential is in use";
+    /// The owner has as much as its budget allows.
+    OverBudget = "over-budget", CONFLICT, "Over the owner's budget";
     /// Someone else changed it at the same time.
     Conflict = "conflict", CONFLICT, "Changed by someone else at the same time";
     /// The program that was to take over would not serve, or this daemon cannot become another one.
@@ -282,6 +284,7 @@ impl From<SupervisorError> for ApiError {
             SupervisorError::PortsExhausted { .. } => Self::new(Code::PortsExhausted, text),
             SupervisorError::DescriptorsExhausted(_) => Self::new(Code::DescriptorsExhausted, text),
             SupervisorError::InstancesExhausted(_) => Self::new(Code::InstancesExhausted, text),
+            SupervisorError::OverBudget(_) => Self::new(Code::OverBudget, text),
             SupervisorError::Busy => Self::new(Code::Busy, text),
             SupervisorError::ActorFailed => Self::new(Code::ActorFailed, text),
             SupervisorError::ShuttingDown => Self::new(Code::ShuttingDown, text),

@@ -89,7 +89,7 @@ pub fn page_limit(asked: Option<usize>, faults: &mut Faults) -> usize {
     request_body(content = CreateInstance, example = json!({"template": "demo", "name": "my-demo", "ttl": "2h"})),
     responses(
         (status = 201, description = "Created", body = Instance, headers(("Location" = String, description = "Its path"))),
-        (status = 409, description = "`name-taken` or `template-unavailable`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`name-taken`, `template-unavailable`, or `over-budget`: the owner has as much as `[budgets]` of the configuration allows", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`validation-failed`: every fault is listed", body = Problem, content_type = "application/problem+json"),
         (status = 507, description = "`ports-exhausted`, `descriptors-exhausted` or `instances-exhausted`", body = Problem, content_type = "application/problem+json"),
     )

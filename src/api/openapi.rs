@@ -14,8 +14,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     AppState, access_tokens, calls, client_configs, credentials, diagnostics, docs,
-    error::PROBLEM_JSON, events, imports, instances, keys, logs, ports, system, tasks, templates,
-    upgrade, verbs,
+    error::PROBLEM_JSON, events, imports, instances, keys, logs, owners, ports, system, tasks,
+    templates, upgrade, verbs,
 };
 use crate::wire::{Problem, ProblemViolation};
 
@@ -150,6 +150,7 @@ fn api_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(credentials::create, credentials::list))
         .routes(routes!(credentials::replace, credentials::delete))
         .routes(routes!(ports::list))
+        .routes(routes!(owners::list))
         .routes(routes!(events::stream_all))
         .routes(routes!(events::of_instance))
         .routes(routes!(logs::read))

@@ -1,7 +1,39 @@
-//! In whose name a request acts.
+//! `/owners`: what each owner has and may have; and in whose name a request acts.
 
-use super::{error::ApiError, extract::Faults};
-use crate::domain::{id::OwnerId, principal::Principal, violation::Violation};
+use axum::extract::State;
+
+use super::{AppState, error::ApiError, extract::Faults};
+use crate::{
+    domain::{id::OwnerId, principal::Principal, violation::Violation},
+    wire::{Owner, OwnerBudget, Page},
+};
+
+/// The answer for the list of owners; always one page.
+pub type OwnerPage = Page<Owner>;
+
+/// Lists owners by name: those with an instance, and those with a budget of their own (`[budgets]` of the configuration).
+#[utoipa::path(
+    get, path = "/owners", tag = "operations",
+    responses((status = 200, description = "What each has and may have", body = Page<Owner>))
+)]
+pub async fn list(_who: Principal, State(state): State<AppState>) -> axum::Json<OwnerPage> {
+    let owners = state.supervisor.owners().into_iter();
+    let items = owners.map(|one| Owner {
+        owner: one.owner.to_string(),
+        instances: one.instances,
+        awake: one.awake,
+        memory_bytes: one.memory_bytes,
+        budget: OwnerBudget {
+            instances_max: one.budget.instances_max,
+            awake_max: one.budget.awake_max,
+            memory_bytes_max: one.budget.memory_bytes_max,
+        },
+    });
+    axum::Json(Page {
+        items: items.collect(),
+        next_cursor: None,
+    })
+}
 
 /// The caller in the name of `owner`, as the member `owner` of a body says it; absent: in the caller's own.
 ///

@@ -28,7 +28,8 @@ struct VerbRefusals;
 
 impl IntoResponses for VerbRefusals {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let wrong_state = "`wrong-state`: says what would be possible";
+        let wrong_state =
+            "`wrong-state`: says what would be possible; `over-budget` where it would be launched";
         [("404", "`not-found`"), ("409", wrong_state)]
             .map(|(status, text)| (status.to_owned(), RefOr::T(problem_response(text))))
             .into()

@@ -121,6 +121,8 @@ pub(crate) enum Command {
     /// Secrets that instances are given.
     #[command(subcommand, visible_alias = "secret")]
     Credential(CredentialCommand),
+    /// List owners: what each has, and what its budget allows.
+    Owners,
     /// Follow what happens to every instance.
     Events {
         /// First what happened after the event with this number.

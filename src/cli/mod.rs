@@ -19,6 +19,7 @@ mod learned;
 mod logs;
 mod option_values;
 mod output;
+mod owners;
 mod quickstart;
 mod redaction;
 mod run_options;
@@ -168,6 +169,7 @@ async fn ask(client: &Client, command: Command, out: Output) -> Result<ExitCode,
             credentials::delete(client, (&name, owner), force, out).await?;
         }
         Command::Token(command) => tokens::run(client, command, out).await?,
+        Command::Owners => owners::print(client, out).await?,
         Command::Tasks { command: None } => system::tasks(client, out).await?,
         Command::Tasks {
             command: Some(TasksCommand::Run { name }),

@@ -90,7 +90,7 @@ impl Client {
         .await
     }
 
-    async fn every_page<T: serde::de::DeserializeOwned>(
+    pub(super) async fn every_page<T: serde::de::DeserializeOwned>(
         &self,
         path: &str,
         filter: impl Fn(Call) -> Call,

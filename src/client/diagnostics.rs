@@ -9,6 +9,11 @@ use super::{
 use crate::wire;
 
 impl Client {
+    /// `GET /owners`.
+    pub async fn owners(&self) -> Answer<wire::Page<wire::Owner>> {
+        self.every_page("/api/v1/owners", |call| call).await
+    }
+
     /// `GET /diagnostics`.
     pub async fn diagnostics(&self) -> Answer<wire::Diagnostics> {
         let call = Call::new(Method::GET, "/api/v1/diagnostics");

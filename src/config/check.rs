@@ -5,7 +5,7 @@ use std::{fmt, path::Path};
 use tokio_cron_scheduler::Job;
 
 use super::{Config, DEFAULT_SCHEDULES};
-use crate::domain::{duration::HumanDuration, sandbox::is_plain};
+use crate::domain::{budget::Budget, duration::HumanDuration, sandbox::is_plain};
 
 /// One thing that is wrong, and where: `section.key`, or the name of a variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +83,7 @@ impl Config {
         }
         self.check_numbers(&mut refuse);
         self.check_sleep(&mut refuse);
+        self.check_budgets(&mut refuse);
         self.check_paths(&mut refuse);
         self.check_texts(&mut refuse);
         let mut unknown = Vec::new();
@@ -236,6 +237,29 @@ impl Config {
                 "sleep.memory_pressure",
                 format!("is {percent}; it is a percentage, 0 to 100"),
             );
+        }
+    }
+
+    fn check_budgets(&self, refuse: &mut impl FnMut(&str, String)) {
+        let budgets = &self.budgets;
+        let all = Budget {
+            instances_max: budgets.instances_max,
+            awake_max: budgets.awake_max,
+            memory_bytes_max: budgets.memory_bytes_max,
+        };
+        let own = budgets.owner.iter();
+        let own = own.map(|(owner, budget)| (format!("budgets.owner.{owner}"), *budget));
+        for (place, budget) in own.chain([("budgets".to_owned(), all)]) {
+            for (key, is_zero) in [
+                ("awake_max", budget.awake_max == Some(0)),
+                ("memory_bytes_max", budget.memory_bytes_max == Some(0)),
+            ] {
+                if is_zero {
+                    let reason =
+                        "is 0, with which nothing would ever run; leave it out for no bound";
+                    refuse(&format!("{place}.{key}"), reason.to_owned());
+                }
+            }
         }
     }
 

@@ -16,7 +16,9 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{access::RateLimit, duration::HumanDuration, sleep::SleepPolicy};
+use crate::domain::{
+    access::RateLimit, budget::Budgets, duration::HumanDuration, sleep::SleepPolicy,
+};
 
 pub use check::ConfigFault;
 pub use load::{ConfigError, ConfigSource, DEFAULT_FILE, environment};
@@ -41,6 +43,8 @@ pub struct Config {
     pub runtime: RuntimeConfig,
     /// When instances that nobody uses are stopped until the next request.
     pub sleep: SleepPolicy,
+    /// What each owner may have at most.
+    pub budgets: Budgets,
     /// The most that instances may reach.
     pub sandbox: SandboxConfig,
     /// Servers elsewhere.
@@ -68,6 +72,7 @@ impl Default for Config {
             database: DatabaseConfig::default(),
             runtime: RuntimeConfig::default(),
             sleep: SleepPolicy::default(),
+            budgets: Budgets::default(),
             sandbox: SandboxConfig::default(),
             remote: RemoteConfig::default(),
             packages: PackagesConfig::default(),

@@ -3,6 +3,7 @@
 use toml::{Table, Value};
 
 use super::{Config, ConfigFault};
+use crate::domain::budget::Budget;
 
 const PREFIX: &str = "MINIMCP_";
 /// The variable that all programs with OpenTelemetry read.
@@ -19,6 +20,11 @@ pub(super) fn known_keys() -> std::collections::BTreeMap<String, Table> {
     full.sleep.freeze_after_max = "1s".parse().ok();
     full.sleep.memory_pressure = Some(1);
     full.sleep.memory_floor_bytes = Some(1);
+    full.budgets.instances_max = Some(1);
+    full.budgets.awake_max = Some(1);
+    full.budgets.memory_bytes_max = Some(1);
+    let owner = "x".parse().expect("an owner");
+    full.budgets.owner.insert(owner, Budget::default());
     full.gateway.public_host = Some("x".to_owned());
     full.gateway.public_url = "https://x".parse().ok();
     full.gateway.token_rate_limit = "1/1s".parse().ok();

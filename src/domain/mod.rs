@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod broker;
+pub mod budget;
 pub mod call;
 pub mod capability;
 pub mod credential;

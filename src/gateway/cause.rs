@@ -32,6 +32,10 @@ pub enum Cause {
     NoSession,
     /// The instance is not up yet.
     Starting,
+    /// Its owner's budget has no room for it.
+    OverBudget,
+    /// The machine's memory has no room for it.
+    NoMemory,
     /// Somebody stopped it.
     Stopped,
     /// Its lease ran out.
@@ -52,7 +56,7 @@ pub enum Cause {
 
 impl Cause {
     /// The words, in the order of the causes.
-    pub const WORDS: [&'static str; 17] = [
+    pub const WORDS: [&'static str; 19] = [
         "no-token",
         "wrong-token",
         "host",
@@ -62,6 +66,8 @@ impl Cause {
         "scope",
         "no-session",
         "starting",
+        "over-budget",
+        "no-memory",
         "stopped",
         "expired",
         "given-up",
@@ -122,6 +128,10 @@ impl From<&Unready> for Cause {
         match unready {
             Unready::Gone => Self::Gone,
             Unready::Starting { .. } => Self::Starting,
+            Unready::NoRoom(held) => match held.owner() {
+                Some(_) => Self::OverBudget,
+                None => Self::NoMemory,
+            },
             Unready::Down { word, .. } => match word {
                 StatusWord::Stopped => Self::Stopped,
                 StatusWord::Expired => Self::Expired,

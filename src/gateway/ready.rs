@@ -106,6 +106,9 @@ impl Gateway {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(Unready::Gone),
                 Err(_) => {
+                    if let Some(held) = &*place.route.held.borrow() {
+                        return Err(Unready::NoRoom(Arc::clone(held)));
+                    }
                     let waited = began.elapsed().as_millis();
                     return Err(Unready::Starting {
                         waited_ms: u64::try_from(waited).unwrap_or(u64::MAX),

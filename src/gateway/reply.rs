@@ -5,7 +5,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::{
-    domain::{UnixMs, state::StatusWord},
+    domain::{UnixMs, budget::Held, state::StatusWord},
     supervisor::route::Route,
     upstream::{
         EnvelopeError, Failure, INTERNAL_ERROR, INVALID_REQUEST, PARSE_ERROR, UpstreamError,
@@ -191,6 +191,9 @@ pub fn nothing_here() -> Reply {
     )
 }
 
+/// When to ask again for what there was no room for, in seconds.
+const NO_ROOM_RETRY_S: u32 = 5;
+
 /// Why an instance cannot take a request now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unready {
@@ -201,6 +204,8 @@ pub enum Unready {
         /// The end of the launch before, if there was one.
         failure: Option<std::sync::Arc<Failure>>,
     },
+    /// There is no room for it, and the wake budget is over.
+    NoRoom(std::sync::Arc<Held>),
     /// It is down, as the supervisor told.
     Down {
         /// What it is.
@@ -239,6 +244,20 @@ fn unready_unmarked(route: &Route, id: &str, unready: &Unready) -> Reply {
             Some(2),
             failure,
         ),
+        Unready::NoRoom(held) => {
+            // How much of it there is on this machine is not for everyone who has an access token.
+            let why = match **held {
+                Held::Awake { .. } => {
+                    "its owner has as many instances awake as allowed, and all are in use"
+                }
+                Held::OwnerMemory { .. } => {
+                    "the instances of its owner use as much memory as allowed"
+                }
+                Held::Memory { .. } => "this machine has no memory left for it",
+            };
+            let text = format!("The instance {name} cannot be woken now: {why}; try again.");
+            (text, Some(NO_ROOM_RETRY_S), &None)
+        }
         Unready::Down {
             word,
             since,
@@ -287,6 +306,8 @@ impl Unready {
     fn word(&self) -> &'static str {
         match self {
             Self::Starting { .. } => "starting",
+            Self::NoRoom(held) if held.owner().is_some() => "over-budget",
+            Self::NoRoom(_) => "no-memory",
             Self::Down { word, .. } => word.as_str(),
             Self::Gone => "gone",
         }

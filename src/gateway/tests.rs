@@ -90,6 +90,7 @@ async fn bench_with(upstream: Arc<Upstream>, child: Child) -> Bench {
         requests: 0.into(),
         sessions: 0.into(),
         demand: Arc::default(),
+        held: Arc::default(),
         uses: Arc::default(),
         wake: Arc::new(|| {}),
         recall: Recall::default(),

@@ -12,7 +12,7 @@ use super::{
     Context, InstanceStatus, SupervisorError,
     capabilities::{Learning, Learnt},
     command::{Command, Reply, Verb},
-    launch::{Child, LaunchOutcome, Recipe, Turn},
+    launch::{Child, LaunchOutcome, Recipe, Turn, Waited},
     members::{self, Census, Members},
     route::Route,
     sealed::SealedByVariable,
@@ -39,7 +39,7 @@ use crate::{
 /// A launch in progress. Until it is its turn it can be called off without a trace.
 pub(super) enum Launching {
     /// For a turn and for a keeper.
-    Waiting(BoxFuture<'static, Option<Turn>>),
+    Waiting(BoxFuture<'static, Waited<Turn>>),
     /// The keeper is at work.
     Spawning(BoxFuture<'static, LaunchOutcome>),
 }
@@ -110,7 +110,7 @@ enum Input {
     Broken(String),
     Timer,
     MembersGone,
-    Turn(Option<Turn>),
+    Turn(Waited<Turn>),
     Launched(LaunchOutcome),
     Probed(ProbeOutcome),
     Learnt(Learnt),
@@ -187,7 +187,7 @@ impl Actor {
                     self.on_timer(timer).await;
                 }
             }
-            Input::Turn(turn) => self.spawn_in_turn(turn).await,
+            Input::Turn(waited) => self.spawn_in_turn(waited).await,
             Input::Launched(outcome) => self.on_launched(outcome).await,
             Input::Probed(outcome) => self.on_probed(outcome).await,
             Input::Learnt(learnt) => self.on_learnt(learnt).await,
@@ -209,7 +209,7 @@ impl Actor {
             Command::Shutdown => self.apply(Event::Stop(StopReason::Shutdown)).await,
             // Whether it sleeps is looked at behind every input.
             Command::Wake => {}
-            Command::Rest => self.rest_early().await,
+            Command::Rest(relief) => self.rest_early(relief).await,
             Command::Leave => self.leave(),
             Command::Note(kind, message) => self.note(kind, message),
             Command::Breach(generation, cause) => {

@@ -18,7 +18,7 @@ use super::{
     adoption::attach_adopted,
     command::Command,
     effects::log_failure,
-    launch::KeptHandshake,
+    launch::{Child, KeptHandshake},
     members::Census,
     recovery,
     registry::ActorHandle,
@@ -104,6 +104,7 @@ pub(super) async fn spawn_actor(
         requests: AtomicU64::new(0),
         sessions: AtomicU64::new(0),
         demand: Arc::default(),
+        held: Arc::default(),
         uses: Arc::clone(&uses),
         // A full mailbox holds something newer than this wish.
         wake: Arc::new(move || {
@@ -226,7 +227,11 @@ impl Actor {
         };
         match attach_adopted(&self.context, &self.record, &template, workload, shaken).await {
             Ok((child, recipe)) => {
-                self.child = Some(Box::new(child));
+                let seat = self.context.launch_turns.seat((&self.record).into());
+                self.child = Some(Box::new(Child {
+                    _seat: Some(seat),
+                    ..child
+                }));
                 self.recipe = recipe;
                 self.adopting = goes_on;
                 self.apply(Event::Adopted(generation)).await;

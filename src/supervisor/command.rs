@@ -57,6 +57,15 @@ impl Verb {
     }
 }
 
+/// What one sleeps early for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Relief {
+    /// The machine is short of memory.
+    Memory,
+    /// Another of its owner's is wanted, and the owner may not have both awake.
+    OwnerBudget,
+}
+
 /// A message to an actor.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -66,8 +75,8 @@ pub(super) enum Command {
     Boot,
     /// A request came for it: run, if it sleeps.
     Wake,
-    /// Memory is short: sleep, if nobody uses it and it may.
-    Rest,
+    /// Room is needed: sleep, if nobody uses it and it may.
+    Rest(Relief),
     /// The daemon goes down and takes the instance along.
     Shutdown,
     /// The daemon goes down, the child stays.

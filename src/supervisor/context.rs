@@ -11,8 +11,14 @@ use std::{
 use tokio::sync::{Semaphore, broadcast, mpsc};
 
 use super::{
-    InstanceEvent, SupervisorError, private_port::PrivatePorts, reconcile::Reconciled,
-    registry::Registry, remote::Trust, route::AccessEvent, turns::LaunchTurns,
+    InstanceEvent, SupervisorError,
+    private_port::PrivatePorts,
+    reconcile::Reconciled,
+    registry::Registry,
+    remote::Trust,
+    route::AccessEvent,
+    seats::{Floor, Seats},
+    turns::LaunchTurns,
 };
 use crate::{
     clock::Clock,
@@ -77,6 +83,8 @@ pub struct Context {
     pub(super) wakes: AtomicU64,
     /// Those that slept early because memory was short.
     pub(super) pressed: AtomicU64,
+    /// Those that slept early because another of their owner's was wanted.
+    pub(super) gave_way: AtomicU64,
     /// Servers that offered something else after a launch than was kept of them.
     pub(super) capability_changes: AtomicU64,
     /// How long it took from the request until the server had shaken hands.
@@ -125,7 +133,9 @@ impl Context {
             sent_bytes_per_hour: sandbox.sent_bytes_per_hour,
             clock,
         });
-        let launch_turns = Arc::new(LaunchTurns::new(config.runtime.launches_max));
+        let floor = config.sleep.memory_floor_bytes.map(Floor::of_the_host);
+        let seats = Seats::new(config.budgets.clone(), floor);
+        let launch_turns = Arc::new(LaunchTurns::new(config.runtime.launches_max, seats));
         Self {
             config,
             store,
@@ -152,6 +162,7 @@ impl Context {
             restarts: AtomicU64::new(0),
             wakes: AtomicU64::new(0),
             pressed: AtomicU64::new(0),
+            gave_way: AtomicU64::new(0),
             capability_changes: AtomicU64::new(0),
             wake_times: Latency::default(),
             thaw_times: Latency::default(),

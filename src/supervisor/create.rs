@@ -12,6 +12,7 @@ use super::{
     boot::{Birth, spawn_actor},
     command::Command,
     context::listener_name,
+    seats::Guest,
 };
 use crate::{
     domain::{
@@ -59,22 +60,6 @@ impl Supervisor {
             Ok(_) | Err(SupervisorError::TemplateUnavailable { .. }) => Ok(()),
             Err(error) => Err(error),
         }
-    }
-
-    /// The names of the caller's instances that are bound to a credential, whatever their state, oldest first.
-    #[must_use]
-    pub fn users_of(&self, who: &Principal, credential: &CredentialName) -> Vec<String> {
-        let all = self.context().registry.after(None);
-        let users = all.iter().filter_map(|(_, handle)| {
-            let record = &handle.status.borrow().record;
-            let bound = record
-                .spec
-                .credentials
-                .values()
-                .any(|name| name == credential);
-            (record.owner == who.owner && bound).then(|| record.name.to_string())
-        });
-        users.collect()
     }
 
     /// Reads a TTL that an instance shall have from now on; absent or null: the one last asked for.
@@ -147,11 +132,14 @@ pub(super) async fn create(
     let checked = check(context, who, request).await?;
     let id = InstanceId(Uuid::now_v7());
     let name = reserve_name(context, who, &checked, id)?;
-    // Counted with the name held, so that many at once cannot pass together.
-    let most = context.config.runtime.instances_max;
-    if context.registry.names() > most {
+    let guest = Guest {
+        id,
+        owner: who.owner.clone(),
+        template: checked.template.name.clone(),
+    };
+    if let Err(full) = context.check_one_more(&guest) {
         context.registry.release_name(&who.owner, &name, id);
-        return Err(SupervisorError::InstancesExhausted(most));
+        return Err(full);
     }
     let made = record(context, who, checked, id, name.clone()).await;
     if made.is_err() {

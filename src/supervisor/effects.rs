@@ -10,10 +10,11 @@ use tokio::time::Instant;
 use super::{
     SupervisorError,
     actor::{Actor, Launching, ProbeOutcome},
-    launch::{self, LaunchOutcome, Turn},
+    launch::{self, Child, LaunchOutcome, Turn, Waited},
     remote,
     route::RouteState,
     timers::Timer,
+    turns::Asking,
 };
 use crate::{
     domain::{
@@ -117,11 +118,16 @@ impl Actor {
                     self.note("installing", message);
                 }
                 self.begin_launch_span();
-                let demand = Arc::clone(&self.route.demand);
                 let seen = self.route.last_accessed_ms.load(Ordering::Relaxed);
                 let used_at = self.record.last_accessed_at.unwrap_or(0).max(seen);
-                let context = Arc::clone(&self.context);
-                let waiting = launch::await_turn(context, package, needs_keeper, (demand, used_at));
+                let asking = Asking {
+                    guest: (&self.record).into(),
+                    demand: Arc::clone(&self.route.demand),
+                    used_at,
+                    held: Arc::clone(&self.route.held),
+                };
+                let (context, is_wake) = (Arc::clone(&self.context), self.woken.is_some());
+                let waiting = launch::await_turn(context, package, needs_keeper, asking, is_wake);
                 self.launching = Some(Launching::Waiting(waiting));
             }
             Effect::CloseStdin(generation) => {
@@ -148,9 +154,13 @@ impl Actor {
         }
     }
 
-    pub(super) async fn spawn_in_turn(&mut self, turn: Option<Turn>) {
+    pub(super) async fn spawn_in_turn(&mut self, waited: Waited<Turn>) {
         self.launching = None;
-        let Some(mut turn) = turn else { return };
+        let mut turn = match waited {
+            Waited::Turn(turn) => turn,
+            Waited::Unwanted(held) => return self.sleep_on(&held).await,
+            Waited::Over => return,
+        };
         if let Some(obstacle) = turn.obstacle.take() {
             self.on_launched(Err(launch::not_started(obstacle))).await;
             return;
@@ -193,7 +203,11 @@ impl Actor {
                 self.recipe = launched.recipe;
                 self.template = Some(launched.template);
                 self.tracker = ProbeTracker::default();
-                self.child = Some(Box::new(launched.child));
+                let seat = self.turn.as_mut().and_then(|turn| turn.permit.seat.take());
+                self.child = Some(Box::new(Child {
+                    _seat: seat,
+                    ..launched.child
+                }));
                 self.timers
                     .arm(Timer::YieldLaunchTurn, Instant::now() + TURN_LIMIT);
                 self.launch_event("spawned");

@@ -62,6 +62,9 @@ pub enum SupervisorError {
     /// `runtime.instances_max` is reached.
     #[error("{0} instances exist, as many as runtime.instances_max allows; delete one first")]
     InstancesExhausted(usize),
+    /// The owner's budget is used up: which bound, what is allowed and what is used.
+    #[error("{0}")]
+    OverBudget(String),
     /// No such access token.
     #[error("the instance has no access token {0:?}")]
     NoToken(String),

@@ -20,6 +20,7 @@ use super::{
     registry::ActorHandle,
     restore,
     route::RouteState,
+    seats::Guest,
 };
 use crate::{
     domain::{
@@ -212,8 +213,7 @@ impl Supervisor {
         };
         // An actor that ended meanwhile, like a patience that is over: what was last known is the answer.
         let _ = timeout_at(deadline, status.wait_for(settled)).await;
-        let now = status.borrow().as_ref().clone();
-        Ok(now)
+        Ok(seen(&actor))
     }
 
     /// What it uses now; its calls are the store's to count.
@@ -391,6 +391,8 @@ impl Supervisor {
     pub(super) async fn command(&self, id: InstanceId, verb: Verb) -> Outcome<InstanceStatus> {
         let handle = self.actor(id)?;
         if matches!(verb, Verb::Start | Verb::Restart | Verb::Restore(_)) {
+            let guest = Guest::from(&handle.status.borrow().record);
+            self.context.check_room(&guest)?;
             handle.route.asked.note(crate::traces::Parent::current);
         }
         let (reply, answer) = oneshot::channel();
@@ -425,6 +427,11 @@ fn seen(handle: &ActorHandle) -> InstanceStatus {
     let used = handle.route.last_accessed_ms.load(Ordering::Relaxed);
     if used > 0 {
         status.record.last_accessed_at = Some(used);
+    }
+    if status.word == StatusWord::Starting
+        && let Some(held) = &*handle.route.held.borrow()
+    {
+        status.reason = Some(format!("it waits for room: {held}"));
     }
     status
 }

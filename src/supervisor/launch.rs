@@ -20,11 +20,12 @@ use super::{
     remote,
     route::ArgumentsHook,
     sealed::{SealedByVariable, open_all, read_sealed},
-    turns::{Demand, Permit},
+    seats::Seat,
+    turns::{Asking, Permit},
 };
 use crate::{
     domain::{
-        UnixMs,
+        budget::Held,
         exit::ExitStatus,
         id::Generation,
         instance::InstanceRecord,
@@ -44,6 +45,16 @@ pub(super) struct Turn {
     pub(super) permit: Permit,
     /// Why nothing can be launched in it.
     pub(super) obstacle: Option<String>,
+}
+
+/// How the wait for a turn ended.
+pub(super) enum Waited<T> {
+    /// It came.
+    Turn(T),
+    /// There is no room, and no request waits for it any more.
+    Unwanted(Arc<Held>),
+    /// The daemon goes down.
+    Over,
 }
 
 /// A launched child, or why there is none.
@@ -67,6 +78,8 @@ pub(super) struct Child {
     pub(super) told_silent: bool,
     /// What it offers, where that is kept.
     pub(super) memory: Memory,
+    /// Its place among those that are awake, where it is a main child.
+    pub(super) _seat: Option<Seat>,
 }
 
 impl Child {
@@ -112,29 +125,34 @@ pub(super) struct Launched {
     pub(super) recipe: Option<Arc<Recipe>>,
 }
 
-/// Waits for the package that is missing, for a turn and, where one is needed, for a keeper; `None` when the daemon goes
-/// down. `demand` says who is waited for, and so goes first; `used_at` when it was last used.
+/// Waits for the package that is missing, for a turn with room and, where one is needed, for a keeper. `is_wake`: a
+/// request asked for it.
 pub(super) fn await_turn(
     context: Arc<Context>,
     package: Option<Package>,
     needs_keeper: bool,
-    (demand, used_at): (Demand, UnixMs),
-) -> BoxFuture<'static, Option<Turn>> {
+    asking: Asking,
+    is_wake: bool,
+) -> BoxFuture<'static, Waited<Turn>> {
     Box::pin(async move {
         // Not in the turn: an installation takes long, and others need not wait for it.
         let obstacle = match &package {
             Some(package) => context.packages.ensure(package).await.err(),
             None => None,
         };
-        let permit = context.launch_turns.acquire(demand, used_at).await;
+        let permit = match context.turn_with_room(asking, is_wake).await {
+            Waited::Turn(permit) => permit,
+            Waited::Unwanted(held) => return Waited::Unwanted(held),
+            Waited::Over => return Waited::Over,
+        };
         if needs_keeper {
             let mut keeper = context.runtime.state();
-            keeper
-                .wait_for(|state| matches!(state, KeeperState::Connected { .. }))
-                .await
-                .ok()?;
+            let is_there = |state: &KeeperState| matches!(state, KeeperState::Connected { .. });
+            if keeper.wait_for(is_there).await.is_err() {
+                return Waited::Over;
+            }
         }
-        Some(Turn { permit, obstacle })
+        Waited::Turn(Turn { permit, obstacle })
     })
 }
 
@@ -319,6 +337,7 @@ pub(super) async fn attach(
                 _gate: gate,
                 told_silent: false,
                 memory: Memory::default(),
+                _seat: None,
             })
         }
         Err(error) => {

@@ -1,4 +1,4 @@
-//! How a credential must look for the instances that are bound to it.
+//! Which instances are bound to a credential, and how it must look for them.
 
 use super::Supervisor;
 use crate::{
@@ -7,6 +7,22 @@ use crate::{
 };
 
 impl Supervisor {
+    /// The names of the caller's instances that are bound to a credential, whatever their state, oldest first.
+    #[must_use]
+    pub fn users_of(&self, who: &Principal, credential: &CredentialName) -> Vec<String> {
+        let all = self.context().registry.after(None);
+        let users = all.iter().filter_map(|(_, handle)| {
+            let record = &handle.status.borrow().record;
+            let bound = record
+                .spec
+                .credentials
+                .values()
+                .any(|name| name == credential);
+            (record.owner == who.owner && bound).then(|| record.name.to_string())
+        });
+        users.collect()
+    }
+
     /// Why `value` is not what an instance of the caller wants of the credential that it is bound to, in a sentence that
     /// names the instance and not the value. `None`: nothing speaks against it.
     #[must_use]

@@ -42,6 +42,12 @@ impl Supervisor {
         self.context().pressed.load(Ordering::Relaxed)
     }
 
+    /// How many instances slept early because another of their owner's was wanted, since the daemon started.
+    #[must_use]
+    pub fn gave_way(&self) -> u64 {
+        self.context().gave_way.load(Ordering::Relaxed)
+    }
+
     /// How many servers offered something else after a launch than was kept, and so was answered, since the daemon
     /// started.
     #[must_use]

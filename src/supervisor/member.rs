@@ -19,8 +19,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Context,
     command::Command,
-    launch::{self, Child, Recipe, Turn},
+    launch::{self, Child, Recipe, Turn, Waited},
+    seats::HeldCell,
     session_child::{Bond, MemberRefused, SessionChild},
+    turns::Asking,
 };
 use crate::{
     domain::{
@@ -83,7 +85,7 @@ pub(super) struct Member {
     life: MemberLife,
     recipe: Option<Arc<Recipe>>,
     turn: Option<(Turn, Instant)>,
-    waiting: Option<BoxFuture<'static, Option<Turn>>>,
+    waiting: Option<BoxFuture<'static, Waited<Turn>>>,
     launching: Option<BoxFuture<'static, Result<Child, ExitStatus>>>,
     shaking: Option<BoxFuture<'static, Result<(), UpstreamError>>>,
     child: Option<Child>,
@@ -112,14 +114,16 @@ impl Member {
             ..WorkloadId::main(recipe.record.id, recipe.generation)
         };
         let life = MemberLife::new(MemberPolicy::from(&*recipe.template));
+        // A client waits for it. Its instance is awake, so only the machine's memory can hold it.
+        let asking = Asking {
+            guest: (&recipe.record).into(),
+            demand: Arc::new(AtomicU64::new(1)),
+            used_at: 0,
+            held: HeldCell::default(),
+        };
+        let waiting = launch::await_turn(Arc::clone(&context), None, true, asking, false);
         Self {
-            // A client waits for it.
-            waiting: Some(launch::await_turn(
-                Arc::clone(&context),
-                None,
-                true,
-                (Arc::new(AtomicU64::new(1)), 0),
-            )),
+            waiting: Some(waiting),
             session_idle: recipe.template.server.session_idle,
             recipe: Some(recipe),
             reply: Some(reply),
@@ -223,11 +227,11 @@ impl Member {
                 None
             }
             turn = outcome(&mut self.waiting) => Some(match turn {
-                Some(turn) => {
+                Waited::Turn(turn) => {
                     self.turn = Some((turn, Instant::now() + TURN_LIMIT));
                     MemberEvent::TurnCame
                 }
-                None => MemberEvent::InstanceStops(StopReason::Shutdown),
+                Waited::Unwanted(_) | Waited::Over => MemberEvent::InstanceStops(StopReason::Shutdown),
             }),
             launched = outcome(&mut self.launching) => Some(match launched {
                 Ok(child) => {

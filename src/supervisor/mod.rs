@@ -27,6 +27,7 @@ mod keeper_watch;
 mod launch;
 mod launch_span;
 mod looks;
+mod making_room;
 mod measures;
 mod member;
 mod members;
@@ -42,6 +43,7 @@ mod remote;
 mod restore;
 pub mod route;
 mod sealed;
+mod seats;
 pub mod session_child;
 mod sleep;
 mod snapshots;
@@ -60,6 +62,7 @@ pub use create::check_patch;
 pub use denials::DenialReport;
 pub use error::SupervisorError;
 pub use handle::Supervisor;
+pub use making_room::OwnerUse;
 pub use reconcile::Outcome as ReconcileOutcome;
 pub use status::{
     CreateRequest, Granted, InstanceEvent, InstanceStatus, ListFilter, ServerFacts, Totals,

@@ -6,7 +6,11 @@ use std::{path::Path, sync::atomic::Ordering, time::Duration};
 use serde_json::{Value, json};
 
 use super::{
-    Supervisor, actor::Actor, command::Command, members::listed, registry::ActorHandle,
+    Supervisor,
+    actor::Actor,
+    command::{Command, Relief},
+    members::listed,
+    registry::ActorHandle,
     route::RouteState,
 };
 use crate::domain::{
@@ -15,7 +19,7 @@ use crate::domain::{
 };
 
 const PRESSURE_FILE: &str = "/proc/pressure/memory";
-const MEMINFO_FILE: &str = "/proc/meminfo";
+pub(super) const MEMINFO_FILE: &str = "/proc/meminfo";
 
 async fn read<T>(file: &str, understand: fn(&str) -> Option<T>) -> Result<T, String> {
     let text = tokio::fs::read_to_string(Path::new(file))
@@ -31,11 +35,12 @@ impl Supervisor {
     /// When the kernel does not tell.
     pub async fn relieve_memory(&self) -> Result<Value, String> {
         let context = self.context();
+        let measured = self.measure_awake().await;
         let policy = &context.config.sleep;
         let (pressure, floor) = (policy.memory_pressure, policy.memory_floor_bytes);
         if pressure.is_none() && floor.is_none() {
             let off = "neither sleep.memory_pressure nor sleep.memory_floor_bytes is set";
-            return Ok(json!({"off": off}));
+            return Ok(json!({"off": off, "measured": measured}));
         }
         let memory = Memory {
             some_avg10: match pressure {
@@ -58,19 +63,25 @@ impl Supervisor {
             }
             for handle in least_used(resting) {
                 // A full mailbox holds something that says more of it.
-                asked += u64::from(handle.mailbox.try_send(Command::Rest).is_ok());
+                asked += u64::from(
+                    handle
+                        .mailbox
+                        .try_send(Command::Rest(Relief::Memory))
+                        .is_ok(),
+                );
             }
         }
         Ok(json!({
             "some_avg10": memory.some_avg10,
             "available_bytes": memory.available_bytes,
             "asked_to_sleep": asked,
+            "measured": measured,
         }))
     }
 }
 
 /// How long nobody used an instance that runs; `None`: somebody does, or it does not run.
-fn rested(handle: &ActorHandle) -> Option<Duration> {
+pub(super) fn rested(handle: &ActorHandle) -> Option<Duration> {
     let uses = &handle.route.uses;
     let state = handle.route.state.borrow();
     let (RouteState::Ready { upstream, .. } | RouteState::Frozen { upstream, .. }) = &*state else {
@@ -86,8 +97,8 @@ fn rested(handle: &ActorHandle) -> Option<Duration> {
 }
 
 impl Actor {
-    /// Memory is short: it sleeps now, if nobody uses it.
-    pub(super) async fn rest_early(&mut self) {
+    /// Room is needed: it sleeps now, if nobody uses it.
+    pub(super) async fn rest_early(&mut self, relief: Relief) {
         if self.sleep_after().is_none() {
             return;
         }
@@ -96,11 +107,20 @@ impl Actor {
             sleep_after: Some(Duration::ZERO),
         };
         if self.rest(now).await {
-            self.note(
-                "memory-pressure",
-                "memory is short, and it was among those that rested longest".to_owned(),
-            );
-            self.context.pressed.fetch_add(1, Ordering::Relaxed);
+            let (kind, message, count) = match relief {
+                Relief::Memory => (
+                    "memory-pressure",
+                    "memory is short, and it was among those that rested longest",
+                    &self.context.pressed,
+                ),
+                Relief::OwnerBudget => (
+                    "owner-budget",
+                    "another of its owner's was wanted, and it was the one that rested longest",
+                    &self.context.gave_way,
+                ),
+            };
+            count.fetch_add(1, Ordering::Relaxed);
+            self.note(kind, message.to_owned());
         }
     }
 }

@@ -170,7 +170,7 @@ impl Actor {
                 Some(
                     Command::Boot
                     | Command::Wake
-                    | Command::Rest
+                    | Command::Rest(_)
                     | Command::ChildLost(_)
                     | Command::Wished(_)
                     | Command::Breach(..),

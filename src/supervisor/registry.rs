@@ -172,6 +172,23 @@ impl Registry {
             .collect()
     }
 
+    /// How many of these are an owner's.
+    pub(super) fn names_of(&self, owner: &OwnerId) -> usize {
+        let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let held = entries.by_name.keys();
+        held.filter(|(of, _)| of == owner).count()
+    }
+
+    /// The same of every owner that has some.
+    pub(super) fn names_by_owner(&self) -> BTreeMap<OwnerId, usize> {
+        let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = BTreeMap::new();
+        for (owner, _) in entries.by_name.keys() {
+            *counts.entry(owner.clone()).or_default() += 1;
+        }
+        counts
+    }
+
     /// How many names are held: by actors, and by instances about to be made.
     pub(super) fn names(&self) -> usize {
         self.0

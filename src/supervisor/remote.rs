@@ -156,6 +156,7 @@ async fn attach(
         _watched: None,
         told_silent: false,
         memory: super::capabilities::Memory::default(),
+        _seat: None,
     })
 }
 

@@ -125,6 +125,16 @@ pub(super) async fn restore_all(context: &Arc<Context>) -> Result<(usize, usize)
         }
     }
     let (mut restored, mut alive) = (0, 0);
+    // Before the first launch: those that live on have their places, and what their like need is known.
+    let turns = &context.launch_turns;
+    let there = records.iter();
+    let there = there.filter(|record| estate.workloads.contains_key(&record.id));
+    let places: Vec<_> = there.map(|record| turns.seat(record.into())).collect();
+    for record in &records {
+        if let Some(exit) = &record.last_exit {
+            turns.seats(|seats| seats.remember(&record.template, exit));
+        }
+    }
     // Those that were used last ask first for a turn to launch.
     records.sort_by_key(|record| Reverse(record.last_accessed_at));
     for record in records {
@@ -139,6 +149,7 @@ pub(super) async fn restore_all(context: &Arc<Context>) -> Result<(usize, usize)
             }
         }
     }
+    drop(places);
     for stranger in estate
         .workloads
         .values()

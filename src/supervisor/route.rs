@@ -22,6 +22,7 @@ use super::{
 use crate::{
     domain::{
         UnixMs,
+        budget::Held,
         capability::ListKind,
         id::{Generation, InstanceId},
         slug::Slug,
@@ -78,6 +79,8 @@ pub struct Route {
     pub sessions: AtomicU64,
     /// Requests that wait for it to be ready now; see [`Route::wait`].
     pub demand: Arc<AtomicU64>,
+    /// Why its launch waits for room; `None`: it does not.
+    pub held: Arc<watch::Sender<Option<Arc<Held>>>>,
     /// Who uses it now.
     pub uses: Arc<Uses>,
     /// Wakes it.

@@ -6,8 +6,10 @@ use tokio::time::Instant;
 
 use super::{actor::Actor, members::listed, route::RouteState, timers::Timer};
 use crate::domain::{
+    budget::Held,
     duration::HumanDuration,
     event::Event,
+    exit::ExitStatus,
     sleep::{self, Activity, Rest, Tiers},
     state::{InstanceState, StatusWord, StopReason},
 };
@@ -143,6 +145,17 @@ impl Actor {
         ) {
             self.woken = None;
         }
+    }
+
+    /// There is no room for it, and the requests that woke it wait no longer: it sleeps on until the next one.
+    pub(super) async fn sleep_on(&mut self, held: &Held) {
+        self.launch_failed("no-room");
+        self.note("no-room", format!("it sleeps on: {held}"));
+        let generation = self.life.generation;
+        self.apply(Event::Stop(StopReason::Idle)).await;
+        let reason = "there was no room for it".to_owned();
+        let status = ExitStatus::NotStarted { reason };
+        self.apply(Event::LaunchFailed(generation, status)).await;
     }
 
     /// Whether it is down, or goes down, for want of use alone.

@@ -1,8 +1,10 @@
 //! Turns to launch: so many as [`LaunchLimit`] says, first to whoever a client waits for, then to whoever waited long, then to
-//! whoever was used last. So after a start of the machine those come back first that are missed.
+//! whoever was used last. So after a start of the machine those come back first that are missed. For whom its owner's budget
+//! has no room waits on while those of other owners pass; for the machine's memory all wait in their order, so that the
+//! large ones get their turn too.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -12,11 +14,15 @@ use std::{
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::Supervisor;
+use super::{
+    Supervisor,
+    seats::{Guest, HeldCell, Seat, Seats},
+};
 use crate::{
     domain::{
         UnixMs,
-        id::TemplateName,
+        budget::Held,
+        id::{OwnerId, TemplateName},
         latency::Latency,
         launch_limit::{LaunchLimit, LaunchLoad},
     },
@@ -55,11 +61,24 @@ struct State {
     shortest: BTreeMap<TemplateName, Duration>,
     /// Sum and number of slowdowns since the last look.
     slowdowns: (f64, u32),
+    /// Who is awake.
+    seats: Seats,
+}
+
+/// What a launch asks for a turn with.
+pub(super) struct Asking {
+    /// What is to be launched.
+    pub(super) guest: Guest,
+    /// Requests that wait for it: it goes before those that nobody waits for.
+    pub(super) demand: Demand,
+    /// When a client last used it; 0: never.
+    pub(super) used_at: UnixMs,
+    /// Where it is told why it waits for more than its turn.
+    pub(super) held: HeldCell,
 }
 
 struct Waiter {
-    demand: Demand,
-    used_at: UnixMs,
+    asking: Asking,
     since: Instant,
     granted: oneshot::Sender<Permit>,
 }
@@ -69,18 +88,21 @@ pub(super) struct Permit {
     /// `None`: it was given back already.
     turns: Option<Arc<LaunchTurns>>,
     since: Instant,
+    key: u64,
+    /// The place of what is launched, for as long as it is awake.
+    pub(super) seat: Option<Seat>,
 }
 
 impl LaunchTurns {
-    /// At most `ceiling` turns, on the processors of this host.
-    pub(super) fn new(ceiling: usize) -> Self {
+    /// At most `ceiling` turns, on the processors of this host, to those that `seats` has room for.
+    pub(super) fn new(ceiling: usize, seats: Seats) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let limit = LaunchLimit::new(ceiling, processors);
         let stalled = || [runtime::cpu_stalled_us(), runtime::memory_stalled_us()];
-        Self::with(limit, Box::new(stalled))
+        Self::with(limit, seats, Box::new(stalled))
     }
 
-    fn with(limit: LaunchLimit, stalled: Stalled) -> Self {
+    fn with(limit: LaunchLimit, seats: Seats, stalled: Stalled) -> Self {
         let state = State {
             limit,
             in_use: 0,
@@ -89,6 +111,7 @@ impl LaunchTurns {
             looked: None,
             shortest: BTreeMap::new(),
             slowdowns: (0.0, 0),
+            seats,
         };
         Self {
             state: Mutex::new(state),
@@ -97,12 +120,11 @@ impl LaunchTurns {
         }
     }
 
-    /// Waits for a turn. `used_at` is when a client last used it; 0: never. Dropping the future leaves the queue.
-    pub(super) async fn acquire(self: &Arc<Self>, demand: Demand, used_at: UnixMs) -> Permit {
+    /// Waits for a turn, and for room. Dropping the future leaves the queue.
+    pub(super) async fn acquire(self: &Arc<Self>, asking: Asking) -> Permit {
         let (granted, turn) = oneshot::channel();
         self.lock().waiting.push_back(Waiter {
-            demand,
-            used_at,
+            asking,
             since: Instant::now(),
             granted,
         });
@@ -121,6 +143,23 @@ impl LaunchTurns {
         (state.limit.turns(), state.in_use, state.waiting.len())
     }
 
+    /// A place for what is awake already, whether there is room or not.
+    pub(super) fn seat(self: &Arc<Self>, guest: Guest) -> Seat {
+        let key = self.lock().seats.take(guest, false);
+        Seat::new(Arc::clone(self), key)
+    }
+
+    /// Gives a place up.
+    pub(super) fn leave(self: &Arc<Self>, key: u64) {
+        self.lock().seats.leave(key);
+        self.grant();
+    }
+
+    /// Looks at who is awake, or notes something of it.
+    pub(super) fn seats<T>(&self, look: impl FnOnce(&mut Seats) -> T) -> T {
+        look(&mut self.lock().seats)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -133,15 +172,23 @@ impl LaunchTurns {
                 return;
             };
             state.in_use += 1;
+            let key = state.seats.take(waiter.asking.guest, true);
             drop(state);
             let permit = Permit {
                 turns: Some(Arc::clone(self)),
                 since: Instant::now(),
+                key,
+                seat: Some(Seat::new(Arc::clone(self), key)),
             };
             // Who no longer waits gives it back, and the next round gives it on.
             if let Err(mut permit) = waiter.granted.send(permit) {
                 permit.turns = None;
-                self.lock().in_use -= 1;
+                if let Some(seat) = permit.seat.take() {
+                    seat.given_back();
+                }
+                let mut state = self.lock();
+                state.in_use -= 1;
+                state.seats.leave(key);
             }
         }
     }
@@ -200,23 +247,69 @@ impl Supervisor {
 }
 
 impl State {
-    /// Whose turn it is now, if there is one.
+    /// Whose turn it is now, if there is one. Whom there is no room for is told why.
     fn next(&mut self) -> Option<Waiter> {
-        if self.in_use >= self.limit.turns() {
+        if self.in_use >= self.limit.turns() || self.waiting.is_empty() {
             return None;
         }
-        let wanted = |waiter: &Waiter| waiter.demand.load(Ordering::Relaxed) > 0;
-        let at = self.waiting.iter().position(wanted).unwrap_or_else(|| {
-            let first = self.waiting.front();
-            if first.is_none_or(|first| first.since.elapsed() > WAITED_LONG) {
-                return 0;
+        if !self.seats.holds() {
+            let at = self.first(&BTreeSet::new())?;
+            return self.waiting.remove(at);
+        }
+        let available = self.seats.available();
+        let mut held_owners = BTreeSet::new();
+        loop {
+            let at = self.first(&held_owners)?;
+            let guest = &self.waiting[at].asking.guest;
+            if let Some(held) = self.seats.held_by_owner(guest) {
+                let (held, owner) = (Arc::new(held), guest.owner.clone());
+                let own = self.waiting.iter();
+                let own = own.filter(|one| one.asking.guest.owner == owner);
+                own.for_each(|one| one.tell(&held));
+                held_owners.insert(owner);
+                continue;
             }
-            // Of several that were used at the same time, the one that asked first.
-            let waiting = self.waiting.iter().enumerate().rev();
-            let last_used = waiting.max_by_key(|(_, waiter)| waiter.used_at);
-            last_used.map_or(0, |(at, _)| at)
+            let Some(held) = self.seats.held_by_machine(guest, available) else {
+                return self.waiting.remove(at);
+            };
+            let held = Arc::new(held);
+            for one in &self.waiting {
+                if !held_owners.contains(&one.asking.guest.owner) {
+                    let own = self.seats.held_by_machine(&one.asking.guest, available);
+                    one.tell(&own.map_or_else(|| Arc::clone(&held), Arc::new));
+                }
+            }
+            return None;
+        }
+    }
+
+    /// Who comes first of those whose owners are not held.
+    fn first(&self, held_owners: &BTreeSet<OwnerId>) -> Option<usize> {
+        let free = || {
+            let all = self.waiting.iter().enumerate();
+            all.filter(|(_, one)| !held_owners.contains(&one.asking.guest.owner))
+        };
+        let is_wanted = |one: &Waiter| one.asking.demand.load(Ordering::Relaxed) > 0;
+        if let Some((at, _)) = free().find(|(_, one)| is_wanted(one)) {
+            return Some(at);
+        }
+        let (at, first) = free().next()?;
+        if first.since.elapsed() > WAITED_LONG {
+            return Some(at);
+        }
+        // Of several that were used at the same time, the one that asked first.
+        let last_used = free().rev().max_by_key(|(_, one)| one.asking.used_at);
+        last_used.map(|(at, _)| at)
+    }
+}
+
+impl Waiter {
+    fn tell(&self, held: &Arc<Held>) {
+        self.asking.held.send_if_modified(|told| {
+            let is_new = told.as_ref() != Some(held);
+            *told = Some(Arc::clone(held));
+            is_new
         });
-        self.waiting.remove(at)
     }
 }
 
@@ -238,7 +331,10 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(turns) = self.turns.take() {
-            turns.lock().in_use -= 1;
+            let mut state = turns.lock();
+            state.in_use -= 1;
+            state.seats.has_risen(self.key);
+            drop(state);
             turns.grant();
         }
     }
@@ -252,165 +348,5 @@ fn stalled_percent(before: (Instant, Option<u64>), now: (Instant, Option<u64>)) 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn turns(ceiling: usize, processors: usize, stalled: Stalled) -> Arc<LaunchTurns> {
-        Arc::new(LaunchTurns::with(
-            LaunchLimit::new(ceiling, processors),
-            stalled,
-        ))
-    }
-
-    fn nobody() -> Demand {
-        Demand::default()
-    }
-
-    /// Lets every task run that can.
-    async fn settle() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_a_client_waits_for_goes_first() {
-        let turns = turns(1, 1, Box::new(|| [None; 2]));
-        let first = turns.acquire(nobody(), 0).await;
-        let (told, mut order) = tokio::sync::mpsc::channel(3);
-        let demands = [nobody(), nobody(), nobody()];
-        for (number, demand) in demands.iter().cloned().enumerate() {
-            let (turns, told) = (Arc::clone(&turns), told.clone());
-            tokio::spawn(async move {
-                let turn = turns.acquire(demand, 0).await;
-                told.send(number).await.expect("the test listens");
-                drop(turn);
-            });
-            settle().await;
-        }
-        assert_eq!(turns.count(), (1, 1, 3));
-        // It waits for its turn already when the request comes.
-        demands[2].fetch_add(1, Ordering::Relaxed);
-        drop(first);
-        let mut seen = Vec::new();
-        while seen.len() < 3 {
-            seen.extend(order.recv().await);
-        }
-        assert_eq!(seen, [2, 0, 1]);
-        assert_eq!(turns.count().1, 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_was_used_last_goes_before_the_others_and_who_waited_long_before_these() {
-        let turns = turns(1, 1, Box::new(|| [None; 2]));
-        let first = turns.acquire(nobody(), 0).await;
-        let (told, mut order) = tokio::sync::mpsc::channel(5);
-        let ask = |number: usize, used_at| {
-            let (turns, told) = (Arc::clone(&turns), told.clone());
-            tokio::spawn(async move {
-                let turn = turns.acquire(nobody(), used_at).await;
-                told.send(number).await.expect("the test listens");
-                drop(turn);
-            })
-        };
-        ask(0, 5);
-        settle().await;
-        tokio::time::sleep(WAITED_LONG).await;
-        for (number, used_at) in [(1, 10), (2, 0), (3, 30), (4, 30)] {
-            ask(number, used_at);
-            settle().await;
-        }
-        drop(first);
-        let mut seen = Vec::new();
-        while seen.len() < 5 {
-            seen.extend(order.recv().await);
-        }
-        assert_eq!(seen, [0, 3, 4, 1, 2]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn turns_grow_while_the_host_has_room_and_shrink_when_it_has_none() {
-        let busy = Arc::new(AtomicU64::new(0));
-        let share = Arc::clone(&busy);
-        let passed = AtomicU64::new(0);
-        let last = Mutex::new(Instant::now());
-        let stalled = move || {
-            let mut last = last.lock().expect("no test panicked with it");
-            let step = u64::try_from(last.elapsed().as_micros()).expect("short");
-            *last = Instant::now();
-            let step = step * share.load(Ordering::Relaxed) / 100;
-            [Some(passed.fetch_add(step, Ordering::Relaxed) + step), None]
-        };
-        let turns = turns(8, 2, Box::new(stalled));
-        let (give, mut got) = tokio::sync::mpsc::channel(20);
-        for _ in 0..20 {
-            let (turns, give) = (Arc::clone(&turns), give.clone());
-            tokio::spawn(async move { give.send(turns.acquire(nobody(), 0).await).await });
-        }
-        settle().await;
-        assert_eq!(turns.count(), (2, 2, 18));
-        tokio::time::sleep(LOOK * 3).await;
-        assert_eq!(turns.count().0, 5, "a turn more with each look");
-        tokio::time::sleep(LOOK * 10).await;
-        assert_eq!(turns.count(), (8, 8, 12));
-        busy.store(95, Ordering::Relaxed);
-        tokio::time::sleep(LOOK * 10).await;
-        assert_eq!(turns.count(), (1, 8, 12), "those that have a turn keep it");
-        busy.store(0, Ordering::Relaxed);
-        for _ in 0..20 {
-            drop(got.recv().await.expect("everybody gets a turn"));
-        }
-        assert_eq!(turns.count().1, 0);
-        assert_eq!(turns.count().2, 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_stops_waiting_takes_no_turn_along() {
-        let turns = turns(1, 1, Box::new(|| [None; 2]));
-        let first = turns.acquire(nobody(), 0).await;
-        let waiting = turns.acquire(nobody(), 0);
-        let given_up = tokio::time::timeout(Duration::from_secs(1), waiting).await;
-        assert!(given_up.is_err());
-        drop(first);
-        assert_eq!(turns.count().1, 0);
-        drop(turns.acquire(nobody(), 0).await);
-        // One that has its turn and is dropped before it looks.
-        let first = turns.acquire(nobody(), 0).await;
-        let mut late = Box::pin(turns.acquire(nobody(), 0));
-        assert!(futures_util::poll!(&mut late).is_pending());
-        drop(first);
-        assert_eq!(turns.count().1, 1);
-        drop(late);
-        assert_eq!(turns.count().1, 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn starts_that_take_ever_longer_take_turns_away() {
-        let turns = turns(4, 4, Box::new(|| [None; 2]));
-        let template = TemplateName::new("x").expect("a valid name");
-        let quick = turns.acquire(nobody(), 0).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        quick.ready(&template);
-        drop(quick);
-        let mut held = Vec::new();
-        for _ in 0..4 {
-            held.push(turns.acquire(nobody(), 0).await);
-        }
-        let waiting = tokio::spawn({
-            let turns = Arc::clone(&turns);
-            async move { turns.acquire(nobody(), 0).await }
-        });
-        tokio::time::sleep(LOOK * 4).await;
-        assert_eq!(
-            turns.count(),
-            (4, 4, 1),
-            "none of them was ready, so nothing is known"
-        );
-        for turn in &held {
-            turn.ready(&template);
-        }
-        tokio::time::sleep(LOOK).await;
-        assert_eq!(turns.count(), (3, 4, 1));
-        drop(held);
-        drop(waiting.await.expect("it gets its turn"));
-        assert_eq!(turns.count().1, 0);
-    }
-}
+#[path = "turns_tests.rs"]
+mod tests;

@@ -8,6 +8,7 @@ mod backup;
 mod bad_manifests;
 mod bench;
 mod brokers;
+mod budgets;
 mod built_in_servers;
 mod calls;
 mod capability_cache;

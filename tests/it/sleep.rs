@@ -229,12 +229,6 @@ async fn the_least_used_sleep_first_when_something_waits_for_memory() {
     the_least_used_sleep_first(|policy| policy.memory_pressure = Some(0)).await;
 }
 
-#[tokio::test]
-async fn the_least_used_sleep_first_when_little_memory_is_left() {
-    // No machine has so much.
-    the_least_used_sleep_first(|policy| policy.memory_floor_bytes = Some(1 << 62)).await;
-}
-
 async fn the_least_used_sleep_first(change: impl FnOnce(&mut SleepPolicy)) {
     let server = Server::start_with(Database::Sqlite, |config| {
         config.sleep.after_default = Some(HumanDuration::from_secs(3_600));
