@@ -133,6 +133,8 @@ const SERVE_LOG: &str = "info,tokio_cron_scheduler=warn";
 
 /// The runtime of the daemon.
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    // Its threads have the time slices of the one that starts them.
+    daemon::take_the_daemons_time_slice();
     Ok(tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?)

@@ -20,6 +20,7 @@ mod tasks;
 mod traces;
 mod waiting;
 
+pub use crate::runtime::take_the_daemons_time_slice;
 pub use check::{Checked, check};
 pub use own_files::keep_to_own_files;
 pub use restore::restore;

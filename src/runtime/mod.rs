@@ -44,6 +44,11 @@ mod plan;
     reason = "a descriptor that a former program left open is a raw number"
 )]
 mod succession;
+#[expect(
+    unsafe_code,
+    reason = "sched_getattr and sched_setattr have no safe wrapper"
+)]
+mod time_slice;
 mod usage;
 mod workload;
 
@@ -61,6 +66,7 @@ pub use own_files::OwnFiles;
 pub use pidfd::Pidfd;
 pub use plan::{HostReport, LaunchPlan, PASSED_MAX, WorkloadId};
 pub use succession::{become_program, inherited_pipe};
+pub use time_slice::take_the_daemons as take_the_daemons_time_slice;
 pub use usage::{TreeUsage, cpu_stalled_us, folders_in_command_lines, memory_stalled_us, usage};
 pub use workload::{
     Caught, ExitReport, OwnNetwork, Pipes, Presence, Verb, Workload, WorkloadControl,

@@ -12,7 +12,7 @@ use nix::{
     sys::{prctl, resource::Resource, signal::SigSet},
 };
 
-use crate::domain::file_argument::filled;
+use crate::{domain::file_argument::filled, runtime::time_slice};
 
 use super::{
     denials::{self, Page},
@@ -92,6 +92,7 @@ fn become_server(
             .map_err(|errno| (Stage::Session, errno))?;
     }
     nix::unistd::setsid().map_err(|errno| (Stage::Session, errno))?;
+    time_slice::take_a_servers();
     place_descriptors(payload).map_err(|errno| (Stage::Descriptors, errno))?;
     set_limits(payload).map_err(|errno| (Stage::Limits, errno))?;
     prctl::set_no_new_privs().map_err(|errno| (Stage::Privileges, errno))?;
