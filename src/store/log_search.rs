@@ -3,7 +3,7 @@
 
 use sqlx::query_scalar;
 
-use super::{LogEntry, LogQuery, Store, StoreError, pool::Pool};
+use super::{LogEntry, LogQuery, Store, StoreError, logs::lines_between, pool::Pool};
 
 /// What one stretch of a search found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,9 +16,11 @@ pub struct LogSearch {
 }
 
 macro_rules! select_end {
-    ($order:literal) => {
+    ($like:tt, $order:literal) => {
         concat!(
-            "SELECT id FROM logs WHERE instance_key = $1 AND id > $2 AND id < $3 ORDER BY id ",
+            "SELECT id FROM logs WHERE ",
+            lines_between!($like),
+            " ORDER BY id ",
             $order,
             " LIMIT 1 OFFSET $4"
         )
@@ -82,10 +84,10 @@ impl Store {
             };
         }
         let id: Option<i64> = match (&self.pool, query.newest_first) {
-            (Pool::Sqlite { readers, .. }, false) => fetch!(readers, select_end!("ASC")),
-            (Pool::Sqlite { readers, .. }, true) => fetch!(readers, select_end!("DESC")),
-            (Pool::Postgres(pool), false) => fetch!(pool, select_end!("ASC")),
-            (Pool::Postgres(pool), true) => fetch!(pool, select_end!("DESC")),
+            (Pool::Sqlite { readers, .. }, false) => fetch!(readers, select_end!("LIKE", "ASC")),
+            (Pool::Sqlite { readers, .. }, true) => fetch!(readers, select_end!("LIKE", "DESC")),
+            (Pool::Postgres(pool), false) => fetch!(pool, select_end!("ILIKE", "ASC")),
+            (Pool::Postgres(pool), true) => fetch!(pool, select_end!("ILIKE", "DESC")),
         };
         Ok(id)
     }

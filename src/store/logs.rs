@@ -87,12 +87,24 @@ static CHUNK_INSERTS: LazyLock<[String; 4]> = LazyLock::new(|| {
     )
 });
 
+/// The lines of an instance `$1` between two ids `$2` and `$3`. The second wording is for PostgreSQL, which with the first
+/// reads the lines of all instances between them by the primary key; a comparison of rows is for the index alone.
+macro_rules! lines_between {
+    ("LIKE") => {
+        "instance_key = $1 AND id > $2 AND id < $3"
+    };
+    ("ILIKE") => {
+        "instance_key = $1 AND (instance_key, id) > ($1, $2) AND (instance_key, id) < ($1, $3)"
+    };
+}
+pub(super) use lines_between;
+
 macro_rules! select_logs {
-    ($like:literal, $order:literal) => {
+    ($like:tt, $order:literal) => {
         concat!(
-            "SELECT id, generation, member, stream, at, line, continued FROM logs \
-             WHERE instance_key = $1 AND id > $2 AND id < $3 AND at >= $4 AND at <= $5 \
-             AND ($6 < 0 OR stream = $6) AND ($7 = '' OR line ",
+            "SELECT id, generation, member, stream, at, line, continued FROM logs WHERE ",
+            lines_between!($like),
+            " AND at >= $4 AND at <= $5 AND ($6 < 0 OR stream = $6) AND ($7 = '' OR line ",
             $like,
             " $7 ESCAPE '!') ORDER BY id ",
             $order,
