@@ -25,6 +25,8 @@ pub(super) const RECONCILE: &str = "reconcile";
 
 /// Rows that one statement deletes at most.
 const DELETE_STEP: u32 = 5_000;
+/// An event from so far ahead of the clock has a wrong time: a day.
+const AHEAD_MS: UnixMs = 24 * 3_600_000;
 
 /// All of them.
 pub(super) fn all(
@@ -189,11 +191,16 @@ async fn forget_history(store: &Store, now: UnixMs) -> Result<serde_json::Value,
     let mut events = 0;
     loop {
         let step = store
-            .delete_before(History::Events, now - EVENTS_KEPT_MS, DELETE_STEP)
+            .delete_before(
+                History::Events,
+                now - EVENTS_KEPT_MS,
+                now + AHEAD_MS,
+                DELETE_STEP,
+            )
             .await
             .map_err(|error| error.to_string())?;
         events += step;
-        if step < u64::from(DELETE_STEP) {
+        if step == 0 {
             break;
         }
     }

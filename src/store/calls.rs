@@ -5,11 +5,12 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use sqlx::{PgPool, SqlitePool, query, query_as, query_scalar};
+use sqlx::{PgPool, SqlitePool, query, query_scalar};
 
 use super::{
-    Store, StoreError,
+    CorruptRow, Store, StoreError,
     chunks::{CHUNKS, chunk_inserts, chunk_inserts_of, cut},
+    damaged::{Filling, Read, is_time, read_page},
     pool::Pool,
     row::{to_column, without_nul},
 };
@@ -78,6 +79,17 @@ pub struct CallSample {
     pub duration_us: i64,
 }
 
+const TABLE: &str = "calls";
+
+/// Texts too long to be ours are not fetched: a tool without a text is damaged.
+const SELECT_CALLS: &str = "SELECT id, generation, token, \
+     CASE WHEN octet_length(tool) + octet_length(COALESCE(arguments, '')) <= 16777216 THEN tool END AS tool, \
+     stateless, started_at, duration_us, outcome, code, request_bytes, answer_bytes, \
+     CASE WHEN octet_length(arguments) <= 16777216 THEN arguments END AS arguments FROM calls \
+     WHERE instance_key = $1 AND id < $2 AND started_at >= $3 AND started_at <= $4 \
+     AND ($5 = '' OR tool = $5) AND ($6 = '' OR token = $6) AND ($7 = '' OR outcome = $7) \
+     ORDER BY id DESC LIMIT $8";
+
 macro_rules! insert_calls {
     ($values:literal) => {
         concat!(
@@ -106,7 +118,7 @@ row! {
         id: i64,
         generation: i64,
         token: String,
-        tool: String,
+        tool: Option<String>,
         stateless: bool,
         started_at: i64,
         duration_us: i64,
@@ -118,9 +130,46 @@ row! {
     }
 }
 
+impl CallColumns {
+    fn into_entry(self) -> Result<CallEntry, CorruptRow> {
+        let damaged = |column| CorruptRow {
+            table: TABLE,
+            column,
+            id: self.id.to_string(),
+        };
+        let counted = [
+            ("duration_us", self.duration_us),
+            ("request_bytes", self.request_bytes),
+            ("answer_bytes", self.answer_bytes),
+        ];
+        if let Some((column, _)) = counted.iter().find(|(_, count)| *count < 0) {
+            return Err(damaged(column));
+        }
+        if !is_time(self.started_at) {
+            return Err(damaged("started_at"));
+        }
+        let generation = u64::try_from(self.generation).map_err(|_| damaged("generation"))?;
+        Ok(CallEntry {
+            id: self.id,
+            generation: Generation(generation),
+            token: self.token,
+            tool: self.tool.ok_or_else(|| damaged("tool"))?,
+            stateless: self.stateless,
+            started_at: self.started_at,
+            duration_us: self.duration_us,
+            outcome: self.outcome,
+            code: self.code,
+            request_bytes: self.request_bytes,
+            answer_bytes: self.answer_bytes,
+            arguments: self.arguments,
+        })
+    }
+}
+
 row! {
     struct SampleColumns {
-        tool: String,
+        id: i64,
+        tool: Option<String>,
         outcome: String,
         duration_us: i64,
     }
@@ -149,49 +198,47 @@ impl Store {
     /// A page of an instance's calls, newest first.
     ///
     /// # Errors
-    /// Those of the database.
+    /// Those of the database; a damaged row is passed over and named ([`Store::damaged_rows`]). One whose texts are longer
+    /// than 16 MiB was not written here and counts as damaged.
     pub async fn calls_page(
         &self,
         instance_key: i64,
         page: CallQuery<'_>,
     ) -> Result<Vec<CallEntry>, StoreError> {
-        let rows: Vec<CallColumns> = reading!(self, |db| {
-            query_as(
-                "SELECT id, generation, token, tool, stateless, started_at, duration_us, outcome, code, \
-                 request_bytes, answer_bytes, arguments FROM calls \
-                 WHERE instance_key = $1 AND id < $2 AND started_at >= $3 AND started_at <= $4 \
-                 AND ($5 = '' OR tool = $5) AND ($6 = '' OR token = $6) AND ($7 = '' OR outcome = $7) \
-                 ORDER BY id DESC LIMIT $8",
-            )
-            .bind(instance_key)
-            .bind(page.before.unwrap_or(i64::MAX))
-            .bind(page.since.unwrap_or(i64::MIN))
-            .bind(page.until.unwrap_or(i64::MAX))
-            .bind(page.tool.unwrap_or(""))
-            .bind(page.token.unwrap_or(""))
-            .bind(page.outcome.unwrap_or(""))
-            .bind(i64::from(page.limit))
-            .fetch_all(db)
-            .await?
-        });
-        let read = |row: CallColumns| CallEntry {
-            id: row.id,
-            generation: Generation(u64::try_from(row.generation).unwrap_or(0)),
-            token: row.token,
-            tool: row.tool,
-            stateless: row.stateless,
-            started_at: row.started_at,
-            duration_us: row.duration_us,
-            outcome: row.outcome,
-            code: row.code,
-            request_bytes: row.request_bytes,
-            answer_bytes: row.answer_bytes,
-            arguments: row.arguments,
-        };
-        Ok(rows.into_iter().map(read).collect())
+        let mut filling = Filling::new(page.limit);
+        let mut before = page.before.unwrap_or(i64::MAX);
+        loop {
+            let asked = filling.ask();
+            let mut read: Read<CallColumns> = reading!(self, |db| {
+                let rows = query(SELECT_CALLS)
+                    .bind(instance_key)
+                    .bind(before)
+                    .bind(page.since.unwrap_or(i64::MIN))
+                    .bind(page.until.unwrap_or(i64::MAX))
+                    .bind(page.tool.unwrap_or(""))
+                    .bind(page.token.unwrap_or(""))
+                    .bind(page.outcome.unwrap_or(""))
+                    .bind(to_column(asked as u64))
+                    .fetch_all(db)
+                    .await?;
+                read_page(&rows, TABLE)
+            });
+            before = read.last.unwrap_or(before);
+            let mut good = Vec::with_capacity(read.good.len());
+            for row in read.good {
+                match row.into_entry() {
+                    Ok(entry) => good.push(entry),
+                    Err(corrupt) => read.corrupt.push(corrupt),
+                }
+            }
+            self.damaged.met(read.corrupt);
+            if !filling.take(asked, read.all, good) {
+                return Ok(filling.done());
+            }
+        }
     }
 
-    /// The newest calls of an instance since a time, at most `limit`.
+    /// The newest calls of an instance since a time, at most `limit`; damaged ones are passed over and named.
     ///
     /// # Errors
     /// Those of the database.
@@ -201,24 +248,41 @@ impl Store {
         since: UnixMs,
         limit: u32,
     ) -> Result<Vec<CallSample>, StoreError> {
-        let rows: Vec<SampleColumns> = reading!(self, |db| {
-            query_as(
-                "SELECT tool, outcome, duration_us FROM \
-                 (SELECT id, tool, outcome, duration_us, started_at FROM calls WHERE instance_key = $1 \
+        let read: Read<SampleColumns> = reading!(self, |db| {
+            let rows = query(
+                "SELECT id, CASE WHEN octet_length(tool) <= 16777216 THEN tool END AS tool, outcome, duration_us \
+                 FROM (SELECT id, tool, outcome, duration_us, started_at FROM calls WHERE instance_key = $1 \
                   ORDER BY id DESC LIMIT $3) AS newest WHERE started_at >= $2",
             )
             .bind(instance_key)
             .bind(since)
             .bind(i64::from(limit))
             .fetch_all(db)
-            .await?
+            .await?;
+            read_page(&rows, TABLE)
         });
-        let read = |row: SampleColumns| CallSample {
-            tool: row.tool,
-            outcome: row.outcome,
-            duration_us: row.duration_us,
-        };
-        Ok(rows.into_iter().map(read).collect())
+        let mut corrupt = read.corrupt;
+        let mut samples = Vec::with_capacity(read.good.len());
+        for row in read.good {
+            match row.tool {
+                Some(tool) if row.duration_us >= 0 => samples.push(CallSample {
+                    tool,
+                    outcome: row.outcome,
+                    duration_us: row.duration_us,
+                }),
+                tool => corrupt.push(CorruptRow {
+                    table: TABLE,
+                    column: if tool.is_none() {
+                        "tool"
+                    } else {
+                        "duration_us"
+                    },
+                    id: row.id.to_string(),
+                }),
+            }
+        }
+        self.damaged.met(corrupt);
+        Ok(samples)
     }
 
     /// Forgets how far writers came that wrote nothing since `at`; answers how many.

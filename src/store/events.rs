@@ -3,8 +3,8 @@
 use sqlx::query;
 
 use super::{
-    Store, StoreError,
-    damaged::each,
+    CorruptRow, Store, StoreError,
+    damaged::{Filling, Read, is_time, read_page},
     row::{to_column, without_nul},
 };
 use crate::domain::{
@@ -100,7 +100,43 @@ row! {
         generation: i64,
         at: i64,
         kind: String,
-        message: String,
+        message: Option<String>,
+    }
+}
+
+const TABLE: &str = "events";
+
+macro_rules! select_events {
+    ($of:literal) => {
+        concat!(
+            "SELECT id, instance_id, generation, at, kind, \
+             CASE WHEN octet_length(message) <= 16777216 THEN message END AS message FROM events WHERE ",
+            $of,
+            " id > $1 ORDER BY id LIMIT $2"
+        )
+    };
+}
+
+impl EventColumns {
+    fn into_event(self) -> Result<EventRow, CorruptRow> {
+        let damaged = |column| CorruptRow {
+            table: TABLE,
+            column,
+            id: self.id.to_string(),
+        };
+        if !is_time(self.at) {
+            return Err(damaged("at"));
+        }
+        let instance = self.instance_id.parse();
+        let generation = u64::try_from(self.generation).map_err(|_| damaged("generation"))?;
+        Ok(EventRow {
+            id: self.id,
+            instance: instance.map_err(|_| damaged("instance_id"))?,
+            generation: Generation(generation),
+            at: self.at,
+            kind: self.kind,
+            message: self.message.ok_or_else(|| damaged("message"))?,
+        })
     }
 }
 
@@ -118,7 +154,8 @@ impl Store {
 
     /// Up to `limit` events with an id greater than `after`, oldest first, of one instance or of all. On PostgreSQL
     /// two writers may commit out of the order of their ids, so a follower reads the live stream and uses this only
-    /// for what came before it. A damaged row is logged and passed over.
+    /// for what came before it. A damaged row is passed over and named ([`Store::damaged_rows`]); one with a message of
+    /// more than 16 MiB was not written here and counts as damaged.
     ///
     /// # Errors
     /// Those of the database.
@@ -128,53 +165,43 @@ impl Store {
         after: i64,
         limit: u32,
     ) -> Result<Vec<EventRow>, StoreError> {
-        let limit = i64::from(limit);
-        let (rows, corrupt): (Vec<EventColumns>, _) = reading!(self, |db| {
-            let rows = match instance {
-                Some(instance) => {
-                    query(
-                        "SELECT id, instance_id, generation, at, kind, message FROM events \
-                         WHERE instance_id = $1 AND id > $2 ORDER BY id LIMIT $3",
-                    )
-                    .bind(instance.to_string())
-                    .bind(after)
-                    .bind(limit)
-                    .fetch_all(db)
-                    .await?
+        let mut filling = Filling::new(limit);
+        let mut after = after;
+        loop {
+            let asked = filling.ask();
+            let limit = to_column(asked as u64);
+            let mut read: Read<EventColumns> = reading!(self, |db| {
+                let rows = match instance {
+                    Some(instance) => {
+                        query(select_events!("instance_id = $3 AND"))
+                            .bind(after)
+                            .bind(limit)
+                            .bind(instance.to_string())
+                            .fetch_all(db)
+                            .await?
+                    }
+                    None => {
+                        query(select_events!(""))
+                            .bind(after)
+                            .bind(limit)
+                            .fetch_all(db)
+                            .await?
+                    }
+                };
+                read_page(&rows, TABLE)
+            });
+            after = read.last.unwrap_or(after);
+            let mut good = Vec::with_capacity(read.good.len());
+            for row in read.good {
+                match row.into_event() {
+                    Ok(event) => good.push(event),
+                    Err(corrupt) => read.corrupt.push(corrupt),
                 }
-                None => {
-                    query(
-                        "SELECT id, instance_id, generation, at, kind, message FROM events \
-                         WHERE id > $1 ORDER BY id LIMIT $2",
-                    )
-                    .bind(after)
-                    .bind(limit)
-                    .fetch_all(db)
-                    .await?
-                }
-            };
-            each(&rows, "events", "id")
-        });
-        for row in corrupt {
-            tracing::error!(table = "events", id = row.id, "passed over a damaged row");
-        }
-        let read = |row: EventColumns| {
-            let instance = row.instance_id.parse().ok();
-            let generation = u64::try_from(row.generation).ok();
-            if instance.is_none() || generation.is_none() {
-                tracing::error!(table = "events", id = row.id, "passed over a damaged row");
             }
-            instance
-                .zip(generation)
-                .map(|(instance, generation)| EventRow {
-                    id: row.id,
-                    instance,
-                    generation: Generation(generation),
-                    at: row.at,
-                    kind: row.kind,
-                    message: row.message,
-                })
-        };
-        Ok(rows.into_iter().filter_map(read).collect())
+            self.damaged.met(read.corrupt);
+            if !filling.take(asked, read.all, good) {
+                return Ok(filling.done());
+            }
+        }
     }
 }

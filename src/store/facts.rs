@@ -54,7 +54,7 @@ impl Store {
         });
         let usage = self.log_usage().await?;
         let sum = |of: fn(&super::LogUsage) -> u64| {
-            let all: u64 = usage.iter().map(of).sum();
+            let all = usage.iter().map(of).fold(0, u64::saturating_add);
             i64::try_from(all).unwrap_or(i64::MAX)
         };
         Ok(StoreFacts {

@@ -9,7 +9,7 @@ use super::{
     logs::LogRow,
     row::{to_column, without_nul},
 };
-use crate::{config::LOG_ROW_BYTES, domain::UnixMs};
+use crate::config::LOG_ROW_BYTES;
 
 /// What an instance has in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,21 +82,6 @@ impl Store {
         Ok(usage.collect())
     }
 
-    /// Deletes lines from before `at`, looking at no more than the `max_rows` oldest by id. Call again while it deletes so
-    /// many. Lines that came late out of a spool go when the oldest reach them.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub(super) async fn delete_logs_before(
-        &self,
-        at: UnixMs,
-        max_rows: u32,
-    ) -> Result<DeletedLines, StoreError> {
-        const CHOSEN: &str =
-            "SELECT id FROM (SELECT id, at FROM logs ORDER BY id LIMIT $2) AS oldest WHERE at < $1";
-        self.delete_lines(CHOSEN, &[at, i64::from(max_rows)]).await
-    }
-
     /// Deletes the oldest lines of an instance beyond the newest `keep_rows`, at most `max_rows`.
     ///
     /// # Errors
@@ -134,8 +119,26 @@ impl Store {
         self.delete_lines(&chosen, &numbers).await
     }
 
+    /// Forgets what an instance without any line is said to have; whether there was such a row.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn drop_empty_log_usage(&self, instance_key: i64) -> Result<bool, StoreError> {
+        Ok(writing!(self, |db| {
+            query(
+                "DELETE FROM log_usage WHERE instance_key = $1 \
+                 AND NOT EXISTS (SELECT 1 FROM logs WHERE instance_key = $1)",
+            )
+            .bind(instance_key)
+            .execute(db)
+            .await?
+            .rows_affected()
+                > 0
+        }))
+    }
+
     /// Deletes the lines whose ids `chosen` selects, and takes them off what their instances have.
-    async fn delete_lines(
+    pub(super) async fn delete_lines(
         &self,
         chosen: &str,
         numbers: &[i64],

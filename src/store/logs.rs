@@ -2,13 +2,12 @@
 
 use std::{borrow::Cow, sync::LazyLock};
 
-use sqlx::{
-    Sqlite, SqlitePool, query, query::Query, query_as, query_scalar, sqlite::SqliteArguments,
-};
+use sqlx::{Sqlite, SqlitePool, query, query::Query, query_scalar, sqlite::SqliteArguments};
 
 use super::{
-    Store, StoreError,
+    CorruptRow, Store, StoreError,
     chunks::{chunk_inserts, cut},
+    damaged::{Filling, Read, is_time, read_page},
     log_insert_postgres::insert_postgres,
     log_minutes::{WIDEN_MINUTE_SQLITE, spans_of},
     log_usage::{ADD_USAGE, sums_of},
@@ -102,7 +101,8 @@ pub(super) use lines_between;
 macro_rules! select_logs {
     ($like:tt, $order:literal) => {
         concat!(
-            "SELECT id, generation, member, stream, at, line, continued FROM logs WHERE ",
+            "SELECT id, generation, member, stream, at, \
+             CASE WHEN octet_length(line) <= 16777216 THEN line END AS line, continued FROM logs WHERE ",
             lines_between!($like),
             " AND at >= $4 AND at <= $5 AND ($6 < 0 OR stream = $6) AND ($7 = '' OR line ",
             $like,
@@ -120,7 +120,7 @@ row! {
         member: i32,
         stream: i16,
         at: i64,
-        line: String,
+        line: Option<String>,
         continued: bool,
     }
 }
@@ -149,58 +149,90 @@ impl Store {
     /// A page of an instance's lines.
     ///
     /// # Errors
-    /// Those of the database; a damaged row is logged and passed over.
+    /// Those of the database; a damaged row is passed over and named ([`Store::damaged_rows`]). One whose text is longer
+    /// than 16 MiB was not written here and counts as damaged.
     pub async fn logs_page(
         &self,
         instance_key: i64,
         page: LogQuery<'_>,
     ) -> Result<Vec<LogEntry>, StoreError> {
         let pattern = page.text.map(contains_pattern).unwrap_or_default();
-        let Some((after, before)) = self.ids_of_page(&page).await? else {
+        let Some((mut after, mut before)) = self.ids_of_page(&page).await? else {
             return Ok(Vec::new());
         };
-        macro_rules! fetch {
-            ($db:expr, $sql:expr) => {
-                in_time!(
-                    self,
-                    query_as($sql)
-                        .bind(instance_key)
-                        .bind(after)
-                        .bind(before)
-                        .bind(page.since.unwrap_or(i64::MIN))
-                        .bind(page.until.unwrap_or(i64::MAX))
-                        .bind(page.stream.map_or(-1, i16::from))
-                        .bind(pattern)
-                        .bind(i64::from(page.limit))
-                        .fetch_all($db)
-                        .await?
-                )
-            };
-        }
-        let rows: Vec<LineColumns> = match (&self.pool, page.newest_first) {
-            (Pool::Sqlite { readers, .. }, false) => fetch!(readers, select_logs!("LIKE", "ASC")),
-            (Pool::Sqlite { readers, .. }, true) => fetch!(readers, select_logs!("LIKE", "DESC")),
-            (Pool::Postgres(pool), false) => fetch!(pool, select_logs!("ILIKE", "ASC")),
-            (Pool::Postgres(pool), true) => fetch!(pool, select_logs!("ILIKE", "DESC")),
-        };
-        let read = |row: LineColumns| {
-            let generation = u64::try_from(row.generation).ok();
-            let stream = u8::try_from(row.stream).ok();
-            if generation.is_none() || stream.is_none() {
-                tracing::error!(table = "logs", id = row.id, "passed over a damaged row");
+        let mut filling = Filling::new(page.limit);
+        loop {
+            let asked = filling.ask();
+            macro_rules! fetch {
+                ($db:expr, $sql:expr) => {
+                    in_time!(self, {
+                        let rows = query($sql)
+                            .bind(instance_key)
+                            .bind(after)
+                            .bind(before)
+                            .bind(page.since.unwrap_or(i64::MIN))
+                            .bind(page.until.unwrap_or(i64::MAX))
+                            .bind(page.stream.map_or(-1, i16::from))
+                            .bind(pattern.as_str())
+                            .bind(to_column(asked as u64))
+                            .fetch_all($db)
+                            .await?;
+                        read_page(&rows, TABLE)
+                    })
+                };
             }
-            generation.zip(stream).map(|(generation, stream)| LogEntry {
-                id: row.id,
-                generation: Generation(generation),
-                // Written by us alone, so never negative.
-                member: row.member.unsigned_abs(),
-                stream,
-                at: row.at,
-                line: row.line,
-                continued: row.continued,
-            })
+            let mut read: Read<LineColumns> = match (&self.pool, page.newest_first) {
+                (Pool::Sqlite { readers, .. }, false) => {
+                    fetch!(readers, select_logs!("LIKE", "ASC"))
+                }
+                (Pool::Sqlite { readers, .. }, true) => {
+                    fetch!(readers, select_logs!("LIKE", "DESC"))
+                }
+                (Pool::Postgres(pool), false) => fetch!(pool, select_logs!("ILIKE", "ASC")),
+                (Pool::Postgres(pool), true) => fetch!(pool, select_logs!("ILIKE", "DESC")),
+            };
+            match (read.last, page.newest_first) {
+                (Some(last), true) => before = last,
+                (Some(last), false) => after = last,
+                (None, _) => {}
+            }
+            let mut good = Vec::with_capacity(read.good.len());
+            for row in read.good {
+                match row.into_entry() {
+                    Ok(entry) => good.push(entry),
+                    Err(corrupt) => read.corrupt.push(corrupt),
+                }
+            }
+            self.damaged.met(read.corrupt);
+            if !filling.take(asked, read.all, good) {
+                return Ok(filling.done());
+            }
+        }
+    }
+}
+
+const TABLE: &str = "logs";
+
+impl LineColumns {
+    fn into_entry(self) -> Result<LogEntry, CorruptRow> {
+        let damaged = |column| CorruptRow {
+            table: TABLE,
+            column,
+            id: self.id.to_string(),
         };
-        Ok(rows.into_iter().filter_map(read).collect())
+        if !is_time(self.at) {
+            return Err(damaged("at"));
+        }
+        let generation = u64::try_from(self.generation).map_err(|_| damaged("generation"))?;
+        Ok(LogEntry {
+            id: self.id,
+            generation: Generation(generation),
+            member: u32::try_from(self.member).map_err(|_| damaged("member"))?,
+            stream: u8::try_from(self.stream).map_err(|_| damaged("stream"))?,
+            at: self.at,
+            line: self.line.ok_or_else(|| damaged("line"))?,
+            continued: self.continued,
+        })
     }
 }
 

@@ -36,7 +36,9 @@ impl History {
 
 impl Store {
     /// Deletes rows from before `at`, looking at no more than the `max_rows` oldest by id; answers how many went. Call
-    /// again while it answers `max_rows`. Rows that came late out of a spool go when the oldest reach them.
+    /// again while it deletes any. Rows that came late out of a spool go when the oldest reach them. Rows from after
+    /// `ahead`, which a clock that was wrong or a stranger wrote, stand in nobody's way, and go with the first that was
+    /// written after them: up to `max_rows` more.
     ///
     /// # Errors
     /// Those of the database.
@@ -44,20 +46,21 @@ impl Store {
         &self,
         history: History,
         at: UnixMs,
+        ahead: UnixMs,
         max_rows: u32,
     ) -> Result<u64, StoreError> {
+        let table = history.table();
+        let chosen = chosen_before(table, history.time());
         if history == History::Logs {
-            return Ok(self.delete_logs_before(at, max_rows).await?.lines);
+            let numbers = [at, i64::from(max_rows), ahead];
+            return Ok(self.delete_lines(&chosen, &numbers).await?.lines);
         }
-        let (table, time) = (history.table(), history.time());
-        let sql = format!(
-            "DELETE FROM {table} WHERE id IN (SELECT id FROM \
-             (SELECT id, {time} FROM {table} ORDER BY id LIMIT $2) AS oldest WHERE {time} < $1)"
-        );
+        let sql = format!("DELETE FROM {table} WHERE id IN ({chosen})");
         Ok(writing!(self, |db| {
             query(AssertSqlSafe(sql))
                 .bind(at)
                 .bind(i64::from(max_rows))
+                .bind(ahead)
                 .execute(db)
                 .await?
                 .rows_affected()
@@ -118,4 +121,16 @@ impl Store {
             query_as(AssertSqlSafe(sql)).fetch_all(db).await?
         }))
     }
+}
+
+/// The ids of rows from before $1 among the $2 oldest, and of rows from after $3 that were written before one of these.
+fn chosen_before(table: &str, time: &str) -> String {
+    let old = format!(
+        "SELECT id FROM (SELECT id, {time} FROM {table} WHERE {time} <= $3 ORDER BY id LIMIT $2) AS oldest \
+         WHERE {time} < $1"
+    );
+    format!(
+        "{old} UNION ALL SELECT id FROM (SELECT id FROM {table} WHERE {time} > $3 \
+         AND id < (SELECT MAX(id) FROM ({old}) AS old) ORDER BY id LIMIT $2) AS ahead"
+    )
 }

@@ -36,6 +36,8 @@ type Outcome<T> = Result<T, SupervisorError>;
 
 /// How long a deletion may take before its caller is told to look again: both graces, a kill, and the store.
 const DELETE_PATIENCE: Duration = Duration::from_secs(30);
+/// So many damaged rows of the smaller tables are named one by one.
+const DAMAGED_SHOWN: usize = 20;
 
 /// The supervisor; cheap to clone.
 #[derive(Clone)]
@@ -331,13 +333,17 @@ impl Supervisor {
     pub fn damaged_records(&self) -> Vec<String> {
         let damaged = self.context.damaged.lock();
         let mut told = damaged.unwrap_or_else(PoisonError::into_inner).clone();
-        let others = self.context.store.damaged_rows().into_iter();
-        told.extend(others.map(|row| {
+        let others = self.context.store.damaged_rows();
+        let more = others.len().saturating_sub(DAMAGED_SHOWN);
+        told.extend(others.into_iter().take(DAMAGED_SHOWN).map(|row| {
             format!(
                 "the row {} of table {} is damaged in column {}; it counts as not there until it is repaired or removed",
                 row.id, row.table, row.column
             )
         }));
+        if more > 0 {
+            told.push(format!("{more} more are in the log of the daemon"));
+        }
         told
     }
 

@@ -20,7 +20,8 @@ impl LogBytes {
     /// The instance that loses its oldest lines next, and how many bytes of them.
     fn next(&self, usage: &[LogUsage]) -> Option<(i64, u64)> {
         let most = usage.iter().max_by_key(|one| one.cost_bytes())?;
-        let total: u64 = usage.iter().map(LogUsage::cost_bytes).sum();
+        let costs = usage.iter().map(LogUsage::cost_bytes);
+        let total = costs.fold(0, u64::saturating_add);
         let own_excess = most.cost_bytes().saturating_sub(self.per_instance);
         // No further below the next one than a step: then it is that one's turn.
         let others = usage
@@ -33,20 +34,36 @@ impl LogBytes {
         (excess > 0).then_some((most.instance_key, excess))
     }
 
+    /// How many bytes are too much.
+    fn excess(&self, usage: &[LogUsage]) -> u64 {
+        let over = |cost: u64| cost.saturating_sub(self.per_instance);
+        let own = usage.iter().map(|one| over(one.cost_bytes()));
+        let own = own.fold(0, u64::saturating_add);
+        let total = usage.iter().map(LogUsage::cost_bytes);
+        let total = total.fold(0, u64::saturating_add);
+        own.max(total.saturating_sub(self.total))
+    }
+
     /// Deletes in steps what is too much; how many lines it were.
     pub(super) async fn hold(&self, store: &Store) -> Result<u64, StoreError> {
         let mut lines = 0;
+        let mut usage = store.log_usage().await?;
+        // What is too much now, and as much again for what comes meanwhile; then the next run goes on.
+        let mut left = self.excess(&usage).saturating_mul(2);
         // Asked again after each step: lines come while it works, and the next step may be due to another instance.
-        while let Some((key, excess)) = self.next(&store.log_usage().await?) {
+        while let Some((key, excess)) = self.next(&usage)
+            && left > 0
+        {
             let deleted = store.trim_log_bytes(key, excess, STEP_ROWS).await?;
             if deleted.lines == 0 {
-                tracing::error!(
-                    key,
-                    "the usage of the log tells of lines that are not there"
-                );
-                break;
+                tracing::error!(key, "the usage of the log told of lines that are not there");
+                if !store.drop_empty_log_usage(key).await? {
+                    break;
+                }
             }
             lines += deleted.lines;
+            left = left.saturating_sub(deleted.cost_bytes);
+            usage = store.log_usage().await?;
         }
         Ok(lines)
     }
@@ -84,6 +101,10 @@ mod tests {
             Some((2, 10 * MIB)),
             "20 are too much, 10 are more than others have"
         );
+        assert_eq!(bytes.excess(&three), 20 * MIB);
+        assert_eq!(bytes.excess(&[usage(1, 120), usage(2, 130)]), 50 * MIB);
+        let absurd = [usage(1, u64::MAX), usage(2, u64::MAX)];
+        assert!(bytes.next(&absurd).is_some(), "no sum overflows");
         let many: Vec<_> = (0..100).map(|key| usage(key, 10)).collect();
         assert!(bytes.next(&many).is_some_and(|(_, excess)| excess == MIB));
     }

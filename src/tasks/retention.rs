@@ -13,6 +13,9 @@ use crate::{
 /// Rows deleted in one transaction, so that a writer never waits long.
 pub(super) const STEP_ROWS: u32 = 5_000;
 
+/// A row from so far ahead of the clock has a wrong time: a day.
+const AHEAD_MS: i64 = 24 * 3_600_000;
+
 /// How long and how many rows of a history are kept.
 pub struct Retention {
     /// The name of the task.
@@ -36,13 +39,18 @@ pub struct Retention {
 impl Retention {
     async fn delete(&self) -> Result<serde_json::Value, StoreError> {
         let keep_ms = i64::try_from(self.keep.as_millis()).unwrap_or(i64::MAX);
-        let before = self.clock.now().saturating_sub(keep_ms);
+        let now = self.clock.now();
+        let before = now.saturating_sub(keep_ms);
+        let ahead = now.saturating_add(AHEAD_MS);
         let mut expired = 0;
         loop {
-            let step = self.store.delete_before(self.history, before, STEP_ROWS);
+            let step = self
+                .store
+                .delete_before(self.history, before, ahead, STEP_ROWS);
             let count = step.await?;
             expired += count;
-            if count < u64::from(STEP_ROWS) {
+            // One young row among the oldest must not make the step the last.
+            if count == 0 {
                 break;
             }
         }

@@ -100,8 +100,8 @@ contract! {
         let (own, gone) = (record.key, record.key + 50);
         let rows: Vec<_> = (0..10).map(|at| call(if at < 7 { own } else { gone }, "a", at, CallOutcome::Ok)).collect();
         db.store.insert_calls(&numbered(7, 1, &rows)).await.expect("written");
-        assert_eq!(db.store.delete_before(History::Calls, 3, 2).await, Ok(2));
-        assert_eq!(db.store.delete_before(History::Calls, 3, 2).await, Ok(1));
+        assert_eq!(db.store.delete_before(History::Calls, 3, i64::MAX, 2).await, Ok(2));
+        assert_eq!(db.store.delete_before(History::Calls, 3, i64::MAX, 2).await, Ok(1));
         assert_eq!(db.store.history_keys(History::Calls).await, Ok(vec![(own, true), (gone, false)]));
         assert_eq!(db.store.trim(History::Calls, own, 1, 2).await, Ok(2));
         assert_eq!(db.store.trim(History::Calls, own, 1, 9).await, Ok(1));

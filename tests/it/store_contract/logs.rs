@@ -216,9 +216,9 @@ contract! {
     async fn retention_deletes_in_bounded_steps_and_gives_no_id_twice(db: &Database) {
         let rows: Vec<LogRow> = (0..100).map(|number| line(1 + number % 2, number, "x")).collect();
         let ids = db.store.insert_logs(&rows).await.expect("inserted");
-        assert_eq!(db.store.delete_before(History::Logs, 50, 30).await, Ok(30));
-        assert_eq!(db.store.delete_before(History::Logs, 50, 30).await, Ok(20));
-        assert_eq!(db.store.delete_before(History::Logs, 50, 30).await, Ok(0));
+        assert_eq!(db.store.delete_before(History::Logs, 50, i64::MAX, 30).await, Ok(30));
+        assert_eq!(db.store.delete_before(History::Logs, 50, i64::MAX, 30).await, Ok(20));
+        assert_eq!(db.store.delete_before(History::Logs, 50, i64::MAX, 30).await, Ok(0));
         assert_eq!(db.store.trim(History::Logs, 1, 10, 7).await, Ok(7), "25 rows are left, 15 are too many");
         assert_eq!(db.store.trim(History::Logs, 1, 10, 100).await, Ok(8));
         assert_eq!(db.store.trim(History::Logs, 1, 10, 100).await, Ok(0));
@@ -251,7 +251,7 @@ contract! {
             assert_eq!(texts(&page), expected, "{since:?} {until:?}");
         }
         assert_eq!(db.count("log_minutes").await, 5);
-        assert_eq!(db.store.delete_before(History::Logs, at(3), 3).await, Ok(2));
+        assert_eq!(db.store.delete_before(History::Logs, at(3), i64::MAX, 3).await, Ok(2));
         assert_eq!(db.store.delete_log_minutes().await, Ok(2), "those whose lines are all gone");
         let page = db.store.logs_page(1, LogQuery { since: Some(at(0)), ..ALL }).await.expect("read");
         assert_eq!(texts(&page), ["e", "b"]);
@@ -273,7 +273,7 @@ contract! {
         assert_eq!(usage(db).await, [(1, 3, 7), (2, 1, 2)]);
         db.store.insert_logs(&[line(2, 40, "more")]).await.expect("inserted");
         assert_eq!(usage(db).await, [(1, 3, 7), (2, 2, 6)]);
-        assert_eq!(db.store.delete_before(History::Logs, 20, 9).await, Ok(2));
+        assert_eq!(db.store.delete_before(History::Logs, 20, i64::MAX, 9).await, Ok(2));
         assert_eq!(usage(db).await, [(1, 2, 4), (2, 1, 4)]);
         // The first line covers an excess of one byte; of the second, too, if there were none.
         let deleted = db.store.trim_log_bytes(1, 1, 9).await.expect("deleted");

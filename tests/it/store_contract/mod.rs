@@ -3,6 +3,7 @@
 mod calls;
 mod capabilities;
 mod credentials;
+mod damage;
 mod faults;
 mod instances;
 mod logs;

@@ -35,8 +35,8 @@ contract! {
         let page = db.store.events_page(Some(first), ids[0], 9).await.expect("read");
         assert_eq!(page.iter().map(|row| row.kind.as_str()).collect::<Vec<_>>(), ["c", "d"]);
 
-        assert_eq!(db.store.delete_before(History::Events, 40, 2).await, Ok(2));
-        assert_eq!(db.store.delete_before(History::Events, 40, 9).await, Ok(1));
+        assert_eq!(db.store.delete_before(History::Events, 40, i64::MAX, 2).await, Ok(2));
+        assert_eq!(db.store.delete_before(History::Events, 40, i64::MAX, 9).await, Ok(1));
         let next = db.store.append_events(&[event(first, 50, "e")]).await.expect("appended");
         assert!(next[0] > ids[3]);
     }
