@@ -129,6 +129,12 @@ pub(super) async fn run(
             return Err(taken_back(failure, placed));
         }
     };
+    if let Manner::Unit(unit) = &manner
+        && let Err(cause) = unit.restart().await
+    {
+        knocks.end().await;
+        return Err(brought_back(unit, &cause, placed).await);
+    }
     let after = tokio::select! {
         biased;
         () = ended => {
@@ -213,15 +219,41 @@ async fn running(client: &Client) -> Result<Vec<Instance>, Failure> {
     Ok(all.into_iter().filter(|one| one.pid.is_some()).collect())
 }
 
-/// Lets the new program be asked, and the old one go. Answers the version that takes over.
+/// Lets the new program be asked, and the old one go, which a unit does not by itself. Answers the version that takes over.
 async fn begin(manner: &Manner, client: &Client, place: &Path) -> Result<String, Failure> {
     match manner {
         Manner::InPlace => Ok(client.upgrade().await?.read()?.to),
         Manner::Unit(unit) => {
             let checked = unit.check(place).await?;
-            unit.restart().await.map_err(Failure::Failed)?;
             Ok(checked.version)
         }
+    }
+}
+
+/// A program that did not come up as a unit: what was put in place is taken back, and serves again.
+async fn brought_back(unit: &Unit, cause: &str, placed: Option<Placed>) -> Failure {
+    let log = unit.log_command();
+    let failure = failed(format!(
+        "the new program did not come up: {log} tells why ({cause})"
+    ));
+    let Some(placed) = placed else {
+        return failure;
+    };
+    let former = placed.former().to_owned();
+    if let Err(cause) = placed.take_back() {
+        let former = former.display();
+        return failed(format!(
+            "{failure}; and the former program could not be put back from {former}: {cause}"
+        ));
+    }
+    match unit.restart().await {
+        Ok(()) => failed(format!(
+            "{failure}; the former program is back in its place and serves"
+        )),
+        Err(cause) => failed(format!(
+            "{failure}; the former program is back in its place and does not come up either ({cause}): {}",
+            unit.restart_command()
+        )),
     }
 }
 
