@@ -354,8 +354,8 @@ impl Config {
                 "names no file: write sqlite:PATH".to_owned(),
             );
         }
-        if let Some(fault) = self.traces.fault_of_endpoint() {
-            refuse("traces.endpoint", fault.to_owned());
+        if let Some((key, fault)) = self.traces.fault_of_address() {
+            refuse(key, fault.to_owned());
         }
         let ratio = self.traces.sampling_ratio;
         if !(0.0..=1.0).contains(&ratio) {

@@ -6,8 +6,11 @@ use super::{Config, ConfigFault};
 use crate::domain::budget::Budget;
 
 const PREFIX: &str = "MINIMCP_";
-/// The variable that all programs with OpenTelemetry read.
-const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+/// Variables that all programs with OpenTelemetry read, and the keys for which they stand.
+const OTLP_ADDRESSES: [(&str, &str); 2] = [
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "endpoint"),
+    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "url"),
+];
 
 /// Every section with every key, the optional ones included, each with some value of its type.
 pub(super) fn known_keys() -> std::collections::BTreeMap<String, Table> {
@@ -30,6 +33,7 @@ pub(super) fn known_keys() -> std::collections::BTreeMap<String, Table> {
     full.gateway.token_rate_limit = "1/1s".parse().ok();
     full.gateway.token_concurrency_max = Some(1);
     full.traces.endpoint = Some("x".to_owned());
+    full.traces.url = Some("x".to_owned());
     full.traces.headers_file = Some("x".into());
     full.tasks.insert("x".to_owned(), "off".to_owned());
     let table = Table::try_from(&full).expect("a configuration is always valid TOML");
@@ -60,12 +64,14 @@ pub(super) fn apply(
     faults: &mut Vec<ConfigFault>,
 ) {
     let known = known_keys();
-    let mut ours = Vec::new();
+    let (mut ours, mut general) = (Vec::new(), Vec::new());
     for (name, text) in variables {
         if name == "DATABASE_URL" && database_url && !text.is_empty() {
             set(table, "database", "url", Value::String(text));
-        } else if name == OTLP_ENDPOINT && !text.is_empty() {
-            set(table, "traces", "endpoint", Value::String(text));
+        } else if let Some((_, key)) = OTLP_ADDRESSES.iter().find(|(known, _)| *known == name) {
+            if !text.is_empty() {
+                general.push((*key, text));
+            }
         } else if let Some((section, key)) =
             name.strip_prefix(PREFIX).and_then(|n| n.split_once("__"))
         {
@@ -110,6 +116,14 @@ pub(super) fn apply(
         } else {
             let names = keys.keys().map(String::as_str);
             faults.push(ConfigFault::unknown(&name, "key", &key, names));
+        }
+    }
+    // Meant for every program of the host: what was said to this one goes before it.
+    let traces = table.get("traces").and_then(Value::as_table);
+    let own = traces.is_some_and(|keys| keys.contains_key("endpoint") || keys.contains_key("url"));
+    if !own {
+        for (key, text) in general {
+            set(table, "traces", key, Value::String(text));
         }
     }
 }

@@ -127,6 +127,29 @@ fn an_empty_variable_takes_an_optional_key_away() {
 }
 
 #[test]
+fn addresses_for_every_program_count_where_none_is_ours() {
+    let general = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://every:4318"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://traces:4318/x"),
+    ];
+    let traces = |file: &str, variables: &[(&str, &str)]| {
+        let traces = loaded(file, variables).traces;
+        (traces.endpoint, traces.url)
+    };
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(traces("", &[]), (None, None));
+    let both = (text("http://every:4318"), text("http://traces:4318/x"));
+    assert_eq!(traces("", &general), both);
+    let file = "[traces]\nendpoint = 'http://ours:4318'";
+    assert_eq!(traces(file, &general), (text("http://ours:4318"), None));
+    let ours = ("MINIMCP_TRACES__ENDPOINT", "http://ours:4318");
+    let all = [general[0], ours, general[1]];
+    assert_eq!(traces("", &all), (text("http://ours:4318"), None));
+    let empty = ("OTEL_EXPORTER_OTLP_ENDPOINT", "");
+    assert_eq!(traces("", &[empty]), (None, None));
+}
+
+#[test]
 fn every_fault_is_told_at_once() {
     let found = faults(
         r#"

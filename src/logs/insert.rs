@@ -5,6 +5,7 @@ use std::{ops::Range, sync::Arc};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::record::{LogStore, LogStoreError, NumberedLog};
+use crate::traces::{self, Parent, Span, SpanKind};
 
 /// What became of a batch; rows are named by their places in it.
 #[derive(Default)]
@@ -58,7 +59,7 @@ async fn insert(
         } else {
             Arc::new(rows[part.clone()].to_vec())
         };
-        match store.insert(batch).await {
+        match traced(&*store, batch).await {
             Ok(ids) => {
                 let first_new = part.end.saturating_sub(ids.len());
                 done.known.extend(part.start..first_new);
@@ -77,6 +78,30 @@ async fn insert(
         }
     }
     Ok(done)
+}
+
+/// A batch is what causes the work of the database: a trace of its own.
+async fn traced(
+    store: &dyn LogStore,
+    batch: Arc<Vec<NumberedLog>>,
+) -> Result<Vec<i64>, LogStoreError> {
+    let span = Span::begin(
+        SpanKind::Internal,
+        || "log batch".to_owned(),
+        &Parent::default(),
+    );
+    let Some(mut span) = span else {
+        return store.insert(batch).await;
+    };
+    span.put(
+        "minimcp.rows",
+        i64::try_from(batch.len()).unwrap_or(i64::MAX),
+    );
+    let inserted = traces::within(span.inside(), store.insert(batch)).await;
+    if inserted.is_err() {
+        span.fail("log-store");
+    }
+    inserted
 }
 
 /// The places of the rows of each writer, in order.

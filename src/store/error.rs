@@ -37,6 +37,17 @@ impl StoreError {
         matches!(self, Self::Unavailable(_))
     }
 
+    /// Which kind it is, in one word.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::NotFound => "not-found",
+            Self::Conflict(_) => "conflict",
+            Self::Unavailable(_) => "unavailable",
+            Self::Corrupt { .. } => "corrupt",
+            Self::Refused(_) => "refused",
+        }
+    }
+
     pub(super) fn corrupt(table: &'static str, column: &'static str, id: impl ToString) -> Self {
         Self::Corrupt {
             table,

@@ -57,10 +57,20 @@ impl Store {
         let batch = Batch { writer, numbers };
         match &self.pool {
             Pool::Sqlite { writer, .. } => {
-                in_time(&self.patience, insert_sqlite(writer, batch, rows)).await
+                in_time(
+                    &self.patience,
+                    module_path!(),
+                    insert_sqlite(writer, batch, rows),
+                )
+                .await
             }
             Pool::Postgres(pool) => {
-                in_time(&self.patience, insert_postgres(pool, batch, rows)).await
+                in_time(
+                    &self.patience,
+                    module_path!(),
+                    insert_postgres(pool, batch, rows),
+                )
+                .await
             }
         }
     }

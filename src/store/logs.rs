@@ -137,11 +137,11 @@ impl Store {
         match &self.pool {
             Pool::Sqlite { writer, .. } => {
                 let insert = insert_sqlite(writer, Batch::UNNUMBERED, rows);
-                in_time(&self.patience, insert).await
+                in_time(&self.patience, module_path!(), insert).await
             }
             Pool::Postgres(pool) => {
                 let insert = insert_postgres(pool, Batch::UNNUMBERED, rows);
-                in_time(&self.patience, insert).await
+                in_time(&self.patience, module_path!(), insert).await
             }
         }
     }

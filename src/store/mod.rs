@@ -71,7 +71,11 @@ impl Store {
     /// [`StoreError::Refused`] when the configuration is wrong: a bad URL, a wrong password, an unwritable file,
     /// a database of a newer minimcp.
     pub async fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        let patience = patience::Patience::new(config.statement_timeout.std());
+        let system = match config.url.starts_with("sqlite:") {
+            true => "sqlite",
+            false => "postgresql",
+        };
+        let patience = patience::Patience::new(config.statement_timeout.std(), system);
         let patience = std::sync::Arc::new(patience);
         let pool = pool::Pool::connect(config, &patience).await?;
         Ok(Self {

@@ -10,7 +10,10 @@ use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
 use super::StoreError;
-use crate::domain::latency::Latency;
+use crate::{
+    domain::latency::Latency,
+    traces::{Parent, Span, SpanKind},
+};
 
 /// For so long after a statement was given up every connection has to answer before it is lent again.
 const DOUBT: Duration = Duration::from_secs(60);
@@ -23,6 +26,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Patience {
     limit: Duration,
+    /// Which database it is, in OpenTelemetry's words.
+    system: &'static str,
     since: Instant,
     /// Milliseconds from `since` to the last statement that was given up, and one; 0: none was.
     given_up_ms: AtomicU64,
@@ -32,9 +37,10 @@ pub(super) struct Patience {
 
 impl Patience {
     /// With the limit of each statement.
-    pub(super) fn new(limit: Duration) -> Self {
+    pub(super) fn new(limit: Duration, system: &'static str) -> Self {
         Self {
             limit,
+            system,
             since: Instant::now(),
             given_up_ms: AtomicU64::new(0),
             times: Latency::default(),
@@ -67,14 +73,16 @@ impl Drop for Waiting<'_> {
 }
 
 /// Runs a statement, a wait for a connection included, for as long as `patience` allows. Whether a statement that is
-/// given up was carried out is not known.
+/// given up was carried out is not known. What it is, the module of a table, names its span.
 pub(super) async fn in_time<T>(
     patience: &Patience,
+    module: &'static str,
     work: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
     // Declared before what notes its end: the note comes first, the connection goes back to the pool after it.
     let mut work = pin!(work);
     let mut waiting = Waiting(Some(patience));
+    let mut span = span(patience, module);
     let began = Instant::now();
     let outcome = match tokio::time::timeout(patience.limit, work.as_mut()).await {
         Ok(outcome) => {
@@ -87,10 +95,22 @@ pub(super) async fn in_time<T>(
         ))),
     };
     patience.times.observe(began.elapsed());
+    if let (Some(span), Err(error)) = (&mut span, &outcome) {
+        span.fail(error.word());
+    }
     if outcome.as_ref().is_err_and(StoreError::retryable) {
         patience.failed.fetch_add(1, Ordering::Relaxed);
     }
     outcome
+}
+
+/// A part of what the present task does, if that is traced: nobody wants to see statements without their cause.
+fn span(patience: &Patience, module: &'static str) -> Option<Span> {
+    let parent = Parent::current().known()?;
+    let table = module.rsplit("::").next().unwrap_or(module);
+    let mut span = Span::begin(SpanKind::Client, || format!("store {table}"), &parent)?;
+    span.put("db.system.name", patience.system);
+    Some(span)
 }
 
 /// Whether a connection answers.
@@ -111,16 +131,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_outcome_raises_no_doubt_and_a_statement_given_up_does_for_a_while() {
-        let patience = Patience::new(Duration::from_secs(5));
-        assert_eq!(in_time(&patience, async { Ok(1) }).await.ok(), Some(1));
+        let patience = Patience::new(Duration::from_secs(5), "sqlite");
+        assert_eq!(in_time(&patience, "", async { Ok(1) }).await.ok(), Some(1));
         assert!(
-            in_time(&patience, async { Err::<(), _>(StoreError::NotFound) })
+            in_time(&patience, "", async { Err::<(), _>(StoreError::NotFound) })
                 .await
                 .is_err()
         );
         assert!(!patience.recently_given_up(), "an error is an answer");
 
-        let late = in_time(&patience, std::future::pending::<Result<(), _>>()).await;
+        let late = in_time(&patience, "", std::future::pending::<Result<(), _>>()).await;
         assert!(matches!(late, Err(StoreError::Unavailable(_))));
         assert!(patience.recently_given_up());
         tokio::time::advance(DOUBT + Duration::from_secs(1)).await;
@@ -135,13 +155,14 @@ mod tests {
                 self.1.set(Some(self.0.recently_given_up()));
             }
         }
-        let patience = Patience::new(Duration::from_secs(5));
+        let patience = Patience::new(Duration::from_secs(5), "sqlite");
         let seen = std::cell::Cell::new(None);
         let statement = async {
             let _connection = SeenAtDrop(&patience, &seen);
             std::future::pending::<Result<(), StoreError>>().await
         };
-        let caller = tokio::time::timeout(Duration::from_secs(1), in_time(&patience, statement));
+        let caller =
+            tokio::time::timeout(Duration::from_secs(1), in_time(&patience, "", statement));
         assert!(caller.await.is_err());
         assert_eq!(seen.get(), Some(true));
     }

@@ -98,7 +98,7 @@ macro_rules! in_transaction {
 /// swallows packets gives no error for a quarter of an hour; nobody waits that long.
 macro_rules! in_time {
     ($store:expr, $body:expr) => {
-        $crate::store::patience::in_time(&$store.patience, async {
+        $crate::store::patience::in_time(&$store.patience, module_path!(), async {
             Ok::<_, $crate::store::StoreError>($body)
         })
         .await?

@@ -14,6 +14,7 @@ use crate::{
         state::{InstanceState, StatusWord},
     },
     store::{NewEvent, StateWrite, StoreError},
+    traces::{self, Span},
     upstream::Handshake,
 };
 
@@ -71,11 +72,13 @@ impl Actor {
         // Until the answer is here, and for ever when it is lost, the row may differ from what we hold: it is written
         // again even if the caller gives the change up.
         self.dirty = true;
-        let ids = self
-            .context
-            .store
-            .save_state(&write, &self.unsaved_events)
-            .await?;
+        let store = &self.context.store;
+        let saving = store.save_state(&write, &self.unsaved_events);
+        let launch = self.launch_span.as_ref().map(Span::inside);
+        let ids = match launch {
+            Some(launch) => traces::within(launch, saving).await?,
+            None => saving.await?,
+        };
         self.dirty = false;
         // Also after a write that a verb asked for: with the timer disarmed, nothing else ends the row of failures.
         self.save_failures = 0;

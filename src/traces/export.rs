@@ -56,31 +56,31 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    /// `endpoint` is its base address, `headers` lines of `name: value`.
-    pub(super) fn new(endpoint: &str, headers: &str, resource: &Resource) -> Result<Self, String> {
+    /// `url` is where it takes spans.
+    pub(super) fn new(url: &str, headers: HeaderMap, resource: &Resource) -> Result<Self, String> {
         // A second call finds the provider installed, which is what we want.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = reqwest::Client::builder()
             .timeout(REQUEST_TIMEOUT)
             .user_agent(concat!("minimcp/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
-            .default_headers(read_headers(headers)?);
+            .default_headers(headers);
         // Without TLS there is no need for the host's certificates.
-        let builder = match endpoint.starts_with("https:") {
+        let builder = match url.starts_with("https:") {
             true => builder,
             false => builder.tls_certs_only([]).no_proxy(),
         };
         let client = builder.build();
         Ok(Self {
             client: client.map_err(|error| format!("no HTTP client can be made: {error}"))?,
-            url: format!("{}/v1/traces", endpoint.trim_end_matches('/')),
+            url: url.to_owned(),
             resource: resource.into(),
         })
     }
 }
 
 /// One header on each line, `name: value`; lines that are empty or begin with `#` say nothing.
-fn read_headers(text: &str) -> Result<HeaderMap, String> {
+pub(super) fn read_headers(text: &str) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();

@@ -4,6 +4,7 @@
 //! One for the process, as the log is. A span holds words of ours, names and ids: never a token, an argument, a URL.
 
 mod export;
+mod variables;
 
 use std::{
     future::Future,
@@ -23,12 +24,14 @@ use opentelemetry::{
 use opentelemetry_sdk::{
     Resource,
     propagation::TraceContextPropagator,
+    resource::TelemetryResourceDetector,
     trace::{Sampler, SdkTracer, SdkTracerProvider},
 };
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use opentelemetry::trace::SpanKind;
+pub use variables::Variables;
 
 use crate::config::TracesConfig;
 
@@ -71,19 +74,31 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// Begins to trace, if the configuration names a collector. `headers` is the text of `traces.headers_file`.
+    /// Begins to trace, if the configuration names a collector. `headers` is the text of `traces.headers_file`; without
+    /// one the headers are those of `variables`, OpenTelemetry's own.
     ///
     /// # Errors
     /// One sentence about headers or address; it repeats no header's value.
-    pub fn start(config: &TracesConfig, headers: &str) -> Result<Option<Self>, String> {
-        let Some(endpoint) = &config.endpoint else {
-            return Ok(None);
+    pub fn start(
+        config: &TracesConfig,
+        headers: Option<&str>,
+        variables: &Variables,
+    ) -> Result<Option<Self>, String> {
+        let url = match (&config.url, &config.endpoint) {
+            (Some(url), _) => url.clone(),
+            (None, Some(endpoint)) => format!("{}/v1/traces", endpoint.trim_end_matches('/')),
+            (None, None) => return Ok(None),
         };
-        let mut resource = Resource::builder().with_service_name("minimcp");
-        let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
-        resource = resource.with_attribute(version);
-        let resource = resource.build();
-        let collector = export::Collector::new(endpoint, headers, &resource)?;
+        let headers = match headers {
+            Some(text) => export::read_headers(text)?,
+            None => variables.headers()?,
+        };
+        let resource = Resource::builder_empty()
+            .with_detector(Box::new(TelemetryResourceDetector))
+            .with_attributes(variables.resource())
+            .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+            .build();
+        let collector = export::Collector::new(&url, headers, &resource)?;
         let (queue, spans) = export::queue(&COUNTS);
         let ratio = Sampler::TraceIdRatioBased(config.sampling_ratio);
         let provider = SdkTracerProvider::builder()
@@ -94,7 +109,7 @@ impl Traces {
         TRACER.store(Some(Arc::new(provider.tracer("minimcp"))));
         let stop = CancellationToken::new();
         let exporting = export::run(collector, spans, &COUNTS, stop.clone());
-        tracing::info!(endpoint, "spans are sent to a collector");
+        tracing::info!(url, "spans are sent to a collector");
         Ok(Some(Self {
             exporting: tokio::spawn(exporting),
             stop,
@@ -157,6 +172,12 @@ impl Parent {
             true => Self(Context::current()),
             false => Self::default(),
         }
+    }
+
+    /// Itself, where it is anywhere.
+    #[must_use]
+    pub fn known(self) -> Option<Self> {
+        (!self.is_nowhere()).then_some(self)
     }
 
     fn is_nowhere(&self) -> bool {

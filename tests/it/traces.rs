@@ -44,6 +44,8 @@ struct Got {
     /// All bytes of it, but for the headers.
     raw: Vec<u8>,
     headers: Vec<HeaderMap>,
+    /// What the last request says of whom the spans are, texts alone.
+    resource: Vec<(String, String)>,
 }
 
 /// A collector for OTLP over HTTP.
@@ -72,6 +74,13 @@ impl Collector {
             let resource = of_resource.resource.expect("it says of whom");
             let names: Vec<_> = resource.attributes.iter().map(|one| &one.key[..]).collect();
             assert!(names.contains(&"service.name"), "{names:?}");
+            let texts = resource.attributes.into_iter().filter_map(|one| {
+                let Any::StringValue(text) = one.value?.value? else {
+                    return None;
+                };
+                Some((one.key, text))
+            });
+            got.resource = texts.collect();
             let spans = of_resource.scope_spans.into_iter();
             got.spans.extend(spans.flat_map(|scope| scope.spans));
         }
@@ -161,6 +170,13 @@ async fn a_collector_gets_requests_calls_and_launches_with_their_parents_and_no_
     );
     assert_eq!(attribute(&launch, "minimcp.instance.id"), id);
     assert_eq!(attribute(&launch, "minimcp.template"), "stateless");
+    // The work of the database belongs to what asked for it.
+    let of_request = |span: &Span| span.parent_span_id == request.span_id;
+    let inserted = collector.span("store instance_writes", of_request).await;
+    assert_eq!(attribute(&inserted, "db.system.name"), "sqlite");
+    assert_eq!(inserted.kind, 3, "of a client");
+    let of_launch = |span: &Span| span.parent_span_id == launch.span_id;
+    collector.span("store instance_writes", of_launch).await;
     let events: Vec<_> = launch.events.iter().map(|event| &event.name[..]).collect();
     assert_eq!(events, ["turn", "spawned"]);
     assert!(launch.end_time_unix_nano > launch.start_time_unix_nano);
@@ -232,6 +248,51 @@ async fn a_collector_gets_requests_calls_and_launches_with_their_parents_and_no_
     assert!(!log.contains(CANARY), "{log}");
     let unseen = |span: &Span| hex(&span.trace_id) != "6".repeat(32);
     assert!(got.spans.iter().all(unseen));
+}
+
+#[tokio::test]
+async fn the_variables_of_every_program_with_opentelemetry_count() {
+    let (collector, address) = Collector::start().await;
+    let mut server = Server::begin_under(Database::Sqlite, |_| {
+        let variables = [
+            format!("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT={address}/v1/traces"),
+            "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1".to_owned(),
+            format!("OTEL_EXPORTER_OTLP_HEADERS=x-collector-token={CANARY}%2Dheader"),
+            "OTEL_SERVICE_NAME=mine".to_owned(),
+            "OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=a%20test".to_owned(),
+        ];
+        let command = std::iter::once("/usr/bin/env".to_owned());
+        command.chain(variables).collect()
+    })
+    .await;
+    server.until_ready().await;
+    let instance = server.create(json!({"template": "demo"})).await;
+    let mut client = Mcp::connect(&instance).await;
+    let said = client.tool("log", json!({"text": "x", "lines": 3})).await;
+    assert!(said.is_ok(), "{said:?}");
+    // A batch of lines is a trace of its own, and the database's work a part of it.
+    let batch = collector.span("log batch", |_| true).await;
+    assert!(batch.parent_span_id.is_empty());
+    let of_batch = |span: &Span| span.parent_span_id == batch.span_id;
+    collector.span("store log_writers", of_batch).await;
+    let log = server.log();
+    drop(server);
+    let got = collector.0.lock().expect("no panic");
+    assert!(
+        got.headers
+            .iter()
+            .all(|headers| { headers["x-collector-token"] == format!("{CANARY}-header").as_str() })
+    );
+    assert!(!log.contains(CANARY), "{log}");
+    assert!(!String::from_utf8_lossy(&got.raw).contains(CANARY));
+    let expected = [
+        ("deployment.environment.name", "a test"),
+        ("service.name", "mine"),
+    ];
+    for (key, value) in expected {
+        let value = (key.to_owned(), value.to_owned());
+        assert!(got.resource.contains(&value), "{:?}", got.resource);
+    }
 }
 
 #[tokio::test]

@@ -132,7 +132,8 @@ pub(super) async fn run(
     if let Manner::Unit(unit) = &manner
         && let Err(cause) = unit.restart().await
     {
-        knocks.end().await;
+        // Who knocks waits for a daemon, and systemd tries the new program no more than ten times.
+        drop(knocks);
         return Err(brought_back(unit, &cause, placed).await);
     }
     let after = tokio::select! {
