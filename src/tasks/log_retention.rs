@@ -44,8 +44,12 @@ impl LogBytes {
         own.max(total.saturating_sub(self.total))
     }
 
-    /// Deletes in steps what is too much; how many lines it were.
-    pub(super) async fn hold(&self, store: &Store) -> Result<u64, StoreError> {
+    /// Deletes in steps what is too much; how many lines it were. Beside a flood it deletes no more than twice what was too
+    /// much when it began.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn hold(&self, store: &Store) -> Result<u64, StoreError> {
         let mut lines = 0;
         let mut usage = store.log_usage().await?;
         // What is too much now, and as much again for what comes meanwhile; then the next run goes on.

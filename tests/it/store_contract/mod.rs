@@ -7,6 +7,7 @@ mod damage;
 mod faults;
 mod instances;
 mod logs;
+mod retention;
 mod small_tables;
 mod tokens;
 
