@@ -107,7 +107,7 @@ mod tests {
         );
         assert_eq!(bytes.excess(&three), 20 * MIB);
         assert_eq!(bytes.excess(&[usage(1, 120), usage(2, 130)]), 50 * MIB);
-        let absurd = [usage(1, u64::MAX), usage(2, u64::MAX)];
+        let absurd = [usage(1, u64::MAX / MIB), usage(2, u64::MAX / MIB)];
         assert!(bytes.next(&absurd).is_some(), "no sum overflows");
         let many: Vec<_> = (0..100).map(|key| usage(key, 10)).collect();
         assert!(bytes.next(&many).is_some_and(|(_, excess)| excess == MIB));
