@@ -106,7 +106,7 @@ macro_rules! select_logs {
             lines_between!($like),
             " AND at >= $4 AND at <= $5 AND ($6 < 0 OR stream = $6) AND ($7 = '' OR line ",
             $like,
-            " $7 ESCAPE '!') ORDER BY id ",
+            " $7 ESCAPE '!') ORDER BY ",
             $order,
             " LIMIT $8"
         )
@@ -181,15 +181,21 @@ impl Store {
                     })
                 };
             }
+            // SQLite goes from row to row upwards without a search of its tree, and not downwards: with most lines passed
+            // over, those of a stretch are read upwards in a fifth of the time, and the newest that fit kept.
+            let is_search = page.text.is_some();
             let mut read: Read<LineColumns> = match (&self.pool, page.newest_first) {
                 (Pool::Sqlite { readers, .. }, false) => {
-                    fetch!(readers, select_logs!("LIKE", "ASC"))
+                    fetch!(readers, select_logs!("LIKE", "id ASC"))
+                }
+                (Pool::Sqlite { readers, .. }, true) if is_search => {
+                    fetch!(readers, select_logs!("LIKE", "+id DESC"))
                 }
                 (Pool::Sqlite { readers, .. }, true) => {
-                    fetch!(readers, select_logs!("LIKE", "DESC"))
+                    fetch!(readers, select_logs!("LIKE", "id DESC"))
                 }
-                (Pool::Postgres(pool), false) => fetch!(pool, select_logs!("ILIKE", "ASC")),
-                (Pool::Postgres(pool), true) => fetch!(pool, select_logs!("ILIKE", "DESC")),
+                (Pool::Postgres(pool), false) => fetch!(pool, select_logs!("ILIKE", "id ASC")),
+                (Pool::Postgres(pool), true) => fetch!(pool, select_logs!("ILIKE", "id DESC")),
             };
             match (read.last, page.newest_first) {
                 (Some(last), true) => before = last,
