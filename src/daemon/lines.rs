@@ -33,7 +33,7 @@ pub(super) async fn start(
             (None, None)
         }
     };
-    let pipeline = LogPipeline::start_counted(config, store, count).await?;
+    let pipeline = LogPipeline::open(config, store, count).await?;
     if let Some(file) = file {
         let keeper = &**runtime;
         let held = runtime::ask_again(keeper, || keeper.hold(NAME, file.as_fd())).await;
@@ -42,7 +42,7 @@ pub(super) async fn start(
         }
         tokio::spawn(follow_keeper(runtime, NAME, file));
     }
-    Ok(pipeline)
+    Ok(pipeline.start())
 }
 
 async fn files(runtime: &Arc<dyn Runtime>) -> Result<(LineCount, File), String> {

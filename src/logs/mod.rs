@@ -141,24 +141,43 @@ pub struct LogPipeline {
     writer: tokio::task::JoinHandle<()>,
 }
 
+/// A pipeline that writes nothing yet.
+pub struct IdlePipeline {
+    logs: Logs,
+    writer: Writer,
+}
+
+impl IdlePipeline {
+    /// Starts the writer.
+    #[must_use]
+    pub fn start(self) -> LogPipeline {
+        LogPipeline {
+            logs: self.logs,
+            writer: tokio::spawn(self.writer.run()),
+        }
+    }
+}
+
 impl LogPipeline {
     /// Opens the spool (what an earlier daemon left in it is written first) and starts the writer.
     ///
     /// # Errors
     /// The spool folder cannot be made, read or written.
     pub async fn start(config: &LogsConfig, store: Arc<dyn LogStore>) -> Result<Self, SpoolError> {
-        Self::start_counted(config, store, None).await
+        Ok(Self::open(config, store, None).await?.start())
     }
 
-    /// The same, with the lines that are in memory counted in a file that outlives this process.
+    /// The same without the start, with the lines that are in memory counted in a file that outlives this process. What
+    /// the former count tells as lost stands in the new one from here on; somebody else has to hold that before the start,
+    /// or a kill would leave the former, and what it tells would be told twice.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub async fn start_counted(
+    pub async fn open(
         config: &LogsConfig,
         store: Arc<dyn LogStore>,
         count: Option<LineCount>,
-    ) -> Result<Self, SpoolError> {
+    ) -> Result<IdlePipeline, SpoolError> {
         let spool = Spool::open(&config.spool_dir, config.spool_bytes).await?;
         let shared = Arc::new(Shared::default());
         // 63 random bits; 0 is nobody.
@@ -207,8 +226,7 @@ impl LogPipeline {
             stop: CancellationToken::new(),
             line_limit_bytes: config.line_limit_bytes,
         };
-        let writer = tokio::spawn(writer.run());
-        Ok(Self { logs, writer })
+        Ok(IdlePipeline { logs, writer })
     }
 
     /// The way in.

@@ -149,8 +149,8 @@ async fn next(
     let file = own.try_clone().expect("a descriptor");
     let store: Arc<dyn LogStore> = Arc::<FakeStore>::clone(store);
     let count = LineCount { former, own };
-    let pipeline = LogPipeline::start_counted(config, store, Some(count)).await;
-    (pipeline.expect("the spool folder is usable"), file)
+    let pipeline = LogPipeline::open(config, store, Some(count)).await;
+    (pipeline.expect("the spool folder is usable").start(), file)
 }
 
 fn note(pipeline: &LogPipeline, lines: std::ops::Range<usize>) {
@@ -188,6 +188,29 @@ async fn a_killed_pipeline_is_told_of_by_the_next_one() {
     pipeline.close(Duration::from_secs(5)).await;
     assert_eq!(former(&file).lost(0, 0), Gaps::new(), "it was told");
     killed.close(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn what_a_former_daemon_lost_is_in_the_next_count_before_it_is_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let lost = tempfile::tempfile().expect("a file");
+    let former = lost.try_clone().expect("a descriptor");
+    let tally = Tally::begin(lost, 99, &Gaps::new()).expect("writable");
+    tally.enter(7, GENERATION, 1_000, 4);
+    let store = FakeStore::new();
+    let own = tempfile::tempfile().expect("a file");
+    let count = LineCount {
+        former: Some(former),
+        own: own.try_clone().expect("a descriptor"),
+    };
+    let as_store: Arc<dyn LogStore> = Arc::<FakeStore>::clone(&store);
+    let idle = LogPipeline::open(&config(dir.path()), as_store, Some(count)).await;
+    let idle = idle.expect("the spool folder is usable");
+    assert_eq!(self::lost(&own, 0, 0), [(7, 4)], "a kill tells it again");
+    assert_eq!(store.inserts(), 0, "nothing is told before its start");
+    idle.start().close(Duration::from_secs(5)).await;
+    assert_eq!(self::lost(&own, 0, 0), [], "told");
+    assert_eq!(store.inserts(), 1);
 }
 
 /// The file as it is now.

@@ -40,6 +40,13 @@ impl Api {
         }
     }
 
+    /// Whether it answers anything at all, soon, whatever the database does.
+    pub async fn answers_within(&self, patience: Duration) -> bool {
+        let root = self.base.trim_end_matches("/api/v1");
+        let asked = self.client.get(format!("{root}/healthz")).send();
+        matches!(tokio::time::timeout(patience, asked).await, Ok(Ok(_)))
+    }
+
     /// One request; `key` is an `Idempotency-Key`.
     pub async fn ask(
         &self,

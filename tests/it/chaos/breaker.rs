@@ -1,4 +1,4 @@
-//! Breaks things: children, `serve`, the keeper, the database.
+//! Breaks things: children, `serve`, the keeper, the database. And knows what then nobody can know any more.
 
 use std::time::Duration;
 
@@ -7,6 +7,8 @@ use sqlx::{Connection, SqliteConnection};
 
 use super::{
     api::{Api, Reply},
+    count,
+    lines::Ledger,
     steps::Fault,
     world::World,
 };
@@ -16,12 +18,22 @@ use crate::{
     processes::{self, Process},
 };
 
+/// `serve` answers within so long, or counts as still starting.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
+
 /// Everything that can be broken.
 pub struct Breaker {
     /// The daemon.
     pub server: Server,
+    /// No keeper was killed so far.
+    first_keeper: bool,
+    /// The `serve` that was begun last has answered, so it has taken over what the one before it left: its count of lines,
+    /// and the pipes.
+    took_over: bool,
     /// Before PostgreSQL.
     proxy: Option<Proxy>,
+    /// It does not let through at the moment.
+    cut: bool,
     /// Holds the lock of SQLite while it is away.
     lock: Option<SqliteConnection>,
 }
@@ -49,7 +61,10 @@ impl Breaker {
         let server = Server::start_with(database, |config| super::configure(config, address)).await;
         Self {
             server,
+            first_keeper: true,
+            took_over: true,
             proxy,
+            cut: false,
             lock: None,
         }
     }
@@ -62,13 +77,17 @@ impl Breaker {
             Fault::KillChild(slot) => self.kill_child(world, api, slot).await,
             Fault::KillServe => {
                 self.kill_serve(world);
-                self.server.begin();
+                self.begin_serve();
             }
-            Fault::KillKeeper => self.kill_keeper(),
+            Fault::KillKeeper => {
+                self.look_whether_it_answers(api).await;
+                self.kill_keeper(world);
+            }
             Fault::KillBoth => {
                 self.kill_serve(world);
-                self.kill_keeper();
-                self.server.begin();
+                self.took_over = false;
+                self.kill_keeper(world);
+                self.begin_serve();
             }
             Fault::RestartServe => {
                 self.look_after_serve(world);
@@ -76,13 +95,13 @@ impl Breaker {
                 // None: the signal came before it listened for signals, which is a kill to it.
                 match code {
                     Some(0) => {}
-                    None => expose(world),
+                    None => self.serve_was_killed(world, false),
                     Some(code) => world.wrong(format!("serve ended with {code}")),
                 }
-                self.server.begin();
+                self.begin_serve();
             }
-            Fault::Cut => self.take_away(world, Mode::Refuse).await,
-            Fault::Stall => self.take_away(world, Mode::Stall).await,
+            Fault::Cut => self.take_away(world, api, Mode::Refuse).await,
+            Fault::Stall => self.take_away(world, api, Mode::Stall).await,
             Fault::Heal => self.heal().await,
             Fault::Await => {
                 self.look_after_serve(world);
@@ -91,10 +110,66 @@ impl Breaker {
         }
     }
 
+    fn begin_serve(&mut self) {
+        self.took_over = false;
+        self.server.begin();
+    }
+
     fn kill_serve(&mut self, world: &World) {
         self.look_after_serve(world);
+        let lost = !self.first_keeper && {
+            let keeper = self.files_of_keeper();
+            count::is_lost_with_serve(self.files_of_serve().as_deref(), keeper.as_deref())
+        };
         self.server.kill();
-        expose(world);
+        self.serve_was_killed(world, lost);
+    }
+
+    /// What is in the memory of a `serve` that is killed is gone; whether with its count.
+    fn serve_was_killed(&self, world: &World, with_its_count: bool) {
+        let away = self.is_away();
+        in_each_ledger(world, |ledger| {
+            ledger.serve_was_killed();
+            if away {
+                ledger.nobody_was_asked();
+            }
+        });
+        if with_its_count {
+            self.count_was_lost(world);
+        }
+    }
+
+    fn count_was_lost(&self, world: &World) {
+        world.count("counts of lines lost with the keeper");
+        in_each_ledger(world, Ledger::count_was_lost);
+    }
+
+    /// The files in which `serve` counts lines.
+    fn files_of_serve(&self) -> Option<Vec<u64>> {
+        count::files_of(self.server.pid())
+    }
+
+    fn files_of_keeper(&self) -> Option<Vec<u64>> {
+        let all = self.server.processes();
+        let files = keepers(&all)
+            .into_iter()
+            .map(|keeper| count::files_of(keeper.pid));
+        files.flatten().reduce(|all, more| [all, more].concat())
+    }
+
+    /// Whether the lines in memory are counted where a kill leaves the count; what is wrong with it.
+    pub fn complaint_of_count(&self) -> Option<String> {
+        count::complaint(self.files_of_serve(), self.files_of_keeper())
+    }
+
+    async fn look_whether_it_answers(&mut self, api: &Api) {
+        if !self.took_over {
+            self.took_over = api.answers_within(ANSWER_TIMEOUT).await;
+        }
+    }
+
+    fn is_away(&self) -> bool {
+        self.lock.is_some() || self.cut
     }
 
     /// `serve` never ends by itself.
@@ -106,7 +181,11 @@ impl Breaker {
         }
     }
 
-    fn kill_keeper(&self) {
+    fn kill_keeper(&mut self, world: &World) {
+        self.first_keeper = false;
+        if !self.took_over {
+            self.count_was_lost(world);
+        }
         let all = self.server.processes();
         for keeper in keepers(&all) {
             processes::kill(keeper.pid);
@@ -136,7 +215,12 @@ impl Breaker {
         }
     }
 
-    async fn take_away(&mut self, world: &World, mode: Mode) {
+    async fn take_away(&mut self, world: &World, api: &Api, mode: Mode) {
+        self.look_whether_it_answers(api).await;
+        if !self.took_over {
+            in_each_ledger(world, Ledger::nobody_was_asked);
+        }
+        self.cut = self.proxy.is_some();
         if let Some(proxy) = &self.proxy {
             proxy.set(mode).await;
             return;
@@ -155,6 +239,7 @@ impl Breaker {
 
     /// The database is there.
     pub async fn heal(&mut self) {
+        self.cut = false;
         if let Some(proxy) = &self.proxy {
             proxy.set(Mode::Open).await;
         }
@@ -168,10 +253,9 @@ impl Breaker {
     }
 }
 
-/// What the memory of a killed `serve` held is gone.
-fn expose(world: &World) {
+fn in_each_ledger(world: &World, change: impl Fn(&mut Ledger)) {
     for place in &mut world.state().places {
-        place.ledger.serve_was_killed();
+        change(&mut place.ledger);
     }
 }
 

@@ -52,6 +52,10 @@ pub async fn check(world: &World, breaker: &mut Breaker, api: &Api) {
     compare_ports(world, server, &seen).await;
     compare_folders(world, server, &seen).await;
     compare_rows(world, server, &seen).await;
+    until_right(world, "the count of lines in memory", || async {
+        breaker.complaint_of_count()
+    })
+    .await;
     check_logs(world, api).await;
     check_calls(world).await;
     world.count("checkpoints");

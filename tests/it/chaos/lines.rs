@@ -1,8 +1,17 @@
 //! Which lines of an instance's log must be there. Pure.
 //!
-//! A line is acknowledged once somebody read it through the API: from then on it is there exactly once. A line that was
-//! written (the call that wrote it was answered) is there too, or a gap row counts it, unless `serve` was killed
-//! before the line was read: what is in the memory of a process that is killed is gone, and nobody is left to count it.
+//! A line that was written (the call that wrote it was answered) is in the log exactly once, or a gap row counts it,
+//! whatever was killed meanwhile; once somebody read it, it stays. What `serve` had in its memory when it was killed is
+//! counted in a file that the keeper holds ([`super::count`]), so a kill of `serve` excuses nothing. These lines are left
+//! out, because nobody is left to count them:
+//!
+//! - Lines not yet read when that count was lost: `serve` was killed while a new keeper had not been given the file yet, or
+//!   the keeper was killed before the next `serve` had taken over, and with the file the pipes that only it still held.
+//! - Lines of a call that was not answered: any part of them may have been written.
+//!
+//! The other way round, gap rows may not count more than is missing, but for what cannot be told apart from it: lines of
+//! those two kinds, the server's own few lines, lines of which a kill tore one in two, and one batch of the writer where the
+//! database was away after a kill, so that nobody could ask whether it was committed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +19,10 @@ use super::model::Violation;
 
 /// Begins every line of ours.
 const MARK: &str = "chaos-";
+/// Lines that a kill of `serve` can take without any of ours being missing: the server's own, and halves of torn lines.
+const STRAYS: u64 = 8;
+/// The most lines of one batch of the writer.
+pub const BATCH_LINES: u64 = 500;
 
 /// Lines written by one call.
 #[derive(Debug, Clone, Default)]
@@ -17,10 +30,18 @@ struct Batch {
     lines: u32,
     /// The call was answered: the lines are in the pipe.
     answered: bool,
-    /// `serve` was killed before all of them were read.
-    exposed: bool,
+    /// The count of what is in memory was lost before all of them were read.
+    excused: bool,
+    /// A comparison without a fault came after it: what is missing of it is counted.
+    settled: bool,
     /// Those that were read.
     read: BTreeSet<u32>,
+}
+
+impl Batch {
+    fn missing(&self) -> u64 {
+        u64::from(self.lines).saturating_sub(self.read.len() as u64)
+    }
 }
 
 /// What one instance wrote.
@@ -28,6 +49,10 @@ struct Batch {
 pub struct Ledger {
     batches: BTreeMap<String, Batch>,
     next: u32,
+    /// What the gap rows of the log counted at the last comparison without a fault, in lines.
+    counted: u64,
+    /// So many more lines than are missing may be counted.
+    leeway: u64,
 }
 
 /// Row id and text.
@@ -59,10 +84,20 @@ impl Ledger {
         self.batches.get(word).map_or(0, |batch| batch.lines)
     }
 
-    /// `serve` was killed.
+    /// `serve` was killed, and its count of lines is held.
     pub fn serve_was_killed(&mut self) {
+        self.leeway += STRAYS;
+    }
+
+    /// The next `serve` may find no database to ask how much of the last batch it has.
+    pub fn nobody_was_asked(&mut self) {
+        self.leeway += BATCH_LINES;
+    }
+
+    /// The count of lines that nobody read yet is gone.
+    pub fn count_was_lost(&mut self) {
         for batch in self.batches.values_mut() {
-            batch.exposed |= (batch.read.len() as u64) < u64::from(batch.lines);
+            batch.excused |= batch.missing() > 0;
         }
     }
 
@@ -99,8 +134,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// The whole log, while everything is calm: nothing acknowledged is missing, nothing is there twice. Answers how
-    /// many lines are missing that neither a gap row nor a kill of `serve` explains; they may still be on their way.
+    /// The whole log, while everything is calm: nothing acknowledged is missing, nothing is there twice, no gap row counts
+    /// what is there. Answers how many lines are missing since the last time that no gap row counts; they may still be on
+    /// their way. With none, this is where the next time begins.
     ///
     /// # Errors
     /// As [`Self::read_some`], or a line that was read before is gone.
@@ -120,13 +156,27 @@ impl Ledger {
         }
         self.read_some(rows)?;
         let counted: u64 = rows.iter().filter_map(|(_, text)| gap_of(text)).sum();
-        let missing: u64 = self
-            .batches
-            .values()
-            .filter(|batch| batch.answered && !batch.exposed)
-            .map(|batch| u64::from(batch.lines).saturating_sub(batch.read.len() as u64))
-            .sum();
-        Ok(missing.saturating_sub(counted))
+        let most = self.missing(|_| true) + self.leeway;
+        if counted > most {
+            return Err(format!(
+                "gap rows count {counted} lines, and at most {most} can be missing"
+            ));
+        }
+        let must_be_there = |batch: &Batch| batch.answered && !batch.excused && !batch.settled;
+        let news = counted.saturating_sub(self.counted);
+        let uncounted = self.missing(must_be_there).saturating_sub(news);
+        if uncounted == 0 {
+            self.counted = counted;
+            for batch in self.batches.values_mut() {
+                batch.settled = true;
+            }
+        }
+        Ok(uncounted)
+    }
+
+    fn missing(&self, of: impl Fn(&Batch) -> bool) -> u64 {
+        let batches = self.batches.values().filter(|batch| of(batch));
+        batches.map(Batch::missing).sum()
     }
 
     /// The call and the number that a line names; `None` for lines that are not ours, and for the torn last line of a
@@ -214,20 +264,63 @@ mod tests {
         assert_eq!(ledger.read_all(&rows(&[ALL[0], gap])), Ok(0));
     }
 
+    const KILLED: &str = "2 lines lost: the daemon was killed before it could store them";
+
     #[test]
-    fn a_kill_of_serve_excuses_what_was_not_read_and_nothing_else() {
+    fn a_kill_of_serve_excuses_nothing_and_a_gap_row_does() {
         let (mut ledger, _) = written();
         assert_eq!(ledger.read_some(&rows(&ALL[..1])), Ok(()));
         ledger.serve_was_killed();
+        assert_eq!(ledger.read_all(&rows(&ALL[..1])), Ok(2), "not yet told");
+        assert!(ledger.read_all(&rows(&ALL[1..])).is_err(), "it was read");
+        assert_eq!(ledger.read_all(&rows(&[ALL[0], KILLED])), Ok(0));
+    }
+
+    #[test]
+    fn a_gap_row_counts_once() {
+        let (mut ledger, _) = written();
+        ledger.serve_was_killed();
+        assert_eq!(ledger.read_all(&rows(&[ALL[0], KILLED])), Ok(0));
+        let word = ledger.begin("s1", 2);
+        ledger.answered(&word);
+        let log = [ALL[0], KILLED];
+        assert_eq!(ledger.read_all(&rows(&log)), Ok(2), "written afterwards");
+        let log = [ALL[0], KILLED, "chaos-s1-2 (1)", "chaos-s1-2 (2)"];
+        assert_eq!(ledger.read_all(&rows(&log)), Ok(0));
+    }
+
+    #[test]
+    fn a_count_that_was_lost_excuses_what_was_not_read_and_nothing_else() {
+        let (mut ledger, _) = written();
+        assert_eq!(ledger.read_some(&rows(&ALL[..1])), Ok(()));
+        ledger.count_was_lost();
         assert_eq!(ledger.read_all(&rows(&ALL[..1])), Ok(0));
         assert!(ledger.read_all(&rows(&ALL[1..])).is_err(), "it was read");
         let (mut ledger, _) = written();
         assert_eq!(ledger.read_all(&rows(&ALL)), Ok(0));
-        ledger.serve_was_killed();
+        ledger.count_was_lost();
         assert!(ledger.read_all(&rows(&ALL[..2])).is_err(), "all were read");
         let word = ledger.begin("s1", 2);
         ledger.answered(&word);
         assert_eq!(ledger.read_all(&rows(&ALL)), Ok(2), "written afterwards");
+    }
+
+    #[test]
+    fn gap_rows_that_count_what_is_there_are_a_violation() {
+        let gap = |lines: u64| format!("{lines} lines lost: the daemon was killed");
+        let counted = |ledger: &Ledger, lines: u64| {
+            let log = [ALL[0], ALL[1], ALL[2], &gap(lines)];
+            ledger.clone().read_all(&rows(&log)).is_ok()
+        };
+        let (mut ledger, _) = written();
+        assert!(!counted(&ledger, 1), "nothing was killed");
+        ledger.serve_was_killed();
+        assert!(counted(&ledger, STRAYS) && !counted(&ledger, STRAYS + 1));
+        ledger.nobody_was_asked();
+        let most = STRAYS + BATCH_LINES;
+        assert!(counted(&ledger, most) && !counted(&ledger, most + 1));
+        ledger.begin("s1", 3);
+        assert!(counted(&ledger, most + 3), "a call without an answer");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod api;
 pub mod breaker;
 mod caller;
 mod checkpoint;
+mod count;
 pub mod driver;
 pub mod lines;
 mod model;
@@ -79,6 +80,7 @@ fn configure(config: &mut Config, postgres: Option<String>) {
     // Small enough to overflow in an outage, so that lines are lost and must be counted.
     config.logs.queue_bytes = 256 << 10;
     config.logs.spool_bytes = 1 << 20;
+    config.logs.batch_rows = usize::try_from(lines::BATCH_LINES).expect("small");
     let folder = &config.runtime.template_dirs[0];
     write_template(folder, "restless", "");
     // More than are ever left by clients that did not hear the answer to `initialize`.
