@@ -359,7 +359,22 @@ async fn check_logs(world: &World, api: &Api) {
             let Some(rows) = whole_log(api, &access.id).await else {
                 return Some("it cannot be read".to_owned());
             };
-            let outcome = world.state().places[slot].ledger.read_all(&rows);
+            let (outcome, counted) = {
+                let mut state = world.state();
+                let ledger = &mut state.places[slot].ledger;
+                let before = ledger.counted();
+                (
+                    ledger.read_all(&rows),
+                    ledger.counted().saturating_sub(before),
+                )
+            };
+            if counted > 0 {
+                let mut state = world.state();
+                *state
+                    .tally
+                    .entry("lines lost and counted".to_owned())
+                    .or_default() += counted;
+            }
             match outcome {
                 Ok(0) => None,
                 Ok(missing) => Some(format!("{missing} lines are missing, uncounted")),

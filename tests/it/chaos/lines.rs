@@ -174,6 +174,11 @@ impl Ledger {
         Ok(uncounted)
     }
 
+    /// How many lines the gap rows counted at the last comparison without a fault.
+    pub fn counted(&self) -> u64 {
+        self.counted
+    }
+
     fn missing(&self, of: impl Fn(&Batch) -> bool) -> u64 {
         let batches = self.batches.values().filter(|batch| of(batch));
         batches.map(Batch::missing).sum()
