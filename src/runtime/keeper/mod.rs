@@ -11,6 +11,7 @@ pub(super) mod clone;
 mod credential_files;
 mod denials;
 mod failure;
+mod filter_program;
 mod freezer;
 mod handover;
 mod identity;

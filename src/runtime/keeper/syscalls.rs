@@ -11,15 +11,15 @@ use std::{
 };
 
 use nix::errno::Errno;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
-};
+use seccompiler::BpfProgram;
 
-/// The two programs, in the order in which they are to be installed.
+use super::filter_program::{Relation, Test, Verdict, compile};
+
+/// The program, in two forms.
 pub(super) struct Filters {
-    programs: [BpfProgram; 2],
-    /// The second one, with what it refuses handed to a listener instead.
+    /// Refuses by itself.
+    silent: BpfProgram,
+    /// Hands what it refuses to a listener.
     telling: BpfProgram,
 }
 
@@ -30,50 +30,26 @@ impl Filters {
     /// # Errors
     /// A sentence, on a machine that the list was not made for.
     pub(super) fn compile(own_ipc: bool) -> Result<Self, String> {
-        let arch = TargetArch::try_from(std::env::consts::ARCH)
-            .map_err(|error| format!("no filter of system calls for this machine: {error}"))?;
-        let program = |rules, otherwise, matched| {
-            SeccompFilter::new(rules, otherwise, matched, arch)
-                .and_then(BpfProgram::try_from)
-                .map_err(|error| format!("the filter of system calls cannot be built: {error}"))
-        };
-        let errno = |errno: libc::c_int| SeccompAction::Errno(errno.unsigned_abs());
-        let without_clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-        let absent = program(without_clone3, SeccompAction::Allow, errno(libc::ENOSYS))?;
-        let listed = rules(own_ipc)
-            .map_err(|error| format!("the filter of system calls cannot be built: {error}"))?;
-        let allowed = program(listed, errno(libc::EPERM), SeccompAction::Allow)?;
-        // The crate has no word for it.
-        let mut telling = allowed.clone();
-        let refusal = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
-        for instruction in &mut telling {
-            if instruction.code == BPF_RETURN && instruction.k == refusal {
-                instruction.k = libc::SECCOMP_RET_USER_NOTIF;
-            }
-        }
+        let calls = calls(own_ipc);
         Ok(Self {
-            programs: [absent, allowed],
-            telling,
+            silent: compile(&calls, SILENTLY)?,
+            telling: compile(&calls, libc::SECCOMP_RET_USER_NOTIF)?,
         })
     }
 
-    /// Installs both for this process and all that it starts. Neither allocates nor can be undone. With `tells`, what
-    /// is refused waits for the holder of the listener that comes back, where the kernel has that (Linux 5.0).
+    /// Installs one of them for this process and all that it starts. This neither allocates nor can be undone. With
+    /// `tells`, what is refused waits for the holder of the listener that comes back, where the kernel has that (Linux 5.0).
     pub(super) fn install(&self, tells: bool) -> Result<Option<OwnedFd>, Errno> {
-        let [absent, allowed] = &self.programs;
-        let apply =
-            |program: &BpfProgram| seccompiler::apply_filter(program).map_err(|_| Errno::last());
-        apply(absent)?;
         if let Some(listener) = tells.then(|| listen(&self.telling)).and_then(Result::ok) {
             return Ok(Some(listener));
         }
-        apply(allowed)?;
+        seccompiler::apply_filter(&self.silent).map_err(|_| Errno::last())?;
         Ok(None)
     }
 }
 
-/// `BPF_RET | BPF_K` of linux/bpf_common.h.
-const BPF_RETURN: u16 = 0x06;
+/// `EPERM`, without a word to anybody.
+const SILENTLY: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
 
 /// Installs a program whose refusals are handed to the descriptor that comes back.
 fn listen(program: &BpfProgram) -> Result<OwnedFd, Errno> {
@@ -96,15 +72,14 @@ fn listen(program: &BpfProgram) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-type Rules = BTreeMap<libc::c_long, Vec<SeccompRule>>;
-type Compiled<T> = Result<T, seccompiler::BackendError>;
-
-fn rules(own_ipc: bool) -> Compiled<Rules> {
-    let mut rules = Rules::new();
+/// What the list says, by number.
+fn calls(own_ipc: bool) -> BTreeMap<libc::c_long, Verdict> {
+    let mut calls = BTreeMap::new();
     let ipc = if own_ipc { SYSTEM_V_IPC } else { &[] };
     for call in FREE.iter().chain(LEGACY).chain(ipc) {
-        rules.insert(*call, Vec::new());
+        calls.insert(*call, Verdict::Made);
     }
+    calls.insert(libc::SYS_clone3, Verdict::Fails(libc::ENOSYS as u16));
     // New namespaces give capabilities over a part of the kernel that a server has no business in.
     let namespaces = (libc::CLONE_NEWNS
         | libc::CLONE_NEWCGROUP
@@ -112,45 +87,40 @@ fn rules(own_ipc: bool) -> Compiled<Rules> {
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUSER
         | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNET) as u64;
-    let no_namespace = word(0, SeccompCmpOp::MaskedEq(namespaces), 0)?;
-    rules.insert(libc::SYS_clone, vec![all_of([no_namespace])?]);
+        | libc::CLONE_NEWNET)
+        .cast_unsigned();
+    let no_namespace = test(0, Relation::Masked(namespaces), 0);
+    calls.insert(libc::SYS_clone, Verdict::IfAny(vec![vec![no_namespace]]));
     // Of the address families only those that programs of this kind speak. AF_VSOCK is a way to the
     // hypervisor that no network namespace closes; AF_ALG and AF_PACKET are surface without use.
-    let family = |value: libc::c_int| word(0, SeccompCmpOp::Eq, value as u64);
-    let routing = word(2, SeccompCmpOp::Eq, libc::NETLINK_ROUTE as u64)?;
-    rules.insert(
-        libc::SYS_socket,
-        vec![
-            all_of([family(libc::AF_UNIX)?])?,
-            all_of([family(libc::AF_INET)?])?,
-            all_of([family(libc::AF_INET6)?])?,
-            all_of([family(libc::AF_NETLINK)?, routing])?,
-        ],
-    );
-    rules.insert(
-        libc::SYS_socketpair,
-        vec![all_of([family(libc::AF_UNIX)?])?],
-    );
+    let family = |value: libc::c_int| test(0, Relation::Is, value.cast_unsigned());
+    let routing = test(2, Relation::Is, libc::NETLINK_ROUTE.cast_unsigned());
+    let sockets = vec![
+        vec![family(libc::AF_UNIX)],
+        vec![family(libc::AF_INET)],
+        vec![family(libc::AF_INET6)],
+        vec![family(libc::AF_NETLINK), routing],
+    ];
+    calls.insert(libc::SYS_socket, Verdict::IfAny(sockets));
+    let pairs = vec![vec![family(libc::AF_UNIX)]];
+    calls.insert(libc::SYS_socketpair, Verdict::IfAny(pairs));
     // Both put words into the mouth of whoever sits at a terminal.
-    let sti = word(1, SeccompCmpOp::Ne, TIOCSTI)?;
-    let selection = word(1, SeccompCmpOp::Ne, TIOCLINUX)?;
-    rules.insert(libc::SYS_ioctl, vec![all_of([sti, selection])?]);
+    let quiet = [TIOCSTI, TIOCLINUX].map(|request| test(1, Relation::IsNot, request));
+    calls.insert(libc::SYS_ioctl, Verdict::IfAny(vec![quiet.to_vec()]));
     // Their own limits and priorities, not those of other processes.
     for (call, argument) in OWN_ONLY {
-        let own = word(*argument, SeccompCmpOp::Eq, 0)?;
-        rules.insert(*call, vec![all_of([own])?]);
+        let own = test(*argument, Relation::Is, 0);
+        calls.insert(*call, Verdict::IfAny(vec![vec![own]]));
     }
-    Ok(rules)
+    calls
 }
 
-/// The kernel reads only the low half of the arguments that are looked at here.
-fn word(argument: u8, operator: SeccompCmpOp, value: u64) -> Compiled<SeccompCondition> {
-    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
-}
-
-fn all_of<const N: usize>(conditions: [SeccompCondition; N]) -> Compiled<SeccompRule> {
-    SeccompRule::new(conditions.into())
+fn test(argument: u8, relation: Relation, value: u32) -> Test {
+    Test {
+        argument,
+        relation,
+        value,
+    }
 }
 
 /// A list of calls by the names of the crate `libc`.
@@ -158,8 +128,8 @@ macro_rules! calls {
     ($($name:ident)*) => { &[$(libc::$name),*] };
 }
 
-const TIOCSTI: u64 = 0x5412;
-const TIOCLINUX: u64 = 0x541c;
+const TIOCSTI: u32 = 0x5412;
+const TIOCLINUX: u32 = 0x541c;
 
 /// Calls with the argument that names another process, 0 meaning the caller.
 const OWN_ONLY: &[(libc::c_long, u8)] = &[
@@ -226,25 +196,60 @@ const LEGACY: &[libc::c_long] = &[];
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::filter_program::outcome_here, *};
 
     #[test]
-    fn the_list_compiles_and_holds_nothing_that_reaches_into_others() {
+    fn both_programs_hold_the_list_and_nothing_that_reaches_into_others() {
         let filters = Filters::compile(true).expect("this machine is known");
-        let refusing = |program: &BpfProgram, answer: u32| {
-            let returns = program.iter().filter(|one| one.code == BPF_RETURN);
-            returns.filter(|one| one.k == answer).count()
-        };
-        let refusal = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
-        let [_, silent] = &filters.programs;
-        assert!(refusing(silent, refusal) > 0);
-        assert_eq!(refusing(&filters.telling, refusal), 0);
-        assert_eq!(
-            refusing(&filters.telling, libc::SECCOMP_RET_USER_NOTIF),
-            refusing(silent, refusal)
+        let lengths = [&filters.silent, &filters.telling].map(Vec::len);
+        assert!(
+            lengths.iter().all(|len| *len < 600),
+            "{lengths:?} instructions"
         );
-        let with = rules(true).expect("it is valid");
-        let without = rules(false).expect("it is valid");
+        let with = calls(true);
+        let without = calls(false);
+        let said = |call: libc::c_long, args: [u32; 6]| {
+            let call = u32::try_from(call).expect("a number");
+            let [silent, telling] = [&filters.silent, &filters.telling]
+                .map(|program| outcome_here(program, call, args));
+            let alike = match silent {
+                SILENTLY => telling == libc::SECCOMP_RET_USER_NOTIF,
+                same => telling == same,
+            };
+            assert!(alike, "{call}: {silent:#x} and {telling:#x}");
+            silent
+        };
+        let made = libc::SECCOMP_RET_ALLOW;
+        for call in FREE
+            .iter()
+            .chain(LEGACY)
+            .filter(|call| **call != libc::SYS_clone3)
+        {
+            assert_eq!(said(*call, [7; 6]), made, "{call}");
+        }
+        let enosys = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
+        assert_eq!(said(libc::SYS_clone3, [0; 6]), enosys);
+        let with_flags = |flags: libc::c_int| [flags.cast_unsigned(), 0, 0, 0, 0, 0];
+        let thread = libc::CLONE_VM | libc::CLONE_THREAD;
+        assert_eq!(said(libc::SYS_clone, with_flags(thread)), made);
+        for flag in [libc::CLONE_NEWUSER, libc::CLONE_NEWNET, libc::CLONE_NEWNS] {
+            assert_eq!(said(libc::SYS_clone, with_flags(thread | flag)), SILENTLY);
+        }
+        let socket = |family: libc::c_int, protocol: libc::c_int| {
+            let args = [family, 1, protocol, 0, 0, 0].map(libc::c_int::cast_unsigned);
+            said(libc::SYS_socket, args)
+        };
+        assert_eq!(socket(libc::AF_INET6, libc::IPPROTO_TCP), made);
+        assert_eq!(socket(libc::AF_NETLINK, libc::NETLINK_ROUTE), made);
+        assert_eq!(socket(libc::AF_NETLINK, libc::NETLINK_AUDIT), SILENTLY);
+        assert_eq!(socket(libc::AF_VSOCK, 0), SILENTLY);
+        assert_eq!(said(libc::SYS_ioctl, [0, TIOCSTI, 0, 0, 0, 0]), SILENTLY);
+        assert_eq!(said(libc::SYS_ioctl, [0, TIOCLINUX, 0, 0, 0, 0]), SILENTLY);
+        assert_eq!(said(libc::SYS_ioctl, [0, 0x5401, 0, 0, 0, 0]), made);
+        assert_eq!(said(libc::SYS_prlimit64, [0; 6]), made);
+        assert_eq!(said(libc::SYS_prlimit64, [1, 0, 0, 0, 0, 0]), SILENTLY);
+        // The numbers of x32, which the same machine has.
+        assert_eq!(said(0x4000_0000 + libc::SYS_read, [0; 6]), SILENTLY);
         for closed in [
             libc::SYS_ptrace,
             libc::SYS_process_vm_readv,
@@ -285,6 +290,7 @@ mod tests {
             libc::SYS_personality,
             libc::SYS_fanotify_init,
         ] {
+            assert_eq!(said(closed, [0; 6]), SILENTLY, "{closed} is closed");
             assert!(!with.contains_key(&closed), "{closed} is closed");
         }
         assert!(with.contains_key(&libc::SYS_shmget));
