@@ -27,9 +27,18 @@ use minimcp::bench::figures::{Figures, ReportError, Summary};
 /// Inits that live at the same time while their memory is looked at.
 const HELD: u128 = 8;
 const TRUE: &str = "/bin/true";
+/// So long nothing is launched before the launch of a kind whose namespaces are to be made ahead: longer than the keeper
+/// waits, and than it takes.
+const REST: Duration = Duration::from_millis(100);
 
-/// What a launch gets, by name.
-fn kinds() -> Vec<(&'static str, Sandbox)> {
+/// What a launch gets, and whether its namespaces are made ahead, after the one before, which is of the same kind.
+struct Kind {
+    name: &'static str,
+    sandbox: Sandbox,
+    is_ahead: bool,
+}
+
+fn kinds() -> Vec<Kind> {
     let of = |profile, network| Sandbox {
         profile,
         network,
@@ -49,28 +58,40 @@ fn kinds() -> Vec<(&'static str, Sandbox)> {
         }),
         ..gated.clone()
     };
+    let kind = |name, sandbox: &Sandbox, is_ahead| Kind {
+        name,
+        sandbox: sandbox.clone(),
+        is_ahead,
+    };
     vec![
-        (
+        kind(
             "off: PID, user and mount namespace, own /proc, limits",
-            of(Profile::Off, Network::Open),
+            &of(Profile::Off, Network::Open),
+            false,
         ),
-        (
+        kind(
             "relaxed: and IPC, no capabilities, filter of system calls",
-            of(Profile::Relaxed, Network::Open),
+            &of(Profile::Relaxed, Network::Open),
+            false,
         ),
-        (
+        kind(
             "strict: and a root of its own, Landlock",
-            of(Profile::Strict, Network::Open),
+            &of(Profile::Strict, Network::Open),
+            false,
         ),
-        (
+        kind(
             "strict, and an empty network",
-            of(Profile::Strict, Network::None),
+            &of(Profile::Strict, Network::None),
+            false,
         ),
-        ("strict, and a network through the gate", gated),
-        (
-            "the same, and a user of its own where the keeper is root",
-            own_user,
+        kind("strict, and a network through the gate", &gated, false),
+        kind("the same, namespaces made ahead", &gated, true),
+        kind(
+            "with a network through the gate, and a user of its own where the keeper is root",
+            &own_user,
+            false,
         ),
+        kind("the same, namespaces made ahead", &own_user, true),
     ]
 }
 
@@ -106,9 +127,12 @@ pub fn compare(figures: &mut Figures, rounds: usize) -> Result<(), ReportError> 
             if round > 0 {
                 bare.push(took);
             }
-            for (at, (_, sandbox)) in kinds.iter().enumerate() {
+            for (at, kind) in kinds.iter().enumerate() {
                 number += 1;
-                let plan = plan(folder.path(), number, &[TRUE], sandbox);
+                let plan = plan(folder.path(), number, &[TRUE], &kind.sandbox);
+                if kind.is_ahead {
+                    tokio::time::sleep(REST).await;
+                }
                 let began = Instant::now();
                 let workload = keeper.launch(plan).await.expect("it starts");
                 let took = began.elapsed();
@@ -119,7 +143,7 @@ pub fn compare(figures: &mut Figures, rounds: usize) -> Result<(), ReportError> 
                 forget(&workload).await;
             }
         }
-        for (_, sandbox) in &kinds {
+        for Kind { sandbox, .. } in &kinds {
             let mut held = Vec::new();
             for _ in 0..HELD {
                 number += 1;
@@ -141,11 +165,11 @@ pub fn compare(figures: &mut Figures, rounds: usize) -> Result<(), ReportError> 
     });
     let bare = Summary::of(bare);
     figures.times("bare: fork and exec", bare, None)?;
-    for ((name, _), times) in kinds.iter().zip(times) {
+    for (Kind { name, .. }, times) in kinds.iter().zip(times) {
         figures.times(name, Summary::of(times), Some(bare))?;
     }
     figures.heading("private memory of an init, the mean of 8", "")?;
-    for ((name, _), kib) in kinds.iter().zip(private) {
+    for (Kind { name, .. }, kib) in kinds.iter().zip(private) {
         #[expect(clippy::cast_precision_loss, reason = "memory in KiB is small")]
         figures.number(name, kib as f64, "KiB")?;
     }

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::Read,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -40,6 +40,15 @@ impl Keeper {
         Self { process, folder }
     }
 
+    /// One of this user. For root alone.
+    pub fn start_as(user: u32) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::os::unix::fs::chown(folder.path(), Some(user), Some(user)).expect("we are root");
+        let mut command = Self::command(Path::new(PROGRAM), folder.path(), &[]);
+        let process = Self::announced(command.uid(user).gid(user));
+        Self { process, folder }
+    }
+
     /// One whose program is a copy in its folder, to be replaced: where it lies.
     pub fn start_from_copy(options: &[&str]) -> (Self, PathBuf) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -54,7 +63,12 @@ impl Keeper {
     }
 
     fn spawn_program(program: &Path, folder: &Path, options: &[&str]) -> Child {
-        let mut process = Command::new(program)
+        Self::announced(&mut Self::command(program, folder, options))
+    }
+
+    fn command(program: &Path, folder: &Path, options: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command
             .args(["keeper", "--announce", "--socket"])
             .arg(folder.join("k.sock"))
             // Its end when this process ends, however that comes about.
@@ -62,9 +76,12 @@ impl Keeper {
             .stdin(Stdio::piped())
             .args(options)
             .stdout(Stdio::piped())
-            .env("NOT_FOR_CHILDREN", "x")
-            .spawn()
-            .expect("the program is built");
+            .env("NOT_FOR_CHILDREN", "x");
+        command
+    }
+
+    fn announced(command: &mut Command) -> Child {
+        let mut process = command.spawn().expect("the program is built");
         let mut line = String::new();
         let mut stdout = process.stdout.take().expect("piped");
         stdout.read_to_string(&mut line).expect("readable");

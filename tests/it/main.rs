@@ -77,6 +77,7 @@ mod sleep;
 mod soak;
 mod soak_sessions;
 mod source;
+mod spares;
 mod stateless_client;
 mod store_contract;
 mod strays;

@@ -16,8 +16,10 @@ pub(super) struct Namespaces {
     pub(super) pid: bool,
     /// A mount namespace with a /proc that shows only the pid namespace.
     pub(super) mount: bool,
-    /// IPC, UTS and cgroup namespaces.
+    /// IPC and UTS namespaces.
     pub(super) ipc: bool,
+    /// A cgroup namespace.
+    pub(super) cgroup: bool,
     /// A network namespace, with nothing but a loopback.
     pub(super) net: bool,
 }
@@ -29,6 +31,7 @@ impl Namespaces {
         pid: false,
         mount: false,
         ipc: false,
+        cgroup: false,
         net: false,
     };
 
@@ -44,7 +47,10 @@ impl Namespaces {
             flags |= libc::CLONE_NEWNS;
         }
         if self.ipc {
-            flags |= libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+            flags |= libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        }
+        if self.cgroup {
+            flags |= libc::CLONE_NEWCGROUP;
         }
         if self.net {
             flags |= libc::CLONE_NEWNET;
@@ -119,16 +125,33 @@ pub(super) fn fork_into_cgroup(
     namespaces: Namespaces,
     cgroup: Option<&OwnedFd>,
 ) -> io::Result<Forked> {
-    let mut pidfd: libc::c_int = -1;
+    let cgroup = cgroup.map(AsRawFd::as_raw_fd);
+    let flags = match cgroup {
+        Some(_) => CLONE_INTO_CGROUP,
+        None => 0,
+    };
+    let mut arguments = arguments(namespaces, flags);
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.cgroup = cgroup.unwrap_or(0) as u64;
+    fork(arguments)
+}
+
+/// The same into this process's own cgroup, and the new process is a child of our parent, as we are, who hears of its end.
+pub(super) fn fork_sibling(namespaces: Namespaces) -> io::Result<Forked> {
+    // The signal for its end is ours.
+    fork(arguments(namespaces, libc::CLONE_PARENT as u64))
+}
+
+fn arguments(namespaces: Namespaces, flags: u64) -> libc::clone_args {
     // SAFETY: clone_args is plain integers, for which zero means "not used".
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = (namespaces.flags() | libc::CLONE_PIDFD) as u64;
+    arguments.flags = (namespaces.flags() | libc::CLONE_PIDFD) as u64 | flags;
+    arguments
+}
+
+fn fork(mut arguments: libc::clone_args) -> io::Result<Forked> {
+    let mut pidfd: libc::c_int = -1;
     arguments.pidfd = &raw mut pidfd as u64;
-    if let Some(cgroup) = cgroup {
-        arguments.flags |= CLONE_INTO_CGROUP;
-        arguments.cgroup = cgroup.as_raw_fd() as u64;
-    }
-    arguments.exit_signal = libc::SIGCHLD as u64;
     // SAFETY: without CLONE_VM and without a new stack this is fork(2); the arguments live on our stack, and
     // the caller has one thread only, so no lock can be left held in the child.
     let result = unsafe {

@@ -56,7 +56,9 @@ impl Failure {
             Stage::Identity => format!("cannot become its own user: {why}"),
             Stage::Landlock => format!("cannot restrict it by Landlock: {why}"),
             Stage::Filter => format!("cannot filter its system calls: {why}"),
+            Stage::Ahead => format!("cannot enter the namespaces that were made ahead: {why}"),
             Stage::Ready
+            | Stage::Init
             | Stage::Keeper
             | Stage::Session
             | Stage::Descriptors

@@ -167,6 +167,8 @@ impl Reactor {
         if waits || !matches!(flushed, Some(Ok(()))) {
             return Err("answers still wait to be read; try again".to_owned());
         }
+        // The next program would not know who makes some.
+        self.launcher.spares.clear();
         let origin = &self.sources.origin;
         look_at(&origin.program)?;
         let mut passed = Passed::default();

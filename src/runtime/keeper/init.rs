@@ -12,6 +12,7 @@ use std::{
 
 use nix::{
     errno::Errno,
+    sched::CloneFlags,
     sys::{
         prctl,
         socket::{AddressFamily, SockFlag, SockType, socketpair},
@@ -19,6 +20,7 @@ use nix::{
 };
 
 use super::{
+    base_root::Base,
     clone::{Forked, Namespaces, fork_into},
     credential_files::{self, Files},
     denials, identity,
@@ -29,6 +31,7 @@ use super::{
     progress::{Failed, Stage, report},
     root::{self, RootPlan},
     secret_buffer::SecretBuffer,
+    spares::Spare,
     watch::{Started, watch_over},
 };
 use crate::domain::sandbox::{Profile, Sandbox};
@@ -54,6 +57,10 @@ pub(super) struct InitPlan<'a> {
     pub(super) heap_start: Option<usize>,
     /// What a server must never reach.
     pub(super) keeper_socket: &'a CStr,
+    /// What the host has of a root of its own, where it gets one.
+    pub(super) base: Option<&'a Base>,
+    /// The namespaces that were made ahead for it; what it has of others it is in already.
+    pub(super) spare: Option<&'a Spare>,
 }
 
 /// Runs an init; the keeper's fork calls this and nothing else.
@@ -94,15 +101,17 @@ pub(super) fn probe(namespaces: Namespaces, uid: u32, gid: u32, probe: Probe) ->
     };
     let maps = !namespaces.user || write_maps(uid, gid).is_ok();
     let root = || {
+        let base = Base::look(false);
         let plan = RootPlan {
             sandbox: &Sandbox::default(),
+            base: &base,
             // Any folder that is there will do.
             folder: std::path::Path::new("/usr"),
             credentials: false,
             uid: owner,
             gid: group,
         };
-        root::enter(&plan).is_ok()
+        base.lay_out().is_ok() && root::enter(&plan).is_ok()
     };
     let works =
         maps && match (private_root, namespaces.mount) {
@@ -143,19 +152,36 @@ fn start(plan: InitPlan<'_>, progress: &OwnedFd) -> Result<Started, Failed> {
     block_all_signals();
     let mut keep = vec![plan.status, progress.as_raw_fd()];
     keep.extend(plan.payload.descriptors());
+    keep.extend(plan.spare.into_iter().flat_map(Spare::descriptors));
     close_all_but(&mut keep);
     if reader_is_gone(plan.status) {
         // The keeper died before our PDEATHSIG was set.
         exit(1);
     }
     oom_score::raise();
-    if namespaces.user {
-        write_maps(plan.payload.uid, plan.payload.gid).map_err(|errno| (Stage::Maps, errno))?;
-    }
+    let gated = plan.payload.launch.sandbox.network.is_gated();
+    let v6 = match plan.spare {
+        Some(spare) => {
+            // The mounts come when nothing more is needed of the host's /proc.
+            let beside = CloneFlags::all() - CloneFlags::CLONE_NEWUSER - CloneFlags::CLONE_NEWNS;
+            spare.enter(beside).map_err(|errno| (Stage::Ahead, errno))?;
+            spare.v6
+        }
+        None => {
+            if namespaces.user {
+                write_maps(plan.payload.uid, plan.payload.gid)
+                    .map_err(|errno| (Stage::Maps, errno))?;
+            }
+            let prepared = namespaces.net.then(|| network::prepare(gated));
+            let prepared = prepared
+                .transpose()
+                .map_err(|errno| (Stage::Network, errno))?;
+            prepared.unwrap_or(false)
+        }
+    };
     if namespaces.net {
-        let sandbox = &plan.payload.launch.sandbox;
-        let caught = sandbox.network.is_gated().then_some(&sandbox.caught);
-        network::set_up(caught)
+        let caught = gated.then_some(&plan.payload.launch.sandbox.caught);
+        network::sockets(caught, v6)
             .and_then(|sockets| network::hand_out(progress.as_raw_fd(), &sockets))
             .map_err(|errno| (Stage::Network, errno))?;
     }
@@ -244,8 +270,21 @@ fn set_view(plan: &InitPlan<'_>, progress: &OwnedFd) -> Result<(), Failed> {
         let _ = nix::unistd::sethostname("localhost");
     }
     if layers.private_root {
+        let base = plan.base.ok_or((Stage::Root, Errno::EINVAL))?;
+        match plan.spare {
+            Some(spare) => {
+                let entered = spare.enter(CloneFlags::CLONE_NEWNS);
+                entered.map_err(|errno| (Stage::Ahead, errno))?;
+                for descriptor in spare.descriptors() {
+                    // SAFETY: this process owns its copies of them, and never drops those of the keeper.
+                    unsafe { libc::close(descriptor) };
+                }
+            }
+            None => base.lay_out().map_err(|errno| (Stage::Root, errno))?,
+        }
         let root_plan = RootPlan {
             sandbox: &launch.sandbox,
+            base,
             folder: &launch.cwd,
             credentials: plan.payload.credentials.is_some(),
             uid: plan.payload.uid,
@@ -313,7 +352,7 @@ fn block_all_signals() {
 }
 
 /// Closes every descriptor that is not in the list.
-fn close_all_but(keep: &mut [RawFd]) {
+pub(super) fn close_all_but(keep: &mut [RawFd]) {
     keep.sort_unstable();
     let mut first = 0_u32;
     for descriptor in keep.iter().copied() {
@@ -332,7 +371,8 @@ pub(super) fn close_range(first: u32, last: u32, flags: u32) {
     unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
 }
 
-fn reader_is_gone(pipe: RawFd) -> bool {
+/// Whether the keeper, which reads the status pipe, has ended.
+pub(super) fn reader_is_gone(pipe: RawFd) -> bool {
     let mut poll = libc::pollfd {
         fd: pipe,
         events: 0,

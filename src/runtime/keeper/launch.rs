@@ -23,25 +23,25 @@ use nix::{
 };
 
 use super::{
+    base_root::Base,
     cgroups::{self, Cgroups, Leaf},
     clone::{Forked, Namespaces, fork_into, fork_into_cgroup},
-    credential_files::{self, Files, Placed, Shelf},
+    credential_files::{Files, Placed, Shelf},
     denials::Sheet,
     failure::Failure,
     identity::{self, Identity, Shared},
     init::{self, InitPlan, Probe},
     layers::{Host, Layers},
     payload::Payload,
+    plan_check,
     progress::{Stage, receive_stage},
     protocol::Launch,
-    root, second_wall,
+    second_wall,
     secret_buffer::SecretBuffer,
+    spares::{Kind, Spares},
     syscalls::Filters,
 };
-use crate::{
-    domain::sandbox::{Layer, Network, Profile, Sandbox, is_plain},
-    runtime::PASSED_MAX,
-};
+use crate::domain::sandbox::{Layer, Network, Profile, Sandbox};
 
 /// Longest time from the fork to the execve, in milliseconds; only a hung file system takes that long.
 pub(super) const LAUNCH_TIMEOUT_MS: u16 = 10_000;
@@ -66,7 +66,7 @@ pub(super) struct Launched {
     pub(super) counter: Option<PathBuf>,
     /// What holds for it, in words.
     pub(super) isolation: BTreeMap<String, String>,
-    /// Of its network namespace, as [`super::network::set_up`] made them.
+    /// Of its network namespace, as [`super::network::sockets`] made them.
     pub(super) sockets: Vec<OwnedFd>,
     /// Where its refused system calls are counted.
     pub(super) denials: Option<OwnedFd>,
@@ -90,6 +90,8 @@ pub(super) struct Launcher {
     /// Hidden from every server.
     keeper_socket: CString,
     shelf: Shelf,
+    /// Namespaces for launches to come.
+    pub(super) spares: Spares,
 }
 
 impl Launcher {
@@ -108,6 +110,7 @@ impl Launcher {
             pid: true,
             mount,
             ipc: mount && allowed(Layer::IpcNamespace),
+            cgroup: mount && allowed(Layer::IpcNamespace),
             net: false,
         };
         let candidates = [(true, true), (false, true), (true, false), (false, false)];
@@ -168,6 +171,7 @@ impl Launcher {
             uid,
             gid,
             keeper_socket,
+            spares: Spares::new(),
         }
     }
 
@@ -222,7 +226,7 @@ impl Launcher {
         passed: &[OwnedFd],
     ) -> Result<Launched, String> {
         let values = secrets.bytes().get(secrets_at..).unwrap_or_default();
-        check(launch, values, passed.len())?;
+        plan_check::check(launch, values, passed.len())?;
         let identity = identity::decide(&self.host, launch)?;
         let layers = self.host.layers(&launch.sandbox, identity)?;
         make_folder(&launch.cwd)?;
@@ -254,7 +258,18 @@ impl Launcher {
         // Without one they are refused all the same.
         let sheet = layers.filter.then(Sheet::new).and_then(Result::ok);
         let page = sheet.as_ref().map(Sheet::page);
-        let forked = match fork_into_cgroup(layers.namespaces, entrance) {
+        let base = layers
+            .private_root
+            .then(|| Base::look(layers.network.is_gated()));
+        let spare = base.as_ref().zip(Kind::of(&layers));
+        let spare = spare.and_then(|(base, kind)| self.spares.take(kind, base));
+        let namespaces = match &spare {
+            // Its user namespace must be entered before.
+            Some(spare) if spare.has_user() => Namespaces::NONE,
+            Some(spare) => spare.own(),
+            None => layers.namespaces,
+        };
+        let forked = match fork_into_cgroup(namespaces, entrance) {
             Ok(forked) => forked,
             Err(cause) => {
                 drop(sheet.map(Sheet::into_file));
@@ -262,7 +277,10 @@ impl Launcher {
                 return Err(format!("cannot fork: {cause}"));
             }
         };
-        let Forked::Parent { pid: init, pidfd } = forked else {
+        let Forked::Parent { pid, pidfd } = forked else {
+            if let Some(spare) = spare.as_ref().filter(|spare| spare.has_user()) {
+                spare.fork_init(child_progress.as_raw_fd());
+            }
             let plan = InitPlan {
                 layers,
                 serial,
@@ -282,6 +300,8 @@ impl Launcher {
                 secrets_at,
                 heap_start: self.heap_start,
                 keeper_socket: &self.keeper_socket,
+                base: base.as_ref(),
+                spare: spare.as_ref(),
             };
             init::run(plan, child_progress)
         };
@@ -293,10 +313,12 @@ impl Launcher {
             child_stderr,
         ));
         let denials = sheet.map(Sheet::into_file);
-        match await_exec(&progress) {
+        drop(spare);
+        let mut init = (pid, pidfd);
+        match await_exec(&progress, &mut init) {
             Ok((server, sockets)) => Ok(Launched {
-                init,
-                pidfd,
+                init: init.0,
+                pidfd: init.1,
                 server,
                 stdin,
                 stdout,
@@ -318,10 +340,14 @@ impl Launcher {
                 credentials,
             }),
             Err(failure) => {
+                let (init, pidfd) = init;
                 kill_tree(&pidfd, self.namespaces);
                 // It ends now by SIGKILL or of its own; not reaping it would leave a zombie.
                 let _ = waitpid(init, None);
                 self.remove(leaf);
+                if matches!(failure, Failure::At(Stage::Ahead, ..)) {
+                    self.spares.give_up();
+                }
                 Err(failure.sentence(launch))
             }
         }
@@ -409,51 +435,6 @@ fn works(namespaces: Namespaces, uid: u32, gid: u32, probe: Probe) -> bool {
     }
 }
 
-fn check(launch: &Launch, values: &[u8], passed: usize) -> Result<(), String> {
-    let total: usize = launch
-        .env
-        .iter()
-        .chain(&launch.files)
-        .map(|(_, len)| *len)
-        .fold(0, usize::saturating_add);
-    if total != values.len() {
-        return Err("the plan's environment is not as long as it says".into());
-    }
-    if launch.argv.first().is_none_or(String::is_empty) {
-        return Err("the plan names no program".into());
-    }
-    if launch.argv.iter().any(|argument| argument.contains('\0')) || values.contains(&0) {
-        return Err("an argument or a variable holds a NUL byte".into());
-    }
-    if let Some((name, _)) = launch
-        .env
-        .iter()
-        .find(|(name, _)| name.is_empty() || name.contains(['=', '\0']))
-    {
-        return Err(format!("{name:?} cannot be the name of a variable"));
-    }
-    if let Some((name, _)) = launch
-        .files
-        .iter()
-        .find(|(name, _)| !credential_files::is_name(name))
-    {
-        return Err(format!("{name:?} cannot be the name of a credential file"));
-    }
-    if !launch.cwd.is_absolute() {
-        return Err(format!(
-            "the working folder {} is not absolute",
-            launch.cwd.display()
-        ));
-    }
-    if let Some(path) = root::named(&launch.sandbox).find(|path| !is_plain(path)) {
-        return Err(format!("{} cannot be shown to it", path.display()));
-    }
-    if passed > PASSED_MAX {
-        return Err(format!("more than {PASSED_MAX} descriptors to pass on"));
-    }
-    Ok(())
-}
-
 fn make_folder(folder: &Path) -> Result<(), String> {
     let mut builder = fs::DirBuilder::new();
     let made = builder.recursive(true).mode(0o700).create(folder);
@@ -465,7 +446,11 @@ fn make_folder(folder: &Path) -> Result<(), String> {
     })
 }
 
-fn await_exec(progress: &OwnedFd) -> Result<(u32, Vec<OwnedFd>), Failure> {
+/// `init` is the fork that was made, and then the init that it forked in its place, if it did.
+fn await_exec(
+    progress: &OwnedFd,
+    init: &mut (Pid, OwnedFd),
+) -> Result<(u32, Vec<OwnedFd>), Failure> {
     let (mut server, mut place, mut sockets) = (None, None, Vec::new());
     loop {
         let mut ready = [PollFd::new(progress.as_fd(), PollFlags::POLLIN)];
@@ -478,6 +463,11 @@ fn await_exec(progress: &OwnedFd) -> Result<(u32, Vec<OwnedFd>), Failure> {
         match receive_stage(progress) {
             Ok(Some((Stage::Ready, _, pid, _))) => server = Some(pid),
             Ok(Some((Stage::Sockets, .., made))) => sockets = made,
+            Ok(Some((Stage::Init, pid, _, mut pidfd))) => {
+                let pidfd = pidfd.pop().ok_or(Failure::DiedInSetup)?;
+                let former = std::mem::replace(init, (Pid::from_raw(pid), pidfd));
+                let _ = waitpid(former.0, None);
+            }
             Ok(Some((Stage::Place, index, ..))) => place = usize::try_from(index).ok(),
             Ok(Some((stage, errno, ..))) => {
                 return Err(Failure::At(stage, Errno::from_raw(errno), place));

@@ -74,6 +74,7 @@ impl Host {
             namespaces: Namespaces {
                 user: self.namespaces.user && !own,
                 ipc: on && self.namespaces.ipc,
+                cgroup: on && self.namespaces.cgroup,
                 net: own_network,
                 ..self.namespaces
             },
@@ -224,6 +225,7 @@ pub(super) const ALL: Host = Host {
         pid: true,
         mount: true,
         ipc: true,
+        cgroup: true,
         net: false,
     },
     net: true,

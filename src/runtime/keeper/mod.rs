@@ -5,6 +5,7 @@
 //! kernel (PID namespaces and PDEATHSIG) when it is killed, by its own hand otherwise.
 
 mod away;
+mod base_root;
 pub(super) mod cgroup_names;
 mod cgroups;
 pub(super) mod clone;
@@ -24,6 +25,7 @@ mod network;
 mod oom_score;
 mod payload;
 mod peer;
+mod plan_check;
 mod privileges;
 mod progress;
 pub mod protocol;
@@ -32,6 +34,7 @@ mod requests;
 pub(super) mod root;
 pub(super) mod second_wall;
 mod secret_buffer;
+mod spares;
 mod strays;
 mod syscalls;
 mod table;

@@ -3,7 +3,6 @@
 //! accepts inside without ever being there.
 
 use std::{
-    io::IoSlice,
     mem::size_of,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
@@ -15,9 +14,8 @@ use nix::{
     sched::{CloneFlags, setns},
     sys::{
         socket::{
-            AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType,
-            SockaddrStorage, bind, connect, listen, recv, sendmsg, setsockopt, socket, socketpair,
-            sockopt,
+            AddressFamily, Backlog, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage,
+            bind, connect, listen, recv, setsockopt, socket, socketpair, sockopt,
         },
         wait::waitpid,
     },
@@ -27,7 +25,7 @@ use super::{
     clone::{Forked, Namespaces, fork_into},
     init::exit,
     privileges,
-    progress::Stage,
+    progress::{Stage, report_with},
 };
 use crate::{
     domain::egress::{Catch, SYNTHETIC_V4, SYNTHETIC_V6},
@@ -65,17 +63,25 @@ pub(super) const RESOLVER_FILES: [(&str, &str); 3] = [
     ),
 ];
 
-/// Sets the namespace that this process is alone in up. What comes back is, in this order: a socket that only stands
-/// for the namespace, and where connections are caught the DNS socket and one listener for each port.
-pub(super) fn set_up(caught: Option<&Catch>) -> Result<Vec<OwnedFd>, Errno> {
+/// Sets the namespace that this process is alone in up, as far as it is the same for every instance; `gated`: for
+/// connections through the gate. What comes back: whether it knows the synthetic addresses of version 6, without which
+/// names have addresses of version 4 only.
+pub(super) fn prepare(gated: bool) -> Result<bool, Errno> {
     privileges::loopback_up()?;
+    if !gated {
+        return Ok(false);
+    }
+    make_local(IpAddr::V4(SYNTHETIC_V4.0), SYNTHETIC_V4.1)?;
+    Ok(make_local(IpAddr::V6(SYNTHETIC_V6.0), SYNTHETIC_V6.1).is_ok())
+}
+
+/// The sockets of a prepared namespace, in this order: one that only stands for the namespace, and where connections are
+/// caught the DNS socket and one listener for each port. `v6`: as [`prepare`] found it.
+pub(super) fn sockets(caught: Option<&Catch>, v6: bool) -> Result<Vec<OwnedFd>, Errno> {
     let mut sockets = vec![stream(AddressFamily::Inet)?];
     let Some(caught) = caught else {
         return Ok(sockets);
     };
-    make_local(IpAddr::V4(SYNTHETIC_V4.0), SYNTHETIC_V4.1)?;
-    // Where the kernel has no version 6, names have addresses of version 4 only.
-    let v6 = make_local(IpAddr::V6(SYNTHETIC_V6.0), SYNTHETIC_V6.1).is_ok();
     for address in caught
         .addresses
         .iter()
@@ -192,12 +198,9 @@ fn route_request(network: IpAddr, prefix: u8) -> Vec<u8> {
 }
 
 /// Sends the sockets of a namespace to the keeper.
-pub(super) fn hand_out(progress: RawFd, sockets: &[OwnedFd]) -> Result<(), Errno> {
-    let raw: Vec<RawFd> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
-    let message = [Stage::Sockets as u8, 0, 0, 0, 0];
-    let parts = [IoSlice::new(&message)];
-    let rights = [ControlMessage::ScmRights(&raw)];
-    sendmsg::<()>(progress, &parts, &rights, MsgFlags::MSG_NOSIGNAL, None).map(drop)
+pub(super) fn hand_out(progress: RawFd, made: &[OwnedFd]) -> Result<(), Errno> {
+    let raw: Vec<RawFd> = made.iter().map(AsRawFd::as_raw_fd).collect();
+    report_with(progress, Stage::Sockets, 0, &raw)
 }
 
 /// Makes `count` unconnected TCP sockets in the namespace that `inside` was made in, by a fork that enters it.
@@ -260,7 +263,7 @@ pub(super) fn probe() -> Result<(), Errno> {
         ports: vec![443],
         addresses: Vec::new(),
     };
-    let sockets = set_up(Some(&caught))?;
+    let sockets = sockets(Some(&caught), prepare(true)?)?;
     // A connection to a synthetic address must end at our listener.
     let client = stream(AddressFamily::Inet)?;
     let IpAddr::V4(first) = IpAddr::V4(SYNTHETIC_V4.0) else {

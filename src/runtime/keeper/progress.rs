@@ -7,7 +7,9 @@ use std::{
 
 use nix::{
     errno::Errno,
-    sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg},
+    sys::socket::{
+        ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, sendmsg,
+    },
 };
 
 /// Most descriptors that an init hands to the keeper (`SCM_MAX_FD`).
@@ -55,6 +57,10 @@ pub(super) enum Stage {
     Sockets,
     /// Laying its credential files out.
     Credentials,
+    /// Not a failure: the pid of the init that was forked in the place of the sender, whose pidfd comes along.
+    Init,
+    /// Entering namespaces that were made ahead.
+    Ahead,
 }
 
 impl Stage {
@@ -80,6 +86,8 @@ impl Stage {
             Self::Identity,
             Self::Sockets,
             Self::Credentials,
+            Self::Init,
+            Self::Ahead,
         ]
         .into_iter()
         .find(|stage| *stage as u8 == byte)
@@ -168,6 +176,24 @@ pub(super) fn report(progress: RawFd, stage: Stage, errno: i32) {
     };
 }
 
+/// Tells something that is not a failure, with descriptors.
+pub(super) fn report_with(
+    progress: RawFd,
+    stage: Stage,
+    number: i32,
+    descriptors: &[RawFd],
+) -> Result<(), Errno> {
+    let [a, b, c, d] = number.to_le_bytes();
+    send_with(progress, &[stage as u8, a, b, c, d], descriptors)
+}
+
+/// Sends a message with descriptors.
+pub(super) fn send_with(socket: RawFd, message: &[u8], descriptors: &[RawFd]) -> Result<(), Errno> {
+    let parts = [io::IoSlice::new(message)];
+    let rights = [ControlMessage::ScmRights(descriptors)];
+    sendmsg::<()>(socket, &parts, &rights, MsgFlags::MSG_NOSIGNAL, None).map(drop)
+}
+
 /// Stage, number, sender, descriptors.
 type Told = (Stage, i32, u32, Vec<OwnedFd>);
 
@@ -218,9 +244,9 @@ mod tests {
 
     #[test]
     fn every_stage_has_a_number() {
-        for byte in 0..=18 {
+        for byte in 0..=20 {
             assert_eq!(Stage::from_byte(byte).map(|stage| stage as u8), Some(byte));
         }
-        assert_eq!(Stage::from_byte(19), None);
+        assert_eq!(Stage::from_byte(21), None);
     }
 }

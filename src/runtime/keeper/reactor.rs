@@ -7,7 +7,7 @@ use std::{
         unix::ffi::OsStringExt,
     },
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -36,6 +36,8 @@ const PEER: u64 = 1;
 const SIGNALS: u64 = 2;
 const LIFELINE: u64 = 3;
 const STATUS: u64 = 4;
+/// Whoever makes namespaces ahead has ended.
+const SPARE: u64 = 5;
 /// Workloads are numbered from here on.
 const FIRST_SERIAL: u64 = 16;
 /// Longest wait for the killed to be gone at our own end, in milliseconds.
@@ -139,13 +141,19 @@ impl Reactor {
     /// Serves until told to end; then everything is killed.
     pub(super) fn run(mut self) -> nix::Result<()> {
         loop {
-            let timeout = self.look_after_the_held(Instant::now());
-            if self.turn(timeout)?.is_over {
+            let now = Instant::now();
+            let held = self.look_after_the_held(now);
+            let turn = self.turn(sooner(held, self.launcher.spares.wait(now)))?;
+            if turn.is_over {
                 break;
+            }
+            if turn.is_idle {
+                self.make_spare();
             }
             self.launcher.sweep();
             self.tell();
         }
+        self.launcher.spares.clear();
         self.table.kill_all(self.launcher.namespaces);
         while self.table.any_alive() {
             if self.turn(EpollTimeout::from(FAREWELL_MS))?.is_idle {
@@ -173,6 +181,11 @@ impl Reactor {
                 SIGNALS => turn.is_over |= self.on_signals(),
                 LIFELINE => turn.is_over |= self.lifeline_is_cut(),
                 STATUS => self.read_statuses(),
+                SPARE => {
+                    if let Some(pidfd) = self.launcher.spares.made() {
+                        let _ = self.epoll.delete(&pidfd);
+                    }
+                }
                 serial => {
                     // What its init wrote came before its end.
                     self.read_statuses();
@@ -191,6 +204,17 @@ impl Reactor {
     pub(super) fn watch(&self, pidfd: &OwnedFd, serial: u64) -> nix::Result<()> {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, serial);
         self.epoll.add(pidfd, event)
+    }
+
+    /// Nobody waits for us: something can be made for the next launch.
+    fn make_spare(&mut self) {
+        let status = self.launcher.status.as_raw_fd();
+        if let Some(pidfd) = self.launcher.spares.make(status) {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, SPARE);
+            if self.epoll.add(pidfd, event).is_err() {
+                self.launcher.spares.clear();
+            }
+        }
     }
 
     fn accept(&mut self) {
@@ -337,7 +361,37 @@ impl Reactor {
     }
 }
 
+/// The shorter of two waits.
+fn sooner(timeout: EpollTimeout, other: Option<Duration>) -> EpollTimeout {
+    let Some(other) = other else { return timeout };
+    // Up to a millisecond more, so that it is over when the loop wakes.
+    let other_ms = i32::try_from(other.as_micros().div_ceil(1_000)).unwrap_or(i32::MAX);
+    let timeout_ms = i32::from(timeout);
+    let least_ms = if timeout_ms < 0 {
+        other_ms
+    } else {
+        timeout_ms.min(other_ms)
+    };
+    EpollTimeout::try_from(least_ms).unwrap_or(EpollTimeout::MAX)
+}
+
 struct Turn {
     is_over: bool,
     is_idle: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shorter_wait_counts_and_none_is_no_limit() {
+        let ms = |ms: u16| EpollTimeout::from(ms);
+        let wait = |us| Some(Duration::from_micros(us));
+        assert_eq!(sooner(EpollTimeout::NONE, None), EpollTimeout::NONE);
+        assert_eq!(sooner(EpollTimeout::NONE, wait(19_001)), ms(20));
+        assert_eq!(sooner(ms(7), None), ms(7));
+        assert_eq!(sooner(ms(7), wait(19_001)), ms(7));
+        assert_eq!(sooner(ms(7), wait(0)), EpollTimeout::ZERO);
+    }
 }
