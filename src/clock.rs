@@ -59,11 +59,17 @@ impl Clock {
     }
 
     fn ahead(&self, at: UnixMs) -> Duration {
-        Duration::from_millis(u64::try_from(at.saturating_sub(self.now())).unwrap_or(0))
+        match self {
+            // To the full millisecond it would be half of one late in the mean.
+            Self::System => ahead_exactly(at),
+            Self::Tokio { .. } => {
+                Duration::from_millis(u64::try_from(at.saturating_sub(self.now())).unwrap_or(0))
+            }
+        }
     }
 }
 
-/// How far `at` lies ahead by the system's clock, to the nanosecond; zero when it has passed. For measuring.
+/// How far `at` lies ahead by the system's clock, to the nanosecond; zero when it has passed.
 #[must_use]
 pub fn ahead_exactly(at: UnixMs) -> Duration {
     let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(at).unwrap_or(0));

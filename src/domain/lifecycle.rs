@@ -437,17 +437,15 @@ impl Lifecycle {
     fn begin_stopping(&mut self, reason: StopReason, then_start: bool, now: UnixMs) -> Vec<Effect> {
         self.state = InstanceState::Stopping { reason, then_start };
         self.health = Health::Unknown;
-        let mut effects = vec![
-            Effect::Disarm(Deadline::Start),
-            Effect::Persist,
-            Effect::Publish,
-        ];
+        let mut effects = vec![Effect::Disarm(Deadline::Start), Effect::Publish];
         if self.child == Child::Alive {
             effects.extend([
                 Effect::CloseStdin(self.generation),
                 Effect::Arm(Deadline::Term, after(now, self.policy.stop.eof_grace.ms())),
             ]);
         }
+        // Last: a child that is to go need not wait for the store. Where a caller waits, the store has it first.
+        effects.push(Effect::Persist);
         effects
     }
 }

@@ -29,6 +29,18 @@ fn intent_is_persisted_before_it_is_acted_on() {
 }
 
 #[test]
+fn a_child_that_is_to_go_does_not_wait_for_the_store() {
+    let effects = running(Policy::default()).step(Event::Stop(StopReason::Expired), 10, 0);
+    let place = |wanted: Effect| effects.iter().position(|effect| *effect == wanted);
+    let (told, asked) = (
+        place(Effect::Publish),
+        place(Effect::CloseStdin(Generation(1))),
+    );
+    assert!(told.is_some() && told < asked, "{effects:?}");
+    assert!(asked < place(Effect::Persist), "{effects:?}");
+}
+
+#[test]
 fn stopping_follows_the_order_of_the_specification() {
     let mut life = running(Policy::default());
     let one = Generation(1);

@@ -311,8 +311,10 @@ impl Actor {
             // Nobody saw it end. A child that lives after all must not run beside its successor.
             log_failure(&self.record.id, child.workload.kill_tree().await);
         }
-        log_failure(&self.record.id, child.workload.forget().await);
-        self.follow(effects).await;
+        let id = self.record.id;
+        // Beside each other: the next launch is what clients wait for.
+        let (forgotten, ()) = tokio::join!(child.workload.forget(), self.follow(effects));
+        log_failure(&id, forgotten);
     }
 
     /// Shows the present state to everyone who looks.
