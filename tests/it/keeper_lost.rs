@@ -1,13 +1,16 @@
 //! A keeper that dies: what it had started ends, that is told when it is true, and a new keeper is found.
 
-use std::{process::Command, time::Duration};
+use std::{collections::BTreeSet, process::Command, time::Duration};
 
 use minimcp::{
     domain::exit::ExitStatus,
     runtime::{KeeperState, Presence, Runtime, local::LocalRuntime},
 };
 
-use crate::keeper::{BOTH, Keeper, marked, plan, read_line, sh, within};
+use crate::{
+    keeper::{BOTH, Keeper, marked, plan, read_line, sh, within},
+    spares,
+};
 
 /// So many processes that the kernel takes its time to kill them all.
 const FAMILY: usize = 60;
@@ -126,6 +129,8 @@ async fn a_keeper_watches_nothing_that_has_ended_though_we_hold_its_pidfd() {
         return;
     };
     let child = sh(&keeper, &runtime, "read line").await;
+    // What is made ahead for the next launch is watched while it is made.
+    spares::once_ready(keeper.pid(), &BTreeSet::new()).await;
     assert_eq!(watched_by(keeper.pid()), Some(before + 1));
     drop(child.take_pipes());
     child.close_stdin().await.expect("connected");
