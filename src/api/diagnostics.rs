@@ -25,6 +25,7 @@ pub async fn read(_who: Principal, State(state): State<AppState>) -> Json<Diagno
         version: env!("CARGO_PKG_VERSION").to_owned(),
         process: Some(state.process.clone()),
         freezer: state.supervisor.keeper().borrow().freezer(),
+        reclaim: state.supervisor.keeper().borrow().reclaim(),
         database: DatabaseFacts {
             kind: state.store.kind().to_owned(),
             error,

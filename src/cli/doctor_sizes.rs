@@ -20,6 +20,9 @@ pub(super) async fn checks(client: &Client) -> Vec<Check> {
 fn judge(facts: &Diagnostics) -> Vec<Check> {
     let mut checks = vec![database(&facts.database)];
     checks.extend(facts.freezer.as_deref().map(freezer));
+    let freezes = facts.freezer.as_deref().is_some_and(|state| !is_off(state));
+    let reclaim = facts.reclaim.as_deref().filter(|_| freezes);
+    checks.extend(reclaim.map(reclaimed));
     for spool in &facts.spools {
         let text = format!(
             "{}: {}; what comes past it is lost and counted",
@@ -62,6 +65,18 @@ fn freezer(state: &str) -> Check {
     check("freezer", Verdict::Ok, text)
 }
 
+fn is_off(state: &str) -> bool {
+    state.starts_with("off: ")
+}
+
+fn reclaimed(state: &str) -> Check {
+    let text = match state.strip_prefix("off: ") {
+        Some(reason) => format!("what is frozen keeps its memory (reclaim_frozen): {reason}"),
+        None => state.to_owned(),
+    };
+    check("reclaim", Verdict::Ok, text)
+}
+
 fn nearly_full(bytes: u64, most: u64) -> bool {
     bytes.saturating_mul(100) >= most.saturating_mul(WARN_PERCENT)
 }
@@ -101,6 +116,7 @@ mod tests {
         Diagnostics {
             process: None,
             freezer: Some("off: there is no cgroup".to_owned()),
+            reclaim: Some("off: there is no memory".to_owned()),
             version: String::new(),
             database,
             logs: LogPipelineFacts {
@@ -129,6 +145,10 @@ mod tests {
                 .message
                 .ends_with("(freeze_after): there is no cgroup")
         );
+        let mut frozen = facts(None, 0);
+        frozen.freezer = Some("on: by its cgroup".to_owned());
+        let text = "what is frozen keeps its memory (reclaim_frozen): there is no memory";
+        assert_eq!(judge(&frozen)[2], check("reclaim", Verdict::Ok, text));
         let full = judge(&facts(None, 80 << 20));
         assert!(full[2] != judge(&facts(None, 79 << 20))[2]);
         let text = "logs: 80.0 MiB of at most 100.0 MiB; what comes past it is lost and counted";

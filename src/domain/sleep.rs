@@ -25,7 +25,7 @@ pub struct SleepSpec {
 }
 
 /// What the operator says of sleep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SleepPolicy {
     /// For templates that say nothing; absent: they never sleep.
@@ -36,11 +36,27 @@ pub struct SleepPolicy {
     pub freeze_after_default: Option<HumanDuration>,
     /// The longest that any instance may keep a processor busy unused, whatever its template says; absent: no bound.
     pub freeze_after_max: Option<HumanDuration>,
+    /// Whether the memory of frozen instances is taken back, where the keeper can.
+    pub reclaim_frozen: bool,
     /// From how much pressure on memory on those that may sleep at all sleep earlier, least used first: percent of the
     /// last ten seconds in which some task waited for memory, 0 to 100; absent: never.
     pub memory_pressure: Option<u8>,
     /// Below how many bytes of available memory on (`MemAvailable`) they do so as well; absent: at none.
     pub memory_floor_bytes: Option<u64>,
+}
+
+impl Default for SleepPolicy {
+    fn default() -> Self {
+        Self {
+            after_default: None,
+            after_max: None,
+            freeze_after_default: None,
+            freeze_after_max: None,
+            reclaim_frozen: true,
+            memory_pressure: None,
+            memory_floor_bytes: None,
+        }
+    }
 }
 
 impl SleepPolicy {

@@ -24,7 +24,10 @@ struct Connection {
 
 impl WorkloadControl for Connection {
     fn perform(&self, _id: WorkloadId, verb: Verb) -> BoxFuture<'_, Result<(), RuntimeError>> {
-        if !matches!(verb, Verb::Forget | Verb::Freeze | Verb::Thaw) {
+        if !matches!(
+            verb,
+            Verb::Forget | Verb::Freeze | Verb::Thaw | Verb::Reclaim
+        ) {
             self.exit.send_if_modified(|exit| {
                 let first = exit.is_none();
                 exit.get_or_insert(ExitReport {

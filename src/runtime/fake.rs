@@ -364,7 +364,7 @@ impl WorkloadControl for Control {
                     }
                     Verb::Terminate => held.script.on_terminate.clone(),
                     Verb::KillTree => Some((Duration::ZERO, ExitStatus::Signaled { signal: 9 })),
-                    Verb::Freeze | Verb::Thaw => None,
+                    Verb::Freeze | Verb::Thaw | Verb::Reclaim => None,
                     Verb::Forget => {
                         state.children.remove(&id);
                         None
@@ -462,6 +462,11 @@ impl Runtime for FakeRuntime {
             state.descriptors.remove(&name);
             Ok(())
         })
+    }
+
+    /// Nor is anything taken back.
+    fn reclaimed_bytes(&self) -> u64 {
+        0
     }
 
     fn state(&self) -> watch::Receiver<KeeperState> {

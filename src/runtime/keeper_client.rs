@@ -5,7 +5,10 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -84,6 +87,8 @@ impl Lost {
 #[derive(Default)]
 pub(super) struct Exits {
     by_id: Mutex<HashMap<WorkloadId, Awaited>>,
+    /// What was taken back of those that held still.
+    reclaimed_bytes: AtomicU64,
 }
 
 impl Exits {
@@ -110,6 +115,14 @@ impl Exits {
                 news
             });
         });
+    }
+
+    pub(super) fn count_reclaimed(&self, bytes: u64) {
+        self.reclaimed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn reclaimed_bytes(&self) -> u64 {
+        self.reclaimed_bytes.load(Ordering::Relaxed)
     }
 
     /// No longer needed.
@@ -248,8 +261,10 @@ impl Connection {
                     let json = bytes.get(HEADER_LEN..).unwrap_or_default();
                     match header.kind {
                         Kind::Event => {
-                            if let Ok(Event::Exited { id, report }) = decode_json(json) {
-                                exits.tell(id, report);
+                            match decode_json(json) {
+                                Ok(Event::Exited { id, report }) => exits.tell(id, report),
+                                Ok(Event::Reclaimed { bytes }) => exits.count_reclaimed(bytes),
+                                Err(_) => {}
                             }
                         }
                         Kind::Reply => {

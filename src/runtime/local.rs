@@ -485,6 +485,10 @@ impl Runtime for LocalRuntime {
         Box::pin(async move { self.shared.ask_plainly(request).await.map(drop) })
     }
 
+    fn reclaimed_bytes(&self) -> u64 {
+        self.shared.exits.reclaimed_bytes()
+    }
+
     fn state(&self) -> watch::Receiver<KeeperState> {
         self.shared.state.subscribe()
     }

@@ -152,11 +152,26 @@ impl KeeperState {
         matches!(self, Self::Connected { host, .. } if host.freezes)
     }
 
-    /// The same in words, with the reason; `None`: it is away, or one from before there was this.
+    /// Whether the memory of those that hold still can be taken back.
+    #[must_use]
+    pub fn reclaims(&self) -> bool {
+        matches!(self, Self::Connected { host, .. } if host.reclaims)
+    }
+
+    /// Whether children can hold still, in words, with the reason; `None`: it is away, or one from before there was this.
     #[must_use]
     pub fn freezer(&self) -> Option<String> {
         match self {
             Self::Connected { host, .. } => host.isolation.get("freezer").cloned(),
+            Self::Lost => None,
+        }
+    }
+
+    /// The same of taking their memory back.
+    #[must_use]
+    pub fn reclaim(&self) -> Option<String> {
+        match self {
+            Self::Connected { host, .. } => host.isolation.get("reclaim").cloned(),
             Self::Lost => None,
         }
     }
@@ -212,6 +227,9 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Takes away what does not belong into the cgroups of children; the keeper refuses what does.
     fn tidy(&self, stray: CgroupStray) -> BoxFuture<'_, Result<(), RuntimeError>>;
+
+    /// How many bytes of children that held still were taken back, as far as this process was told.
+    fn reclaimed_bytes(&self) -> u64;
 
     /// Whether the keeper answers. After [`KeeperState::Lost`] the runtime reconnects by itself.
     fn state(&self) -> watch::Receiver<KeeperState>;

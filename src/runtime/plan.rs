@@ -121,6 +121,8 @@ pub struct HostReport {
     pub file_arguments: bool,
     /// Whether it can let the processes of a child hold still.
     pub freezes: bool,
+    /// Whether it can take back the memory of those.
+    pub reclaims: bool,
     /// Whether another program lies where the keeper's own did: it can be asked to go on as that one.
     pub program_replaced: bool,
 }
@@ -136,6 +138,7 @@ impl Default for HostReport {
             credential_files: false,
             file_arguments: false,
             freezes: false,
+            reclaims: false,
             program_replaced: false,
         }
     }

@@ -76,6 +76,9 @@ pub enum Verb {
     Freeze,
     /// Let them go on; done too when they did not hold still.
     Thaw,
+    /// Take pages back from its processes, which hold still, until they are to go on; begun when it is its turn. Refused where
+    /// that cannot be done.
+    Reclaim,
     /// Drop the record and the descriptors; a child that still lives is dropped when it ends.
     Forget,
 }
@@ -343,6 +346,15 @@ impl Workload {
     /// [`RuntimeError`] when the keeper is away, or cannot do that.
     pub async fn thaw(&self) -> Result<(), RuntimeError> {
         self.perform(Verb::Thaw).await
+    }
+
+    /// Has the memory of one that is frozen taken back, as far as the kernel can: to be asked only where
+    /// [`super::KeeperState::reclaims`]. Resolves before it has begun; a thaw ends it.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the keeper is away, or cannot do that.
+    pub async fn reclaim(&self) -> Result<(), RuntimeError> {
+        self.perform(Verb::Reclaim).await
     }
 
     /// Lets the keeper drop its record and descriptors.

@@ -55,6 +55,13 @@ impl Actor {
             return self.look_again_in(waits.min().unwrap_or(LOOK_AGAIN).max(LOOK_AGAIN));
         }
         self.hold_still().await;
+        let may = self.context.config.sleep.reclaim_frozen;
+        if may
+            && self.context.runtime.state().borrow().reclaims()
+            && let Err(error) = workload.reclaim().await
+        {
+            tracing::debug!(instance = %self.record.id, %generation, %error, "its memory stays");
+        }
     }
 
     /// Its processes hold still now.

@@ -36,6 +36,12 @@ impl Supervisor {
         self.context().thaw_times.snapshot()
     }
 
+    /// How many bytes of frozen instances were taken back, since the daemon started.
+    #[must_use]
+    pub fn reclaimed_bytes(&self) -> u64 {
+        self.context().runtime.reclaimed_bytes()
+    }
+
     /// How many instances slept early because memory was short, since the daemon started.
     #[must_use]
     pub fn pressed_to_sleep(&self) -> u64 {

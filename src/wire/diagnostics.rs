@@ -17,6 +17,9 @@ pub struct Diagnostics {
     /// answers, or it is one from before there was this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freezer: Option<String>,
+    /// Whether the memory of those can be taken back here, in the same words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reclaim: Option<String>,
     /// The database.
     pub database: DatabaseFacts,
     /// The pipeline of log lines.

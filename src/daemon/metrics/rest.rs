@@ -83,6 +83,12 @@ fn of_resting(supervisor: &Supervisor) -> Vec<Sample> {
             supervisor.thaw_times(),
         ),
         sample(
+            "frozen_reclaimed_bytes",
+            "Memory of frozen instances that was taken back from them",
+            SampleKind::Counter,
+            supervisor.reclaimed_bytes(),
+        ),
+        sample(
             "memory_pressure_sleeps",
             "Instances that slept early because memory was short",
             SampleKind::Counter,

@@ -24,6 +24,7 @@ use super::{
     cgroup_names::{CHILD, OWN, folder_in, name_of},
     clone::{Forked, Namespaces, fork_into_cgroup},
     freezer,
+    reclaim::Means,
 };
 use crate::{domain::limits::Resources, runtime::WorkloadId};
 
@@ -37,6 +38,8 @@ pub(super) struct Cgroups {
     folder: PathBuf,
     /// Those that children get.
     controllers: Vec<&'static str>,
+    /// How pages are taken back from a child that holds still, or why not.
+    reclaim: Result<Means, String>,
     /// Ended, and not yet gone.
     leftover: Vec<PathBuf>,
 }
@@ -77,11 +80,7 @@ impl Cgroups {
             .filter(|name| there.split_whitespace().any(|there| there == *name))
             .filter(|name| write(&folder, "cgroup.subtree_control", &format!("+{name}")).is_ok())
             .collect();
-        let mut cgroups = Self {
-            folder,
-            controllers,
-            leftover: Vec::new(),
-        };
+        let mut cgroups = Self::with(folder, controllers);
         cgroups.clear_old();
         cgroups.probe()?;
         Ok(cgroups)
@@ -94,11 +93,26 @@ impl Cgroups {
         let controllers = ["memory", "pids", "cpu", "io"].into_iter();
         let controllers =
             controllers.filter(|name| passed_on.split_whitespace().any(|there| there == *name));
+        let controllers = controllers.collect();
+        Self::with(folder, controllers)
+    }
+
+    fn with(folder: PathBuf, controllers: Vec<&'static str>) -> Self {
+        let reclaim = Means::find(&folder, controllers.contains(&"memory"));
         Self {
-            controllers: controllers.collect(),
             folder,
+            controllers,
+            reclaim,
             leftover: Vec::new(),
         }
+    }
+
+    /// How pages are taken back from a child that holds still.
+    ///
+    /// # Errors
+    /// Why they cannot be, as the end of a sentence.
+    pub(super) fn reclaim(&self) -> Result<Means, &String> {
+        self.reclaim.as_ref().copied()
     }
 
     /// Where it is.
@@ -234,14 +248,18 @@ impl Cgroups {
 }
 
 /// What a child's cgroup can hold here, in words, by the names that `isolation` has for it.
-pub(super) fn words(claimed: Result<&Cgroups, &String>) -> [(String, String); 2] {
+pub(super) fn words(claimed: Result<&Cgroups, &String>) -> [(String, String); 3] {
+    let off = |reason: &String| format!("off: {reason}");
     let (cgroup, freezer) = match claimed {
         Ok(cgroups) => (cgroups.word(), "on: by its cgroup".to_owned()),
-        Err(reason) => (format!("off: {reason}"), format!("off: {reason}")),
+        Err(reason) => (off(reason), off(reason)),
     };
+    let reclaim = claimed.and_then(Cgroups::reclaim);
+    let reclaim = reclaim.map_or_else(off, |means| means.word().to_owned());
     [
         ("cgroup".to_owned(), cgroup),
         ("freezer".to_owned(), freezer),
+        ("reclaim".to_owned(), reclaim),
     ]
 }
 
@@ -443,6 +461,7 @@ mod tests {
         let cgroups = Cgroups {
             folder: folder.path().to_owned(),
             controllers: vec!["pids"],
+            reclaim: Err("a trial".to_owned()),
             leftover: Vec::new(),
         };
         let child = folder.path().join("child");

@@ -171,6 +171,7 @@ impl Reactor {
         self.launcher.spares.clear();
         let origin = &self.sources.origin;
         look_at(&origin.program)?;
+        self.table.reclaims.stop();
         let mut passed = Passed::default();
         let state = self.state(&mut passed)?;
         let json = serde_json::to_vec(&state).map_err(|fault| fault.to_string())?;

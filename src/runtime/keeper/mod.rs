@@ -30,6 +30,7 @@ mod privileges;
 mod progress;
 pub mod protocol;
 mod reactor;
+mod reclaim;
 mod requests;
 pub(super) mod root;
 pub(super) mod second_wall;

@@ -382,6 +382,11 @@ pub enum Event {
         /// How.
         report: ExitReport,
     },
+    /// Pages were taken back from children that hold still. A `serve` that never asked for it passes over it.
+    Reclaimed {
+        /// So many since it was told last.
+        bytes: u64,
+    },
 }
 
 /// Writes a packet without secrets, ready to send. Only our own small answers take this way.

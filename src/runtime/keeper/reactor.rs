@@ -21,6 +21,7 @@ use nix::{
 };
 
 use super::{
+    cgroups::Cgroups,
     handover::Origin,
     launch::Launcher,
     peer::{Incoming, Peer},
@@ -29,7 +30,10 @@ use super::{
     table::Table,
     watch::for_each_child,
 };
-use crate::{domain::sandbox::Layer, runtime::HostReport};
+use crate::{
+    domain::sandbox::Layer,
+    runtime::{HostReport, WorkloadId},
+};
 
 const LISTENER: u64 = 0;
 const PEER: u64 = 1;
@@ -38,6 +42,8 @@ const LIFELINE: u64 = 3;
 const STATUS: u64 = 4;
 /// Whoever makes namespaces ahead has ended.
 const SPARE: u64 = 5;
+/// Whoever takes pages back has ended.
+const RECLAIM: u64 = 6;
 /// Workloads are numbered from here on.
 const FIRST_SERIAL: u64 = 16;
 /// Longest wait for the killed to be gone at our own end, in milliseconds.
@@ -104,6 +110,8 @@ impl Reactor {
         }
         let (open_files_max, _) =
             nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
+        let cgroups = launcher.cgroups.as_ref();
+        let can_reclaim = cgroups.and_then(Cgroups::reclaim).is_ok();
         let host = HostReport {
             isolation: launcher.isolation(),
             open_files_max,
@@ -112,6 +120,7 @@ impl Reactor {
             credential_files: true,
             file_arguments: true,
             freezes: launcher.cgroups.is_ok(),
+            reclaims: can_reclaim,
             ..HostReport::default()
         };
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -151,10 +160,12 @@ impl Reactor {
                 self.make_spare();
             }
             self.launcher.sweep();
+            self.reclaim_next();
             self.tell();
         }
         self.launcher.spares.clear();
         self.table.kill_all(self.launcher.namespaces);
+        self.table.reclaims.stop();
         while self.table.any_alive() {
             if self.turn(EpollTimeout::from(FAREWELL_MS))?.is_idle {
                 break;
@@ -186,6 +197,7 @@ impl Reactor {
                         let _ = self.epoll.delete(&pidfd);
                     }
                 }
+                RECLAIM => self.reclaimed(),
                 serial => {
                     // What its init wrote came before its end.
                     self.read_statuses();
@@ -214,6 +226,33 @@ impl Reactor {
             if self.epoll.add(pidfd, event).is_err() {
                 self.launcher.spares.clear();
             }
+        }
+    }
+
+    /// Takes pages back from a child once it has its turn, if it still holds still then.
+    pub(super) fn reclaim(&mut self, id: WorkloadId) -> Result<(), String> {
+        let cgroups = self.launcher.cgroups.as_ref();
+        cgroups.and_then(Cgroups::reclaim).map_err(Clone::clone)?;
+        self.table.reclaims.ask(id);
+        Ok(())
+    }
+
+    fn reclaim_next(&mut self) {
+        let cgroups = self.launcher.cgroups.as_ref();
+        let Ok(means) = cgroups.and_then(Cgroups::reclaim) else {
+            return;
+        };
+        if let Some(pidfd) = self.table.reclaim_next(means) {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, RECLAIM);
+            if self.epoll.add(pidfd, event).is_err() {
+                self.table.reclaims.stop();
+            }
+        }
+    }
+
+    fn reclaimed(&mut self) {
+        if let Some(pidfd) = self.table.reclaims.ended() {
+            let _ = self.epoll.delete(&pidfd);
         }
     }
 
@@ -305,12 +344,21 @@ impl Reactor {
                 self.table.untold.remove(&id);
             }
         }
+        let bytes = self.table.reclaims.untold_bytes;
+        if peer.greeted && !broken && bytes > 0 && !peer.has_backlog() {
+            match peer.try_send(&encode(Kind::Event, 0, &Event::Reclaimed { bytes })) {
+                Ok(true) => self.table.reclaims.untold_bytes = 0,
+                Ok(false) => {}
+                Err(_) => broken = true,
+            }
+        }
         if broken {
             return self.hang_up();
         }
+        let untold = !self.table.untold.is_empty() || self.table.reclaims.untold_bytes > 0;
         let mut wanted = EpollFlags::empty();
         wanted.set(EpollFlags::EPOLLIN, peer.has_room());
-        let waits = peer.has_backlog() || (peer.greeted && !self.table.untold.is_empty());
+        let waits = peer.has_backlog() || (peer.greeted && untold);
         wanted.set(EpollFlags::EPOLLOUT, waits);
         if wanted != self.interest {
             let mut event = EpollEvent::new(wanted, PEER);
@@ -339,7 +387,7 @@ impl Reactor {
         }
         for_each_child(|pid| {
             let pid = Pid::from_raw(pid);
-            if !self.table.is_init(pid) {
+            if !self.table.is_init(pid) && !self.table.reclaims.is_worker(pid) {
                 let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
                 let flags = nix::sys::wait::WaitPidFlag::WNOHANG;
                 let _ = nix::sys::wait::waitpid(pid, Some(flags));

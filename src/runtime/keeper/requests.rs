@@ -71,6 +71,10 @@ impl Reactor {
                 id,
                 verb: Verb::Freeze,
             } => done(self.table.freeze(id)),
+            Request::Perform {
+                id,
+                verb: Verb::Reclaim,
+            } => done(self.reclaim(id)),
             Request::Perform { id, verb } => {
                 self.table.perform(id, verb, self.launcher.namespaces);
                 (Reply::Done, Vec::new())

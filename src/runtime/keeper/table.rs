@@ -14,6 +14,7 @@ use super::{
     launch::{Launched, kill_tree, send_signal},
     memory_kills::{self, MemoryKills},
     progress::StatusRecord,
+    reclaim::{Means, Reclaims},
 };
 use crate::{
     domain::exit::{ExitStatus, ResourceUsage},
@@ -69,6 +70,7 @@ pub(super) struct Table {
     /// Named descriptors.
     pub(super) descriptors: BTreeMap<String, OwnedFd>,
     pub(super) memory_kills: MemoryKills,
+    pub(super) reclaims: Reclaims,
 }
 
 impl Table {
@@ -117,12 +119,14 @@ impl Table {
             && let Some(leaf) = &record.leaf
         {
             leaf.thaw();
+            self.reclaims.give_up(id);
         }
         match (verb, &record.pidfd) {
             (Verb::CloseStdin, _) => record.stdin = None,
             (Verb::Terminate, Some(init)) => send_signal(init, libc::SIGTERM),
             (Verb::KillTree, Some(init)) => {
                 record.killed = true;
+                self.reclaims.give_up(id);
                 if let Some(leaf) = &record.leaf {
                     leaf.kill();
                 }
@@ -137,7 +141,8 @@ impl Table {
                 self.untold.remove(&id);
                 self.workloads.remove(&id);
             }
-            (Verb::Terminate | Verb::KillTree, None) | (Verb::Freeze | Verb::Thaw, _) => {}
+            (Verb::Terminate | Verb::KillTree, None)
+            | (Verb::Freeze | Verb::Thaw | Verb::Reclaim, _) => {}
         }
     }
 
@@ -155,14 +160,25 @@ impl Table {
     }
 
     /// Lets all that hold still go on.
-    pub(super) fn thaw_all(&self) {
-        let leaves = self
-            .workloads
-            .values()
-            .filter_map(|record| record.leaf.as_ref());
-        for leaf in leaves.filter(|leaf| leaf.is_frozen()) {
-            leaf.thaw();
+    pub(super) fn thaw_all(&mut self) {
+        for (id, record) in &self.workloads {
+            if let Some(leaf) = record.leaf.as_ref().filter(|leaf| leaf.is_frozen()) {
+                leaf.thaw();
+                self.reclaims.give_up(*id);
+            }
         }
+    }
+
+    /// Begins to take pages back from the next that waits for it and still holds still; gives what tells the end.
+    pub(super) fn reclaim_next(&mut self, means: Means) -> Option<&OwnedFd> {
+        let (id, leaf) = loop {
+            let id = self.reclaims.next()?;
+            let leaf = self.workloads.get(&id).and_then(|its| its.leaf.as_ref());
+            if let Some(leaf) = leaf.filter(|leaf| leaf.is_frozen()) {
+                break (id, leaf);
+            }
+        };
+        self.reclaims.begin(id, leaf, means)
     }
 
     /// Kills and drops a child that was launched in vain, waiting for its end.
