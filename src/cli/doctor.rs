@@ -314,6 +314,7 @@ async fn daemon(options: &GlobalOptions) -> Vec<Check> {
     }
     checks.extend(sandboxes(&client).await);
     checks.extend(super::doctor_sizes::checks(&client).await);
+    checks.extend(super::doctor_budgets::checks(&client).await);
     checks.extend(super::doctor_reconcile::checks(&client).await);
     checks.push(match client.ports().await {
         Ok(reply) => match reply.read() {

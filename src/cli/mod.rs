@@ -10,6 +10,7 @@ mod connection;
 mod credential_check;
 mod credentials;
 mod doctor;
+mod doctor_budgets;
 mod doctor_reconcile;
 mod doctor_sizes;
 mod failure;

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::{Config, DEFAULT_FILE},
-    daemon::{self, Daemon, Departure, Origin, Start},
+    daemon::{self, Daemon, Departure, Origin, Reread, Start},
 };
 
 #[derive(Debug, Clone, Args)]
@@ -51,6 +51,9 @@ pub(super) fn run(options: &ServeOptions, out: Output) -> Result<ExitCode, Failu
         own_files,
         origin: Some(origin),
         lifeline,
+        reread: Some(Reread {
+            file: options.config.clone(),
+        }),
     };
     let runtime = runtime()?;
     let departure = runtime.block_on(serve(config, start))?;

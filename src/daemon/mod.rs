@@ -13,8 +13,10 @@ mod notify;
 mod own_files;
 mod paths;
 mod readiness;
+mod reload;
 mod restore;
 mod sessions;
+mod start;
 mod successor;
 mod tasks;
 mod traces;
@@ -23,12 +25,13 @@ mod waiting;
 pub use crate::runtime::take_the_daemons_time_slice;
 pub use check::{Checked, check};
 pub use own_files::keep_to_own_files;
+pub use reload::Reread;
 pub use restore::restore;
+pub use start::Start;
 pub use successor::{Departure, Origin, ended, lifeline, verdict};
 
 use std::{
     future::Future,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -61,6 +64,7 @@ use crate::{
     templates::Catalogue,
     traces::Traces,
 };
+use reload::Reload;
 use successor::Desk;
 
 /// Access ports that may wait to be opened or closed by the gateway.
@@ -81,17 +85,6 @@ pub fn landlock_version() -> u32 {
     runtime::landlock_version()
 }
 
-/// How a daemon comes to be.
-#[derive(Debug, Default)]
-pub struct Start {
-    /// What came of [`keep_to_own_files`], for a process that tried.
-    pub own_files: Option<Result<bool, String>>,
-    /// What this process was begun as, where another program may take its place.
-    pub origin: Option<Origin>,
-    /// What keeps a keeper alive that this process started when it was another program.
-    pub lifeline: Option<OwnedFd>,
-}
-
 /// The running daemon.
 pub struct Daemon {
     config: Arc<Config>,
@@ -103,7 +96,7 @@ pub struct Daemon {
     call_pipeline: CallPipeline,
     driver: Arc<TaskDriver>,
     traces: Option<Traces>,
-    catalogue: Arc<Catalogue>,
+    reload: Reload,
     api: JoinHandle<()>,
     api_stop: CancellationToken,
     gateway: JoinHandle<()>,
@@ -133,6 +126,7 @@ impl Daemon {
             own_files,
             origin,
             lifeline,
+            reread,
         } = start;
         runtime::harden_process().context("this process cannot be hardened")?;
         let exe = successor::own_program().context("the path of this program cannot be found")?;
@@ -286,6 +280,12 @@ impl Daemon {
                 api_stop.clone(),
             ));
             tracing::info!(url = api_url, "the API listens");
+            let reload = Reload {
+                catalogue,
+                supervisor: supervisor.clone(),
+                config: Arc::clone(&config),
+                reread,
+            };
             Ok(Self {
                 config,
                 api_url,
@@ -296,7 +296,7 @@ impl Daemon {
                 call_pipeline,
                 driver,
                 traces,
-                catalogue,
+                reload,
                 api,
                 api_stop,
                 gateway,
@@ -347,7 +347,7 @@ impl Daemon {
         shutdown: impl Future<Output = ()>,
     ) -> anyhow::Result<Option<Departure>> {
         let watchdog = notify::ready();
-        let reloads = tokio::spawn(notify::reload_on_hangup(Arc::clone(&self.catalogue)));
+        let reloads = tokio::spawn(self.reload.clone().on_hangup());
         let ended_early = tokio::select! {
             () = shutdown => None,
             () = self.desk.wanted() => None,

@@ -1,14 +1,9 @@
-//! What the service manager hears and says: readiness, watchdog, reload (sd_notify(3), systemd.service(5)).
+//! What the service manager hears: readiness, watchdog, another program (sd_notify(3), systemd.service(5)).
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    task::JoinHandle,
-};
-
-use crate::templates::Catalogue;
+use tokio::task::JoinHandle;
 
 /// Tells that the daemon serves, and from now on that it lives, as often as the unit's watchdog wants.
 pub(super) fn ready() -> JoinHandle<()> {
@@ -48,29 +43,6 @@ pub(super) fn stopping() {
 /// Tells that another program goes on in this process.
 pub(super) fn reloading() {
     tell(&[NotifyState::Reloading]);
-}
-
-/// SIGHUP reads the templates anew.
-pub(super) async fn reload_on_hangup(catalogue: Arc<Catalogue>) {
-    let mut hangups = match signal(SignalKind::hangup()) {
-        Ok(hangups) => hangups,
-        Err(error) => {
-            tracing::error!(%error, "SIGHUP cannot be heard; templates are read at start only");
-            return;
-        }
-    };
-    while hangups.recv().await.is_some() {
-        let catalogue = Arc::clone(&catalogue);
-        match tokio::task::spawn_blocking(move || catalogue.reload()).await {
-            Ok(faults) if faults.is_empty() => tracing::info!("templates read anew"),
-            Ok(faults) => {
-                for fault in faults {
-                    tracing::error!(%fault, "a template is left as it was, or out");
-                }
-            }
-            Err(error) => tracing::error!(%error, "reading the templates failed"),
-        }
-    }
 }
 
 fn tell(states: &[NotifyState<'_>]) {

@@ -64,7 +64,8 @@ fn own_files(
     write.push(folder_of(&config.api.admin_token_file));
     write.extend(config.api.unix_socket.as_deref().map(folder_of));
     write.extend(word.map(folder_of));
-    let mut read: Vec<PathBuf> = file.map(Path::to_owned).into_iter().collect();
+    // Its folder: an editor puts another file into its place, and SIGHUP reads that one.
+    let mut read: Vec<PathBuf> = file.map(folder_of).into_iter().collect();
     match config.database.url.strip_prefix("sqlite:") {
         Some(path) => {
             let path = path.strip_prefix("//").unwrap_or(path);
@@ -166,7 +167,8 @@ mod tests {
         let has = |all: &[PathBuf], path: &str| all.iter().any(|one| one == Path::new(path));
         assert!(has(&own.write, "/var/lib/minimcp") && has(&own.write, "/run/minimcp"));
         for path in [
-            "/etc/minimcp/config.toml",
+            // The folder of the configuration.
+            "/etc/minimcp",
             "/srv/tools/node_modules",
             "/srv/venv/pyvenv.cfg",
             "/srv/notes",

@@ -33,6 +33,7 @@ mod records;
 mod retention;
 mod snapshot;
 mod standing;
+mod template_needs;
 mod tokens;
 
 pub use calls::{CallEntry, CallQuery, CallSample};
@@ -51,6 +52,7 @@ pub use records::CorruptRow;
 pub use retention::History;
 pub use snapshot::{snapshot, sqlite_file};
 pub use standing::pending_migrations;
+pub use template_needs::TemplateNeed;
 pub use tokens::{NewToken, SECRETS_MAX, SecretRow, TokenRow};
 
 use crate::{config::DatabaseConfig, domain::latency::LatencySnapshot};

@@ -181,6 +181,15 @@ macro_rules! migrations {
                     "/0008_capability_cache.sql"
                 )),
             ),
+            (
+                9,
+                "template needs",
+                include_str!(concat!(
+                    "../../migrations/",
+                    $dialect,
+                    "/0009_template_needs.sql"
+                )),
+            ),
         ])
     };
 }

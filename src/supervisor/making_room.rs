@@ -19,12 +19,13 @@ use super::{
 };
 use crate::{
     domain::{
-        budget::{Budget, Held},
+        budget::{Budget, Budgets, Held},
         id::{InstanceId, OwnerId},
         pressure::LEFT_ALONE,
         state::StatusWord,
     },
     runtime,
+    store::{StoreError, TemplateNeed},
 };
 
 /// Between two looks whether somebody can give way.
@@ -152,7 +153,8 @@ impl Context {
             return Err(SupervisorError::InstancesExhausted(most));
         }
         let owner = &guest.owner;
-        if let Some(most) = self.config.budgets.of(owner).instances_max {
+        let budget = self.launch_turns.seats(|seats| seats.budgets().of(owner));
+        if let Some(most) = budget.instances_max {
             let has = self.registry.names_of(owner).saturating_sub(1);
             if has >= most {
                 return Err(SupervisorError::OverBudget(format!(
@@ -175,18 +177,41 @@ async fn is_held(held: &mut watch::Receiver<Option<Arc<Held>>>) -> Arc<Held> {
 }
 
 impl Supervisor {
+    /// Gives owners other budgets. Whoever is awake past them stays so; the next launch is held to them.
+    pub fn replace_budgets(&self, budgets: Budgets) {
+        self.context().launch_turns.replace_budgets(budgets);
+    }
+
+    /// Has the database keep what was learned of the memory that templates need, where that changed; answers of how many.
+    pub(super) async fn keep_needs(&self) -> Result<usize, StoreError> {
+        let context = self.context();
+        let news = context.launch_turns.seats(|seats| seats.to_be_kept());
+        let noted_at = context.clock.now();
+        let rows: Vec<_> = news
+            .iter()
+            .map(|(template, memory_bytes)| TemplateNeed {
+                template: template.clone(),
+                memory_bytes: *memory_bytes,
+                noted_at,
+            })
+            .collect();
+        context.store.save_template_needs(&rows).await?;
+        context.launch_turns.seats(|seats| seats.has_kept(news));
+        Ok(rows.len())
+    }
+
     /// What each owner has and may have, by name: all with an instance, and all with a budget of their own.
     #[must_use]
     pub fn owners(&self) -> Vec<OwnerUse> {
         let context = self.context();
-        let budgets = &context.config.budgets;
+        let (used, is_measured, budgets) = context.launch_turns.seats(|seats| {
+            let budgets = seats.budgets().clone();
+            (seats.owners(), seats.measures(), budgets)
+        });
         let mut instances = context.registry.names_by_owner();
         for owner in budgets.owner.keys() {
             instances.entry(owner.clone()).or_default();
         }
-        let (used, is_measured) = context
-            .launch_turns
-            .seats(|seats| (seats.owners(), seats.measures()));
         let each = instances.into_iter().map(|(owner, instances)| {
             let used = used.get(&owner).copied().unwrap_or_default();
             OwnerUse {

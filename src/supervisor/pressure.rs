@@ -29,6 +29,13 @@ async fn read<T>(file: &str, understand: fn(&str) -> Option<T>) -> Result<T, Str
 }
 
 impl Supervisor {
+    /// Last, because the database may be slow; one that is away is asked again with the next look.
+    async fn keep_what_was_measured(&self) {
+        if let Err(error) = self.keep_needs().await {
+            tracing::debug!(%error, "what templates need is not kept yet");
+        }
+    }
+
     /// Looks how short of memory the machine is, and has the least used instances sleep if it is too short.
     ///
     /// # Errors
@@ -40,6 +47,7 @@ impl Supervisor {
         let (pressure, floor) = (policy.memory_pressure, policy.memory_floor_bytes);
         if pressure.is_none() && floor.is_none() {
             let off = "neither sleep.memory_pressure nor sleep.memory_floor_bytes is set";
+            self.keep_what_was_measured().await;
             return Ok(json!({"off": off, "measured": measured}));
         }
         let memory = Memory {
@@ -71,6 +79,7 @@ impl Supervisor {
                 );
             }
         }
+        self.keep_what_was_measured().await;
         Ok(json!({
             "some_avg10": memory.some_avg10,
             "available_bytes": memory.available_bytes,

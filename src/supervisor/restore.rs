@@ -20,7 +20,7 @@ use super::{
 use crate::{
     domain::{id::InstanceId, instance::InstanceRecord},
     runtime::{self, Workload},
-    store::TokenRow,
+    store::{TemplateNeed, TokenRow},
 };
 
 /// What a former daemon left with the store and the keeper.
@@ -113,6 +113,7 @@ pub(super) async fn restore_all(context: &Arc<Context>) -> Result<(usize, usize)
     // Before anything has an effect, so that a start that finds no database can be done again.
     let (mut records, corrupt) = context.store.instances().await?;
     let leases = context.store.port_leases().await?;
+    let needs = context.store.template_needs().await?;
     let mut estate = Estate::take_stock(context).await?;
     context.note_damaged(&corrupt);
     folders::settle(context, &records, &corrupt).await;
@@ -135,6 +136,7 @@ pub(super) async fn restore_all(context: &Arc<Context>) -> Result<(usize, usize)
             turns.seats(|seats| seats.remember(&record.template, exit));
         }
     }
+    recall_needs(context, needs).await;
     // Those that were used last ask first for a turn to launch.
     records.sort_by_key(|record| Reverse(record.last_accessed_at));
     for record in records {
@@ -168,6 +170,18 @@ pub(super) async fn restore_all(context: &Arc<Context>) -> Result<(usize, usize)
         }
     }
     Ok((restored, alive))
+}
+
+/// Takes over what a former daemon measured, and forgets it of templates that are no more.
+async fn recall_needs(context: &Context, needs: Vec<TemplateNeed>) {
+    for need in needs {
+        if context.catalogue.get(&need.template).is_some() {
+            let turns = &context.launch_turns;
+            turns.seats(|seats| seats.know(need.template, need.memory_bytes));
+        } else if let Err(error) = context.store.forget_template_need(&need.template).await {
+            tracing::debug!(%error, template = %need.template, "what it needed is not forgotten yet");
+        }
+    }
 }
 
 /// Brings one recorded instance to life that has no actor.

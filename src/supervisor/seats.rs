@@ -20,6 +20,9 @@ use crate::domain::{
 /// One that was asked to sleep counts as on its way there for so long; then another may be asked.
 const LEAVES_WITHIN: Duration = Duration::from_secs(2);
 
+/// Most templates whose needs are written in one go.
+const KEPT_AT_ONCE: usize = 64;
+
 /// Why a launch waits, for whoever wants to tell it; `None`: nothing but its turn.
 pub(super) type HeldCell = Arc<watch::Sender<Option<Arc<Held>>>>;
 
@@ -108,6 +111,8 @@ pub(super) struct Seats {
     measured: u64,
     /// What instances of a template are known to need.
     needs: HashMap<TemplateName, u64>,
+    /// What the database has of it.
+    kept: HashMap<TemplateName, u64>,
 }
 
 impl Seats {
@@ -119,7 +124,18 @@ impl Seats {
             next: 0,
             measured: 0,
             needs: HashMap::new(),
+            kept: HashMap::new(),
         }
+    }
+
+    /// What owners may have.
+    pub(super) fn budgets(&self) -> &Budgets {
+        &self.budgets
+    }
+
+    /// What they may have from now on. Whoever is awake past it stays so.
+    pub(super) fn replace_budgets(&mut self, budgets: Budgets) {
+        self.budgets = budgets;
     }
 
     /// Whether anything is ever held.
@@ -263,6 +279,28 @@ impl Seats {
         *known = bytes.max(*known);
     }
 
+    /// What the database tells of a template: it was measured, which goes before what former ends told.
+    pub(super) fn know(&mut self, template: TemplateName, bytes: u64) {
+        self.kept.insert(template.clone(), bytes);
+        self.needs.insert(template, bytes);
+    }
+
+    /// What the database should have and has not: small changes are not worth a write.
+    pub(super) fn to_be_kept(&self) -> Vec<(TemplateName, u64)> {
+        let is_news = |(template, bytes): &(&TemplateName, &u64)| {
+            let kept = self.kept.get(*template);
+            kept.is_none_or(|kept| kept.abs_diff(**bytes) > **bytes / 8)
+        };
+        let news = self.needs.iter().filter(is_news);
+        let news = news.map(|(template, bytes)| (template.clone(), *bytes));
+        news.take(KEPT_AT_ONCE).collect()
+    }
+
+    /// The database has it now.
+    pub(super) fn has_kept(&mut self, needs: Vec<(TemplateName, u64)>) {
+        self.kept.extend(needs);
+    }
+
     /// What each owner has awake, whoever has something.
     pub(super) fn owners(&self) -> BTreeMap<OwnerId, Use> {
         let owners: std::collections::BTreeSet<_> = self
@@ -365,6 +403,48 @@ mod tests {
             }
         );
         assert_eq!(seats.owners().len(), 1);
+    }
+
+    #[test]
+    fn what_is_known_is_kept_when_it_changed_enough() {
+        let mut seats = seats();
+        let ada = guest("ada");
+        seats.know(ada.template.clone(), 800);
+        assert_eq!(seats.to_be_kept(), []);
+        seats.take(ada.clone(), false);
+        seats.measured(ada.id, 880, true);
+        assert_eq!(seats.need_of(&ada.template), 880);
+        assert_eq!(seats.to_be_kept(), []);
+        seats.measured(ada.id, 1_000, true);
+        let news = seats.to_be_kept();
+        assert_eq!(news, [(ada.template.clone(), 1_000)]);
+        seats.has_kept(news);
+        assert_eq!(seats.to_be_kept(), []);
+        // What was measured says more than the largest process of a former life.
+        let mut next = super::tests::seats();
+        next.needs.insert(ada.template.clone(), 5_000);
+        next.know(ada.template.clone(), 1_000);
+        assert_eq!(next.need_of(&ada.template), 1_000);
+    }
+
+    #[test]
+    fn other_budgets_are_in_force_at_once_and_end_nobody() {
+        let mut seats = seats();
+        let (one, two) = (guest("ada"), guest("ada"));
+        seats.take(one.clone(), false);
+        assert_eq!(seats.held_by_owner(&two), None);
+        seats.replace_budgets(Budgets {
+            awake_max: Some(1),
+            ..Budgets::default()
+        });
+        assert!(matches!(
+            seats.held_by_owner(&two),
+            Some(Held::Awake { .. })
+        ));
+        assert_eq!(seats.held_by_owner(&one), None);
+        assert!(!seats.measures() && seats.holds());
+        seats.replace_budgets(Budgets::default());
+        assert_eq!(seats.held_by_owner(&two), None);
     }
 
     #[tokio::test(start_paused = true)]

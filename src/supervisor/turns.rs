@@ -21,7 +21,7 @@ use super::{
 use crate::{
     domain::{
         UnixMs,
-        budget::Held,
+        budget::{Budgets, Held},
         id::{OwnerId, TemplateName},
         latency::Latency,
         launch_limit::{LaunchLimit, LaunchLoad},
@@ -152,6 +152,12 @@ impl LaunchTurns {
     /// Gives a place up.
     pub(super) fn leave(self: &Arc<Self>, key: u64) {
         self.lock().seats.leave(key);
+        self.grant();
+    }
+
+    /// What owners may have from now on; who waits for room may have some now.
+    pub(super) fn replace_budgets(self: &Arc<Self>, budgets: Budgets) {
+        self.lock().seats.replace_budgets(budgets);
         self.grant();
     }
 

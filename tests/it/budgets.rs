@@ -7,10 +7,14 @@ use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Database, Server},
+    harness::{Database, Server, on_both_databases},
     meetings::{Client, everything, text},
     session_survival::end_with_keeper,
 };
+
+on_both_databases! {
+    budgets_are_read_anew_and_what_a_template_needs_outlives_the_daemon,
+}
 
 const SOON: Duration = Duration::from_secs(60);
 /// More than what was used a moment ago is left alone for.
@@ -239,4 +243,96 @@ async fn nothing_is_launched_below_the_floor_of_memory() {
         tokio::time::sleep(Duration::from_millis(20)).await; // poll
     }
     end_with_keeper(server);
+}
+
+/// Waits until `GET /owners` tells this of the first owner.
+async fn until_owner(server: &Server, told: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let owners = server.get("/owners").await;
+        if told(&owners["items"][0]) {
+            return owners["items"][0].clone();
+        }
+        assert!(Instant::now() < deadline, "{owners:#}\n{}", server.log());
+        tokio::time::sleep(Duration::from_millis(20)).await; // poll
+    }
+}
+
+async fn budgets_are_read_anew_and_what_a_template_needs_outlives_the_daemon(database: Database) {
+    let mut server = Server::start_with(database, |config| {
+        config.sleep.after_default = Some(HumanDuration::from_secs(3_600));
+    })
+    .await;
+    let of_ada = json!({"template": "legacy-echo", "owner": "ada"});
+    let one = server.create(of_ada.clone()).await;
+    let owner = until_owner(&server, |_| true).await;
+    assert_eq!(owner["budget"]["memory_bytes_max"], Value::Null);
+
+    // One that is wrong changes nothing, and is told with every fault.
+    server.change(|config| config.budgets.awake_max = Some(0));
+    server.reload();
+    let refused = crate::harness::wait_until(SOON, || {
+        server
+            .log()
+            .contains("the budgets stay as they were")
+            .then_some(())
+    });
+    assert!(refused.is_some(), "{}", server.log());
+    assert!(
+        server.log().contains("budgets.awake_max"),
+        "{}",
+        server.log()
+    );
+
+    // What runs goes on past the new budget, which is held against the next.
+    server.change(|config| {
+        config.budgets.awake_max = None;
+        config.budgets.memory_bytes_max = Some(1 << 20);
+        config.gateway.wake_budget = HumanDuration::from_secs(2);
+    });
+    server.reload();
+    let owner = until_owner(&server, |one| {
+        one["budget"]["memory_bytes_max"] == 1 << 20 && one["memory_bytes"].as_u64() > Some(1 << 20)
+    })
+    .await;
+    assert_eq!(owner["awake"], 1, "{owner:#}");
+    assert_eq!(status(&server, &one).await["pid"], one["pid"]);
+    assert!(
+        server.log().contains("wait for a restart"),
+        "{}",
+        server.log()
+    );
+    let of_bob = json!({"template": "legacy-echo", "owner": "bob"});
+    let (code, problem) = server
+        .call(Method::POST, "/mcps", Some(of_bob.clone()))
+        .await;
+    assert_eq!(code.as_u16(), 409, "its like was measured: {problem:#}");
+    let said = problem["detail"].as_str().expect("a sentence").to_owned();
+    assert!(said.contains("memory_bytes_max"), "{said}");
+
+    // The next daemon knows it too, without any that runs and without any that ended.
+    let run = server.post("/tasks/memory-pressure/run", json!({})).await;
+    assert_eq!(run["name"], "memory-pressure", "{run}");
+    server.delete(id_of(&one)).await;
+    assert_eq!(server.stop(), Some(0), "{}", server.log());
+    server.launch().await;
+    let (code, problem) = server
+        .call(Method::POST, "/mcps", Some(of_bob.clone()))
+        .await;
+    assert_eq!(code.as_u16(), 409, "{problem:#}");
+
+    // And without a bound there is room again.
+    server.change(|config| config.budgets.memory_bytes_max = None);
+    server.reload();
+    until_owner(&server, |one| one.is_null()).await;
+    let deadline = Instant::now() + SOON;
+    while server
+        .call(Method::POST, "/mcps", Some(of_bob.clone()))
+        .await
+        .0
+        != StatusCode::CREATED
+    {
+        assert!(Instant::now() < deadline, "{}", server.log());
+        tokio::time::sleep(Duration::from_millis(20)).await; // poll
+    }
 }

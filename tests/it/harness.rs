@@ -245,6 +245,16 @@ impl Server {
         change(&mut self.config);
     }
 
+    /// Writes the changed configuration and has `serve` read it (SIGHUP). As an editor does: another file in its place.
+    pub fn reload(&self) {
+        let file = self.folder.path().join("config.toml");
+        let fresh = file.with_extension("fresh");
+        let text = toml::to_string(&self.config).expect("a configuration can be written");
+        fs::write(&fresh, text).expect("the folder is ours");
+        fs::rename(&fresh, &file).expect("the folder is ours");
+        processes::signal_hangup(self.pid());
+    }
+
     /// The pid of `serve`.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("it runs").id()

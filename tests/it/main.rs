@@ -67,6 +67,7 @@ mod per_session;
 mod processes;
 mod races;
 mod reboot;
+mod reclaim;
 mod reconciliation;
 mod relaxed;
 mod remote;

@@ -126,6 +126,25 @@ async fn a_package_of_npm_is_installed_once_and_used_without_the_network() {
     assert!(text.contains("has no program not-its-program"), "{text}");
 }
 
+/// Fails and names the modules below a folder whose bytecode the interpreter would not take: it compares the time and the
+/// length of the source (PEP 552).
+const EVERY_MODULE_IS_COMPILED: &str = r"
+import importlib.util, os, pathlib, struct, sys
+sources = list(pathlib.Path(sys.argv[1]).rglob('*.py'))
+stale = []
+for source in sources:
+    found = source.stat()
+    try:
+        head = pathlib.Path(importlib.util.cache_from_source(str(source))).read_bytes()[:16]
+    except FileNotFoundError:
+        head = b''
+    now = importlib.util.MAGIC_NUMBER + struct.pack('<III', 0, int(found.st_mtime), found.st_size)
+    if head != now:
+        stale.append(str(source))
+print(len(sources), stale[:9])
+sys.exit(len(stale) > 0 or len(sources) < 100)
+";
+
 #[tokio::test]
 async fn a_package_of_pypi_is_installed_ahead_and_started_without_the_network() {
     let (server, packages) = start().await;
@@ -139,6 +158,15 @@ async fn a_package_of_pypi_is_installed_ahead_and_started_without_the_network() 
     let mark: Value = serde_json::from_str(&mark).expect("JSON");
     assert_eq!(mark["source"], TIME);
     assert_eq!(mark["lock_sha256"].as_str().map(str::len), Some(64));
+    // Servers see it read-only, and what is not compiled now they would compile at every start.
+    let folder = marks(&packages)[0].with_file_name("venv");
+    let compiled = std::process::Command::new(folder.join("bin/python3"))
+        .args(["-c", EVERY_MODULE_IS_COMPILED])
+        .arg(&folder)
+        .output()
+        .expect("it has a Python");
+    let said = String::from_utf8_lossy(&compiled.stdout);
+    assert!(compiled.status.success(), "{said}");
 
     let instance = server.create(json!({"template": "time-package"})).await;
     let id = instance["id"].as_str().expect("it has an id");

@@ -100,6 +100,26 @@ def memory_kills_are_told():
     equal(sh("systemctl show minimcp-keeper -p NRestarts --value").strip(), "0", "restarts of the keeper")
 
 
+def frozen_memory_is_taken_back():
+    """the memory of a frozen instance goes to swap, and is all there when a request wants it"""
+    sh("dd if=/dev/zero of=/swap bs=1M count=256 2>&1 && chmod 600 /swap && mkswap /swap && swapon /swap")
+    reclaim = api("GET", "/diagnostics")["reclaim"]
+    check("memory.reclaim" in reclaim, f"reclaim is {reclaim}")
+    made = notes["made"] | {"access_url": api("GET", "/mcps/hog")["access_url"]}
+    equal(call(made, "keep", mebibytes=32), "32 MiB", "what it keeps")
+    leaf = next(leaf for leaf in leaves() if made["id"] in leaf.name)
+    held = lambda name: int((leaf / name).read_text())
+    before = held("memory.current")
+    check(before > 32 * MIB, f"it holds {before} bytes")
+    api("PATCH", "/mcps/hog", {"freeze_after": "1s"})
+    soon(lambda: held("memory.current") < 8 * MIB, "its memory is taken back")
+    after = held("memory.current")
+    notes["frozen"] = f"{before / MIB:.1f} MiB, then {after / MIB:.1f} MiB and {held('memory.swap.current') / MIB:.1f} MiB of swap"
+    equal(api("GET", "/mcps/hog")["status"], "frozen", "its status")
+    equal(call(made, "keep", mebibytes=0), "32 MiB", "what it still keeps")
+    api("PATCH", "/mcps/hog", {"freeze_after": "0s"})
+
+
 def nothing_stays_behind():
     """a cgroup goes with its child; the keeper's unit starts again after a kill"""
     api("POST", "/mcps/hog/stop?wait=ready")
@@ -117,7 +137,7 @@ def main():
     print(sh("systemctl --version").splitlines()[0])
     failed = False
     for trial in (installed_word_for_word, the_controllers_are_ours, processes_are_capped, cpu_time_is_capped,
-                  memory_kills_are_told, nothing_stays_behind):
+                  memory_kills_are_told, frozen_memory_is_taken_back, nothing_stays_behind):
         began = time.monotonic()
         subprocess.run(["systemctl", "reset-failed", *UNITS], capture_output=True)
         try:
@@ -126,7 +146,7 @@ def main():
         except Exception as error:  # the other trials still tell something
             failed, verdict = True, f"FAILED: {type(error).__name__}: {error}"
         print(f"{time.monotonic() - began:6.1f} s  {trial.__doc__}: {verdict}", flush=True)
-    for what in ("what is told", "CPU time"):
+    for what in ("what is told", "CPU time", "frozen"):
         print(f"-- {what}: {notes.get(what)}")
     if failed:
         print(sh("journalctl -u minimcp -u minimcp-keeper --no-pager -o short-monotonic | tail -n 40"))

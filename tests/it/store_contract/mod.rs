@@ -9,6 +9,7 @@ mod instances;
 mod logs;
 mod retention;
 mod small_tables;
+mod template_needs;
 mod tokens;
 
 use std::{future::Future, str::FromStr};

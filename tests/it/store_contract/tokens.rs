@@ -182,6 +182,7 @@ contract! {
             "DROP TABLE log_usage",
             "DROP TABLE log_writers",
             "DROP TABLE capability_cache",
+            "DROP TABLE template_needs",
             "DROP TABLE log_minutes",
             "DROP TABLE access_token_secrets",
             "DROP TABLE access_tokens",
