@@ -205,6 +205,12 @@ impl Workload {
         self.inner.denials.get().map(DenialSheet::read)
     }
 
+    /// How many kinds of system calls it was refused so far.
+    #[must_use]
+    pub fn denial_kinds(&self) -> usize {
+        self.inner.denials.get().map_or(0, DenialSheet::kinds)
+    }
+
     /// Instance and generation.
     #[must_use]
     pub fn id(&self) -> WorkloadId {

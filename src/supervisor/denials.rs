@@ -33,14 +33,23 @@ pub struct DenialReport {
 /// By number: how often, and the last time.
 type Tally = BTreeMap<u32, (u64, UnixMs)>;
 
+/// A child that runs.
+struct Live {
+    workload: Workload,
+    /// So many kinds it had been refused when it was last looked at.
+    kinds: usize,
+}
+
 #[derive(Default)]
 struct Counted {
-    live: BTreeMap<WorkloadId, Workload>,
+    live: BTreeMap<WorkloadId, Live>,
     past: Tally,
     past_others: u64,
     /// Kinds that were told, or are not worth an event.
     told: Vec<u32>,
     told_at: Vec<UnixMs>,
+    /// There may be kinds that were not told, whatever the living count.
+    is_behind: bool,
     is_used: bool,
 }
 
@@ -60,8 +69,9 @@ impl Drop for Watched {
         if let Some(last) = counted
             .live
             .remove(&self.id)
-            .and_then(|live| live.denials())
+            .and_then(|live| live.workload.denials())
         {
+            counted.is_behind = true;
             add(&mut counted.past, &last);
             counted.past_others += last.others;
         }
@@ -86,7 +96,11 @@ impl DenialLedger {
         workload.denials()?;
         let mut counted = self.counted();
         counted.is_used = true;
-        counted.live.insert(workload.id(), workload.clone());
+        let live = Live {
+            workload: workload.clone(),
+            kinds: 0,
+        };
+        counted.live.insert(workload.id(), live);
         Some(Watched {
             ledger: Arc::clone(self),
             id: workload.id(),
@@ -116,6 +130,9 @@ impl DenialLedger {
     /// A sentence for each kind that is new, as far as there may be events.
     fn news(&self, now: UnixMs) -> Vec<String> {
         let mut counted = self.counted();
+        if !counted.may_have_news() {
+            return Vec::new();
+        }
         let (tally, _) = counted.sum();
         counted
             .told_at
@@ -128,6 +145,7 @@ impl DenialLedger {
             let call = named(number);
             if !call.is_probe() {
                 if counted.told_at.len() >= EVENTS_MAX {
+                    counted.is_behind = true;
                     break;
                 }
                 counted.told_at.push(now);
@@ -140,9 +158,23 @@ impl DenialLedger {
 }
 
 impl Counted {
+    /// Whether there are kinds that were not looked at: a word of each child, since every instance is asked all the time.
+    fn may_have_news(&mut self) -> bool {
+        let mut news = std::mem::take(&mut self.is_behind);
+        for live in self.live.values_mut() {
+            let kinds = live.workload.denial_kinds();
+            news |= kinds != std::mem::replace(&mut live.kinds, kinds);
+        }
+        news
+    }
+
     fn sum(&self) -> (Tally, u64) {
         let (mut tally, mut others) = (self.past.clone(), self.past_others);
-        for denials in self.live.values().filter_map(Workload::denials) {
+        for denials in self
+            .live
+            .values()
+            .filter_map(|live| live.workload.denials())
+        {
             add(&mut tally, &denials);
             others += denials.others;
         }

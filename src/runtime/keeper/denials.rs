@@ -168,7 +168,9 @@ mod tests {
         for call in 0..200 {
             page.count(10_000 + call, 8);
         }
-        let report = DenialSheet::from(sheet.into_file()).read();
+        let sheet = DenialSheet::from(sheet.into_file());
+        let report = sheet.read();
+        assert_eq!(sheet.kinds(), report.calls.len());
         let first = &report.calls[0];
         assert_eq!(
             (first.name(), first.count, first.last_at),
