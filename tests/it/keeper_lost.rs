@@ -1,6 +1,6 @@
 //! A keeper that dies: what it had started ends, that is told when it is true, and a new keeper is found.
 
-use std::{collections::BTreeSet, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
 use minimcp::{
     domain::exit::ExitStatus,
@@ -130,7 +130,7 @@ async fn a_keeper_watches_nothing_that_has_ended_though_we_hold_its_pidfd() {
     };
     let child = sh(&keeper, &runtime, "read line").await;
     // What is made ahead for the next launch is watched while it is made.
-    spares::once_ready(keeper.pid(), &BTreeSet::new()).await;
+    spares::once_ready(keeper.pid()).await;
     assert_eq!(watched_by(keeper.pid()), Some(before + 1));
     drop(child.take_pipes());
     child.close_stdin().await.expect("connected");

@@ -77,7 +77,7 @@ async fn children_listeners_and_the_connection_live_on() {
         let (pid, child) = (keeper.pid(), waits.pid());
 
         if options.is_empty() {
-            spares::once_ready(pid, &BTreeSet::new()).await;
+            spares::once_ready(pid).await;
         }
         let before = open_files(pid);
         for _ in 0..2 {

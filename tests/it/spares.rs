@@ -13,7 +13,7 @@ use minimcp::{
         own_user::UserIds,
         sandbox::{Network, Sandbox},
     },
-    runtime::{Runtime, local::LocalRuntime},
+    runtime::{Pipes, Runtime, Workload, local::LocalRuntime},
 };
 
 use crate::keeper::{Keeper, plan, read_line};
@@ -25,7 +25,7 @@ const PLAIN: u32 = 4_242;
 /// Users for instances.
 const OWN: UserIds = UserIds {
     min: 84_242,
-    max: 84_243,
+    max: 84_249,
 };
 
 /// What a server sees of its world: its mounts without their numbers, ids, rights, files.
@@ -35,7 +35,7 @@ const LOOK: &str = "read line; { \
     grep . /proc/sys/user/max_user_namespaces /proc/sys/user/max_inotify_watches; \
     cat /etc/passwd /etc/hosts /etc/resolv.conf /proc/net/route /proc/net/if_inet6; \
     stat -c '%A %u:%g %N' / /* /etc/* /dev/* /tmp/* /run/* /var/*; ls /proc/self/fd; \
-    cut -d ' ' -f 4- /proc/self/mountinfo; } 2>&1 | tr '\\n' '|'; echo";
+    cut -d ' ' -f 4- /proc/self/mountinfo; } 2>&1 | tr '\\n' '|'; echo; read line";
 
 /// Whether this test can look into the keeper.
 fn is_root() -> bool {
@@ -54,36 +54,54 @@ pub fn held(pid: u32) -> BTreeSet<String> {
     names.filter(|name| name.starts_with("mnt:")).collect()
 }
 
-/// Those beside these others, once as many are ready as are kept of a kind.
-pub async fn once_ready(pid: u32, others: &BTreeSet<String>) -> BTreeSet<String> {
+/// Those of a keeper, once as many are ready as are kept of a kind.
+pub async fn once_ready(pid: u32) -> BTreeSet<String> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        let ready = &held(pid) - others;
+        let ready = held(pid);
         if ready.len() == READY {
             return ready;
         }
-        assert!(Instant::now() < deadline, "only {ready:?} are ready");
+        assert!(Instant::now() < deadline, "{ready:?} are ready");
         tokio::time::sleep(Duration::from_millis(2)).await; // poll
     }
 }
 
-/// Launches a server in such a sandbox: its mount namespace, and what it sees.
-async fn look(runtime: &LocalRuntime, folder: &Path, sandbox: &Sandbox) -> (String, String) {
-    let mut plan = plan(folder, &["sh", "-c", LOOK]);
-    plan.sandbox = sandbox.clone();
-    let workload = runtime.launch(plan).await.expect("it starts");
-    let own = fs::read_link(format!("/proc/{}/ns/mnt", workload.pid())).expect("it lives");
-    let pipes = workload.take_pipes().expect("fresh");
-    nix::unistd::write(&pipes.stdin, b"\n").expect("it reads");
-    let told = read_line(pipes.stdout).await;
-    workload.exited().await;
-    workload.forget().await.expect("the keeper lives");
-    (own.display().to_string(), told)
+/// A server that has told what it sees and lives on, so that nothing else gets the numbers of its namespaces.
+struct Looked {
+    workload: Workload,
+    pipes: Pipes,
+    mounts: String,
+    told: Vec<String>,
+}
+
+impl Looked {
+    async fn launch(runtime: &LocalRuntime, folder: &Path, sandbox: &Sandbox) -> Self {
+        let mut plan = plan(folder, &["sh", "-c", LOOK]);
+        plan.sandbox = sandbox.clone();
+        let workload = runtime.launch(plan).await.expect("it starts");
+        let mounts = fs::read_link(format!("/proc/{}/ns/mnt", workload.pid())).expect("it lives");
+        let pipes = workload.take_pipes().expect("fresh");
+        nix::unistd::write(&pipes.stdin, b"\n").expect("it reads");
+        let stdout = pipes.stdout.try_clone().expect("a descriptor");
+        let told = read_line(stdout).await;
+        Self {
+            workload,
+            pipes,
+            mounts: mounts.display().to_string(),
+            told: told.split('|').map(str::to_owned).collect(),
+        }
+    }
+
+    async fn end(self) {
+        drop(self.pipes);
+        self.workload.close_stdin().await.expect("the keeper lives");
+        self.workload.exited().await;
+    }
 }
 
 /// A launch into namespaces made ahead shows a server what one that makes its own does, and nobody gets them twice.
-async fn makes_no_difference(keeper: &Keeper, user_ids: Option<UserIds>) {
-    let runtime = keeper.connect().await;
+async fn makes_no_difference(start: impl Fn() -> Keeper, user_ids: Option<UserIds>) {
     for network in [Network::AllowList, Network::None, Network::Open] {
         let sandbox = Sandbox {
             network,
@@ -94,41 +112,47 @@ async fn makes_no_difference(keeper: &Keeper, user_ids: Option<UserIds>) {
             },
             ..Sandbox::default()
         };
-        let others = held(keeper.pid());
-        let (first, expected) = look(&runtime, keeper.folder(), &sandbox).await;
-        assert!(expected.contains("|NoNewPrivs:\t1|"), "{expected}");
-        assert!(!others.contains(&first), "nothing was made for it yet");
-        let mut seen = BTreeSet::from([first]);
+        let keeper = start();
+        let runtime = keeper.connect().await;
+        let launch = || Looked::launch(&runtime, keeper.folder(), &sandbox);
+        let first = launch().await;
+        let expects = |line: &str| first.told.iter().any(|told| told == line);
+        assert!(expects("NoNewPrivs:\t1"), "{:#?}", first.told);
+        let mut all = vec![first];
         for _ in 0..3 {
-            let ready = once_ready(keeper.pid(), &others).await;
-            let (own, told) = look(&runtime, keeper.folder(), &sandbox).await;
-            let lines = |text: &str| text.split('|').map(str::to_owned).collect::<Vec<_>>();
-            let pairs = lines(&expected).into_iter().zip(lines(&told));
-            let other: Vec<_> = pairs.filter(|(expected, told)| expected != told).collect();
+            let ready = once_ready(keeper.pid()).await;
+            let next = launch().await;
+            let pairs = all[0].told.iter().zip(&next.told);
+            let other: Vec<_> = pairs.filter(|(first, next)| first != next).collect();
             assert!(other.is_empty(), "{network:?}, {user_ids:?}: {other:#?}");
-            assert_eq!(told.len(), expected.len(), "{network:?}, {user_ids:?}");
-            assert!(ready.contains(&own), "{own} is not one of {ready:?}");
-            let still = held(keeper.pid());
-            assert!(!still.contains(&own), "it is the server's alone");
-            assert!(seen.insert(own), "one after the other");
+            assert_eq!(next.told.len(), all[0].told.len());
+            let own = &next.mounts;
+            assert!(ready.contains(own), "{own} is not one of {ready:?}");
+            assert!(
+                !held(keeper.pid()).contains(own),
+                "it is the server's alone"
+            );
+            assert!(all.iter().all(|one| one.mounts != *own), "{own} twice");
+            all.push(next);
         }
-        once_ready(keeper.pid(), &others).await;
+        for one in all {
+            one.end().await;
+        }
     }
 }
 
 #[tokio::test]
 async fn a_launch_into_namespaces_made_ahead_is_as_any_other() {
     if is_root() {
-        let keeper = Keeper::start(&[]);
-        makes_no_difference(&keeper, None).await;
-        makes_no_difference(&Keeper::start(&[]), Some(OWN)).await;
+        makes_no_difference(|| Keeper::start(&[]), None).await;
+        makes_no_difference(|| Keeper::start(&[]), Some(OWN)).await;
     }
 }
 
 #[tokio::test]
 async fn so_it_is_under_a_keeper_of_a_plain_user() {
     if is_root() {
-        makes_no_difference(&Keeper::start_as(PLAIN), None).await;
+        makes_no_difference(|| Keeper::start_as(PLAIN), None).await;
     }
 }
 
@@ -141,8 +165,9 @@ async fn none_are_made_where_a_layer_is_missing() {
     let whole = Keeper::start(&[]);
     for keeper in [&lacks, &whole] {
         let runtime = keeper.connect().await;
-        look(&runtime, keeper.folder(), &Sandbox::default()).await;
+        let looked = Looked::launch(&runtime, keeper.folder(), &Sandbox::default()).await;
+        looked.end().await;
     }
-    once_ready(whole.pid(), &BTreeSet::new()).await;
+    once_ready(whole.pid()).await;
     assert_eq!(held(lacks.pid()), BTreeSet::new());
 }
