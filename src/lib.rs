@@ -21,6 +21,7 @@ pub mod secrets;
 pub mod spool;
 pub mod store;
 pub mod supervisor;
+pub mod tally;
 pub mod tasks;
 pub mod templates;
 pub mod traces;

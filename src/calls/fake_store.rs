@@ -116,4 +116,12 @@ impl CallStore for FakeStore {
         }
         Ok(())
     }
+
+    async fn close_writer(&self, writer: i64, closed: Option<i64>) -> Result<i64, StoreError> {
+        let mut rows = self.rows();
+        let last = rows.last.entry(writer).or_default();
+        let came = *last;
+        *last = came.max(closed.unwrap_or(0));
+        Ok(came)
+    }
 }

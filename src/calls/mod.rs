@@ -3,7 +3,8 @@
 //!
 //! Promises: records keep their order; a record is stored once, whatever was not known of an earlier try; it is lost
 //! only when the queue or the spool is full, or the store refuses it, and then a record `lost` of its instance tells
-//! how many. What waits in the spool survives a restart. A crash of the daemon takes what came in since the last batch.
+//! how many. What waits in the spool survives a restart. What is in the memory of a `serve` that is killed is lost, and counted
+//! where the kill leaves it (`tally`), so that the next one tells it by such a record.
 
 mod gap;
 mod spooled;
@@ -24,12 +25,15 @@ use std::{
 
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{
+    clock::Clock,
     config::CallsConfig,
     domain::call::{CallRecord, NumberedCall},
     spool::{Spool, SpoolError},
     store::{Store, StoreError},
+    tally::{self, CountFiles, Losses, Tally},
 };
 use gap::Gaps;
 use writer::Writer;
@@ -41,11 +45,23 @@ pub trait CallStore: Clone + Send + Sync + 'static {
         &self,
         calls: &[NumberedCall],
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// How far a writer came that is gone; see [`Store::close_call_writer`].
+    fn close_writer(
+        &self,
+        writer: i64,
+        closed: Option<i64>,
+    ) -> impl Future<Output = Result<i64, StoreError>> + Send;
 }
 
 impl CallStore for Store {
     async fn insert_calls(&self, calls: &[NumberedCall]) -> Result<(), StoreError> {
         Self::insert_calls(self, calls).await
+    }
+
+    async fn close_writer(&self, writer: i64, closed: Option<i64>) -> Result<i64, StoreError> {
+        self.close_call_writer(writer, closed, Clock::System.now())
+            .await
     }
 }
 
@@ -58,8 +74,11 @@ pub struct CallCounters {
     pub stored: u64,
     /// Records that went through the spool.
     pub spooled: u64,
-    /// Calls whose record is lost: the queue or the spool was full, or the database refused it.
+    /// Calls whose record is lost, whatever the cause.
     pub dropped: u64,
+    /// Of these, records that were in the memory of the daemon before this one, which was killed; of the others, the queue
+    /// or the spool was full, or the database refused them.
+    pub dropped_killed: u64,
     /// Bytes waiting on disk now.
     pub spool_bytes: u64,
 }
@@ -70,6 +89,7 @@ struct Counts {
     stored: AtomicU64,
     spooled: AtomicU64,
     dropped: AtomicU64,
+    dropped_killed: AtomicU64,
     spool_bytes: AtomicU64,
 }
 
@@ -81,6 +101,8 @@ struct Shared {
     gaps: Mutex<Gaps>,
     /// Until when the closing may take.
     deadline: Mutex<Option<Instant>>,
+    /// Where records in memory are counted.
+    tally: Option<Tally>,
 }
 
 impl Shared {
@@ -113,6 +135,10 @@ impl Calls {
     /// Queues a record, or drops and counts it.
     pub fn record(&self, record: CallRecord) {
         self.shared.counts.recorded.fetch_add(1, Ordering::Relaxed);
+        if let Some(tally) = &self.shared.tally {
+            let (key, at) = (record.instance_key, record.started_at);
+            tally.enter(key, record.generation, at, 1);
+        }
         if let Err(refused) = self.queue.try_send(record) {
             let record = refused.into_inner();
             self.shared
@@ -130,6 +156,7 @@ impl Calls {
             stored: read(&counts.stored),
             spooled: read(&counts.spooled),
             dropped: read(&counts.dropped),
+            dropped_killed: read(&counts.dropped_killed),
             spool_bytes: read(&counts.spool_bytes),
         }
     }
@@ -142,15 +169,70 @@ pub struct CallPipeline {
     writer: JoinHandle<()>,
 }
 
+/// A pipeline that writes nothing yet.
+pub struct IdlePipeline<S> {
+    calls: Calls,
+    stop: CancellationToken,
+    writer: Writer<S>,
+}
+
+impl<S: CallStore> IdlePipeline<S> {
+    /// Starts the writer.
+    #[must_use]
+    pub fn start(self) -> CallPipeline {
+        CallPipeline {
+            calls: self.calls,
+            stop: self.stop,
+            writer: tokio::spawn(self.writer.run()),
+        }
+    }
+}
+
 impl CallPipeline {
-    /// Opens the spool (what an earlier daemon left in it is written first) and starts the writer.
+    /// Opens the spool (what an earlier daemon left in it is written first). `count`: where records in memory are counted,
+    /// in a file that outlives this process. What the former count tells as lost stands in the new one from here on;
+    /// somebody else has to hold that before the start, or a kill would leave the former, and what it tells would be told
+    /// twice.
     ///
     /// # Errors
     /// The spool folder cannot be made, read or written.
-    pub async fn start(config: &CallsConfig, store: impl CallStore) -> Result<Self, SpoolError> {
+    pub async fn open<S: CallStore>(
+        config: &CallsConfig,
+        store: S,
+        count: Option<CountFiles>,
+    ) -> Result<IdlePipeline<S>, SpoolError> {
         let spool = Spool::open(&config.spool_dir, config.spool_bytes).await?;
         let (queue, records) = mpsc::channel(config.queue_rows);
-        let shared = Arc::<Shared>::default();
+        // 63 random bits.
+        let (random, _) = Uuid::new_v4().as_u64_pair();
+        let number = (random >> 1).cast_signed();
+        let (lost, tally) = match count {
+            None => (Losses::new(), None),
+            Some(CountFiles { former, own }) => {
+                let lost = match former {
+                    Some(file) => {
+                        let close = |writer, to| store.close_writer(writer, to);
+                        tally::lost(&file, "call records", &spool, close).await
+                    }
+                    None => Losses::new(),
+                };
+                let tally = Tally::begin(own, number, &lost);
+                let warn =
+                    |error| tracing::warn!(%error, "call records in memory cannot be counted");
+                (lost, tally.map_err(warn).ok())
+            }
+        };
+        let killed = lost.values().map(|lost| lost.count).sum();
+        let shared = Arc::new(Shared {
+            counts: Counts {
+                dropped: AtomicU64::new(killed),
+                dropped_killed: AtomicU64::new(killed),
+                ..Counts::default()
+            },
+            gaps: Mutex::new(gap::killed(&lost)),
+            tally,
+            ..Shared::default()
+        });
         let stop = CancellationToken::new();
         let writer = Writer::new(
             records,
@@ -159,11 +241,12 @@ impl CallPipeline {
             config.batch_delay.std(),
             Arc::clone(&shared),
             stop.clone(),
+            number,
         );
-        Ok(Self {
+        Ok(IdlePipeline {
             calls: Calls { queue, shared },
             stop,
-            writer: tokio::spawn(writer.run()),
+            writer,
         })
     }
 

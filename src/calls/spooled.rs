@@ -1,6 +1,12 @@
 //! A call record as it lies in the spool: JSON, so that a later build can read it.
 
-use crate::{domain::call::NumberedCall, spool::SpoolRow};
+use crate::{domain::call::NumberedCall, spool::SpoolRow, tally::Numbered};
+
+impl Numbered for NumberedCall {
+    fn number(&self) -> (i64, i64) {
+        (self.writer, self.number)
+    }
+}
 
 impl SpoolRow for NumberedCall {
     fn encode(&self, out: &mut Vec<u8>) {

@@ -16,13 +16,16 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use super::{CallStore, Shared, gap::gap_records};
+use super::{
+    CallStore, Shared,
+    gap::{gap_records, weight, weights},
+};
 use crate::{
     domain::call::{CallRecord, NumberedCall},
     spool::{Offloaded, Place, Spool},
     store::StoreError,
+    tally::Way,
 };
 
 /// Records of one transaction at most: two of the largest statements.
@@ -89,9 +92,8 @@ impl<S: CallStore> Writer<S> {
         delay: Duration,
         shared: Arc<Shared>,
         stop: CancellationToken,
+        number: i64,
     ) -> Self {
-        // 63 random bits.
-        let (random, _) = Uuid::new_v4().as_u64_pair();
         let writer = Self {
             queue,
             store,
@@ -99,7 +101,7 @@ impl<S: CallStore> Writer<S> {
             delay,
             shared,
             stop,
-            number: (random >> 1).cast_signed(),
+            number,
             last: 0,
             in_flight: None,
             retry_at: None,
@@ -199,11 +201,29 @@ impl<S: CallStore> Writer<S> {
             .map(|record| self.numbered(record))
             .collect();
         if direct {
+            self.sets_out(Way::Store, &rows);
             self.send(rows, None);
         } else {
             let rows = Arc::new(rows);
-            let spooled = self.append(&rows, told).await;
+            let spooled = self.append(&rows, told, false).await;
             self.lose_behind(&rows, &spooled);
+        }
+    }
+
+    /// Rows are about to go a way.
+    fn sets_out(&self, way: Way, rows: &[NumberedCall]) {
+        if let (Some(tally), Some(first)) = (&self.shared.tally, rows.first()) {
+            tally.sets_out(way, first.number, weights(rows));
+        }
+    }
+
+    /// Of the rows those whose place `taken` names went a way to its end, and nothing is on it any more.
+    fn arrived(&self, way: Way, rows: &[NumberedCall], taken: impl Fn(usize) -> bool) {
+        if let Some(tally) = &self.shared.tally {
+            let weights = weights(rows).enumerate();
+            let safe = weights.filter_map(|(place, weight)| taken(place).then_some(weight));
+            tally.settle(way, safe);
+            tally.arrived(way);
         }
     }
 
@@ -267,7 +287,19 @@ impl<S: CallStore> Writer<S> {
                     .counts
                     .stored
                     .fetch_add(stored, Ordering::Relaxed);
+                let aside = batch.spooled.as_ref().map_or(0, |spooled| spooled.rows);
+                let taken = |place| place >= aside && refused.binary_search(&place).is_err();
+                self.arrived(Way::Store, &batch.rows, taken);
                 let lost = refused.iter().filter_map(|place| batch.rows.get(*place));
+                if let Some(tally) = &self.shared.tally {
+                    // They were safe, and are to be told now.
+                    let back = refused.iter().filter(|place| **place < aside);
+                    for row in back.filter_map(|place| batch.rows.get(*place)) {
+                        let (record, (key, count)) = (&row.record, weight(row));
+                        let count = count.cast_signed();
+                        tally.enter(key, record.generation, record.started_at, count);
+                    }
+                }
                 self.shared
                     .lose(lost.map(|row| &row.record), "the database refused them");
                 if let Some(place) = batch.spooled.and_then(|spooled| spooled.end) {
@@ -284,9 +316,10 @@ impl<S: CallStore> Writer<S> {
                 self.rest();
                 let spooled = match batch.spooled {
                     Some(spooled) => spooled,
-                    None => self.append(&batch.rows, 0).await,
+                    None => self.append(&batch.rows, 0, true).await,
                 };
                 self.lose_behind(&batch.rows, &spooled);
+                self.arrived(Way::Store, &[], |_| false);
             }
         }
         self.show_spool();
@@ -295,13 +328,15 @@ impl<S: CallStore> Writer<S> {
     /// The batch on its way takes too long: it goes on, and lies in the spool before all that come now.
     async fn step_aside(&mut self) {
         if let Some(mut batch) = self.in_flight.take() {
-            batch.spooled = Some(self.append(&batch.rows, 0).await);
+            batch.spooled = Some(self.append(&batch.rows, 0, true).await);
             self.in_flight = Some(batch);
         }
     }
 
-    /// Puts rows into the spool; the first `told` tell of losses and may pass the bound.
-    async fn append(&mut self, rows: &Arc<Vec<NumberedCall>>, told: usize) -> Spooled {
+    /// Puts rows into the spool; the first `told` tell of losses and may pass the bound. `sent`: they are or were on their
+    /// way into the store.
+    async fn append(&mut self, rows: &Arc<Vec<NumberedCall>>, told: usize, sent: bool) -> Spooled {
+        self.sets_out(Way::Spool, rows);
         let appended = Arc::clone(rows);
         let call = move |spool: &mut Spool<NumberedCall>| -> io::Result<_> {
             let (gaps, calls) = appended.split_at(told);
@@ -318,6 +353,13 @@ impl<S: CallStore> Writer<S> {
         };
         let nothing = Spooled { rows: 0, end: None };
         let spooled = self.spool.call(call).await.unwrap_or(nothing);
+        // Of those in the spool it does not matter any more whether the store takes them.
+        match rows.get(spooled.rows..) {
+            Some(rest @ [_, ..]) if sent => self.sets_out(Way::Store, rest),
+            _ if sent => self.arrived(Way::Store, &[], |_| false),
+            _ => {}
+        }
+        self.arrived(Way::Spool, rows, |place| place < spooled.rows);
         let taken = spooled.rows as u64;
         self.shared
             .counts
@@ -348,9 +390,10 @@ impl<S: CallStore> Writer<S> {
         if let Some(batch) = self.in_flight.take() {
             let spooled = match batch.spooled {
                 Some(spooled) => spooled,
-                None => self.append(&batch.rows, 0).await,
+                None => self.append(&batch.rows, 0, true).await,
             };
             self.lose_behind(&batch.rows, &spooled);
+            self.arrived(Way::Store, &[], |_| false);
         }
         let mut batch = Vec::new();
         while let Ok(record) = self.queue.try_recv() {

@@ -1,6 +1,6 @@
 //! Tests of the writer: a store that goes away, says nothing, refuses; a full spool; restarts.
 
-use std::{path::Path, time::Duration};
+use std::{fs::File, os::unix::fs::FileExt, path::Path, time::Duration};
 
 use super::{
     CallCounters, CallPipeline, Calls,
@@ -12,6 +12,7 @@ use crate::{
         call::{CallOutcome, CallRecord},
         id::{Generation, TokenName},
     },
+    tally::{CountFiles, lost_now},
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,9 +25,8 @@ fn config(folder: &Path) -> CallsConfig {
 }
 
 async fn start(store: &FakeStore, config: &CallsConfig) -> CallPipeline {
-    CallPipeline::start(config, store.clone())
-        .await
-        .expect("the spool folder is usable")
+    let idle = CallPipeline::open(config, store.clone(), None).await;
+    idle.expect("the spool folder is usable").start()
 }
 
 fn call(tool: &str) -> CallRecord {
@@ -192,4 +192,76 @@ async fn a_refused_record_takes_no_other_with_it() {
     let closed = pipeline.close(PATIENCE).await;
     assert_eq!(store.tools(), numbered(0..40));
     assert_eq!((closed.dropped, store.lost()), (1, 1));
+}
+
+/// A pipeline that goes on in the count of the one before, as after a kill; its own count.
+async fn next(
+    store: &FakeStore,
+    config: &CallsConfig,
+    former: Option<File>,
+) -> (CallPipeline, File) {
+    let own = tempfile::tempfile().expect("a file");
+    let file = own.try_clone().expect("a descriptor");
+    let count = Some(CountFiles { former, own });
+    let idle = CallPipeline::open(config, store.clone(), count).await;
+    (idle.expect("the spool folder is usable").start(), file)
+}
+
+/// The file as the next daemon finds it if this one is killed now.
+fn frozen(file: &File) -> File {
+    let length = file.metadata().expect("metadata").len();
+    let mut bytes = vec![0; usize::try_from(length).expect("small")];
+    file.read_exact_at(&mut bytes, 0).expect("readable");
+    let copy = tempfile::tempfile().expect("a file");
+    copy.write_all_at(&bytes, 0).expect("writable");
+    copy
+}
+
+#[tokio::test]
+async fn records_in_the_memory_of_a_killed_pipeline_are_told_by_the_next_one_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(folder.path());
+    let store = FakeStore::new(Mode::Open);
+    let (killed, file) = next(&store, &config, None).await;
+    record(&killed.calls(), 0..10);
+    until(&killed.calls(), |counts| counts.stored == 10).await;
+    assert_eq!(lost_now(&file), [], "they are safe");
+    // A batch hangs at the store.
+    store.set(Mode::Hanging);
+    record(&killed.calls(), 10..17);
+    let frozen = frozen(&file);
+    assert_eq!(lost_now(&frozen), [(7, 7)]);
+    let other = FakeStore::new(Mode::Open);
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = self::config(folder.path());
+    let (pipeline, file) = next(&other, &config, Some(frozen)).await;
+    let counts = pipeline.calls().counters();
+    assert_eq!((counts.dropped, counts.dropped_killed), (7, 7));
+    pipeline.close(PATIENCE).await;
+    assert_eq!(other.lost(), 7);
+    assert_eq!(lost_now(&file), [], "it was told");
+    let (pipeline, _) = next(&other, &config, Some(file)).await;
+    assert_eq!(pipeline.close(PATIENCE).await.dropped, 0);
+    assert_eq!(other.lost(), 7, "once");
+    store.set(Mode::Open);
+    killed.close(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn records_that_were_committed_or_lie_in_the_spool_at_a_kill_are_not_lost() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(folder.path());
+    let store = FakeStore::new(Mode::Silent);
+    let (killed, file) = next(&store, &config, None).await;
+    record(&killed.calls(), 0..5);
+    // Committed, and put into the spool since nobody said so.
+    until(&killed.calls(), |counts| counts.spooled == 5).await;
+    assert_eq!(lost_now(&file), []);
+    killed.close(PATIENCE).await;
+    store.set(Mode::Open);
+    let (pipeline, _) = next(&store, &config, Some(file)).await;
+    let calls = pipeline.calls();
+    until(&calls, |counts| counts.stored == 5).await;
+    pipeline.close(PATIENCE).await;
+    assert_eq!((store.tools(), store.lost()), (numbered(0..5), 0));
 }

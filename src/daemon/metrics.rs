@@ -416,8 +416,13 @@ impl MetricsSource for LogLines {
 }
 
 fn dropped(cause: &str, lines: u64) -> Sample {
-    let help = "Log lines lost by cause: no place in queue, database and spool; over the instance's share of the spool; over its rate";
+    let help = "Log lines lost by cause: no place in queue, database and spool; over the instance's share of the spool; over its rate; in the memory of a daemon that was killed";
     sample("log_lines_dropped", help, SampleKind::Counter, lines).with("cause", cause)
+}
+
+fn calls_dropped(cause: &str, records: u64) -> Sample {
+    let help = "Call records lost by cause: no place in queue, database and spool; in the memory of a daemon that was killed";
+    sample("calls_dropped", help, SampleKind::Counter, records).with("cause", cause)
 }
 
 struct CallRecords(Calls);
@@ -438,7 +443,8 @@ impl MetricsSource for CallRecords {
                 "Call records that went through the spool",
                 counters.spooled,
             ),
-            counter("calls_dropped", "Call records lost", counters.dropped),
+            calls_dropped("no-place", counters.dropped - counters.dropped_killed),
+            calls_dropped("daemon-killed", counters.dropped_killed),
             sample(
                 "call_spool_bytes",
                 "Bytes of call records waiting on disk",

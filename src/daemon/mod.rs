@@ -5,9 +5,9 @@
 
 pub mod backup;
 mod check;
+mod counts;
 mod held_api;
 mod held_file;
-mod lines;
 mod metrics;
 mod notify;
 mod own_files;
@@ -52,7 +52,7 @@ use crate::{
     config::{self, Config},
     connections::{Room, Shares, first_request::FirstRequests},
     gateway::Gateway,
-    logs::{LogPipeline, LogStore},
+    logs::LogPipeline,
     runtime::{
         self, FileLock, Runtime,
         local::{LocalRuntime, SpawnKeeper},
@@ -174,8 +174,7 @@ impl Daemon {
             let as_runtime: Arc<dyn Runtime> = runtime.clone();
             let listeners = held_api::take(&as_runtime, bound, &config).await?;
             let api_url = format!("http://{}", shown(listeners.address()?));
-            let log_store: Arc<dyn LogStore> = Arc::new(store.clone());
-            let pipeline = lines::start(&config.logs, log_store, &as_runtime).await?;
+            let pipeline = counts::start_logs(&config.logs, &store, &as_runtime).await?;
             let whole = config.clone();
             let load = move || {
                 Catalogue::load(&whole.runtime, exe)
@@ -191,7 +190,7 @@ impl Daemon {
             let traces = traces::start(&config)?;
             let gateway_stop = CancellationToken::new();
             let gateway = Gateway::new(config.gateway.clone());
-            let call_pipeline = CallPipeline::start(&config.calls, store.clone()).await?;
+            let call_pipeline = counts::start_calls(&config.calls, &store, &as_runtime).await?;
             let call_measures = Arc::<metrics::CallMeasures>::default();
             if config.calls.enabled || traces.is_some() {
                 let sink =

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::record::{LogRecord, LogStream};
-use crate::domain::{UnixMs, id::Generation};
+use super::record::{LogRecord, LogStream, NumberedLog};
+use crate::{
+    domain::{UnixMs, id::Generation},
+    tally::{Losses, Weight},
+};
 
 /// Why lines were lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +65,29 @@ pub(super) fn merge_gap(gaps: &mut Gaps, of: (i64, Loss), gap: Gap) {
             known.generation = known.generation.max(gap.generation);
         })
         .or_insert(gap);
+}
+
+/// What a former daemon took with it, to be told.
+pub(super) fn killed(lost: &Losses) -> Gaps {
+    let gaps = lost.iter().map(|(key, lost)| {
+        let gap = Gap {
+            generation: lost.generation,
+            since: lost.at,
+            lines: lost.count,
+        };
+        ((*key, Loss::Killed), gap)
+    });
+    gaps.collect()
+}
+
+/// What the rows of a batch settle whose first ones tell of `gaps`.
+pub(super) fn weights<'a>(
+    rows: &'a [NumberedLog],
+    gaps: &'a Gaps,
+) -> impl Iterator<Item = Weight> + 'a {
+    let told = gaps.values().map(|gap| gap.lines);
+    let lines = told.chain(std::iter::repeat(1));
+    rows.iter().map(|row| row.record.instance_key).zip(lines)
 }
 
 /// One row for each instance that lost lines, and each cause.

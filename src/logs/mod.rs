@@ -10,7 +10,6 @@
 //! where the kill leaves it (`tally`), so that the next one tells it by a gap row.
 
 mod capture;
-mod former;
 mod framer;
 mod gap;
 mod insert;
@@ -22,7 +21,6 @@ mod share;
 mod spooled;
 mod stored;
 mod tail;
-mod tally;
 mod writer;
 
 #[cfg(test)]
@@ -42,7 +40,7 @@ mod tally_tests;
 #[cfg(test)]
 mod writer_tests;
 
-use std::{fs::File, io, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
@@ -59,12 +57,12 @@ use crate::{
     config::LogsConfig,
     secrets::redaction::Redactions,
     spool::{Spool, SpoolError},
+    tally::{self, CountFiles, Losses, Tally},
 };
-use gap::{Gaps, Loss};
+use gap::Loss;
 use progress::Shared;
 use queue::Queue;
 use tail::Followers;
-use tally::Tally;
 use writer::{Identity, Writer};
 
 /// The way into the log pipeline; a cheap clone for everyone who has lines.
@@ -127,14 +125,6 @@ pub struct LogsClosed {
     pub dropped: u64,
 }
 
-/// Files in memory in which lines are counted that are in the memory of a daemon alone.
-pub struct LineCount {
-    /// That of the daemon before this one.
-    pub former: Option<File>,
-    /// An empty one for this daemon.
-    pub own: File,
-}
-
 /// The pipeline itself: owned by the composition root, closed after the children and before the store.
 pub struct LogPipeline {
     logs: Logs,
@@ -176,7 +166,7 @@ impl LogPipeline {
     pub async fn open(
         config: &LogsConfig,
         store: Arc<dyn LogStore>,
-        count: Option<LineCount>,
+        count: Option<CountFiles>,
     ) -> Result<IdlePipeline, SpoolError> {
         let spool = Spool::open(&config.spool_dir, config.spool_bytes).await?;
         let shared = Arc::new(Shared::default());
@@ -184,19 +174,22 @@ impl LogPipeline {
         let (random, _) = Uuid::new_v4().as_u64_pair();
         let number = (random >> 1).cast_signed().max(1);
         let (lost, tally) = match count {
-            None => (Gaps::new(), None),
-            Some(LineCount { former, own }) => {
+            None => (Losses::new(), None),
+            Some(CountFiles { former, own }) => {
                 let lost = match former {
-                    Some(file) => former::lost(&file, &*store, &spool).await,
-                    None => Gaps::new(),
+                    Some(file) => {
+                        let close = |writer, to| store.close_writer(writer, to);
+                        tally::lost(&file, "log lines", &spool, close).await
+                    }
+                    None => Losses::new(),
                 };
-                let lines = lost.values().map(|gap| gap.lines).sum();
-                shared.written().count_dropped(Loss::Killed, lines);
                 let tally = Tally::begin(own, number, &lost);
                 let warn = |error| tracing::warn!(%error, "lines in memory cannot be counted");
                 (lost, tally.map_err(warn).ok().map(Arc::new))
             }
         };
+        let lines = lost.values().map(|lost| lost.count).sum();
+        shared.written().count_dropped(Loss::Killed, lines);
         let queue = Arc::new(Queue::new(
             config.queue_bytes,
             config.rate_limit_per_instance,
@@ -206,7 +199,7 @@ impl LogPipeline {
         let identity = Identity {
             number,
             tally,
-            lost,
+            lost: gap::killed(&lost),
         };
         let writer = Writer::new(
             config,
@@ -331,7 +324,7 @@ impl Logs {
         self.queue.lines_of(key)
     }
 
-    /// Forgets the counter of an instance that was purged.
+    /// Forgets the counter of an instance that is gone.
     pub fn forget(&self, key: i64) {
         self.queue.forget(key);
     }

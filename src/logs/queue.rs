@@ -18,9 +18,11 @@ use super::{
     rate::Rates,
     record::{LogRecord, LogSource},
     share::has_room,
+};
+use crate::{
+    domain::{UnixMs, access::RateLimit, id::Generation},
     tally::Tally,
 };
-use crate::domain::{UnixMs, access::RateLimit, id::Generation};
 
 /// So many bytes of one lane go before the next lane has its turn.
 const TURN_BYTES: usize = 64 << 10;
@@ -293,9 +295,6 @@ impl Queue {
         let mut content = self.content();
         content.lines_by_key.remove(&key);
         content.rates.forget(key);
-        if let Some(tally) = &self.tally {
-            tally.forget(key);
-        }
     }
 
     /// A permit is stored when nobody waits, so no push is missed.

@@ -6,6 +6,7 @@ use super::record::{LogRecord, LogStream, NumberedLog};
 use crate::{
     domain::id::Generation,
     spool::{Fields, RECORD_HEADER_BYTES, SpoolRow},
+    tally::Numbered,
 };
 
 const FIXED_BYTES: usize = 26;
@@ -19,6 +20,12 @@ const NUMBER_BYTES: usize = 16;
 pub(super) fn bytes_in_spool(row: &LogRecord) -> u64 {
     let member_bytes = if row.member == 0 { 0 } else { size_of::<u32>() };
     (RECORD_HEADER_BYTES + FIXED_BYTES + NUMBER_BYTES + member_bytes + row.line.len()) as u64
+}
+
+impl Numbered for NumberedLog {
+    fn number(&self) -> (i64, i64) {
+        (self.writer, self.number)
+    }
 }
 
 impl SpoolRow for NumberedLog {

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    gap::{Gap, Gaps, Loss, count_lost, gap_rows, merge_gap},
+    gap::{Gap, Gaps, Loss, count_lost, gap_rows, merge_gap, weights},
     insert::{Insert, Inserted},
     progress::Shared,
     queue::Queue,
@@ -18,11 +18,11 @@ use super::{
     share::Shares,
     spooled::bytes_in_spool,
     tail::Followers,
-    tally::{Tally, Way, weights},
 };
 use crate::{
     config::LogsConfig,
     spool::{Offloaded, Place, Spool},
+    tally::{Tally, Way},
 };
 
 /// A batch holds about so many bytes at most.
@@ -317,6 +317,11 @@ impl Writer {
                 self.followers.look_again(known.map(|row| row.instance_key));
                 if let Some(tally) = &self.tally {
                     let aside = batch.spooled.map_or(0, |spooled| spooled.rows);
+                    // Those were safe, and are to be told now.
+                    let back = inserted.refused.iter().filter(|place| **place < aside);
+                    for record in back.filter_map(|place| row(*place)) {
+                        tally.enter(record.instance_key, record.generation, record.at, 1);
+                    }
                     let written = inserted.written.iter().map(|(place, _)| *place);
                     let safe = written.chain(inserted.known.iter().copied());
                     let weights: Vec<_> = weights(&rows, &batch.gaps).collect();

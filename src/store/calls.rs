@@ -284,20 +284,6 @@ impl Store {
         self.damaged.met(corrupt);
         Ok(samples)
     }
-
-    /// Forgets how far writers came that wrote nothing since `at`; answers how many.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn delete_call_writers_before(&self, at: UnixMs) -> Result<u64, StoreError> {
-        Ok(writing!(self, |db| {
-            query("DELETE FROM call_writers WHERE written_at < $1")
-                .bind(at)
-                .execute(db)
-                .await?
-                .rows_affected()
-        }))
-    }
 }
 
 const BEGIN_WRITER: &str = "INSERT INTO call_writers (writer, last_number, written_at) VALUES ($1, 0, $2) ON CONFLICT (writer) DO NOTHING";

@@ -9,6 +9,7 @@ mod pool;
 #[macro_use]
 mod row;
 
+mod call_writers;
 mod calls;
 mod capabilities;
 mod chunks;

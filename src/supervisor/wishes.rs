@@ -232,6 +232,7 @@ impl Actor {
                 .arm(Timer::PersistAgain, tokio::time::Instant::now() + wait);
             return false;
         }
+        context.logs.forget(self.record.key);
         self.route_state.send_replace(RouteState::Gone);
         // A full inbox only delays the end of the listener; the gateway also sees `Gone`.
         let _ = context.access.send(AccessEvent::Close { id }).await;

@@ -16,11 +16,17 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("store", &["traces", "domain", "config"]),
     ("secrets", &["store", "domain", "config"]),
     ("spool", &[]),
+    ("tally", &["spool", "domain"]),
     (
         "logs",
-        &["spool", "store", "secrets", "traces", "domain", "config"],
+        &[
+            "spool", "tally", "store", "secrets", "traces", "domain", "config",
+        ],
     ),
-    ("calls", &["spool", "store", "domain", "config"]),
+    (
+        "calls",
+        &["spool", "tally", "store", "clock", "domain", "config"],
+    ),
     ("runtime", &["domain", "config"]),
     ("packages", &["runtime", "domain", "config"]),
     (

@@ -8,11 +8,10 @@ use super::{
         record::{LogRecord, NumberedLog},
         share::has_room,
         spooled::bytes_in_spool,
-        tally::Way,
     },
     BATCH_BYTES_MAX, InFlight, Spooled, Writer,
 };
-use crate::spool::Place;
+use crate::{spool::Place, tally::Way};
 
 impl Writer {
     pub(super) async fn send_from_spool(&mut self) {

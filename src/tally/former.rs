@@ -1,77 +1,97 @@
-//! What a former daemon left in its count of lines (`tally.rs`), and which of them nobody has any more.
+//! What a former daemon left in its count, and what of it nobody has any more.
 
-use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt};
+use std::{collections::BTreeMap, fmt::Display, fs::File, io, os::unix::fs::FileExt};
 
 use super::{
-    gap::{Gap, Gaps, Loss},
-    record::{LogStore, LogStoreError, NumberedLog},
-    tally::{
-        BASE_BYTES, CRC, HEAD_BYTES, MAGIC, RUN_BYTES, SETTLED_AT, SLOT_BYTES, SLOTS_AT,
-        WAY_BYTES_MAX, WAY_HEAD_BYTES, Way,
-    },
+    BASE_BYTES, CRC, HEAD_BYTES, Losses, Lost, MAGIC, RUN_BYTES, SETTLED_AT, SLOT_BYTES, SLOTS_AT,
+    WAY_BYTES_MAX, WAY_HEAD_BYTES, Way,
 };
 use crate::{
     domain::id::Generation,
-    spool::{Fields, Spool},
+    spool::{Fields, Spool, SpoolRow},
 };
 
 /// The store is asked so often how far the former daemon came.
 const TRIES: u32 = 3;
 
-/// The lines that a former daemon took with it, by its count in `file`.
-pub(super) async fn lost(file: &File, store: &dyn LogStore, spool: &Spool<NumberedLog>) -> Gaps {
+/// A row with a number of its writer.
+pub trait Numbered {
+    /// The writer, and the number.
+    fn number(&self) -> (i64, i64);
+}
+
+/// What a former daemon took with it, by its count in `file`, of which the rows are called `what`. `close` answers how far
+/// a writer came, and lets nothing of it in any more up to a number, if there is one.
+pub async fn lost<R, E, F>(
+    file: &File,
+    what: &str,
+    spool: &Spool<R>,
+    close: impl Fn(i64, Option<i64>) -> F,
+) -> Losses
+where
+    R: SpoolRow + Numbered,
+    E: Display,
+    F: Future<Output = Result<i64, E>>,
+{
     let former = match Former::read(file) {
         Ok(Some(former)) => former,
-        Ok(None) => return Gaps::new(),
+        Ok(None) => return Losses::new(),
         Err(error) => {
-            tracing::warn!(%error, "the former daemon's count of lines cannot be read");
-            return Gaps::new();
+            tracing::warn!(%error, what, "the former daemon's count cannot be read");
+            return Losses::new();
         }
     };
     let mut spooled = 0;
     if former.was_spooling() {
         let newest = spool.newest_row().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the end of the log spool cannot be read");
+            tracing::warn!(%error, what, "the end of the spool cannot be read");
             None
         });
-        let own = newest.filter(|row| row.writer == former.writer);
-        spooled = own.map_or(0, |row| row.number);
+        let newest = newest.map(|row| row.number());
+        spooled = newest
+            .filter(|(writer, _)| *writer == former.writer)
+            .map_or(0, |(_, number)| number);
     }
     let mut stored = 0;
     if let Some(last) = former.last_sent() {
         // What is in the spool is still to be taken.
         let closed = spool.is_empty().then_some(last);
-        stored = came(store, former.writer, closed).await.unwrap_or_else(|error| {
-            // A lie in the rarest case, which a start that waits for an open transaction of nobody would not be worth.
-            tracing::warn!(%error, "lines that were on their way into the database count as lost");
-            0
-        });
+        let mut tries = 1;
+        stored = loop {
+            match close(former.writer, closed).await {
+                Ok(came) => break came,
+                Err(_) if tries < TRIES => tries += 1,
+                Err(error) => {
+                    // A lie in the rarest case, which a start that waits for an open transaction of nobody would not be
+                    // worth.
+                    tracing::warn!(%error, what, "what was on its way into the database counts as lost");
+                    break 0;
+                }
+            }
+        };
     }
     let lost = former.lost(stored, spooled);
-    let lines: u64 = lost.values().map(|gap| gap.lines).sum();
-    if lines > 0 {
+    let count: u64 = lost.values().map(|lost| lost.count).sum();
+    if count > 0 {
         let instances = lost.len();
         tracing::warn!(
-            lines,
+            what,
+            count,
             instances,
-            "the former daemon was killed with lines in its memory"
+            "the former daemon was killed with these in its memory"
         );
     }
     lost
 }
 
-async fn came(
-    store: &dyn LogStore,
-    writer: i64,
-    closed: Option<i64>,
-) -> Result<i64, LogStoreError> {
-    let mut tries = 1;
-    loop {
-        match store.close_writer(writer, closed).await {
-            Err(LogStoreError::Unavailable(_)) if tries < TRIES => tries += 1,
-            answer => return answer,
-        }
-    }
+/// What a kill at this moment would lose of each instance if nothing that is on its way arrived.
+#[cfg(test)]
+pub(crate) fn lost_now(file: &File) -> Vec<(i64, u64)> {
+    let former = Former::read(file).expect("it is readable");
+    let lost = former.expect("somebody began it").lost(0, 0);
+    lost.into_iter()
+        .map(|(key, lost)| (key, lost.count))
+        .collect()
 }
 
 /// So many slots are read at a time.
@@ -79,7 +99,7 @@ const SLOTS_AT_ONCE: usize = 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Slot {
-    gap: Gap,
+    entered: Lost,
     settled: [u64; 2],
 }
 
@@ -88,7 +108,7 @@ struct Slot {
 struct Run {
     key: i64,
     rows: u64,
-    lines: u64,
+    weight: u64,
 }
 
 /// Rows that were on their way.
@@ -106,20 +126,19 @@ impl Batch {
         self.first.saturating_add_unsigned(rows).saturating_sub(1)
     }
 
-    /// The lines of each instance that are settled if just the rows from `from` up to `to` arrived.
+    /// What of each instance is settled if just the rows from `from` up to `to` arrived.
     fn settled(&self, from: i64, to: i64) -> BTreeMap<i64, u64> {
         let mut settled = self.settled_before.clone();
         let mut first = self.first;
         for run in &self.runs {
             let behind = first.saturating_add_unsigned(run.rows);
             let rows = to.saturating_add(1).min(behind) - from.max(first);
-            if let (Ok(rows @ 1..), Some(lines)) = (u64::try_from(rows), settled.get_mut(&run.key))
-            {
-                // A run of lines counts each row once; one of a gap has a single row.
-                *lines += if run.rows == run.lines {
+            if let (Ok(rows @ 1..), Some(sum)) = (u64::try_from(rows), settled.get_mut(&run.key)) {
+                // A run counts each row once; one that tells of losses has a single row.
+                *sum += if run.rows == run.weight {
                     rows
                 } else {
-                    run.lines
+                    run.weight
                 };
             }
             first = behind;
@@ -132,7 +151,7 @@ impl Batch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Former {
     writer: i64,
-    /// By key; the lines of a gap are those that entered.
+    /// By key.
     slots: BTreeMap<i64, Slot>,
     ways: [Option<Batch>; 2],
 }
@@ -177,19 +196,19 @@ impl Former {
         self.ways[Way::Spool.index()].is_some()
     }
 
-    /// Lines that are neither in the store, which has the rows up to `stored`, nor in the spool, whose newest row is
-    /// `spooled`, nor told in a gap of these.
-    pub(super) fn lost(&self, stored: i64, spooled: i64) -> Gaps {
+    /// What is neither in the store, which has the rows up to `stored`, nor in the spool, whose newest row is `spooled`, nor
+    /// told by a row of these.
+    pub(super) fn lost(&self, stored: i64, spooled: i64) -> Losses {
         let [sent, spooling] = &self.ways;
         let mut settled: BTreeMap<i64, [u64; 2]> = self
             .slots
             .iter()
             .map(|(key, slot)| (*key, slot.settled))
             .collect();
-        let mut known = |way: Way, lines: BTreeMap<i64, u64>| {
-            for (key, lines) in lines {
+        let mut known = |way: Way, sums: BTreeMap<i64, u64>| {
+            for (key, sum) in sums {
                 if let Some(settled) = settled.get_mut(&key) {
-                    settled[way.index()] = lines;
+                    settled[way.index()] = sum;
                 }
             }
         };
@@ -207,30 +226,33 @@ impl Former {
         }
         let lost = self.slots.iter().filter_map(|(key, slot)| {
             let settled: u64 = settled.get(key)?.iter().sum();
-            let lines = slot.gap.lines.saturating_sub(settled);
-            let gap = Gap { lines, ..slot.gap };
-            (lines > 0).then_some(((*key, Loss::Killed), gap))
+            let count = slot.entered.count.saturating_sub(settled);
+            let lost = Lost {
+                count,
+                ..slot.entered
+            };
+            (count > 0).then_some((*key, lost))
         });
         lost.collect()
     }
 }
 
 fn slot(bytes: &[u8]) -> Option<(i64, Slot)> {
-    // The end of the file may lie in front of the settled lines of its last slot.
+    // The end of the file may lie in front of what its last slot settled.
     let mut whole = [0; SLOT_BYTES];
     whole.get_mut(..bytes.len())?.copy_from_slice(bytes);
     let mut fields = Fields(&whole);
     let key = fields.u64().cast_signed();
     let generation = Generation(fields.u64());
-    let since = fields.u64().cast_signed();
-    let lines = fields.u64();
+    let at = fields.u64().cast_signed();
+    let count = fields.u64();
     let settled = [fields.u64(), fields.u64()];
-    let gap = Gap {
+    let entered = Lost {
         generation,
-        since,
-        lines,
+        at,
+        count,
     };
-    (key != 0 && bytes.len() >= SETTLED_AT).then_some((key, Slot { gap, settled }))
+    (key != 0 && bytes.len() >= SETTLED_AT).then_some((key, Slot { entered, settled }))
 }
 
 fn read_way(file: &File, way: Way) -> io::Result<Option<Batch>> {
@@ -261,7 +283,7 @@ fn read_way(file: &File, way: Way) -> io::Result<Option<Batch>> {
     let run = |_| Run {
         key: fields.u64().cast_signed(),
         rows: fields.u64(),
-        lines: fields.u64(),
+        weight: fields.u64(),
     };
     Ok(Some(Batch {
         first,
