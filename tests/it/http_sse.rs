@@ -81,6 +81,12 @@ impl Old {
         authorized(request, self.token.as_deref()).json(message)
     }
 
+    /// Status and body of the answer to a post, whatever it is.
+    pub async fn posted(&self, message: &Value) -> (StatusCode, String) {
+        let answer = self.post(message).send().await.expect("an answer");
+        (answer.status(), answer.text().await.expect("a body"))
+    }
+
     pub async fn send(&self, message: &Value) {
         let answer = self.post(message).send().await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::ACCEPTED);

@@ -16,6 +16,7 @@ use crate::{
     processes,
     session_survival::{end_with_keeper, until_held},
     survival::keeper_of,
+    upgrade::upgrade,
 };
 
 on_both_databases! {
@@ -208,6 +209,77 @@ async fn what_no_session_claims_is_ended(database: Database) {
     assert_eq!(add(&mut anew, 1).await.as_deref(), Ok("1"));
     let now = status(&server, &instance).await;
     assert_eq!(now["session_children"][1]["number"], 4, "{now:#}");
+}
+
+/// How a `serve` gives way to the next.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Killed,
+    Restarted,
+    Upgraded,
+}
+
+/// The stream of a session of 2024 is the session: it cannot outlive the connection, nor its child.
+#[tokio::test]
+async fn a_session_of_2024_ends_with_its_child_and_its_serve_and_the_client_is_told() {
+    let mut server = Server::start_with(Database::Sqlite, |config| {
+        config.runtime.leave_instances_running = true;
+        config.runtime.keeper_linger = true;
+    })
+    .await;
+    let instance = server.create(json!({"template": "keeps-state"})).await;
+    let base = text(&instance, "access_url").replace("/mcp", "");
+    let token = text(&instance, "access_token");
+    let mut lives = Mcp::connect(&instance).await;
+    assert_eq!(add(&mut lives, 1).await.as_deref(), Ok("1"));
+    let of_lives = until_children(&server, &instance, 1).await;
+    for (end, total) in [
+        (End::Killed, "2"),
+        (End::Restarted, "3"),
+        (End::Upgraded, "4"),
+    ] {
+        let mut old = Old::open(&base, "/sse", Some(token), "/messages?sessionId=").await;
+        old.greet().await;
+        let call = json!({"name": "add", "arguments": {"number": 7}});
+        let sum = old.request(2, "tools/call", call.clone()).await;
+        assert_eq!(sum["result"]["content"][0]["text"], "7", "{sum}");
+        let children = until_children(&server, &instance, 2).await;
+        match end {
+            End::Killed => {
+                server.kill();
+                server.launch().await;
+            }
+            End::Restarted => {
+                assert_eq!(server.stop(), Some(0), "{}", server.log());
+                server.launch().await;
+            }
+            End::Upgraded => {
+                let program = env!("CARGO_BIN_EXE_minimcp");
+                let (code, out, err) = upgrade(&server, &["--binary", program]).await;
+                assert_eq!(code, Some(0), "{out}{err}");
+            }
+        }
+        running(&server, &instance).await;
+        assert_eq!(old.event().await, None, "{end:?}: its stream has ended");
+        assert_eq!(until_children(&server, &instance, 1).await, of_lives);
+        assert_gone(&server, &children[1..]);
+        let message = json!({"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": call});
+        let (status, body) = old.posted(&message).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{end:?}: {body}");
+        assert!(body.contains("open a stream with GET /sse"), "{body}");
+        // Another stream is another session, with another child.
+        let mut anew = Old::open(&base, "/sse", Some(token), "/messages?sessionId=").await;
+        anew.greet().await;
+        let sum = anew
+            .request(2, "tools/call", message["params"].clone())
+            .await;
+        assert_eq!(sum["result"]["content"][0]["text"], "7", "{end:?}: {sum}");
+        drop(anew);
+        assert_eq!(until_children(&server, &instance, 1).await, of_lives);
+        assert_eq!(add(&mut lives, 1).await.as_deref(), Ok(total), "{end:?}");
+        nothing_to_reconcile(&server).await;
+    }
+    end_with_keeper(server);
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ async fn server(lingers: bool) -> Server {
 }
 
 /// Exit code, stdout, stderr of `minimcp upgrade` with these options.
-async fn upgrade(server: &Server, options: &[&str]) -> (Option<i32>, String, String) {
+pub async fn upgrade(server: &Server, options: &[&str]) -> (Option<i32>, String, String) {
     let said = Command::new(PROGRAM)
         .arg("upgrade")
         .args(options)
