@@ -40,8 +40,9 @@ const MAGIC: &[u8; 8] = b"mMCPsess";
 const VERSION: u32 = 1;
 const HEADER_LEN: usize = 36;
 const ENTRY_HEAD_LEN: usize = 12;
-/// Longest entry in bytes. A session, or a wish, that is longer ends with this daemon.
-const ENTRY_MAX: usize = 64 << 10;
+/// Longest entry in bytes. A session, or a wish, that is longer ends with this daemon. Who puts icons into its name, as
+/// servers and clients may, needs hundreds of KiB for its handshake.
+const ENTRY_MAX: usize = 1 << 20;
 /// Longest region in bytes; sessions beyond it end with this daemon.
 const REGION_MAX: u64 = 16 << 20;
 /// A region is written anew when it is twice as long as when it was new, and this many bytes.

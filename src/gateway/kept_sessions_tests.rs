@@ -110,6 +110,28 @@ fn a_session_with_a_child_of_its_own_is_kept_with_it() {
 }
 
 #[test]
+fn a_long_handshake_is_kept_and_one_past_the_bound_keeps_no_other_from_being() {
+    let file = file();
+    let kept = begun(&file);
+    let with_icon = |id: &str, bytes: usize| KeptSession {
+        client: Some(format!(
+            r#"{{"icons":[{{"src":"{}"}}]}}"#,
+            "x".repeat(bytes)
+        )),
+        ..session(id)
+    };
+    let long = with_icon("long", 900 << 10);
+    assert!(kept.note(instance(1), "long", &long.clone().opened()));
+    let longer = with_icon("longer", 1 << 20).opened();
+    assert!(!kept.note(instance(1), "longer", &longer));
+    assert!(kept.note(instance(1), "short", &session("short").opened()));
+    let taken = again(&file).take(instance(1));
+    let ids: Vec<_> = taken.iter().map(|kept| kept.id.as_str()).collect();
+    assert_eq!(ids, ["long", "short"]);
+    assert_eq!(taken[0].client, long.client);
+}
+
+#[test]
 fn what_ends_while_the_daemon_stops_goes_on_under_the_next_one() {
     let file = file();
     let kept = begun(&file);
