@@ -84,8 +84,9 @@ async fn insert_behind(
          counted AS ( \
            INSERT INTO log_usage AS known (instance_key, lines, text_bytes) \
            SELECT * FROM UNNEST($8, $9, $10) WHERE EXISTS (SELECT FROM moved) \
-           ON CONFLICT (instance_key) DO UPDATE SET lines = known.lines + excluded.lines, \
-           text_bytes = known.text_bytes + excluded.text_bytes), \
+           ON CONFLICT (instance_key) DO UPDATE SET \
+           lines = LEAST(known.lines, 4611686018427387904) + excluded.lines, \
+           text_bytes = LEAST(known.text_bytes, 4611686018427387904) + excluded.text_bytes), \
          placed AS ( \
            INSERT INTO log_minutes AS known (minute, first_id, last_id) \
            SELECT at / 60000, MIN(id), MAX(id) FROM written GROUP BY at / 60000 ORDER BY 1 \
@@ -180,8 +181,9 @@ async fn copy_behind(
         "WITH counted AS ( \
            INSERT INTO log_usage AS known (instance_key, lines, text_bytes) \
            SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[]) \
-           ON CONFLICT (instance_key) DO UPDATE SET lines = known.lines + excluded.lines, \
-           text_bytes = known.text_bytes + excluded.text_bytes) \
+           ON CONFLICT (instance_key) DO UPDATE SET \
+           lines = LEAST(known.lines, 4611686018427387904) + excluded.lines, \
+           text_bytes = LEAST(known.text_bytes, 4611686018427387904) + excluded.text_bytes) \
          INSERT INTO log_minutes AS known (minute, first_id, last_id) \
          SELECT * FROM UNNEST($4::bigint[], $5::bigint[], $6::bigint[]) \
          ON CONFLICT (minute) DO UPDATE SET first_id = LEAST(known.first_id, excluded.first_id), \

@@ -56,10 +56,11 @@ fn sum(lines: impl IntoIterator<Item = (i64, i64)>) -> BTreeMap<i64, (i64, i64)>
     sums
 }
 
-/// Adds a batch to what an instance has; for SQLite, whose statements cost no round trip.
+/// Adds a batch to what an instance has; for SQLite, whose statements cost no round trip. A damaged number beyond all sense
+/// (2^62) is no reason to refuse the lines of the batch, and `recount_log_usage` puts it right.
 pub(super) const ADD_USAGE: &str = "INSERT INTO log_usage (instance_key, lines, text_bytes) VALUES (?, ?, ?) \
-     ON CONFLICT (instance_key) DO UPDATE SET lines = lines + excluded.lines, \
-     text_bytes = text_bytes + excluded.text_bytes";
+     ON CONFLICT (instance_key) DO UPDATE SET lines = MIN(lines, 4611686018427387904) + excluded.lines, \
+     text_bytes = MIN(text_bytes, 4611686018427387904) + excluded.text_bytes";
 
 impl Store {
     /// What each instance has in the log, in no order.
@@ -137,6 +138,55 @@ impl Store {
         }))
     }
 
+    /// Counts what an instance has from its lines, and puts its usage right where that tells something else; whether it did.
+    /// What is written or deleted meanwhile counts too. Reads all lines of the instance.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn recount_log_usage(&self, instance_key: i64) -> Result<bool, StoreError> {
+        // One statement, so that it sees the lines and what is told of them as they were at one moment.
+        let counted: Option<(i64, i64, i64, i64)> = reading!(self, |db| {
+            query_as(
+                "SELECT told.lines, told.text_bytes, \
+                 (SELECT COUNT(*) FROM logs WHERE instance_key = $1), \
+                 (SELECT CAST(COALESCE(SUM(octet_length(line)), 0) AS BIGINT) FROM logs WHERE instance_key = $1) \
+                 FROM log_usage AS told WHERE told.instance_key = $1",
+            )
+            .bind(instance_key)
+            .fetch_optional(db)
+            .await?
+        });
+        let Some((told_lines, told_bytes, lines, text_bytes)) = counted else {
+            return Ok(false);
+        };
+        if (told_lines, told_bytes) == (lines, text_bytes) {
+            return Ok(false);
+        }
+        tracing::error!(
+            key = instance_key,
+            told_lines,
+            lines,
+            told_bytes,
+            text_bytes,
+            "the usage of the log was wrong and is put right"
+        );
+        writing!(self, |db| {
+            query(
+                "UPDATE log_usage SET lines = lines - $2 + $3, text_bytes = text_bytes - $4 + $5 \
+                 WHERE instance_key = $1",
+            )
+            .bind(instance_key)
+            .bind(told_lines)
+            .bind(lines)
+            .bind(told_bytes)
+            .bind(text_bytes)
+            .execute(db)
+            .await?
+            .rows_affected()
+        });
+        Ok(true)
+    }
+
     /// Deletes the lines whose ids `chosen` selects, and takes them off what their instances have.
     pub(super) async fn delete_lines(
         &self,
@@ -166,9 +216,13 @@ impl Store {
                 .await?;
             }
             if !sums.is_empty() {
-                query("DELETE FROM log_usage WHERE lines <= 0")
-                    .execute(&mut *tx)
-                    .await?;
+                // One that tells of too few lines stays until it is counted anew.
+                query(
+                    "DELETE FROM log_usage WHERE lines <= 0 AND NOT EXISTS \
+                     (SELECT 1 FROM logs WHERE logs.instance_key = log_usage.instance_key)",
+                )
+                .execute(&mut *tx)
+                .await?;
             }
             sums
         });

@@ -1,11 +1,17 @@
 //! Holds the log within its bytes: each instance, then all together. Those that have the most lose first, so that a flood
 //! takes nothing from the others.
 
+use std::collections::HashSet;
+
 use super::retention::STEP_ROWS;
 use crate::store::{LogUsage, Store, StoreError};
 
 /// Where several have the same, so many bytes of one go before another loses some.
 const STEP_BYTES: u64 = 1 << 20;
+
+/// One part in so many of what an instance is told to have is much to lose: to count its lines costs less than to delete
+/// those.
+const MUCH: u64 = 16;
 
 /// How many bytes of log are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,19 +51,34 @@ impl LogBytes {
     }
 
     /// Deletes in steps what is too much; how many lines it were. Beside a flood it deletes no more than twice what was too
-    /// much when it began.
+    /// much when it began. What is told of an instance is held against its lines before it costs many of them; besides, each
+    /// run counts one instance anew: that of its `turn`.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn hold(&self, store: &Store) -> Result<u64, StoreError> {
+    pub async fn hold(&self, store: &Store, turn: u64) -> Result<u64, StoreError> {
         let mut lines = 0;
         let mut usage = store.log_usage().await?;
+        let mut counted = HashSet::new();
+        for key in doubtful(&usage, turn) {
+            counted.insert(key);
+            if recount(store, key).await {
+                usage = store.log_usage().await?;
+            }
+        }
         // What is too much now, and as much again for what comes meanwhile; then the next run goes on.
         let mut left = self.excess(&usage).saturating_mul(2);
         // Asked again after each step: lines come while it works, and the next step may be due to another instance.
         while let Some((key, excess)) = self.next(&usage)
             && left > 0
         {
+            let told = usage.iter().find(|one| one.instance_key == key);
+            let is_much = told.is_some_and(|told| excess > told.cost_bytes() / MUCH);
+            if is_much && counted.insert(key) && recount(store, key).await {
+                usage = store.log_usage().await?;
+                left = self.excess(&usage).saturating_mul(2);
+                continue;
+            }
             let deleted = store.trim_log_bytes(key, excess, STEP_ROWS).await?;
             if deleted.lines == 0 {
                 tracing::error!(key, "the usage of the log told of lines that are not there");
@@ -73,6 +94,26 @@ impl LogBytes {
     }
 }
 
+/// The instance of this turn, and those of which no lines are told, which then would not be in the list.
+fn doubtful(usage: &[LogUsage], turn: u64) -> Vec<i64> {
+    let none = usage.iter().filter(|one| one.lines == 0);
+    let mut keys: Vec<i64> = none.map(|one| one.instance_key).collect();
+    let mut all: Vec<i64> = usage.iter().map(|one| one.instance_key).collect();
+    all.sort_unstable();
+    let place = usize::try_from(turn % (all.len().max(1) as u64)).unwrap_or(0);
+    keys.extend(all.get(place));
+    keys
+}
+
+/// Whether the usage was wrong. One that cannot be counted now is taken as it is.
+async fn recount(store: &Store, key: i64) -> bool {
+    let recounted = store.recount_log_usage(key).await;
+    recounted.unwrap_or_else(|error| {
+        tracing::warn!(key, %error, "the log lines of an instance cannot be counted");
+        false
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +124,19 @@ mod tests {
             lines: 0,
             text_bytes,
         }
+    }
+
+    #[test]
+    fn each_has_its_turn_to_be_counted_and_who_has_nothing_is_in_doubt() {
+        let full = |key| LogUsage {
+            lines: 1,
+            ..usage(key, 9)
+        };
+        let all = [full(8), full(3), full(5)];
+        let turns = (0..4).map(|turn| doubtful(&all, turn));
+        assert_eq!(turns.collect::<Vec<_>>(), [[3], [5], [8], [3]]);
+        assert_eq!(doubtful(&[usage(7, 9), full(3)], 0), [7, 3]);
+        assert_eq!(doubtful(&[], 5), [0; 0]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 
 use minimcp::{
     clock::Clock,
-    store::{History, LogRow, Store},
+    store::{History, LogRow, LogUsage, Store},
     tasks::{BackgroundTask, LogBytes, Retention},
 };
 
@@ -41,7 +41,13 @@ fn rows(at: i64, first: usize) -> Vec<LogRow<'static>> {
 
 async fn cost_bytes(store: &Store) -> u64 {
     let usage = store.log_usage().await.expect("read");
-    usage.iter().map(minimcp::store::LogUsage::cost_bytes).sum()
+    usage.iter().map(LogUsage::cost_bytes).sum()
+}
+
+async fn sorted_usage(store: &Store) -> Vec<LogUsage> {
+    let mut usage = store.log_usage().await.expect("read");
+    usage.sort_by_key(|one| one.instance_key);
+    usage
 }
 
 contract! {
@@ -84,7 +90,7 @@ contract! {
             })
         };
         let began = Instant::now();
-        let hold = task.bytes.expect("it has a bound").hold(&db.store).await.expect("it ends");
+        let hold = task.bytes.expect("it has a bound").hold(&db.store, 0).await.expect("it ends");
         let took = began.elapsed();
         done.store(true, Ordering::Relaxed);
         writing.await.expect("the writer goes on");
@@ -111,9 +117,59 @@ contract! {
         db.sabotage("UPDATE log_usage SET text_bytes = 9000000000, lines = 7 WHERE instance_key = 3").await;
         db.sabotage("DELETE FROM logs WHERE instance_key = 3").await;
         let bytes = LogBytes { per_instance: 150_000, total: 300_000 };
-        assert!(bytes.hold(&db.store).await.expect("it ends") > 0);
+        assert!(bytes.hold(&db.store, 0).await.expect("it ends") > 0);
         assert!(cost_bytes(&db.store).await <= 300_000);
         let keys = db.store.log_usage().await.expect("read");
         assert!(keys.iter().all(|one| one.instance_key != 3), "{keys:?}");
+    }
+
+    async fn a_usage_that_tells_too_much_is_put_right_and_costs_no_line(db: &Database) {
+        db.store.insert_logs(&rows(1, 0)).await.expect("inserted");
+        let right = sorted_usage(&db.store).await;
+        let cost: u64 = right.iter().map(LogUsage::cost_bytes).sum();
+        let bytes = LogBytes { per_instance: cost, total: cost * 2 };
+        for wrong in ["lines = lines * 1000, text_bytes = text_bytes + 9000000000", "lines = 9223372036854775807", "text_bytes = 9223372036854775807"] {
+            db.sabotage(&format!("UPDATE log_usage SET {wrong} WHERE instance_key = 3")).await;
+            // It is another one's turn.
+            assert_eq!(bytes.hold(&db.store, 0).await, Ok(0), "{wrong}");
+            assert_eq!(sorted_usage(&db.store).await, right, "{wrong}");
+        }
+        assert_eq!(db.count("logs").await, 5_000);
+    }
+
+    async fn a_usage_that_is_a_little_wrong_is_put_right_when_it_is_its_turn(db: &Database) {
+        db.store.insert_logs(&rows(1, 0)).await.expect("inserted");
+        let right = sorted_usage(&db.store).await;
+        let bytes = LogBytes { per_instance: u64::MAX, total: u64::MAX };
+        for (turn, key) in [(0, 1), (1, 2), (2, 3), (3, 4), (4, 1)] {
+            let wrong = "lines = lines + 7, text_bytes = text_bytes - 100";
+            db.sabotage(&format!("UPDATE log_usage SET {wrong} WHERE instance_key = {key}")).await;
+            assert_eq!(bytes.hold(&db.store, turn + 1).await, Ok(0));
+            assert_ne!(sorted_usage(&db.store).await, right, "another one's turn");
+            assert_eq!(bytes.hold(&db.store, turn).await, Ok(0));
+            assert_eq!(sorted_usage(&db.store).await, right, "{key}");
+        }
+        // Too few lines: the row goes only with the last line, and is no one's turn to be looked at.
+        db.sabotage("UPDATE log_usage SET lines = 1, text_bytes = -5 WHERE instance_key = 2").await;
+        db.store.trim(History::Logs, 2, 100, 5_000).await.expect("trimmed");
+        assert_eq!(bytes.hold(&db.store, 0).await, Ok(0));
+        let usage = sorted_usage(&db.store).await;
+        assert_eq!((usage[1].instance_key, usage[1].lines), (2, 100), "{usage:?}");
+    }
+
+    async fn lines_are_written_whatever_is_told_of_them(db: &Database) {
+        let few = || rows(1, 0).into_iter().take(60).collect::<Vec<_>>();
+        db.store.insert_logs(&few()).await.expect("inserted");
+        db.sabotage("UPDATE log_usage SET lines = 9223372036854775807, text_bytes = 9223372036854775807").await;
+        // By one statement, and in bulk.
+        db.store.insert_logs(&few()).await.expect("inserted");
+        db.store.insert_logs(&rows(1, 0)).await.expect("inserted");
+        assert_eq!(db.count("logs").await, 5_120);
+        db.sabotage("UPDATE log_usage SET lines = -9223372036854775807, text_bytes = -9223372036854775807").await;
+        db.store.insert_logs(&few()).await.expect("inserted");
+        let bytes = LogBytes { per_instance: u64::MAX, total: u64::MAX };
+        assert_eq!(bytes.hold(&db.store, 0).await, Ok(0));
+        let lines: u64 = sorted_usage(&db.store).await.iter().map(|one| one.lines).sum();
+        assert_eq!(lines, 5_180);
     }
 }
