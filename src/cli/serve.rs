@@ -53,6 +53,7 @@ pub(super) fn run(options: &ServeOptions, out: Output) -> Result<ExitCode, Failu
         lifeline,
         reread: Some(Reread {
             file: options.config.clone(),
+            hangups: None,
         }),
     };
     let runtime = runtime()?;
@@ -66,8 +67,11 @@ pub(super) fn run(options: &ServeOptions, out: Output) -> Result<ExitCode, Failu
 }
 
 /// Serves until it is told to end. The answer: to end for another program.
-async fn serve(config: Config, start: Start) -> Result<Option<Departure>, Failure> {
+async fn serve(config: Config, mut start: Start) -> Result<Option<Departure>, Failure> {
     let mut signals = Signals::listen()?;
+    if let Some(reread) = &mut start.reread {
+        reread.listen();
+    }
     let discovery = config.clone();
     let daemon = tokio::select! {
         started = Daemon::start_with(config, start) => started?,

@@ -346,7 +346,7 @@ impl Daemon {
         shutdown: impl Future<Output = ()>,
     ) -> anyhow::Result<Option<Departure>> {
         let watchdog = notify::ready();
-        let reloads = tokio::spawn(self.reload.clone().on_hangup());
+        let reloads = self.reload.begin();
         let ended_early = tokio::select! {
             () = shutdown => None,
             () = self.desk.wanted() => None,

@@ -1,8 +1,14 @@
 //! SIGHUP: what is read anew while the daemon runs, the templates and the budgets of owners.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+};
 use toml::Table;
 
 use crate::{
@@ -12,41 +18,69 @@ use crate::{
 };
 
 /// Where the configuration came from, to be read there again.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Reread {
     /// As for [`Config::load`].
     pub file: Option<PathBuf>,
+    /// See [`Self::listen`].
+    pub hangups: Option<Signal>,
+}
+
+impl Reread {
+    /// Hears SIGHUP from now on: without a handler it would end the process. What comes before the daemon serves waits.
+    pub fn listen(&mut self) {
+        match signal(SignalKind::hangup()) {
+            Ok(hangups) => self.hangups = Some(hangups),
+            Err(error) => tracing::error!(%error, "SIGHUP cannot be heard; nothing is read anew"),
+        }
+    }
 }
 
 /// What SIGHUP needs.
-#[derive(Clone)]
 pub(super) struct Reload {
     pub(super) catalogue: Arc<Catalogue>,
     pub(super) supervisor: Supervisor,
     /// As the daemon was started with.
     pub(super) config: Arc<Config>,
-    /// `None`: it came from nowhere that could be read again.
+    /// `None`: it came from nowhere that could be read again, and SIGHUP is somebody else's.
     pub(super) reread: Option<Reread>,
 }
 
 impl Reload {
-    /// Reads anew upon each SIGHUP.
-    pub(super) async fn on_hangup(self) {
-        let mut hangups = match signal(SignalKind::hangup()) {
-            Ok(hangups) => hangups,
-            Err(error) => {
-                tracing::error!(%error, "SIGHUP cannot be heard; nothing is read anew");
-                return;
-            }
+    /// Reads anew upon each SIGHUP, until the task is ended.
+    pub(super) fn begin(&mut self) -> JoinHandle<()> {
+        let Some(Reread { file, hangups }) = self.reread.take() else {
+            return tokio::spawn(async {});
         };
-        while hangups.recv().await.is_some() {
-            let once = self.clone();
-            if let Err(error) = tokio::task::spawn_blocking(move || once.read_anew()).await {
-                tracing::error!(%error, "reading anew failed");
+        let (catalogue, supervisor) = (Arc::clone(&self.catalogue), self.supervisor.clone());
+        let config = Arc::clone(&self.config);
+        tokio::spawn(async move {
+            let Some(mut hangups) = hangups else { return };
+            let what = Arc::new(What {
+                catalogue,
+                supervisor,
+                config,
+                file,
+            });
+            while hangups.recv().await.is_some() {
+                let once = Arc::clone(&what);
+                if let Err(error) = tokio::task::spawn_blocking(move || once.read_anew()).await {
+                    tracing::error!(%error, "reading anew failed");
+                }
             }
-        }
+        })
     }
+}
 
+/// What is read anew, and for whom.
+struct What {
+    catalogue: Arc<Catalogue>,
+    supervisor: Supervisor,
+    config: Arc<Config>,
+    file: Option<PathBuf>,
+}
+
+impl What {
     fn read_anew(&self) {
         let faults = self.catalogue.reload();
         if faults.is_empty() {
@@ -55,8 +89,8 @@ impl Reload {
         for fault in faults {
             tracing::error!(%fault, "a template is left as it was, or out");
         }
-        let Some(reread) = &self.reread else { return };
-        match Config::load(reread.file.as_deref(), config::environment()) {
+        let file: Option<&Path> = self.file.as_deref();
+        match Config::load(file, config::environment()) {
             Ok(now) => {
                 let left = wait_for_a_restart(&self.config, &now);
                 self.supervisor.replace_budgets(now.budgets);
