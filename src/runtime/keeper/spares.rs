@@ -43,8 +43,9 @@ use crate::runtime::{channel, host};
 const OF_A_KIND: usize = 2;
 /// So many in all.
 const IN_ALL: usize = 4;
-/// How long nothing was launched before the next are made: who was launched last is just starting.
-const QUIET: Duration = Duration::from_millis(20);
+/// How long nothing was launched before the next are made: who was launched last is just starting. Not longer, or one
+/// launch right after the other would never find any.
+const QUIET: Duration = Duration::from_millis(3);
 /// So many descriptors must be free to make some, and as long it is before that is looked at again when they are not.
 const DESCRIPTORS: u64 = 64;
 const WITHOUT_ROOM: Duration = Duration::from_secs(5);
