@@ -17,7 +17,8 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    access::RateLimit, budget::Budgets, duration::HumanDuration, sleep::SleepPolicy,
+    access::RateLimit, budget::Budgets, duration::HumanDuration, id::TemplateName,
+    sleep::SleepPolicy,
 };
 
 pub use check::ConfigFault;
@@ -264,6 +265,10 @@ pub struct RuntimeConfig {
     pub instances_max: usize,
     /// Most launches at the same time; how many really go on follows from how busy the host is.
     pub launches_max: usize,
+    /// Of which templates children are started ahead, and how many of each.
+    pub warm_spares: BTreeMap<TemplateName, usize>,
+    /// Most of these at the same time.
+    pub warm_spares_max: usize,
     /// Whether instances live on when `serve` ends (an upgrade), or end with it.
     pub leave_instances_running: bool,
 }
@@ -285,6 +290,8 @@ impl Default for RuntimeConfig {
                 .to_vec(),
             instances_max: 900,
             launches_max: 16,
+            warm_spares: BTreeMap::new(),
+            warm_spares_max: 8,
             leave_instances_running: false,
         }
     }

@@ -225,6 +225,7 @@ impl Daemon {
             let (supervisor, restored, alive) = waiting::for_database(&config, start_up).await?;
             tracing::info!(restored, alive, "instances restored");
             tokio::spawn(supervisor.clone().tell_denials());
+            tokio::spawn(supervisor.clone().keep_spares());
             let list = tasks::all(&config, &store, &supervisor, &keys, clock);
             let driver = Arc::new(TaskDriver::start(list, &config.tasks).await?);
             // What the start did not put right by itself is found at once, whatever the schedule.

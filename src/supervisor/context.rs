@@ -18,6 +18,7 @@ use super::{
     remote::Trust,
     route::AccessEvent,
     seats::{Floor, Seats},
+    spares::Spares,
     turns::LaunchTurns,
 };
 use crate::{
@@ -68,6 +69,8 @@ pub struct Context {
     pub(super) outside: Arc<Outside>,
     /// Turns to launch, so that hundreds of starts do not fight for the processors.
     pub(super) launch_turns: Arc<LaunchTurns>,
+    /// Children that new instances may begin with.
+    pub(super) spares: Spares,
     /// Turns to be asked what one offers: after a restart, hundreds would be asked in the same moment.
     pub(super) learning_turns: Semaphore,
     pub(super) closing: AtomicBool,
@@ -154,6 +157,7 @@ impl Context {
             trust: Trust::default(),
             outside,
             launch_turns,
+            spares: Spares::default(),
             learning_turns: Semaphore::new(super::capabilities::ASKED_AT_ONCE_MAX),
             closing: AtomicBool::new(false),
             damaged: Mutex::default(),

@@ -1,9 +1,8 @@
 //! Creating an instance: every fault at once, then one transaction, then an actor.
 
-use std::{collections::BTreeMap, io, os::fd::AsFd, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value;
-use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use super::{
@@ -11,7 +10,7 @@ use super::{
     access::{Token, TokenSet},
     boot::{Birth, spawn_actor},
     command::Command,
-    context::listener_name,
+    listener::{hold_listener, served},
     seats::Guest,
 };
 use crate::{
@@ -130,7 +129,23 @@ pub(super) async fn create(
         return Err(SupervisorError::ShuttingDown);
     }
     let checked = check(context, who, request).await?;
-    let id = InstanceId(Uuid::now_v7());
+    let spare = context
+        .spares
+        .pick(context, &checked.template.name, &checked.spec);
+    let id = spare.unwrap_or_else(|| InstanceId(Uuid::now_v7()));
+    let made = create_as(context, who, checked, id).await;
+    if made.is_err() && spare.is_some() {
+        context.spares.let_go(context, id).await;
+    }
+    made
+}
+
+async fn create_as(
+    context: &Arc<Context>,
+    who: &Principal,
+    checked: Checked,
+    id: InstanceId,
+) -> Result<Granted, SupervisorError> {
     let name = reserve_name(context, who, &checked, id)?;
     let guest = Guest {
         id,
@@ -467,22 +482,5 @@ async fn announce(context: &Context, id: InstanceId) {
             kind: event.kind,
             message: event.message,
         });
-    }
-}
-
-/// As it is served and shared; non-blocking from here on.
-pub(super) fn served(listener: std::net::TcpListener) -> io::Result<Arc<TcpListener>> {
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener).map(Arc::new)
-}
-
-/// Gives the keeper a duplicate, so that the port outlives this process.
-pub(super) async fn hold_listener(context: &Context, id: InstanceId, listener: &impl AsFd) {
-    if let Err(error) = context
-        .runtime
-        .hold(&listener_name(id), listener.as_fd())
-        .await
-    {
-        tracing::warn!(instance = %id, %error, "the keeper did not take the access listener");
     }
 }

@@ -54,6 +54,23 @@ pub(super) fn take_back(folder: &Path) {
     }
 }
 
+/// Of a spare: until an instance takes it, it looks like one that is being deleted, so that whoever comes after a crash
+/// removes it.
+///
+/// # Errors
+/// In one sentence.
+pub(super) fn make_for_spare(folder: &Path) -> Result<(), String> {
+    fs::create_dir_all(set_aside_path(folder))
+        .map_err(|error| format!("the folder of a spare cannot be made: {error}"))
+}
+
+/// It is the folder of an instance from now on.
+pub(super) fn take_from_spare(folder: &Path) {
+    if let Err(error) = fs::remove_dir(set_aside_path(folder)) {
+        tracing::warn!(folder = %folder.display(), %error, "the folder of a spare keeps its mark");
+    }
+}
+
 /// The folders in `place`, by instance. Of those that `is_known` names only that they are there. Blocks.
 pub(super) fn shown(
     place: &Path,

@@ -363,6 +363,7 @@ impl Supervisor {
     /// Answers how many children were still there when `patience` was over.
     pub async fn shut_down(&self, leave: bool, patience: Duration) -> usize {
         self.context.closing.store(true, Ordering::Relaxed);
+        self.context.spares.close(&self.context).await;
         let deadline = Instant::now() + patience;
         let actors = self.context.registry.after(None);
         for (_, handle) in &actors {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Context, context::listener_name, create};
+use super::{Context, context::listener_name, listener};
 use crate::runtime::KeeperState;
 
 /// A new keeper knows nothing of the access listeners: it gets them again. The children of the old one are gone,
@@ -17,7 +17,7 @@ pub(super) async fn follow_keeper(context: Arc<Context>) {
             (before, Some(pid)) if before != Some(pid) => {
                 tracing::info!(pid, "connected to a new keeper");
                 for (id, handle) in context.registry.after(None) {
-                    create::hold_listener(&context, id, &handle.listener).await;
+                    listener::hold_listener(&context, id, &handle.listener).await;
                     if context.registry.get(id).is_none() {
                         // Deleted meanwhile: the port must not stay open behind its back.
                         let _ = context.runtime.drop_held(&listener_name(id)).await;

@@ -279,7 +279,10 @@ pub(super) async fn start(
     let program = Path::new(&recipe.resolved.argv[0]);
     context.packages.note_use(program, context.clock.now());
     let began = Instant::now();
-    let launched = context.runtime.launch(plan).await;
+    let launched = match context.spares.take(id, recipe).await {
+        Some(spare) => Ok(spare),
+        None => context.runtime.launch(plan).await,
+    };
     if launched.is_ok() {
         context.spawn_times.observe(began.elapsed());
     }

@@ -62,6 +62,7 @@ impl Supervisor {
         };
         let mut asked = 0_u64;
         if memory.is_short(pressure, floor) {
+            context.spares.give_up(context).await;
             let mut resting = Vec::new();
             for (_, handle) in context.registry.after(None) {
                 let may_sleep = handle.status.borrow().sleep_after.is_some();

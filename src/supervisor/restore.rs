@@ -14,8 +14,9 @@ use super::{
     boot::{Birth, end, spawn_actor},
     command::Command,
     context::listener_name,
-    create::{hold_listener, served},
-    folders, recovery, remote,
+    folders,
+    listener::{hold_listener, served},
+    recovery, remote,
 };
 use crate::{
     domain::{id::InstanceId, instance::InstanceRecord},

@@ -33,7 +33,9 @@ impl Supervisor {
         let mut actors = self.acted();
         let packages = &self.context().packages;
         let workloads = keeper.children.iter().map(|child| child.instance);
-        actors.of_no_instance = workloads.filter(|id| packages.owns(*id)).collect();
+        let spares = &self.context().spares;
+        let ours = workloads.filter(|id| packages.owns(*id) || spares.owns(*id));
+        actors.of_no_instance = ours.collect();
         let kernel = self.shown(&database, &actors).await?;
         Ok(Snapshots {
             database,
@@ -142,13 +144,22 @@ impl Supervisor {
         };
         let recorded = database.instances.keys();
         let known: BTreeSet<InstanceId> = recorded.chain(actors.known.keys()).copied().collect();
+        // Of spares that are just made or ended, too.
+        let spares: BTreeSet<InstanceId> = folders::shown(&place, |_| true)
+            .into_keys()
+            .filter(|id| context.spares.owns(*id))
+            .collect();
         let look = move || Kernel {
             cgroups: keeper
                 .map(runtime::child_cgroups)
                 .unwrap_or_default()
                 .into_iter()
                 .collect(),
-            folders: folders::shown(&place, |id| known.contains(&id)),
+            folders: {
+                let mut shown = folders::shown(&place, |id| known.contains(&id));
+                shown.retain(|id, _| !spares.contains(id));
+                shown
+            },
         };
         tokio::task::spawn_blocking(look)
             .await

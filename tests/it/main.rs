@@ -89,3 +89,4 @@ mod third_party;
 mod tidy;
 mod traces;
 mod upgrade;
+mod warm_spares;

@@ -65,6 +65,7 @@ pub(super) fn samples(supervisor: &Supervisor) -> Vec<Sample> {
 
 fn of_resting(supervisor: &Supervisor) -> Vec<Sample> {
     let (wakes, wake_times) = supervisor.wakes();
+    let (spares, spare_uses) = supervisor.warm_spares();
     vec![
         sample(
             "wakes",
@@ -81,6 +82,18 @@ fn of_resting(supervisor: &Supervisor) -> Vec<Sample> {
             "thaw_duration_seconds",
             "Time from the request that wakes a frozen instance until its processes went on",
             supervisor.thaw_times(),
+        ),
+        sample(
+            "warm_spares",
+            "Children that were started ahead and wait for an instance",
+            SampleKind::Gauge,
+            spares as u64,
+        ),
+        sample(
+            "warm_spare_uses",
+            "Instances whose first launch took a child that was started ahead",
+            SampleKind::Counter,
+            spare_uses,
         ),
         sample(
             "frozen_reclaimed_bytes",
