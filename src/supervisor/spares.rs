@@ -86,6 +86,19 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    /// Adds one to those that wait; gives it back where there are to be no more of it.
+    fn add(&mut self, context: &Context, spare: Spare) -> Option<Spare> {
+        let most = context.config.runtime.warm_spares.get(&spare.template);
+        let its = self.ready.entry(spare.template.clone()).or_default();
+        if self.closed || its.len() >= most.copied().unwrap_or(0) {
+            return Some(spare);
+        }
+        its.push_back(spare);
+        None
+    }
+}
+
 /// All spares of a daemon.
 #[derive(Default)]
 pub(super) struct Spares {
@@ -150,25 +163,28 @@ impl Spares {
         None
     }
 
-    /// No instance came to be of it: it waits for another one, unless there is a row of it by now.
+    /// No instance came to be of it: it waits for another one, unless there is a row of it by now, or another spare.
     pub(super) async fn let_go(&self, context: &Context, id: InstanceId) {
         let folder = instance_dir(context, id);
         let is_free = matches!(context.store.instance(id).await, Ok(None));
         let is_free = is_free && folders::make_for_spare(&folder).is_ok();
-        let left = {
-            let mut state = self.lock();
-            let Some((spare, _)) = state.taken.remove(&id) else {
-                return;
-            };
-            if is_free && !state.closed {
-                let its = state.ready.entry(spare.template.clone()).or_default();
-                its.push_front(spare);
-                return;
-            }
-            state.moving.push(id);
-            spare
+        let Some(spare) = self.put_back(context, id, is_free) else {
+            return;
         };
-        self.finish(left.workload, is_free.then_some(folder)).await;
+        self.finish(spare.workload, is_free.then_some(folder)).await;
+    }
+
+    /// Puts one that was taken to those that wait; gives it where it is to end.
+    fn put_back(&self, context: &Context, id: InstanceId, is_free: bool) -> Option<Spare> {
+        let mut state = self.lock();
+        let (spare, _) = state.taken.remove(&id)?;
+        let rest = if is_free {
+            state.add(context, spare)
+        } else {
+            Some(spare)
+        };
+        state.moving.extend(rest.as_ref().map(Spare::id));
+        rest
     }
 
     /// Memory is short: all that wait end, and none is made for a while.
@@ -332,12 +348,12 @@ impl Spares {
                 limits: template.limits,
                 workload,
             };
-            self.keep(spare)
+            self.lock().add(context, spare)
         });
         self.lock().moving.retain(|moving| *moving != id);
         match kept {
             Ok(None) => Ok(()),
-            // The daemon goes down.
+            // The daemon goes down, or one was put back meanwhile.
             Ok(Some(spare)) => {
                 self.finish(spare.workload, Some(folder)).await;
                 Ok(())
@@ -347,17 +363,6 @@ impl Spares {
                 Err(error.to_string())
             }
         }
-    }
-
-    /// Puts one to the others, unless there are to be none any more.
-    fn keep(&self, spare: Spare) -> Option<Spare> {
-        let mut state = self.lock();
-        if state.closed {
-            return Some(spare);
-        }
-        let its = state.ready.entry(spare.template.clone()).or_default();
-        its.push_back(spare);
-        None
     }
 }
 
