@@ -128,7 +128,8 @@ async fn dropped(server: &Server) -> f64 {
     value.expect("it is always told").parse().expect("a number")
 }
 
-#[tokio::test]
+// The collector answers while the end of the daemon is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_gets_requests_calls_and_launches_with_their_parents_and_no_secret() {
     let (collector, address) = Collector::start().await;
     let folder = tempfile::tempdir().expect("a folder");
@@ -231,6 +232,15 @@ async fn a_collector_gets_requests_calls_and_launches_with_their_parents_and_no_
         .await;
     answer.expect("an answer").text().await.expect("a body");
 
+    // One that nobody waits for: it goes with the end.
+    let last = [CALLS[0], "8888888888888888"];
+    let answer = client
+        .tool(6, "meta", json!({}))
+        .header("traceparent", traceparent(last))
+        .send()
+        .await;
+    answer.expect("an answer").text().await.expect("a body");
+
     assert!(dropped(&server).await == 0.0, "{}", server.log());
     let (token, access) = (server.admin_token(), instance["access_token"].clone());
     let log = server.log();
@@ -248,9 +258,12 @@ async fn a_collector_gets_requests_calls_and_launches_with_their_parents_and_no_
     assert!(!log.contains(CANARY), "{log}");
     let unseen = |span: &Span| hex(&span.trace_id) != "6".repeat(32);
     assert!(got.spans.iter().all(unseen));
+    let is_last = |span: &Span| parent(span) == last.map(str::to_owned);
+    assert!(got.spans.iter().any(is_last), "the last spans are lost");
 }
 
-#[tokio::test]
+// The collector answers while the end of the daemon is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_variables_of_every_program_with_opentelemetry_count() {
     let (collector, address) = Collector::start().await;
     let mut server = Server::begin_under(Database::Sqlite, |_| {
