@@ -118,11 +118,9 @@ async fn an_instance_begins_with_a_process_that_was_there_before(database: Datab
     assert!(settled.is_some(), "{:?}", server.processes());
     // Its own now: it restarts as any other, and the next one is there meanwhile.
     until_spares(&server, 1).await;
-    let path = format!("/mcps/{}", one["id"].as_str().expect("an id"));
-    server
-        .post(&format!("{path}/restart?wait=ready"), json!({}))
-        .await;
-    let now = server.get(&path).await;
+    let id = one["id"].as_str().expect("an id");
+    server.post(&format!("/mcps/{id}/restart"), json!({})).await;
+    let now = server.wait_status(id, &["running"], SOON).await;
     assert_eq!(now["generation"], 2, "{now:#}");
     assert_ne!(now["pid"], ahead);
     assert_eq!(others(&server, &[&one]).len(), 2);
