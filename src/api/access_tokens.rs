@@ -185,7 +185,7 @@ fn read_patch(
     reader.done(patch, faults)
 }
 
-fn shown(token: TokenStatus, access_url: String) -> AccessToken {
+fn shown(token: TokenStatus, access_url: &str) -> AccessToken {
     let settings = token.settings;
     AccessToken {
         name: token.name.to_string(),
@@ -201,7 +201,7 @@ fn shown(token: TokenStatus, access_url: String) -> AccessToken {
         }),
         concurrency_max: settings.concurrency_max,
         fingerprint: token.fingerprint,
-        access_url,
+        access_url: access_url.to_owned(),
         access_token: None,
         connect_url: None,
     }
@@ -211,7 +211,7 @@ fn granted(token: TokenStatus, granted: &Granted) -> AccessToken {
     AccessToken {
         access_token: Some(granted.access_token.to_string()),
         connect_url: Some(granted.connect_url.to_string()),
-        ..shown(token, granted.status.access_url.clone())
+        ..shown(token, &granted.status.access_url)
     }
 }
 
@@ -230,11 +230,11 @@ pub async fn list(
     PathParam(id): PathParam,
 ) -> Result<axum::Json<AccessTokenPage>, ApiError> {
     let id = state.supervisor.resolve(&who, &id)?;
-    let access_url = state.supervisor.get(&who, id)?.access_url;
+    let seen = state.supervisor.get(&who, id)?;
     let tokens = state.supervisor.tokens(&who, id)?;
     let items = tokens
         .into_iter()
-        .map(|token| shown(token, access_url.clone()));
+        .map(|token| shown(token, &seen.access_url));
     Ok(axum::Json(Page {
         items: items.collect(),
         next_cursor: None,
@@ -288,8 +288,8 @@ pub async fn get(
 ) -> Result<axum::Json<AccessToken>, ApiError> {
     let id = state.supervisor.resolve(&who, &id)?;
     let token = state.supervisor.token(&who, id, &name)?;
-    let access_url = state.supervisor.get(&who, id)?.access_url;
-    Ok(axum::Json(shown(token, access_url)))
+    let seen = state.supervisor.get(&who, id)?;
+    Ok(axum::Json(shown(token, &seen.access_url)))
 }
 
 /// Changes what an access token may do; its secret stays, and what it opened goes on under the new rules.
@@ -311,8 +311,8 @@ pub async fn patch(
     let id = state.supervisor.resolve(&who, &id)?;
     let patch = read_patch(body, view::now_ms())?;
     let token = state.supervisor.patch_token(&who, id, &name, patch).await?;
-    let access_url = state.supervisor.get(&who, id)?.access_url;
-    Ok(axum::Json(shown(token, access_url)))
+    let seen = state.supervisor.get(&who, id)?;
+    Ok(axum::Json(shown(token, &seen.access_url)))
 }
 
 /// Revokes an access token at once: the sessions and streams that it opened end.

@@ -9,7 +9,8 @@ use super::{
     AppState,
     error::ApiError,
     extract::{Faults, Json, PathParam, Query},
-    owners, view,
+    owners,
+    shown::Shown,
 };
 use crate::{
     domain::{
@@ -26,9 +27,6 @@ pub const LIMIT_DEFAULT: usize = 100;
 pub const LIMIT_MAX: usize = 1_000;
 /// How long `?wait=ready` waits when the request does not say.
 const WAIT_DEFAULT: HumanDuration = HumanDuration::from_secs(30);
-
-/// The answer for one page of instances.
-pub type InstancePage = Page<Instance>;
 
 /// What a create call waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -128,14 +126,14 @@ pub async fn create(
             let wait = state.wait_budget(query.timeout.unwrap_or(WAIT_DEFAULT));
             // The instance exists by now and its token is shown only once: whatever the wait brings, answer 201.
             match state.supervisor.wait_settled(&who, id, wait).await {
-                Ok(status) => view::granted(&granted, &status),
-                Err(_) => view::granted(&granted, &granted.status),
+                Ok(seen) => Shown::granted(&granted, &seen),
+                Err(_) => Shown::granted(&granted, &granted.status),
             }
         }
-        None => view::granted(&granted, &granted.status),
+        None => Shown::granted(&granted, &granted.status),
     };
     let location = [(header::LOCATION, format!("/api/v1/mcps/{id}"))];
-    Ok((StatusCode::CREATED, location, axum::Json(shown)))
+    Ok((StatusCode::CREATED, location, shown))
 }
 
 /// Lists instances, oldest first.
@@ -147,7 +145,7 @@ pub async fn list(
     who: Principal,
     State(state): State<AppState>,
     Query(query, mut faults): Query<ListQuery>,
-) -> Result<axum::Json<InstancePage>, ApiError> {
+) -> Result<Shown, ApiError> {
     let limit = page_limit(query.limit, &mut faults);
     let cursor = query.cursor.as_deref().map(str::parse::<InstanceId>);
     let after = cursor.transpose().map_err(|_| {
@@ -162,10 +160,7 @@ pub async fn list(
         owner: query.owner,
     };
     let (items, next) = state.supervisor.list(&who, &filter, after, limit);
-    Ok(axum::Json(Page {
-        items: items.iter().map(view::instance).collect(),
-        next_cursor: next.map(|id| id.to_string()),
-    }))
+    Ok(Shown::page(&items, next))
 }
 
 /// One instance, by id or name.
@@ -180,10 +175,10 @@ pub async fn get(
     who: Principal,
     State(state): State<AppState>,
     PathParam(id): PathParam,
-) -> Result<axum::Json<Instance>, ApiError> {
+) -> Result<Shown, ApiError> {
     let id = state.supervisor.resolve(&who, &id)?;
-    let status = state.supervisor.get(&who, id)?;
-    Ok(axum::Json(view::instance(&status)))
+    let seen = state.supervisor.get(&who, id)?;
+    Ok(Shown::instance(&seen))
 }
 
 /// Changes name, labels, or how long it may be unused before it is frozen or sleeps; what is absent stays.
@@ -202,15 +197,15 @@ pub async fn patch(
     State(state): State<AppState>,
     PathParam(id): PathParam,
     Json(body, mut faults): Json<PatchInstance>,
-) -> Result<axum::Json<Instance>, ApiError> {
+) -> Result<Shown, ApiError> {
     let id = state.supervisor.resolve(&who, &id)?;
     let policy = &state.supervisor.context().config.sleep;
     let (freeze, sleep) = (body.freeze_after.as_ref(), body.sleep_after.as_ref());
     let change = faults.of(check_patch(policy, body.name, body.labels, freeze, sleep))?;
     faults.refuse()?;
     let change = change.unwrap_or_default();
-    let status = state.supervisor.patch(&who, id, change).await?;
-    Ok(axum::Json(view::instance(&status)))
+    let seen = state.supervisor.patch(&who, id, change).await?;
+    Ok(Shown::instance(&seen))
 }
 
 /// Stops the instance, gives its port back and removes it with its data, token and logs.

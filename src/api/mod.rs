@@ -30,6 +30,7 @@ mod owners;
 pub mod ports;
 pub mod serve;
 pub mod shape;
+pub mod shown;
 pub mod system;
 pub mod tasks;
 pub mod templates;

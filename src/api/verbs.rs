@@ -14,7 +14,7 @@ use super::{
     error::ApiError,
     extract::{Faults, Json, PathParam},
     openapi::problem_response,
-    view,
+    shown::Shown,
 };
 use crate::{
     domain::{
@@ -71,10 +71,10 @@ pub async fn start(
     who: Principal,
     State(state): State<AppState>,
     PathParam(id): PathParam,
-) -> Result<axum::Json<Instance>, ApiError> {
+) -> Result<Shown, ApiError> {
     let id = state.supervisor.resolve(&who, &id)?;
-    let status = state.supervisor.start(&who, id).await?;
-    Ok(axum::Json(view::instance(&status)))
+    let seen = state.supervisor.start(&who, id).await?;
+    Ok(Shown::instance(&seen))
 }
 
 /// Stops the instance; its URL, token, data and logs stay.
@@ -89,10 +89,10 @@ pub async fn stop(
     who: Principal,
     State(state): State<AppState>,
     PathParam(id): PathParam,
-) -> Result<axum::Json<Instance>, ApiError> {
+) -> Result<Shown, ApiError> {
     let id = state.supervisor.resolve(&who, &id)?;
-    let status = state.supervisor.stop(&who, id).await?;
-    Ok(axum::Json(view::instance(&status)))
+    let seen = state.supervisor.stop(&who, id).await?;
+    Ok(Shown::instance(&seen))
 }
 
 /// Stops the instance, then starts it.
@@ -107,10 +107,10 @@ pub async fn restart(
     who: Principal,
     State(state): State<AppState>,
     PathParam(id): PathParam,
-) -> Result<axum::Json<Instance>, ApiError> {
+) -> Result<Shown, ApiError> {
     let id = state.supervisor.resolve(&who, &id)?;
-    let status = state.supervisor.restart(&who, id).await?;
-    Ok(axum::Json(view::instance(&status)))
+    let seen = state.supervisor.restart(&who, id).await?;
+    Ok(Shown::instance(&seen))
 }
 
 /// Moves the deadline: the new TTL counts from now. Without a body the TTL last asked for counts again.
@@ -127,13 +127,13 @@ pub async fn extend(
     State(state): State<AppState>,
     PathParam(id): PathParam,
     Json(body, mut faults): Json<TtlRequest>,
-) -> Result<axum::Json<Instance>, ApiError> {
+) -> Result<Shown, ApiError> {
     let id = state.supervisor.resolve(&who, &id)?;
     let ttl = faults.of(state.supervisor.check_ttl(&who, id, body.ttl.as_ref()))?;
     faults.refuse()?;
     let ttl = ttl.flatten();
-    let status = state.supervisor.extend(&who, id, ttl).await?;
-    Ok(axum::Json(view::instance(&status)))
+    let seen = state.supervisor.extend(&who, id, ttl).await?;
+    Ok(Shown::instance(&seen))
 }
 
 /// Brings an expired instance back within its restore window: same id, URL, token, data and logs.
@@ -150,13 +150,13 @@ pub async fn restore(
     State(state): State<AppState>,
     PathParam(id): PathParam,
     Json(body, mut faults): Json<TtlRequest>,
-) -> Result<axum::Json<Instance>, ApiError> {
+) -> Result<Shown, ApiError> {
     let id = state.supervisor.resolve(&who, &id)?;
     let ttl = faults.of(state.supervisor.check_ttl(&who, id, body.ttl.as_ref()))?;
     faults.refuse()?;
     let ttl = ttl.flatten();
-    let status = state.supervisor.restore(&who, id, ttl).await?;
-    Ok(axum::Json(view::instance(&status)))
+    let seen = state.supervisor.restore(&who, id, ttl).await?;
+    Ok(Shown::instance(&seen))
 }
 
 /// Gives the access token `default` a new secret and shows it once; the old one stays valid for `overlap` (at most 7d).
@@ -173,12 +173,12 @@ pub async fn rotate_access_token(
     State(state): State<AppState>,
     PathParam(id): PathParam,
     Json(body, faults): Json<RotateAccessToken>,
-) -> Result<axum::Json<Instance>, ApiError> {
+) -> Result<Shown, ApiError> {
     let id = state.supervisor.resolve(&who, &id)?;
     let overlap = overlap_of(&body, faults)?;
     let granted = state
         .supervisor
         .rotate_access_token(&who, id, overlap)
         .await?;
-    Ok(axum::Json(view::granted(&granted, &granted.status)))
+    Ok(Shown::granted(&granted, &granted.status))
 }

@@ -1,12 +1,12 @@
 //! A server that is none of our processes, in the shape of a child: it "runs" from the moment that it is made until it
 //! is told to end. So an instance of one has the same life as any other, and no keeper is asked for it.
 
-use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
+use std::{os::fd::OwnedFd, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::{ExitReport, RuntimeError, Verb, Workload, WorkloadControl, WorkloadId};
+use super::{ExitReport, Isolation, RuntimeError, Verb, Workload, WorkloadControl, WorkloadId};
 use crate::domain::exit::{ExitStatus, ResourceUsage};
 
 /// Our side of a server elsewhere. It has no pid (0), no pipes and no isolation.
@@ -15,7 +15,7 @@ pub fn elsewhere(id: WorkloadId) -> Workload {
     let exit = watch::Sender::new(None);
     let seen = exit.subscribe();
     let control = Arc::new(Connection { exit });
-    Workload::new(id, 0, None, BTreeMap::new(), None, seen, control)
+    Workload::new(id, 0, None, Isolation::default(), None, seen, control)
 }
 
 struct Connection {

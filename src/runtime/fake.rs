@@ -243,7 +243,7 @@ impl FakeRuntime {
             id,
             held.pid,
             None,
-            isolation,
+            isolation.into(),
             pipes,
             held.exit.subscribe(),
             control,

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use super::{
     CgroupStray, DenialSheet, KeeperState, LaunchError, LaunchPlan, Pidfd, Runtime, RuntimeError,
     Verb, Workload, WorkloadControl, WorkloadId, host,
+    isolation::Isolations,
     keeper::protocol::{Launch, Reply, Request},
     keeper_client::{Answer, Call, Connection, Exits, Lost, NO_ROOM},
 };
@@ -55,6 +56,7 @@ struct Shared {
     state: watch::Sender<KeeperState>,
     /// What keeps a keeper alive that does not linger.
     lifeline: Mutex<Weak<OwnedFd>>,
+    isolations: Isolations,
 }
 
 /// A [`Runtime`] over the keeper of this host.
@@ -114,6 +116,7 @@ impl LocalRuntime {
             exits: Exits::default(),
             state: watch::Sender::new(connected(&connection)),
             lifeline: Mutex::default(),
+            isolations: Isolations::default(),
         });
         let keeper_pid = connection.keeper_pid;
         let may_adopt = link.spawn.as_ref().is_some_and(|spawn| !spawn.linger);
@@ -379,6 +382,7 @@ impl LocalRuntime {
                     },
                 mut descriptors,
             }) => {
+                let isolation = self.shared.isolations.shared(isolation);
                 let denials = descriptors.pop_if(|_| denials).map(DenialSheet::from);
                 let pidfd = self.watched(id, pidfd, &mut descriptors);
                 let network = own_network(&mut descriptors, caught);
@@ -421,6 +425,7 @@ impl LocalRuntime {
                     frozen,
                 } => {
                     after = Some(id);
+                    let isolation = self.shared.isolations.shared(isolation);
                     let denials = answer.descriptors.pop_if(|_| denials);
                     let told = self.shared.exits.subscribe(id);
                     if let Some(report) = exit {

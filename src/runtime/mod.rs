@@ -24,6 +24,7 @@ pub mod fake;
 mod folder_walk;
 mod given_up;
 pub mod host;
+mod isolation;
 #[expect(
     unsafe_code,
     reason = "clone3, wait4 and other calls that have no safe wrapper"
@@ -62,6 +63,7 @@ pub use host::{
     FileLock, LockError, bind_listener, descriptors_max, descriptors_run_out, end_process,
     harden_process, kill_process_if, lock_file, memory_file,
 };
+pub use isolation::Isolation;
 pub use own_files::OwnFiles;
 pub use pidfd::Pidfd;
 pub use plan::{HostReport, LaunchPlan, PASSED_MAX, WorkloadId};

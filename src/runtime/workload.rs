@@ -1,7 +1,6 @@
 //! One child, as the async side sees it.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     future::Future,
     net::{TcpListener, UdpSocket},
@@ -12,7 +11,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::{DenialSheet, Denials, Pidfd, RuntimeError, WorkloadId, usage};
+use super::{DenialSheet, Denials, Isolation, Pidfd, RuntimeError, WorkloadId, usage};
 use crate::domain::exit::{ExitStatus, ResourceUsage};
 
 /// Our ends of a child's pipes; non-blocking, close-on-exec.
@@ -113,7 +112,7 @@ struct Inner {
     id: WorkloadId,
     pid: u32,
     pidfd: Option<Arc<Pidfd>>,
-    isolation: BTreeMap<String, String>,
+    isolation: Isolation,
     found_frozen: OnceLock<()>,
     pipes: Mutex<Option<Pipes>>,
     network: Mutex<Option<OwnNetwork>>,
@@ -145,7 +144,7 @@ impl Workload {
         id: WorkloadId,
         pid: u32,
         pidfd: Option<Arc<Pidfd>>,
-        isolation: BTreeMap<String, String>,
+        isolation: Isolation,
         pipes: Option<Pipes>,
         exit: watch::Receiver<Option<ExitReport>>,
         control: Arc<dyn WorkloadControl>,
@@ -280,7 +279,7 @@ impl Workload {
 
     /// Layer of isolation to what really holds for this child.
     #[must_use]
-    pub fn isolation(&self) -> &BTreeMap<String, String> {
+    pub fn isolation(&self) -> &Isolation {
         &self.inner.isolation
     }
 

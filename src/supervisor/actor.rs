@@ -241,7 +241,7 @@ impl Actor {
         match self.try_execute(verb).await {
             Ok(()) if deleting => self.delete_replies.push(reply),
             Ok(()) => {
-                let _ = reply.send(Ok(self.current_status()));
+                let _ = reply.send(Ok(Arc::new(self.current_status())));
             }
             Err(error) => {
                 let _ = reply.send(Err(error));

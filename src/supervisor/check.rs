@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    CreateRequest, InstanceStatus, Supervisor, SupervisorError,
+    CreateRequest, Seen, Supervisor, SupervisorError,
     route::RouteState,
     sealed::{SealedByVariable, open_all, read_sealed},
 };
@@ -100,9 +100,9 @@ fn of_error(said: &str) -> CheckOutcome {
 }
 
 /// Why an instance that never came up shows something of its credentials: only a server elsewhere says so by its status.
-fn of_reason(status: &InstanceStatus) -> CheckOutcome {
-    let reason = status.reason.as_deref().unwrap_or_default();
-    let refused = status.remote.is_some() && (reason.contains("(401)") || reason.contains("(403)"));
+fn of_reason(seen: &Seen) -> CheckOutcome {
+    let reason = seen.reason().unwrap_or_default();
+    let refused = seen.remote.is_some() && (reason.contains("(401)") || reason.contains("(403)"));
     match refused {
         true => CheckOutcome::Refused,
         false => CheckOutcome::NotTried,
@@ -174,11 +174,11 @@ impl Supervisor {
     async fn try_call(
         &self,
         who: &Principal,
-        status: &InstanceStatus,
+        seen: &Seen,
         check: &CheckSpec,
     ) -> (CheckOutcome, String) {
         let context = self.context();
-        let record = &status.record;
+        let record = &seen.record;
         let id = record.id;
         let settled = match self.wait_settled(who, id, READY_MAX).await {
             Ok(settled) => settled,
@@ -215,9 +215,9 @@ impl Supervisor {
     }
 }
 
-fn not_up(status: &InstanceStatus) -> String {
-    let reason = status.reason.as_deref().unwrap_or("it gave no reason");
-    let lines = status.record.last_exit.iter();
+fn not_up(seen: &Seen) -> String {
+    let reason = seen.reason().unwrap_or("it gave no reason");
+    let lines = seen.record.last_exit.iter();
     let lines: Vec<&str> = lines
         .flat_map(|exit| &exit.last_stderr)
         .map(String::as_str)
@@ -226,7 +226,7 @@ fn not_up(status: &InstanceStatus) -> String {
         true => String::new(),
         false => format!("; its last lines: {}", lines.join(" | ")),
     };
-    let text = format!("the server is {}: {reason}{said}", status.word);
+    let text = format!("the server is {}: {reason}{said}", seen.word);
     text.chars().take(WORDS_MAX).collect()
 }
 

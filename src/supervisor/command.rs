@@ -1,5 +1,7 @@
 //! What can be asked of an actor.
 
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 
 use super::{InstanceStatus, SupervisorError, tokens::TokenChange};
@@ -8,7 +10,7 @@ use crate::domain::{
 };
 
 /// An answer to a command.
-pub(super) type Reply = oneshot::Sender<Result<InstanceStatus, SupervisorError>>;
+pub(super) type Reply = oneshot::Sender<Result<Arc<InstanceStatus>, SupervisorError>>;
 
 /// A verb of the API that changes one instance.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Context, CreateRequest, Granted, InstanceEvent, Supervisor, SupervisorError,
+    Context, CreateRequest, Granted, InstanceEvent, Seen, Supervisor, SupervisorError,
     access::{Token, TokenSet},
     boot::{Birth, spawn_actor},
     command::Command,
@@ -71,7 +71,7 @@ impl Supervisor {
         id: InstanceId,
         ttl: Option<&Value>,
     ) -> Result<Option<HumanDuration>, SupervisorError> {
-        let template = self.get(who, id)?.record.template;
+        let template = self.get(who, id)?.record.template.clone();
         let entry = self.context().catalogue.get(&template);
         // Without its template nobody knows the longest; the actor has the last word.
         let spec = entry.map_or_else(
@@ -460,7 +460,7 @@ async fn record(
     announce(context, id).await;
     // The inbox is new and empty.
     let _ = handle.mailbox.send(Command::Boot).await;
-    let status = handle.status.borrow().as_ref().clone();
+    let status = Seen::now(&handle);
     Ok(Granted {
         connect_url: context.connect_url(status.record.port, access_token.expose()),
         access_token: access_token.into_text(),

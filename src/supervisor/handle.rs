@@ -12,8 +12,8 @@ use tokio::{
 };
 
 use super::{
-    Context, CreateRequest, Granted, InstanceEvent, InstanceStatus, ListFilter, SupervisorError,
-    Totals,
+    Context, CreateRequest, Granted, InstanceEvent, InstanceStatus, ListFilter, Seen,
+    SupervisorError, Totals,
     command::{Command, Verb},
     create, keeper_watch,
     members::{listed, under_way},
@@ -71,8 +71,8 @@ impl Supervisor {
     ///
     /// # Errors
     /// When there is none, or it belongs to someone else.
-    pub fn get(&self, _who: &Principal, id: InstanceId) -> Outcome<InstanceStatus> {
-        Ok(seen(&*self.actor(id)?))
+    pub fn get(&self, _who: &Principal, id: InstanceId) -> Outcome<Seen> {
+        Ok(Seen::now(&*self.actor(id)?))
     }
 
     /// A page in the order of creation; the second value is the cursor of the next page.
@@ -83,7 +83,7 @@ impl Supervisor {
         filter: &ListFilter,
         after: Option<InstanceId>,
         limit: usize,
-    ) -> (Vec<InstanceStatus>, Option<InstanceId>) {
+    ) -> (Vec<Seen>, Option<InstanceId>) {
         let mut page = Vec::new();
         let mut last = None;
         for (id, handle) in self.context.registry.after(after) {
@@ -94,7 +94,7 @@ impl Supervisor {
             if page.len() >= limit {
                 return (page, last);
             }
-            page.push(seen(&handle));
+            page.push(Seen::with(status, &handle));
             last = Some(id);
         }
         (page, None)
@@ -119,7 +119,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// When its lease ran out, or the store is away.
-    pub async fn start(&self, _who: &Principal, id: InstanceId) -> Outcome<InstanceStatus> {
+    pub async fn start(&self, _who: &Principal, id: InstanceId) -> Outcome<Seen> {
         self.command(id, Verb::Start).await
     }
 
@@ -127,7 +127,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// When its lease ran out, or the store is away.
-    pub async fn stop(&self, _who: &Principal, id: InstanceId) -> Outcome<InstanceStatus> {
+    pub async fn stop(&self, _who: &Principal, id: InstanceId) -> Outcome<Seen> {
         self.command(id, Verb::Stop).await
     }
 
@@ -135,7 +135,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// When its lease ran out, or the store is away.
-    pub async fn restart(&self, _who: &Principal, id: InstanceId) -> Outcome<InstanceStatus> {
+    pub async fn restart(&self, _who: &Principal, id: InstanceId) -> Outcome<Seen> {
         self.command(id, Verb::Restart).await
     }
 
@@ -160,7 +160,7 @@ impl Supervisor {
         _who: &Principal,
         id: InstanceId,
         ttl: Option<HumanDuration>,
-    ) -> Outcome<InstanceStatus> {
+    ) -> Outcome<Seen> {
         self.command(id, Verb::Extend(positive(ttl)?)).await
     }
 
@@ -173,7 +173,7 @@ impl Supervisor {
         _who: &Principal,
         id: InstanceId,
         ttl: Option<HumanDuration>,
-    ) -> Outcome<InstanceStatus> {
+    ) -> Outcome<Seen> {
         self.command(id, Verb::Restore(positive(ttl)?)).await
     }
 
@@ -186,7 +186,7 @@ impl Supervisor {
         _who: &Principal,
         id: InstanceId,
         change: InstanceChange,
-    ) -> Outcome<InstanceStatus> {
+    ) -> Outcome<Seen> {
         self.command(id, Verb::Patch(change)).await
     }
 
@@ -199,7 +199,7 @@ impl Supervisor {
         _who: &Principal,
         id: InstanceId,
         patience: HumanDuration,
-    ) -> Outcome<InstanceStatus> {
+    ) -> Outcome<Seen> {
         let actor = self.actor(id)?;
         let _waits = actor.route.wait();
         let mut status = actor.status.clone();
@@ -215,7 +215,7 @@ impl Supervisor {
         };
         // An actor that ended meanwhile, like a patience that is over: what was last known is the answer.
         let _ = timeout_at(deadline, status.wait_for(settled)).await;
-        Ok(seen(&actor))
+        Ok(Seen::now(&actor))
     }
 
     /// What it uses now; its calls are the store's to count.
@@ -395,7 +395,7 @@ impl Supervisor {
             .ok_or_else(|| SupervisorError::NotFound(id.to_string()))
     }
 
-    pub(super) async fn command(&self, id: InstanceId, verb: Verb) -> Outcome<InstanceStatus> {
+    pub(super) async fn command(&self, id: InstanceId, verb: Verb) -> Outcome<Seen> {
         let handle = self.actor(id)?;
         if matches!(verb, Verb::Start | Verb::Restart | Verb::Restore(_)) {
             let guest = Guest::from(&handle.status.borrow().record);
@@ -413,7 +413,7 @@ impl Supervisor {
                 }
             })?;
         // The actor ended before it answered: deleted, or the daemon goes down. Or it panicked.
-        answer.await.unwrap_or_else(|_| {
+        let answer = answer.await.unwrap_or_else(|_| {
             Err(if self.context.is_closing() {
                 SupervisorError::ShuttingDown
             } else if self.context.registry.get(id).is_some() {
@@ -421,26 +421,9 @@ impl Supervisor {
             } else {
                 SupervisorError::NotFound(id.to_string())
             })
-        })
+        });
+        Ok(Seen::with(answer?, &handle))
     }
-}
-
-/// The published status, with what changes without the actor: members, and the time of the last use.
-fn seen(handle: &ActorHandle) -> InstanceStatus {
-    let mut status = handle.status.borrow().as_ref().clone();
-    status.members = listed(&handle.census.borrow());
-    status.egress = handle.egress.report();
-    status.denials = handle.denials.report();
-    let used = handle.route.last_accessed_ms.load(Ordering::Relaxed);
-    if used > 0 {
-        status.record.last_accessed_at = Some(used);
-    }
-    if status.word == StatusWord::Starting
-        && let Some(held) = &*handle.route.held.borrow()
-    {
-        status.reason = Some(format!("it waits for room: {held}"));
-    }
-    status
 }
 
 pub(super) fn is_up(word: StatusWord) -> bool {

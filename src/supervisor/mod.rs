@@ -45,6 +45,7 @@ mod restore;
 pub mod route;
 mod sealed;
 mod seats;
+mod seen;
 pub mod session_child;
 mod sleep;
 mod snapshots;
@@ -66,6 +67,7 @@ pub use error::SupervisorError;
 pub use handle::Supervisor;
 pub use making_room::OwnerUse;
 pub use reconcile::Outcome as ReconcileOutcome;
+pub use seen::Seen;
 pub use status::{
     CreateRequest, Granted, InstanceEvent, InstanceStatus, ListFilter, ServerFacts, Totals,
 };

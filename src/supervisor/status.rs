@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::DenialReport;
+use super::Seen;
 use crate::{
     domain::{
         UnixMs,
@@ -15,7 +16,7 @@ use crate::{
         limits::Limits,
         state::{Health, StatusWord, StopReason},
     },
-    egress::EgressReport,
+    runtime::Isolation,
 };
 
 /// A create request as it came in; nothing in it is checked yet.
@@ -52,7 +53,7 @@ pub struct ListFilter {
     pub owner: Option<String>,
 }
 
-/// An instance as it is now: the record and what lives only in memory.
+/// An instance as its actor published it: the record and what lives only in memory.
 #[derive(Debug, Clone)]
 pub struct InstanceStatus {
     /// The record.
@@ -61,7 +62,7 @@ pub struct InstanceStatus {
     pub word: StatusWord,
     /// When the word began.
     pub since: UnixMs,
-    /// Why, when there is something to say; redacted.
+    /// Why, when there is something to say; redacted. [`Seen::reason`] knows more.
     pub reason: Option<String>,
     /// When something will happen by itself.
     pub next_action_at: Option<UnixMs>,
@@ -71,14 +72,8 @@ pub struct InstanceStatus {
     pub pid: Option<u32>,
     /// Where its server is, without secrets; `None`: it is a child of ours.
     pub remote: Option<String>,
-    /// Members: number and, once it was launched, host pid.
-    pub members: Vec<(u32, Option<u32>)>,
     /// Layer to state.
-    pub isolation: BTreeMap<String, String>,
-    /// What it may reach, reached and was refused; `None` where nothing goes through the gate.
-    pub egress: Option<EgressReport>,
-    /// The system calls that it was refused; `None` where they are not counted.
-    pub denials: Option<DenialReport>,
+    pub isolation: Isolation,
     /// Limits in force.
     pub limits: Limits,
     /// How long it may be unused before it is frozen, where it can be; `None`: for ever.
@@ -104,10 +99,7 @@ impl InstanceStatus {
             health: Health::Unknown,
             pid: None,
             remote: None,
-            members: Vec::new(),
-            isolation: BTreeMap::new(),
-            egress: None,
-            denials: None,
+            isolation: Isolation::default(),
             limits: Limits::default(),
             freeze_after: None,
             sleep_after: None,
@@ -134,8 +126,8 @@ pub struct Totals {
     pub restarts: u64,
 }
 
-/// What a server told in its handshake.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a server told in its handshake; it is shown under these names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ServerFacts {
     /// `serverInfo.name`.
     pub name: String,
@@ -150,7 +142,7 @@ pub struct ServerFacts {
 /// The answer that makes a token: the only time it is shown.
 pub struct Granted {
     /// The instance.
-    pub status: InstanceStatus,
+    pub status: Seen,
     /// The access token.
     pub access_token: Zeroizing<String>,
     /// The access URL with the token inside.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    Granted, InstanceStatus, Supervisor, SupervisorError,
+    Granted, Seen, Supervisor, SupervisorError,
     access::{Secret, Token, TokenSet},
     actor::Actor,
     command::Verb,
@@ -182,7 +182,7 @@ impl Supervisor {
         self.command(id, Verb::Token(change)).await.map(drop)
     }
 
-    fn granted(&self, status: InstanceStatus, secret: AccessToken) -> Granted {
+    fn granted(&self, status: Seen, secret: AccessToken) -> Granted {
         Granted {
             connect_url: self
                 .context()

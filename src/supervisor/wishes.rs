@@ -8,7 +8,6 @@ use super::{
     command::Verb,
     context::listener_name,
     folders,
-    members::listed,
     route::{AccessEvent, RouteState},
     status::{FROZEN, stop_reason_text},
     timers::Timer,
@@ -253,11 +252,11 @@ impl Actor {
         }
         folders::remove(&folder).await;
         drop(leaving);
-        let status = self.current_status();
+        let status = Arc::new(self.current_status());
         self.note("deleted", "it is gone; its port rests".to_owned());
         self.tell_last_words().await;
         for reply in self.delete_replies.drain(..) {
-            let _ = reply.send(Ok(status.clone()));
+            let _ = reply.send(Ok(Arc::clone(&status)));
         }
         true
     }
@@ -293,14 +292,11 @@ impl Actor {
                 .map(|child| child.workload.pid())
                 .filter(|pid| *pid > 0),
             remote: self.remote_url(),
-            members: listed(&self.census.borrow()),
             isolation: self
                 .child
                 .as_ref()
                 .map(|child| child.workload.isolation().clone())
                 .unwrap_or_default(),
-            egress: None,
-            denials: None,
             limits: self
                 .template
                 .as_ref()

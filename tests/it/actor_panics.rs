@@ -14,7 +14,7 @@ use minimcp::{
         fake::{FakeChild, Script},
     },
     supervisor::{
-        InstanceStatus, SupervisorError,
+        Seen, SupervisorError,
         route::AccessEvent,
         session_child::{MemberDesk, MemberRefused},
     },
@@ -97,7 +97,7 @@ async fn serve(child: FakeChild) {
     }
 }
 
-fn status(house: &House, id: InstanceId) -> InstanceStatus {
+fn status(house: &House, id: InstanceId) -> Seen {
     house.supervisor.get(&who(), id).expect("it exists")
 }
 
@@ -210,7 +210,7 @@ async fn a_second_panic_leaves_it_failed_until_a_start_by_hand(database: Databas
     house.supervisor.restart(&who(), id).await.expect("it runs");
     let failed = until(|| status(&house, id).word == StatusWord::Failed).await;
     assert!(failed, "{:?}", status(&house, id));
-    let reason = status(&house, id).reason.expect("a reason");
+    let reason = status(&house, id).reason().expect("a reason").to_owned();
     assert!(reason.contains("panicked"), "{reason}");
     assert_eq!(house.runtime.alive(), [], "its child was ended");
     assert_eq!(house.runtime.launched().len(), 3);

@@ -138,7 +138,7 @@ async fn each_child_has_a_cgroup_until_its_tree_is_gone() {
         launch.limits.max_memory_bytes = Some(1 << 30);
         let id = launch.id;
         let child = runtime.launch(launch).await.expect("sh is there");
-        let told = &child.isolation()["cgroup"];
+        let told = child.isolation().get("cgroup").expect("it is told");
         assert!(told.starts_with("on: its own"), "{told}");
         let name = format!("child-{}-1", id.instance);
         assert!(cgroup_of(&child).ends_with(&name), "{}", cgroup_of(&child));

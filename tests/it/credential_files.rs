@@ -139,7 +139,8 @@ async fn on_every_ground_the_key_is_there_for_its_server_alone_and_ends_with_it(
             has_namespace && profile == Profile::Strict && !without.contains(&"private-root"),
             "{ground}: {path}"
         );
-        let words = &child.isolation()["credential-files"];
+        let words = child.isolation().get("credential-files");
+        let words = words.expect("it is told");
         assert_eq!(
             words.contains("only this instance"),
             has_namespace,

@@ -261,7 +261,7 @@ async fn the_keepers_socket_is_out_of_reach_where_mounts_can_be_made() {
     assert!(std::fs::metadata(&socket).is_ok());
     let script = format!("test ! -e {} || exit 3", socket.display());
     let child = sh(&keeper, &runtime, &script).await;
-    let own_mounts = child.isolation().get("own-proc").map(String::as_str) == Some("on");
+    let own_mounts = child.isolation().get("own-proc") == Some("on");
     let code = if own_mounts { 0 } else { 3 };
     assert_eq!(
         within(child.exited()).await.status,

@@ -13,7 +13,7 @@ use super::{
     planning::{self, Planned},
 };
 use crate::{
-    api::{error::ApiError, view},
+    api::{error::ApiError, shown::Shown, view},
     domain::{
         id::{CredentialName, TemplateName},
         principal::Principal,
@@ -166,7 +166,10 @@ async fn bind(
         force: false,
     };
     let granted = state.supervisor.create(who, request).await?;
-    Ok(view::granted(&granted, &granted.status))
+    let shown = Shown::granted(&granted, &granted.status);
+    shown
+        .read()
+        .map_err(|error| ApiError::internal(error.to_string()))
 }
 
 /// Stores a secret under a free name, or finds the credential that holds it already; the first is whether it is new.

@@ -1,0 +1,83 @@
+//! What one sees of an instance: what its actor published, and what changes without the actor.
+
+use std::{
+    ops::Deref,
+    sync::{Arc, atomic::Ordering},
+};
+
+use super::{DenialReport, InstanceStatus, members::listed, registry::ActorHandle};
+use crate::{
+    domain::{UnixMs, state::StatusWord},
+    egress::EgressReport,
+};
+
+/// An instance as it is at one moment. What was published is shared with whoever else looks, not copied.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    status: Arc<InstanceStatus>,
+    /// Members: number and, once it was launched, host pid.
+    pub members: Vec<(u32, Option<u32>)>,
+    /// What it may reach, reached and was refused; `None` where nothing goes through the gate.
+    pub egress: Option<EgressReport>,
+    /// The system calls that it was refused; `None` where they are not counted.
+    pub denials: Option<DenialReport>,
+    /// When a client last used it.
+    pub last_accessed_at: Option<UnixMs>,
+    /// What its launch waits for, when that is more than its turn.
+    held: Option<String>,
+}
+
+impl Seen {
+    /// With the status as last published.
+    pub(super) fn now(handle: &ActorHandle) -> Self {
+        let status = Arc::clone(&handle.status.borrow());
+        Self::with(status, handle)
+    }
+
+    /// With a status that the actor just told.
+    pub(super) fn with(status: Arc<InstanceStatus>, handle: &ActorHandle) -> Self {
+        let used = handle.route.last_accessed_ms.load(Ordering::Relaxed);
+        let held = (status.word == StatusWord::Starting).then(|| handle.route.held.borrow());
+        let held =
+            held.and_then(|held| held.as_ref().map(|why| format!("it waits for room: {why}")));
+        Self {
+            members: listed(&handle.census.borrow()),
+            egress: handle.egress.report(),
+            denials: handle.denials.report(),
+            last_accessed_at: (used > 0)
+                .then_some(used)
+                .or(status.record.last_accessed_at),
+            held,
+            status,
+        }
+    }
+
+    /// Why it is as it is, when there is something to say; redacted.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.held.as_deref().or(self.status.reason.as_deref())
+    }
+}
+
+impl Deref for Seen {
+    type Target = InstanceStatus;
+
+    fn deref(&self) -> &InstanceStatus {
+        &self.status
+    }
+}
+
+#[cfg(test)]
+impl From<InstanceStatus> for Seen {
+    /// With nothing but what the actor published.
+    fn from(status: InstanceStatus) -> Self {
+        Self {
+            members: Vec::new(),
+            egress: None,
+            denials: None,
+            last_accessed_at: status.record.last_accessed_at,
+            held: None,
+            status: Arc::new(status),
+        }
+    }
+}
