@@ -1,6 +1,7 @@
 //! Access ports: one accept task per listener, one task per connection.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     convert::Infallible,
     future::poll_fn,
@@ -282,6 +283,11 @@ impl Drop for Counted {
 /// An answer up to this length, its head included, is written in one piece.
 const ONE_PIECE_BYTES: usize = 2_048;
 
+thread_local! {
+    /// Where it is put together: per thread, so that what is written was touched by the answer before.
+    static ONE_PIECE: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(ONE_PIECE_BYTES));
+}
+
 /// Counts the reads, and writes small answers in one piece: to gather head and body in the kernel costs more.
 struct Watched {
     inner: TokioIo<TcpStream>,
@@ -330,13 +336,13 @@ impl Write for Watched {
     ) -> Poll<io::Result<usize>> {
         let length: usize = bufs.iter().map(|part| part.len()).sum();
         if bufs.len() > 1 && length <= ONE_PIECE_BYTES {
-            let mut piece = [0; ONE_PIECE_BYTES];
-            let mut end = 0;
-            for part in bufs {
-                piece[end..end + part.len()].copy_from_slice(part);
-                end += part.len();
-            }
-            return Pin::new(&mut self.inner).poll_write(cx, &piece[..end]);
+            return ONE_PIECE.with_borrow_mut(|piece| {
+                piece.clear();
+                for part in bufs {
+                    piece.extend_from_slice(part);
+                }
+                Pin::new(&mut self.inner).poll_write(cx, piece)
+            });
         }
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
