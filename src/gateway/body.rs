@@ -369,11 +369,11 @@ where
 {
     let mut next = async || {
         let mut frame = body.frame();
-        // Most bodies came with their head: then no timer is made.
+        // Most bodies came with their head: then no timer is made, nor room for one.
         let at_once = poll_fn(|cx| Poll::Ready(Pin::new(&mut frame).poll(cx))).await;
         let frame = match at_once {
             Poll::Ready(frame) => frame,
-            Poll::Pending => match timeout(PAUSE_MAX, frame).await {
+            Poll::Pending => match Box::pin(timeout(PAUSE_MAX, frame)).await {
                 Ok(frame) => frame,
                 Err(_) => return Err(NotRead::TooSlow),
             },

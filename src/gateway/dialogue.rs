@@ -18,7 +18,7 @@ use crate::upstream::{
 };
 
 use super::{
-    Place, now_ms,
+    Message, Place, now_ms,
     parked::{Binding, StateKey, binding},
     reply,
     session::Session,
@@ -150,14 +150,24 @@ pub struct Dialogue {
 /// What a request state is sealed with; the binding is made only when there is one.
 pub struct Bound {
     /// The key of the gateway.
-    pub key: Arc<StateKey>,
+    key: Arc<StateKey>,
     /// Which access token opened the way.
-    pub token_hash: [u8; 32],
+    token_hash: [u8; 32],
     /// The request.
-    pub body: Bytes,
+    body: Bytes,
 }
 
 impl Bound {
+    /// For the state of this request.
+    #[must_use]
+    pub(super) fn new(key: &Arc<StateKey>, message: &Message<'_>) -> Self {
+        Self {
+            key: key.clone(),
+            token_hash: message.secret.hash,
+            body: message.body.clone(),
+        }
+    }
+
     /// The binding; `None` when the request cannot be read, which it could before.
     pub(super) fn binding(&self, place: &Place) -> Option<Binding> {
         let envelope = Envelope::parse(&self.body).ok()?;

@@ -20,23 +20,23 @@ pub struct Input {
     pub responses: HashMap<String, String>,
     /// The state that was given with the questions.
     pub state: Option<String>,
-    /// The request without both, as a session-era server knows it; `None` when it had neither.
-    pub stripped: Option<Vec<u8>>,
+    /// The request without both, as a session-era server knows it.
+    pub stripped: Vec<u8>,
 }
 
 impl Input {
-    /// Reads a request; most have no input, and then nothing is copied.
+    /// Reads a request; `None`: it has no input, as most.
     ///
     /// # Errors
     /// A sentence, when the input is not what the revision says.
-    pub fn read(source: &[u8], envelope: &Envelope<'_>) -> Result<Self, String> {
+    pub fn read(source: &[u8], envelope: &Envelope<'_>) -> Result<Option<Self>, String> {
         let raw = match envelope.params {
             Some(raw) if may_ask(envelope.method()) => raw,
-            _ => return Ok(Self::default()),
+            _ => return Ok(None),
         };
         let has = |key| envelope.parameter(key).is_some();
         if !has("inputResponses") && !has("requestState") {
-            return Ok(Self::default());
+            return Ok(None);
         }
         let mut params = envelope.parameters().map_err(ToString::to_string)?.clone();
         let state = params
@@ -59,11 +59,11 @@ impl Input {
         };
         params.retain(|key| !matches!(key, "inputResponses" | "requestState"));
         let stripped = splice(source, &mut [(raw, &params.to_json())]);
-        Ok(Self {
+        Ok(Some(Self {
             responses,
             state,
-            stripped: Some(stripped),
-        })
+            stripped,
+        }))
     }
 }
 
@@ -72,7 +72,7 @@ impl Input {
 mod tests {
     use super::*;
 
-    fn read(params: &str, method: &str) -> Result<Input, String> {
+    fn read(params: &str, method: &str) -> Result<Option<Input>, String> {
         let text =
             format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params},"x":1.0}}"#);
         Input::read(text.as_bytes(), &Envelope::parse(text.as_bytes()).unwrap())
@@ -84,20 +84,21 @@ mod tests {
             r#"{"name":"t","inputResponses":{"a":{"action":"accept"}},"requestState":"s"}"#,
             "tools/call",
         )
+        .unwrap()
         .unwrap();
         assert_eq!(input.responses["a"], r#"{"action":"accept"}"#);
         assert_eq!(input.state.as_deref(), Some("s"));
         assert_eq!(
-            String::from_utf8(input.stripped.unwrap()).unwrap(),
+            String::from_utf8(input.stripped).unwrap(),
             r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t"},"x":1.0}"#
         );
     }
 
     #[test]
     fn a_request_without_input_is_left_alone() {
-        assert_eq!(read(r#"{"name":"t"}"#, "tools/call"), Ok(Input::default()));
+        assert_eq!(read(r#"{"name":"t"}"#, "tools/call"), Ok(None));
         let other = read(r#"{"requestState":5}"#, "tools/list");
-        assert_eq!(other, Ok(Input::default()));
+        assert_eq!(other, Ok(None));
     }
 
     #[test]

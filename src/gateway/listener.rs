@@ -218,16 +218,16 @@ impl Gateway {
         let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
             let (gateway, place) = (&self, &place);
             let under_way = UnderWay::begin(&pulse);
+            let (parts, body) = request.into_parts();
             async move {
-                let uri = request.uri().clone();
                 let approach = Approach {
                     sites: &gateway.sites,
                     peer: Peer::Tcp(peer.ip()),
                     mount: "",
-                    path: uri.path(),
+                    path: parts.uri.path(),
                     public: None,
                 };
-                let reply = pin!(gateway.serve(Some(place), &approach, request));
+                let reply = pin!(gateway.serve(Some(place), &approach, &parts, body));
                 let reply = first.answering(reply).await;
                 drop(under_way);
                 Ok::<_, Infallible>(reply)

@@ -14,6 +14,7 @@ mod card;
 mod cause;
 mod dialogue;
 mod drain;
+mod entrance;
 mod event_id;
 mod event_text;
 mod forwarded;
@@ -68,13 +69,11 @@ mod wishes;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 use tokio::time::Instant;
 
 use crate::{
@@ -98,9 +97,10 @@ pub use reply::Reply;
 
 use accepts::Accepts;
 use access::Sites;
-use approach::{Approach, Asked};
+use approach::Approach;
 use dialogue::Conversation;
 use drain::Ending;
+use entrance::{Entered, Entrance};
 use event_id::EventId;
 use forwarded::Proxies;
 use owners::SessionOwners;
@@ -111,7 +111,6 @@ use replay::TrackStream;
 use reply::{no_such_session, not_allowed, nothing_here, preflight};
 use session::SessionTable;
 use sse_inbox::SseStreams;
-use target::Endpoint;
 use tool_names::ToolNames;
 
 static SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -213,128 +212,52 @@ impl Gateway {
         Some(place.clone())
     }
 
-    /// Answers one request, however it came in; without a place there is nothing.
+    /// Answers one request, however it came in; without a place there is nothing. It and what it awaits are moved more than
+    /// once before they begin: what is rarely needed, and large, is boxed.
     async fn serve<B>(
         &self,
         place: Option<&Arc<Place>>,
         approach: &Approach<'_>,
-        request: Request<B>,
+        parts: &Parts,
+        body: B,
     ) -> Reply
     where
         B: hyper::body::Body<Data = Bytes> + Unpin,
     {
         let began = Instant::now();
-        let _asked = self.ending.asked(request.method());
-        let answer = self.answer(place, approach, request).await;
-        self.measures.answered(answer.status(), began.elapsed());
-        answer
-    }
-
-    async fn answer<B>(
-        &self,
-        place: Option<&Arc<Place>>,
-        approach: &Approach<'_>,
-        request: Request<B>,
-    ) -> Reply
-    where
-        B: hyper::body::Body<Data = Bytes> + Unpin,
-    {
-        let (parts, body) = request.into_parts();
-        let target = target::target(approach.path)
-            .filter(|target| self.config.http_sse || !target.endpoint.is_http_sse());
-        let open = self.config.public_server_cards
-            && target.is_some_and(|target| target.endpoint == Endpoint::Card);
-        let (visitor, origin) = match self.visitor(approach, &parts.headers, open) {
-            Ok((visitor, origin)) => (visitor, origin.cloned()),
-            Err(denied) => return self.told(place, &parts.headers, reply::denied(&denied)),
-        };
-        let mut answer = match (place, target) {
-            _ if self.ending.is_over() => drain::over(),
-            (Some(place), Some(target)) => {
-                let asked = Asked {
-                    approach,
-                    visitor: &visitor,
-                    target,
+        let _asked = self.ending.asked(&parts.method);
+        let (origin, entered) = self.enter(place, approach, parts);
+        let mut answer = match entered {
+            Entered::In(entrance) => {
+                let Entrance { place, secret, .. } = &entrance;
+                let answer = match parts.method {
+                    _ if entrance.is_for_stream => {
+                        Box::pin(self.post_sse(place, parts, body, secret)).await
+                    }
+                    Method::POST => self.post(&entrance, parts, body).await,
+                    // A list of tools whose first stream broke may come again.
+                    Method::GET => held::seen_through(
+                        Box::pin(self.get(place, parts, secret)).await,
+                        secret,
+                        self.config.line_limit_bytes,
+                    ),
+                    Method::DELETE => Box::pin(self.delete(place, parts, secret)).await,
+                    _ => not_allowed("POST, GET, DELETE"),
                 };
-                self.admit(place, &asked, &parts, body).await
+                entrance.leave(answer)
             }
-            _ => nothing_here(),
+            Entered::Answered(answer) => *answer,
         };
         if let Some(origin) = origin {
             let headers = answer.headers_mut();
-            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             let exposed = HeaderValue::from_static("Mcp-Session-Id, WWW-Authenticate, Retry-After");
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
             headers.append(header::VARY, HeaderValue::from_static("Origin"));
         }
-        self.told(place, &parts.headers, self.ending.judge(answer))
-    }
-
-    async fn admit<B>(&self, place: &Arc<Place>, asked: &Asked<'_>, parts: &Parts, body: B) -> Reply
-    where
-        B: hyper::body::Body<Data = Bytes> + Unpin,
-    {
-        if parts.method == Method::OPTIONS {
-            return preflight();
-        }
-        if asked.target.endpoint == Endpoint::Card && self.config.public_server_cards {
-            return self.card(place, asked, parts);
-        }
-        let now = now_ms();
-        let route = &place.route;
-        let tokens = route.tokens.load();
-        let in_path = asked.target.token;
-        let secret = match access::check_token(&tokens, &parts.headers, in_path, now) {
-            Ok(secret) => secret,
-            Err(denied) => {
-                let client = asked.visitor.client.map(|client| client.to_string());
-                tracing::debug!(instance = %route.id, client, ?denied, "a request was refused");
-                return reply::denied(&denied);
-            }
-        };
-        drop(tokens);
-        route.last_accessed_ms.store(now, Ordering::Relaxed);
-        route.requests.fetch_add(1, Ordering::Relaxed);
-        let in_use = route.uses.begin();
-        secret.token.last_used_ms.store(now, Ordering::Relaxed);
-        if let Err(limited) = secret.token.take(1, self.config.token_rate_limit) {
-            return limit::too_often(&secret.token.name, limited);
-        }
-        match asked.target.endpoint {
-            Endpoint::Mcp => {}
-            Endpoint::Card => return self.card(place, asked, parts),
-            Endpoint::Sse => {
-                let stream = self.open_sse(place, asked, parts, &secret);
-                return held::until_over(stream, secret.validity);
-            }
-            Endpoint::Messages => {
-                return Box::pin(self.post_sse(place, parts, body, &secret)).await;
-            }
-        }
-        let session = parts.headers.get(&SESSION_HEADER);
-        let foreign =
-            |session| present_http(place) && !place.owners.lets_in(session, &secret.token);
-        if session.is_some_and(foreign) {
-            return no_such_session("null");
-        }
-        let reply = match parts.method {
-            Method::POST => self.post(place, parts, body, &secret, (session, now)).await,
-            // A list of tools whose first stream broke may come again.
-            Method::GET => held::seen_through(
-                Box::pin(self.get(place, parts, &secret)).await,
-                &secret,
-                self.config.line_limit_bytes,
-            ),
-            Method::DELETE => Box::pin(self.delete(place, parts, &secret)).await,
-            _ => return not_allowed("POST, GET, DELETE"),
-        };
-        if session.is_none()
-            && !matches!(reply.body(), GatewayBody::Full(_))
-            && let Some(opened) = reply.headers().get(&SESSION_HEADER)
-        {
-            place.owners.opened(opened, &secret.token);
-        }
-        held::in_use(held::until_over(reply, secret.validity), in_use)
+        let answer = self.told(place, &parts.headers, self.ending.judge(answer));
+        self.measures.answered(answer.status(), began.elapsed());
+        answer
     }
 
     async fn get(&self, place: &Arc<Place>, parts: &Parts, secret: &Secret) -> Reply {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -80,14 +80,14 @@ impl PathGateway {
                 return reply.map(PathBody::plain);
             }
         };
-        // It names the path while the request itself is taken apart; a copy shares the text.
-        let uri = request.uri().clone();
-        let mounted = target::mounted(uri.path());
+        let (parts, body) = request.into_parts();
+        let whole = parts.uri.path();
+        let mounted = target::mounted(whole);
         let place = mounted.and_then(|(name, _, _)| {
             let route = self.routes.find(name)?;
             self.gateway.living_place(&route)
         });
-        let (mount, path) = mounted.map_or(("", uri.path()), |(_, mount, path)| (mount, path));
+        let (mount, path) = mounted.map_or(("", whole), |(_, mount, path)| (mount, path));
         let approach = Approach {
             sites: &self.sites,
             peer,
@@ -96,9 +96,10 @@ impl PathGateway {
             public: self.public.as_ref(),
         };
         let reply = if mounted.is_none() && path == "/.well-known/ai-catalog.json" {
-            self.catalogue(&approach, &request)
+            self.catalogue(&approach, &parts)
         } else {
-            self.gateway.serve(place.as_ref(), &approach, request).await
+            let served = self.gateway.serve(place.as_ref(), &approach, &parts, body);
+            served.await
         };
         let ends = reply
             .body()
@@ -112,18 +113,18 @@ impl PathGateway {
     }
 
     /// The cards of all instances, once they are public; else it is not there.
-    fn catalogue<B>(&self, approach: &Approach<'_>, request: &Request<B>) -> super::Reply {
-        let visitor = match self.gateway.visitor(approach, request.headers(), true) {
+    fn catalogue(&self, approach: &Approach<'_>, parts: &Parts) -> super::Reply {
+        let visitor = match self.gateway.visitor(approach, &parts.headers, true) {
             Ok((visitor, _)) => visitor,
             Err(denied) => return reply::denied(&denied),
         };
         if !self.gateway.config.public_server_cards {
             return super::nothing_here();
         }
-        if request.method() != Method::GET {
+        if parts.method != Method::GET {
             return super::not_allowed("GET");
         }
-        let (base, host) = approach.base(&visitor, request.headers());
+        let (base, host) = approach.base(&visitor, &parts.headers);
         let entries = self
             .routes
             .all(ENTRIES_MAX)
@@ -139,7 +140,7 @@ impl PathGateway {
                 )
             })
             .collect();
-        card::catalogue_reply(entries, request.headers())
+        card::catalogue_reply(entries, &parts.headers)
     }
 }
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, request::Parts};
 
-use super::{Gateway, Message, Place, Reply, held, limit, record, reply, scope, stateless};
+use super::{
+    Gateway, Message, Place, Reply, entrance::Entrance, held, limit, record, reply, scope,
+    stateless,
+};
 use crate::{
     domain::UnixMs,
     supervisor::access::Secret,
@@ -24,17 +27,17 @@ struct Posted<'a> {
 
 impl Gateway {
     /// Boxed below is what few requests need: the state of a request is moved with each of them.
-    pub(super) async fn post<B>(
-        &self,
-        place: &Arc<Place>,
-        parts: &Parts,
-        body: B,
-        secret: &Secret,
-        (session, now): (Option<&HeaderValue>, UnixMs),
-    ) -> Reply
+    pub(super) async fn post<B>(&self, entrance: &Entrance<'_>, parts: &Parts, body: B) -> Reply
     where
         B: hyper::body::Body<Data = Bytes> + Unpin,
     {
+        let Entrance {
+            place,
+            ref secret,
+            session,
+            now,
+            ..
+        } = *entrance;
         let source = match self.read_json(parts, body).await {
             Ok(source) => source,
             Err(refused) => return *refused,
@@ -132,7 +135,7 @@ impl Gateway {
                 if let Some(answered) = Box::pin(answered).await {
                     return shown(Self::reply_in_place(place, parts, answered));
                 }
-                match self.ready_in(place, session.as_deref()).await {
+                match Box::pin(self.ready_in(place, session.as_deref())).await {
                     Ok(ready) => ready,
                     Err(unready) => return reply::unready(&place.route, id, &unready),
                 }

@@ -127,6 +127,19 @@ impl Gateway {
         caller: Caller,
         message: &Message<'_>,
     ) -> Result<(Call, Arc<Upstream>), NotBegun> {
+        match begin_at_once(place, &caller, message) {
+            Some(begun) => begun,
+            // Boxed, because hardly any request waits.
+            None => Box::pin(self.begin_later(place, caller, message)).await,
+        }
+    }
+
+    async fn begin_later(
+        &self,
+        place: &Place,
+        caller: Caller,
+        message: &Message<'_>,
+    ) -> Result<(Call, Arc<Upstream>), NotBegun> {
         let mut failed = None;
         loop {
             let (upstream, generation) = self
@@ -139,6 +152,29 @@ impl Gateway {
                 Err(other) => return Err(NotBegun::Refused(other)),
             }
         }
+    }
+}
+
+/// Begins a call at the child that answers now; `None`: none does, or it is dead already.
+fn begin_at_once(
+    place: &Place,
+    caller: &Caller,
+    message: &Message<'_>,
+) -> Option<Result<(Call, Arc<Upstream>), NotBegun>> {
+    let upstream = match &*place.route.state.borrow() {
+        RouteState::Ready {
+            upstream,
+            generation,
+        } => {
+            place.attach(upstream, *generation);
+            upstream.clone()
+        }
+        _ => return None,
+    };
+    match upstream.call(caller.clone(), message.source, message.envelope) {
+        Ok(call) => Some(Ok((call, upstream))),
+        Err(UpstreamError::Failed(_)) => None,
+        Err(other) => Some(Err(NotBegun::Refused(other))),
     }
 }
 

@@ -169,6 +169,26 @@ impl Gateway {
         Ok((session, result_message(id, &result)))
     }
 
+    /// Answers a wish of a session that the gateway grants itself; `None`: the child must hear it.
+    async fn grant(
+        &self,
+        place: &Place,
+        session: &Session,
+        message: &Message<'_>,
+    ) -> Option<Begun> {
+        match self.ready(place).await {
+            Ok(upstream) if upstream.era() == Era::Modern => {
+                let answer = place.grant(session, message, &upstream).await;
+                Some(Begun::Answer(answer))
+            }
+            Ok(_) => None,
+            Err(unready) => {
+                let refused = reply::unready(&place.route, message.id, &unready);
+                Some(Begun::Refused(Box::new(refused)))
+            }
+        }
+    }
+
     /// Begins one request of a session.
     pub(super) async fn begin_in_session(
         &self,
@@ -180,17 +200,11 @@ impl Gateway {
         let id = message.id;
         let param = |key: &str| unquote(message.envelope.parameter(key)?);
         let done = || Begun::Answer(result_message(id, "{}"));
-        if session.own_upstream().is_none() && wishes::is_wish(message.envelope.method()) {
-            match self.ready(place).await {
-                Ok(upstream) if upstream.era() == Era::Modern => {
-                    let answer = place.grant(session, message, &upstream).await;
-                    return Begun::Answer(answer);
-                }
-                Ok(_) => {}
-                Err(unready) => {
-                    return Begun::Refused(Box::new(reply::unready(&place.route, id, &unready)));
-                }
-            }
+        if session.own_upstream().is_none()
+            && wishes::is_wish(message.envelope.method())
+            && let Some(begun) = Box::pin(self.grant(place, session, message)).await
+        {
+            return begun;
         }
         match message.envelope.method() {
             "ping" => return done(),

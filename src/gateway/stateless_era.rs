@@ -1,6 +1,6 @@
 //! Requests of stateless clients (2026-07-28) to a stdio child.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use http::{StatusCode, request::Parts};
@@ -74,109 +74,98 @@ impl Gateway {
         let caller = caller(&told, place);
         let last = Finish::new(handshake.clone(), method, place);
         // A stateless child has input-required results of its own.
-        match &self.state_key {
-            Some(key) if handshake.era == Era::Legacy && may_ask(method) => {
+        let key = self.state_key.as_ref();
+        let exchange = match key.filter(|_| handshake.era == Era::Legacy && may_ask(method)) {
+            Some(key) => {
                 let caller = Caller {
                     sampling: told.traits.sampling,
                     elicitation: told.traits.elicitation,
                     roots: told.traits.roots,
                     ..caller
                 };
-                match self.take_up(place, message, caller, key, last).await {
-                    Ok(dialogue) => {
-                        finish(Exchange::Dialogue(Box::new(dialogue)), message.id, accepts).await
+                let session = caller.session;
+                let begun = match Input::read(message.source, message.envelope) {
+                    Ok(None) => {
+                        let begun = self.begin(place, caller, message).await;
+                        begun
+                            .map(|(call, by)| {
+                                (Conversation::new(call, by, session), HashMap::new())
+                            })
+                            .map_err(|why| Box::new(not_begun(place, id, &why)))
                     }
-                    Err(refused) => *refused,
-                }
+                    // Boxed, because hardly any request has input.
+                    Ok(Some(input)) => {
+                        Box::pin(self.take_up(place, message, caller, key, input)).await
+                    }
+                    Err(text) => Err(invalid(id, &text)),
+                };
+                let (conversation, responses) = match begun {
+                    Ok(begun) => begun,
+                    Err(refused) => return *refused,
+                };
+                let bound = Bound::new(key, message);
+                let place = place.clone();
+                let dialogue = Dialogue::new(conversation, responses, id, bound, place, last);
+                Exchange::Dialogue(Box::new(dialogue))
             }
-            _ => match self.begin(place, caller, message).await {
-                Ok((call, _)) => {
-                    let call = call.cancel_on_drop();
-                    finish(
-                        Exchange::Finished(call, Box::new(last)),
-                        message.id,
-                        accepts,
-                    )
-                    .await
-                }
-                Err(not_begun) => self.not_begun(place, id, &not_begun),
+            None => match self.begin(place, caller, message).await {
+                Ok((call, _)) => Exchange::Finished(call.cancel_on_drop(), Box::new(last)),
+                Err(why) => return not_begun(place, id, &why),
             },
-        }
+        };
+        finish(exchange, id, accepts).await
     }
 
-    fn not_begun(&self, place: &Place, id: &str, why: &NotBegun) -> Reply {
-        match why {
-            NotBegun::Unready(unready) => reply::unready(&place.route, id, unready),
-            NotBegun::Refused(error) => {
-                reply::json(StatusCode::OK, reply::upstream_message(id, error))
-            }
-        }
-    }
-
-    /// Begins a call that may ask back, or takes up the one that waits for this request.
+    /// Begins a call that brings input along, or takes up the one that waits for it; with what the client answers.
     async fn take_up(
         &self,
         place: &Arc<Place>,
         message: &Message<'_>,
         caller: Caller,
         key: &Arc<StateKey>,
-        last: Finish,
-    ) -> Result<Dialogue, Box<Reply>> {
+        input: Input,
+    ) -> Result<(Conversation, HashMap<String, String>), Box<Reply>> {
         let id = message.id;
-        let invalid = |text: &str| {
-            let body = error_message(id, INVALID_PARAMS, text, None);
-            Box::new(reply::json(StatusCode::BAD_REQUEST, body))
+        let Some(state) = input.state else {
+            let envelope = Envelope::parse(&input.stripped)
+                .map_err(|error| invalid(id, &error.to_string()))?;
+            let stripped = Message {
+                source: &input.stripped,
+                envelope: &envelope,
+                body: Bytes::new(),
+                ..*message
+            };
+            let session = caller.session;
+            let (call, upstream) = self
+                .begin(place, caller, &stripped)
+                .await
+                .map_err(|why| Box::new(not_begun(place, id, &why)))?;
+            return Ok((Conversation::new(call, upstream, session), input.responses));
         };
-        let input = Input::read(message.source, message.envelope).map_err(|text| invalid(&text))?;
-        let bound = Bound {
-            key: key.clone(),
-            token_hash: message.secret.hash,
-            body: message.body.clone(),
-        };
-        let session = caller.session;
-        let conversation = match input.state {
-            Some(state) => {
-                let binding = bound.binding(place);
-                let ticket = binding.and_then(|binding| key.open(&binding, &state));
-                let ticket = ticket.ok_or_else(|| {
-                    invalid("params.requestState was changed, or belongs to another request.")
-                })?;
-                let mut conversation = place.parked.take(ticket, now_ms()).ok_or_else(|| {
-                    invalid(
-                        "params.requestState is used up or out of time: send the request without it to begin anew.",
-                    )
-                })?;
-                conversation.resume(progress_token(message.envelope));
-                conversation
-            }
-            None => {
-                let begun = match &input.stripped {
-                    None => self.begin(place, caller, message).await,
-                    Some(source) => {
-                        let envelope =
-                            Envelope::parse(source).map_err(|error| invalid(&error.to_string()))?;
-                        let stripped = Message {
-                            source,
-                            envelope: &envelope,
-                            body: Bytes::new(),
-                            ..*message
-                        };
-                        self.begin(place, caller, &stripped).await
-                    }
-                };
-                let (call, upstream) =
-                    begun.map_err(|why| Box::new(self.not_begun(place, id, &why)))?;
-                Conversation::new(call, upstream, session)
-            }
-        };
-        Ok(Dialogue::new(
-            conversation,
-            input.responses,
-            id,
-            bound,
-            place.clone(),
-            last,
-        ))
+        let binding = Bound::new(key, message).binding(place);
+        let ticket = binding.and_then(|binding| key.open(&binding, &state));
+        let ticket = ticket.ok_or_else(|| {
+            let text = "params.requestState was changed, or belongs to another request.";
+            invalid(id, text)
+        })?;
+        let mut conversation = place.parked.take(ticket, now_ms()).ok_or_else(|| {
+            let text = "params.requestState is used up or out of time: send the request without it to begin anew.";
+            invalid(id, text)
+        })?;
+        conversation.resume(progress_token(message.envelope));
+        Ok((conversation, input.responses))
+    }
+}
+
+fn invalid(id: &str, text: &str) -> Box<Reply> {
+    let body = error_message(id, INVALID_PARAMS, text, None);
+    Box::new(reply::json(StatusCode::BAD_REQUEST, body))
+}
+
+fn not_begun(place: &Place, id: &str, why: &NotBegun) -> Reply {
+    match why {
+        NotBegun::Unready(unready) => reply::unready(&place.route, id, unready),
+        NotBegun::Refused(error) => reply::json(StatusCode::OK, reply::upstream_message(id, error)),
     }
 }
 
