@@ -367,38 +367,32 @@ pub async fn read<B>(mut body: B, limit_bytes: usize) -> Result<Bytes, NotRead>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
 {
-    let mut next = async || {
-        let mut frame = body.frame();
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    let mut length: usize = 0;
+    loop {
         // Most bodies came with their head: then no timer is made, nor room for one.
-        let at_once = poll_fn(|cx| Poll::Ready(Pin::new(&mut frame).poll(cx))).await;
+        let at_once = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
         let frame = match at_once {
             Poll::Ready(frame) => frame,
-            Poll::Pending => match Box::pin(timeout(PAUSE_MAX, frame)).await {
+            Poll::Pending => match Box::pin(timeout(PAUSE_MAX, body.frame())).await {
                 Ok(frame) => frame,
                 Err(_) => return Err(NotRead::TooSlow),
             },
         };
-        match frame {
-            None => Ok(None),
-            Some(Err(_)) => Err(NotRead::Broken),
-            Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
-        }
-    };
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
-    let mut length: usize = 0;
-    while let Some(data) = next().await? {
+        let data = match frame {
+            None => break,
+            Some(Err(_)) => return Err(NotRead::Broken),
+            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+        };
         length += data.len();
         if length > limit_bytes {
-            while length < limit_bytes.saturating_add(DRAIN_MAX_BYTES) {
-                match next().await? {
-                    Some(data) => length += data.len(),
-                    None => break,
-                }
+            // What comes now is thrown away.
+            if length >= limit_bytes.saturating_add(DRAIN_MAX_BYTES) {
+                break;
             }
-            return Err(NotRead::TooLarge);
-        }
-        if first.is_empty() {
+            (first, rest) = (Bytes::new(), BytesMut::new());
+        } else if first.is_empty() {
             // One frame is the common case: it is used as it is.
             first = data;
         } else {
@@ -407,6 +401,9 @@ where
             }
             rest.extend_from_slice(&data);
         }
+    }
+    if length > limit_bytes {
+        return Err(NotRead::TooLarge);
     }
     Ok(if rest.is_empty() {
         first
