@@ -44,13 +44,18 @@ pub struct Conversation {
     upstream: Arc<Upstream>,
     session: SessionKey,
     asked: Vec<Asked>,
+    /// The child asked something, be it answered or not.
+    was_asked: bool,
 }
 
 impl Drop for Conversation {
     fn drop(&mut self) {
         // The session is of this call alone.
         if self.call.is_over() {
-            self.upstream.forget_asked(self.session);
+            // All that it was asked came before the answer.
+            if self.was_asked {
+                self.upstream.forget_asked(self.session);
+            }
         } else {
             self.upstream.forget_session(self.session);
         }
@@ -67,6 +72,7 @@ impl Conversation {
             upstream,
             session,
             asked: Vec::new(),
+            was_asked: false,
         }
     }
 
@@ -92,6 +98,7 @@ impl Conversation {
             _ => None,
         };
         let Some(id) = id else { return false };
+        self.was_asked = true;
         let key = match self.call.asked_by(self.session, id) {
             // A name given by the server is kept, so that a client may know it.
             Some(raw) => unquote(&raw).unwrap_or_else(|| format!("request-{raw}")),

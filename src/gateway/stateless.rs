@@ -145,19 +145,21 @@ pub fn check(headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<Told, Refus
             )));
         }
     }
-    if envelope.id.is_some() && meta(META_CAPABILITIES).is_none() {
+    let capabilities = meta(META_CAPABILITIES);
+    if envelope.id.is_some() && capabilities.is_none() {
         return Err(invalid(format!(
             "params._meta has no \"{META_CAPABILITIES}\""
         )));
     }
-    let gone = [
-        "initialize",
-        "ping",
-        "logging/setLevel",
-        "resources/subscribe",
-        "resources/unsubscribe",
-    ];
-    if gone.contains(&envelope.method()) {
+    let is_gone = matches!(
+        envelope.method(),
+        "initialize"
+            | "ping"
+            | "logging/setLevel"
+            | "resources/subscribe"
+            | "resources/unsubscribe"
+    );
+    if is_gone {
         return Err(Refusal::new(
             StatusCode::NOT_FOUND,
             METHOD_NOT_FOUND,
@@ -166,7 +168,7 @@ pub fn check(headers: &HeaderMap, envelope: &Envelope<'_>) -> Result<Told, Refus
     }
     Ok(Told {
         log_level: meta(META_LOG_LEVEL).and_then(unquote),
-        traits: ClientTraits::declared(meta(META_CAPABILITIES).unwrap_or("{}")),
+        traits: ClientTraits::declared(capabilities.unwrap_or("{}")),
     })
 }
 

@@ -35,7 +35,7 @@ pub struct Call {
     mailbox: Arc<Mailbox>,
     began: Instant,
     answered: bool,
-    /// Its answer may come completed for a stateless client.
+    /// Its answer may come completed for a stateless client; once it is taken: it did.
     completes: bool,
     cancels: bool,
     tells: bool,
@@ -58,11 +58,19 @@ impl Call {
         if self.answered {
             return Poll::Ready(None);
         }
-        let item = self.mailbox.poll_next(cx);
-        if let Poll::Ready(None | Some(Item::Answer(_))) = item {
-            self.answered = true;
-        }
-        item
+        self.mailbox.poll_told(cx).map(|told| match told {
+            Some((item, completed)) => {
+                if let Item::Answer(_) = item {
+                    self.answered = true;
+                    self.completes &= completed;
+                }
+                Some(item)
+            }
+            None => {
+                self.answered = true;
+                None
+            }
+        })
     }
 
     /// As [`Call::poll_next`], to await.
@@ -105,7 +113,7 @@ impl Call {
     /// Whether the answer that was taken has everything already that a stateless client wants of it.
     #[must_use]
     pub fn is_completed(&self) -> bool {
-        self.completes && self.mailbox.is_completed()
+        self.answered && self.completes
     }
 
     /// Whether it has taken ten seconds or more so far.
@@ -185,12 +193,6 @@ impl Upstream {
             .map_or(Era::Legacy, |handshake| handshake.era)
     }
 
-    /// What completes the answer to this method for a stateless client, once there was a handshake.
-    fn completion(&self, method: &str) -> Option<Completion> {
-        let handshake = self.handshake_snapshot()?;
-        Some(Completion::new(handshake, method))
-    }
-
     /// Sends a client's request to the child. `source` is the whole message that `envelope` was read from.
     ///
     /// # Errors
@@ -203,16 +205,21 @@ impl Upstream {
     ) -> Result<Call, UpstreamError> {
         let wire = &self.wire;
         let own = caller.session == SessionKey::DAEMON;
-        let era = if own { caller.era } else { self.era() };
+        let handshake = self.handshake.load();
+        let known = handshake.as_ref().map_or(Era::Legacy, |known| known.era);
+        let era = if own { caller.era } else { known };
         let rewritten = rewritten(envelope, &caller, era)
             .map_err(|error| UpstreamError::Protocol(error.to_string()))?;
         let endless = caller.era == Era::Modern && envelope.method() == "subscriptions/listen";
         let crosses = caller.era == Era::Legacy && era == Era::Modern;
-        let completion = if caller.era == Era::Modern && era == Era::Legacy {
-            self.completion(envelope.method())
-        } else {
-            None
+        // Once there was a handshake.
+        let completion = match &*handshake {
+            Some(handshake) if caller.era == Era::Modern && era == Era::Legacy => {
+                Some(Completion::new(handshake.clone(), envelope.method()))
+            }
+            _ => None,
         };
+        drop(handshake);
         let completes = completion.is_some();
         let mailbox = Arc::new(Mailbox::default());
         let began = Instant::now();

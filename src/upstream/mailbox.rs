@@ -96,12 +96,6 @@ impl Mailbox {
         }
     }
 
-    /// Whether the answer came by [`Mailbox::answer_completed`].
-    #[must_use]
-    pub fn is_completed(&self) -> bool {
-        self.lock().completed
-    }
-
     /// Nothing more will come; what waits can still be taken.
     pub fn close(&self) {
         let mut state = self.lock();
@@ -132,13 +126,18 @@ impl Mailbox {
 
     /// The next item in order; `None` at the end. One reader at a time: the last to poll is woken.
     pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        self.poll_told(cx).map(|item| item.map(|(item, _)| item))
+    }
+
+    /// The same, and whether it is an answer that came by [`Mailbox::answer_completed`].
+    pub fn poll_told(&self, cx: &mut Context<'_>) -> Poll<Option<(Item, bool)>> {
         let mut state = self.lock();
         if let Some(message) = state.queue.pop_front() {
             state.queued_bytes -= message.len();
-            return Poll::Ready(Some(Item::Message(message)));
+            return Poll::Ready(Some((Item::Message(message), false)));
         }
         if let Some(answer) = state.answer.take() {
-            return Poll::Ready(Some(Item::Answer(answer)));
+            return Poll::Ready(Some((Item::Answer(answer), state.completed)));
         }
         if state.closed {
             return Poll::Ready(None);
