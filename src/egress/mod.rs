@@ -8,9 +8,11 @@ mod broker;
 mod broker_body;
 mod broker_client;
 mod broker_headers;
+mod bucket;
 mod connection;
 mod dial;
 mod dns;
+mod doors;
 mod hello;
 mod ledger;
 mod names;
@@ -20,15 +22,13 @@ mod resolve;
 
 use std::{
     io,
-    net::UdpSocket,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{sync::Semaphore, task::AbortHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
 
-use self::{broker::Desk, dns::Answer, names::Names};
+use self::{broker::Desk, dns::Answer, doors::Doors, names::Names};
 pub use self::{
     broker::Keys,
     dial::{DialError, Dialer},
@@ -37,17 +37,9 @@ pub use self::{
 };
 use crate::{
     clock::Clock,
-    connections::Complaint,
     domain::{egress::Egress, private_address::Opened},
     runtime::Caught,
 };
-
-/// Connections that a child may begin in a second, in the long run; as many again at once after a rest.
-const BEGUN_PER_SECOND: u32 = 50;
-/// Questions for names that are answered in a second; what is beyond is dropped, as a busy network would.
-const QUESTIONS_PER_SECOND: u32 = 200;
-/// Longest question in bytes: a header, one name, and room for what is added to it (EDNS).
-const QUESTION_BYTES_MAX: usize = 1_024;
 
 /// What the gates of all children share.
 pub struct Outside {
@@ -66,15 +58,17 @@ pub struct Outside {
 /// The gate of one child; dropping it ends all its connections.
 pub struct Gate {
     stop: CancellationToken,
+    task: AbortHandle,
 }
 
 impl Drop for Gate {
     fn drop(&mut self) {
+        self.task.abort();
         self.stop.cancel();
     }
 }
 
-/// One gate, as its tasks see it.
+/// One gate, as its task and its connections see it.
 struct Inner {
     outside: Arc<Outside>,
     egress: Egress,
@@ -83,9 +77,7 @@ struct Inner {
     desks: Vec<Arc<Desk>>,
     ledger: Arc<Ledger>,
     connections: Arc<Semaphore>,
-    begins: Mutex<Bucket>,
     stop: CancellationToken,
-    tasks: TaskTracker,
 }
 
 impl Gate {
@@ -110,38 +102,19 @@ impl Gate {
         egress.brokers.retain(|broker| ports.contains(&broker.port));
         ledger.begin(&egress);
         let stop = CancellationToken::new();
-        let listeners: io::Result<Vec<_>> = caught
-            .listeners
-            .into_iter()
-            .map(TcpListener::from_std)
-            .collect();
-        let listeners = listeners?;
-        let v6 = listeners
-            .first()
-            .and_then(|listener| listener.local_addr().ok())
-            .is_some_and(|address| address.is_ipv6());
+        let mut doors = Doors::of(caught)?;
         let inner = Arc::new(Inner {
             names: Mutex::new(Names::of(&egress)),
             desks: broker::desks(&egress.brokers, keys),
             connections: Arc::new(Semaphore::new(outside.connections_max)),
-            begins: Mutex::new(Bucket::new(BEGUN_PER_SECOND)),
             outside,
             egress,
             ledger,
             stop: stop.clone(),
-            tasks: TaskTracker::new(),
         });
-        let dns = answer_questions(Arc::clone(&inner), caught.dns, v6)?;
-        inner
-            .tasks
-            .spawn(stop.clone().run_until_cancelled_owned(dns));
-        for listener in listeners {
-            let accepting = accept(Arc::clone(&inner), listener);
-            inner
-                .tasks
-                .spawn(stop.clone().run_until_cancelled_owned(accepting));
-        }
-        Ok(Self { stop })
+        // The block holds them once; an `async fn` that takes them would hold them twice.
+        let task = tokio::spawn(async move { doors.keep(&inner).await }).abort_handle();
+        Ok(Self { stop, task })
     }
 }
 
@@ -152,12 +125,6 @@ impl Inner {
 
     fn refuse(&self, host: &str, why: ledger::Why) {
         self.ledger.refuse(host, why, self.outside.clock.now());
-    }
-
-    /// Counts a connection that begins; `Some`: not before so long.
-    fn begin(&self) -> Option<Duration> {
-        let mut begins = self.begins.lock().unwrap_or_else(PoisonError::into_inner);
-        begins.take(Instant::now())
     }
 
     /// What a question for `name` is answered with.
@@ -179,90 +146,6 @@ impl Inner {
             (None, _) => Answer::Failure,
             (Some(slot), dns::A) => Answer::V4(names::v4(slot)),
             (Some(slot), _) => Answer::V6(names::v6(slot)),
-        }
-    }
-}
-
-fn answer_questions(
-    inner: Arc<Inner>,
-    socket: UdpSocket,
-    v6: bool,
-) -> io::Result<impl Future<Output = ()>> {
-    let socket = tokio::net::UdpSocket::from_std(socket)?;
-    Ok(async move {
-        let mut bucket = Bucket::new(QUESTIONS_PER_SECOND);
-        let mut buffer = [0; QUESTION_BYTES_MAX];
-        loop {
-            // An error is that of an earlier answer, whose asker is gone.
-            let Ok((len, from)) = socket.recv_from(&mut buffer).await else {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                continue;
-            };
-            if bucket.take(Instant::now()).is_some() {
-                continue;
-            }
-            let packet = &buffer[..len];
-            let Some(question) = dns::Question::parse(packet) else {
-                continue;
-            };
-            let answer = inner.answer(&question, v6);
-            // Full buffers on loopback: it asks again.
-            let _ = socket.send_to(&question.reply(packet, answer), from).await;
-        }
-    })
-}
-
-async fn accept(inner: Arc<Inner>, listener: TcpListener) {
-    let mut complaint = Complaint::default();
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                while let Some(wait) = inner.begin() {
-                    tokio::time::sleep(wait).await;
-                }
-                let connection = connection::carry(Arc::clone(&inner), stream);
-                let stop = inner.stop.clone();
-                inner
-                    .tasks
-                    .spawn(stop.run_until_cancelled_owned(connection));
-            }
-            // No descriptor left: others may give some back.
-            Err(cause) => {
-                if let Some(times) = complaint.again(Instant::now()) {
-                    tracing::warn!(%cause, times, "a connection of an instance cannot be accepted");
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-/// So many in a second, and as many at once after a rest.
-struct Bucket {
-    per_second: u32,
-    /// When it will be full again.
-    full_at: Option<Instant>,
-}
-
-impl Bucket {
-    fn new(per_second: u32) -> Self {
-        Self {
-            per_second,
-            full_at: None,
-        }
-    }
-
-    /// Takes one; `Some`: there is none, and so long until there is.
-    fn take(&mut self, now: Instant) -> Option<Duration> {
-        let one = Duration::from_secs(1) / self.per_second;
-        let full_at = self.full_at.filter(|at| *at > now).unwrap_or(now);
-        let ahead = full_at + one - now;
-        match ahead.checked_sub(Duration::from_secs(1)) {
-            Some(wait) if !wait.is_zero() => Some(wait),
-            _ => {
-                self.full_at = Some(full_at + one);
-                None
-            }
         }
     }
 }

@@ -207,12 +207,10 @@ async fn connect_as(
         desks: Vec::new(),
         names: Mutex::new(Names::of(&egress)),
         connections: Arc::new(Semaphore::new(4)),
-        begins: Mutex::new(Bucket::new(BEGUN_PER_SECOND)),
         outside: Arc::new(outside),
         egress,
         ledger: Arc::clone(&ledger),
         stop: CancellationToken::new(),
-        tasks: TaskTracker::new(),
     };
     let (client, inside) = pair().await;
     let name: Arc<str> = name.into();

@@ -89,7 +89,7 @@ impl Gateway {
                     let first = first.clone();
                     tracker.spawn(async move {
                         gateway
-                            .accept(place, listener, closing, connections, room, first)
+                            .accept(&place, &listener, &closing, &connections, &room, &first)
                             .await;
                     });
                 }
@@ -134,13 +134,13 @@ impl Gateway {
     }
 
     async fn accept(
-        self: Arc<Self>,
-        place: Arc<Place>,
-        listener: Arc<TcpListener>,
-        closing: Closing,
-        connections: TaskTracker,
-        room: Arc<Room>,
-        first: FirstRequests,
+        self: &Arc<Self>,
+        place: &Arc<Place>,
+        listener: &TcpListener,
+        closing: &Closing,
+        connections: &TaskTracker,
+        room: &Arc<Room>,
+        first: &FirstRequests,
     ) {
         let _takes = first.listener();
         let count = Arc::new(AtomicUsize::new(0));

@@ -143,7 +143,7 @@ impl Reading {
     }
 
     /// Reads until the pipe ends or it is told to stop.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(&mut self) {
         loop {
             tokio::select! {
                 biased;

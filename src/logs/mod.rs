@@ -267,7 +267,7 @@ impl Logs {
         pipe: OwnedFd,
         redactions: Arc<Redactions>,
     ) -> io::Result<Capture> {
-        let (reading, capture) = capture::Reading::new(
+        let (mut reading, capture) = capture::Reading::new(
             source,
             stream,
             pipe,
@@ -276,7 +276,7 @@ impl Logs {
             self.line_limit_bytes,
             self.stop.child_token(),
         )?;
-        self.captures.spawn(reading.run());
+        self.captures.spawn(async move { reading.run().await });
         Ok(capture)
     }
 

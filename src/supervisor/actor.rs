@@ -211,9 +211,9 @@ impl Actor {
             Command::Wake => {}
             Command::Rest(relief) => self.rest_early(relief).await,
             Command::Leave => self.leave(),
-            Command::Note(kind, message) => self.note(kind, message),
+            Command::Note(kind, message) => self.note(kind, message.into()),
             Command::Breach(generation, cause) => {
-                self.apply(Event::Breach(generation, cause)).await
+                self.apply(Event::Breach(generation, cause.into())).await
             }
             Command::ChildLost(generation) => {
                 if self.child_of(generation).is_some() {
@@ -226,7 +226,7 @@ impl Actor {
                 }
             }
             Command::Wished(desired) => self.follow_record(desired).await,
-            Command::Do(verb, reply) => self.execute(verb, reply).await,
+            Command::Do(asked) => self.execute(asked.verb, asked.reply).await,
         }
     }
 

@@ -190,7 +190,8 @@ pub(super) async fn spawn_actor(
     {
         tracing::error!(instance = %id, "the gateway is gone; the access port stays closed");
     }
-    tokio::spawn(recovery::keep(actor));
+    // The block holds it once; an `async fn` that takes it would hold it twice.
+    tokio::spawn(async move { recovery::keep(&mut actor).await });
     Ok(handle)
 }
 

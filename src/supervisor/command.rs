@@ -68,11 +68,18 @@ pub(super) enum Relief {
     OwnerBudget,
 }
 
-/// A message to an actor.
+/// A verb, and where its outcome goes.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) verb: Verb,
+    pub(super) reply: Reply,
+}
+
+/// A message to an actor. Small: each of a thousand inboxes has room for 32 of them from its beginning.
 #[derive(Debug)]
 pub(super) enum Command {
     /// From the API.
-    Do(Verb, Reply),
+    Do(Box<Asked>),
     /// Run, if that is what was asked for before the daemon started.
     Boot,
     /// A request came for it: run, if it sleeps.
@@ -84,11 +91,13 @@ pub(super) enum Command {
     /// The daemon goes down, the child stays.
     Leave,
     /// Something happened to a part of the instance: a stable word and a sentence.
-    Note(&'static str, String),
+    Note(&'static str, Box<str>),
     /// The reconciler found the child of this launch gone without an exit report.
     ChildLost(Generation),
     /// The reconciler found another wish in the record than the one last written.
     Wished(DesiredState),
     /// The child of this launch went past a limit that only its end can hold: the cause.
-    Breach(Generation, String),
+    Breach(Generation, Box<str>),
 }
+
+const _: () = assert!(size_of::<Command>() <= 40);

@@ -42,7 +42,8 @@ struct Live {
 
 #[derive(Default)]
 struct Counted {
-    live: BTreeMap<WorkloadId, Live>,
+    /// Seldom more than one.
+    live: Vec<Live>,
     past: Tally,
     past_others: u64,
     /// Kinds that were told, or are not worth an event.
@@ -66,11 +67,8 @@ pub(super) struct Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         let mut counted = self.ledger.counted();
-        if let Some(last) = counted
-            .live
-            .remove(&self.id)
-            .and_then(|live| live.workload.denials())
-        {
+        let last = counted.forget(self.id);
+        if let Some(last) = last.and_then(|live| live.workload.denials()) {
             counted.is_behind = true;
             add(&mut counted.past, &last);
             counted.past_others += last.others;
@@ -100,7 +98,8 @@ impl DenialLedger {
             workload: workload.clone(),
             kinds: 0,
         };
-        counted.live.insert(workload.id(), live);
+        counted.forget(workload.id());
+        counted.live.push(live);
         Some(Watched {
             ledger: Arc::clone(self),
             id: workload.id(),
@@ -158,10 +157,15 @@ impl DenialLedger {
 }
 
 impl Counted {
+    fn forget(&mut self, id: WorkloadId) -> Option<Live> {
+        let at = self.live.iter().position(|live| live.workload.id() == id)?;
+        Some(self.live.swap_remove(at))
+    }
+
     /// Whether there are kinds that were not looked at: a word of each child, since every instance is asked all the time.
     fn may_have_news(&mut self) -> bool {
         let mut news = std::mem::take(&mut self.is_behind);
-        for live in self.live.values_mut() {
+        for live in &mut self.live {
             let kinds = live.workload.denial_kinds();
             news |= kinds != std::mem::replace(&mut live.kinds, kinds);
         }
@@ -170,11 +174,7 @@ impl Counted {
 
     fn sum(&self) -> (Tally, u64) {
         let (mut tally, mut others) = (self.past.clone(), self.past_others);
-        for denials in self
-            .live
-            .values()
-            .filter_map(|live| live.workload.denials())
-        {
+        for denials in self.live.iter().filter_map(|live| live.workload.denials()) {
             add(&mut tally, &denials);
             others += denials.others;
         }
@@ -203,7 +203,7 @@ impl Supervisor {
                     // What finds no room is in the record all the same.
                     let _ = handle
                         .mailbox
-                        .try_send(Command::Note("call-denied", sentence));
+                        .try_send(Command::Note("call-denied", sentence.into()));
                 }
             }
         }

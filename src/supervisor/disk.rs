@@ -116,7 +116,7 @@ impl Supervisor {
                 ended.push(id.to_string());
                 let _ = handle
                     .mailbox
-                    .send(Command::Breach(generation, cause))
+                    .send(Command::Breach(generation, cause.into()))
                     .await;
             }
         }

@@ -44,7 +44,7 @@ pub(super) fn ledger(mailbox: &mpsc::Sender<Command>) -> Arc<Ledger> {
     ledger.tell_to(move |sentence| {
         // What finds no room is in the record all the same.
         if let Some(mailbox) = mailbox.upgrade() {
-            let _ = mailbox.try_send(Command::Note("egress-refused", sentence));
+            let _ = mailbox.try_send(Command::Note("egress-refused", sentence.into()));
         }
     });
     ledger

@@ -14,7 +14,7 @@ use tokio::{
 use super::{
     Context, CreateRequest, Granted, InstanceEvent, InstanceStatus, ListFilter, Seen,
     SupervisorError, Totals,
-    command::{Command, Verb},
+    command::{Asked, Command, Verb},
     create, keeper_watch,
     members::{listed, under_way},
     registry::ActorHandle,
@@ -405,7 +405,7 @@ impl Supervisor {
         let (reply, answer) = oneshot::channel();
         handle
             .mailbox
-            .try_send(Command::Do(verb, reply))
+            .try_send(Command::Do(Box::new(Asked { verb, reply })))
             .map_err(|error| match error {
                 tokio::sync::mpsc::error::TrySendError::Full(_) => SupervisorError::Busy,
                 tokio::sync::mpsc::error::TrySendError::Closed(_) => {

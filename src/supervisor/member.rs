@@ -367,7 +367,7 @@ impl Member {
             self.log_failure(forgotten);
         }
         if let (Some(message), Some(actor)) = (note, self.notes.upgrade()) {
-            let command = Command::Note("session-child-exited", message);
+            let command = Command::Note("session-child-exited", message.into());
             if actor.send_timeout(command, NOTE_PATIENCE).await.is_err() {
                 tracing::warn!(instance = %self.id.instance, "the end of a session child is not among its events");
             }

@@ -361,7 +361,7 @@ impl Set {
             }
             if let Some(actor) = notes.upgrade() {
                 let message = format!("session child {number}: its task panicked, and it was ended");
-                let told = Command::Note("session-child-exited", message);
+                let told = Command::Note("session-child-exited", message.into());
                 // An event less is better than a place that stays taken.
                 drop(actor.try_send(told));
             }

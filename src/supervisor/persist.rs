@@ -85,7 +85,8 @@ impl Actor {
         self.retry_due = false;
         self.timers.disarm(Timer::PersistAgain);
         let told_before = std::mem::take(&mut self.told_unsaved);
-        for (event, id) in self.unsaved_events.drain(..).zip(ids).skip(told_before) {
+        let saved = std::mem::take(&mut self.unsaved_events);
+        for (event, id) in saved.into_iter().zip(ids).skip(told_before) {
             // Nobody listening is fine.
             let _ = self.context.events.send(told(&event, id));
         }

@@ -41,7 +41,7 @@ const PANIC_WINDOW: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Runs an actor until its instance is removed or the daemon ends, through panics.
-pub(super) async fn keep(mut actor: Actor) {
+pub(super) async fn keep(actor: &mut Actor) {
     let mut panics = Panics::default();
     loop {
         let life = async {
@@ -160,12 +160,12 @@ impl Actor {
         let mut end = None;
         while let Ok(command) = timeout_at(deadline, self.mailbox.recv()).await {
             match command {
-                Some(Command::Do(_, reply)) => {
-                    let _ = reply.send(Err(SupervisorError::ActorFailed));
+                Some(Command::Do(asked)) => {
+                    let _ = asked.reply.send(Err(SupervisorError::ActorFailed));
                 }
                 None | Some(Command::Leave) => return Some(Command::Leave),
                 Some(Command::Shutdown) => end = Some(Command::Shutdown),
-                Some(Command::Note(kind, message)) => self.note(kind, message),
+                Some(Command::Note(kind, message)) => self.note(kind, message.into()),
                 // Asked for again with what follows a reading of the record, or by whoever needs it.
                 Some(
                     Command::Boot
