@@ -1,9 +1,11 @@
 //! How instances are written as JSON: straight from what is known of them, since a list has a thousand.
 //!
-//! [`wire::Instance`] says what the fields mean and is what clients read; what is written here reads as one.
+//! What was written of a published status is kept with it, so it can never be that of an older one; what changes without the
+//! actor is written anew each time. [`wire::Instance`] says what the fields mean and is what clients read; what is written here reads as one.
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
+use memchr::memchr_iter;
 use serde::Serialize;
 
 use super::view::{Time, time};
@@ -13,7 +15,8 @@ use crate::{
         id::InstanceId,
     },
     egress::{EgressReport, HostCount},
-    supervisor::{DenialReport, Granted, Seen},
+    runtime::Isolation,
+    supervisor::{DenialReport, Granted, InstanceStatus, Seen},
     wire,
 };
 
@@ -28,16 +31,21 @@ impl Shown {
     /// One instance, without its token.
     #[must_use]
     pub fn instance(seen: &Seen) -> Self {
-        let mut text = Vec::with_capacity(BYTES_EACH);
-        write(&mut text, seen, None);
-        Self(text)
+        Self::one(seen, None)
     }
 
     /// One instance with the token that was just made, shown as `seen` says it is now.
     #[must_use]
     pub fn granted(granted: &Granted, seen: &Seen) -> Self {
+        Self::one(seen, Some(granted))
+    }
+
+    fn one(seen: &Seen, granted: Option<&Granted>) -> Self {
         let mut text = Vec::with_capacity(BYTES_EACH);
-        write(&mut text, seen, Some(granted));
+        match seen.known_outline() {
+            Some(known) => fill(&mut text, known, seen, granted),
+            None => fill(&mut text, &outline(seen), seen, granted),
+        }
         Self(text)
     }
 
@@ -46,7 +54,9 @@ impl Shown {
     pub fn page(items: &[Seen], next_cursor: Option<InstanceId>) -> Self {
         let mut text = Vec::with_capacity((items.len() + 1) * BYTES_EACH);
         let mut page = Object::begin(&mut text);
-        page.put_list("items", items, |text, seen| write(text, seen, None));
+        page.put_list("items", items, |text, seen| {
+            fill(text, seen.outline(outline), seen, None);
+        });
         page.put("next_cursor", &next_cursor);
         page.end();
         Self(text)
@@ -68,51 +78,49 @@ impl IntoResponse for Shown {
     }
 }
 
-/// The fields of [`wire::Instance`], in its order.
-fn write(text: &mut Vec<u8>, seen: &Seen, granted: Option<&Granted>) {
-    let record = &seen.record;
-    let mut instance = Object::begin(text);
+/// Stands in an outline for a value that changes without the actor. No JSON has this byte.
+const HOLE: u8 = 0;
+
+/// What is written of a status for as long as it is the published one: the fields of [`wire::Instance`], in its order, with
+/// holes for what [`fill`] writes.
+fn outline(status: &InstanceStatus) -> Vec<u8> {
+    let record = &status.record;
+    let mut text = Vec::with_capacity(BYTES_EACH);
+    let mut instance = Object::begin(&mut text);
     instance.put("id", &record.id);
     instance.put("name", record.name.as_str());
     instance.put("owner", record.owner.as_str());
     instance.put("slug", record.slug().as_str());
     instance.put("template", record.template.as_str());
-    instance.put("status", seen.word.as_str());
-    instance.put("since", &Time(seen.since));
-    instance.put("reason", &seen.reason());
-    instance.put("next_action_at", &seen.next_action_at.map(Time));
-    instance.put("health", seen.health.as_str());
+    instance.put("status", status.word.as_str());
+    instance.put("since", &Time(status.since));
+    instance.put_hole("reason");
+    instance.put("next_action_at", &status.next_action_at.map(Time));
+    instance.put("health", status.health.as_str());
     instance.put("desired", record.desired.as_str());
     instance.put("generation", &record.generation);
     instance.put("port", &record.port);
-    instance.put("pid", &seen.pid);
-    instance.put("remote", &seen.remote);
-    instance.put("session_children", &session_children(&seen.members));
-    instance.put("access_url", &seen.access_url);
-    instance.put("path_url", &seen.path_url);
-    if let Some(granted) = granted {
-        instance.put("access_token", granted.access_token.as_str());
-        instance.put("connect_url", granted.connect_url.as_str());
-    }
+    instance.put("pid", &status.pid);
+    instance.put("remote", &status.remote);
+    instance.put_hole("session_children");
+    instance.put("access_url", &status.access_url);
+    instance.put("path_url", &status.path_url);
+    // The token and what goes with it, or nothing.
+    instance.text.push(HOLE);
     instance.put("created_at", &Time(record.created_at));
     instance.put("expires_at", &record.lease.expires_at.map(Time));
     instance.put("restore_until", &record.lease.restore_until.map(Time));
-    instance.put("last_accessed_at", &seen.last_accessed_at.map(Time));
-    instance.put("freeze_after", &seen.freeze_after);
-    instance.put("sleep_after", &seen.sleep_after);
+    instance.put_hole("last_accessed_at");
+    instance.put("freeze_after", &status.freeze_after);
+    instance.put("sleep_after", &status.sleep_after);
     instance.put("restarts", &record.restarts);
     instance.put("last_exit", &record.last_exit.as_ref().map(last_exit));
-    instance.put("server", &seen.server);
-    instance.put_object("isolation", |isolation| {
-        isolation.put_members(seen.isolation.common_members());
-        if let Some((layer, state)) = seen.isolation.own_member() {
-            isolation.put(layer, state);
-        }
-    });
-    instance.put("egress", &seen.egress.as_ref().map(egress));
-    instance.put("denials", &seen.denials.as_ref().map(denials));
-    match seen.remote {
-        None => instance.put("limits", &seen.limits),
+    instance.put("server", &status.server);
+    instance.put_hole("isolation");
+    instance.put_hole("egress");
+    instance.put_hole("denials");
+    match status.remote {
+        None => instance.put("limits", &status.limits),
         // A server elsewhere has no limits of ours.
         Some(_) => instance.put_object("limits", |_| {}),
     }
@@ -124,6 +132,50 @@ fn write(text: &mut Vec<u8>, seen: &Seen, granted: Option<&Granted>) {
     instance.put("settings", &record.spec.settings);
     instance.put("labels", &record.spec.labels);
     instance.end();
+    text
+}
+
+/// Writes an outline with its holes filled.
+fn fill(text: &mut Vec<u8>, outline: &[u8], seen: &Seen, granted: Option<&Granted>) {
+    let mut begin = 0;
+    for (index, hole) in memchr_iter(HOLE, outline).enumerate() {
+        text.extend_from_slice(&outline[begin..hole]);
+        begin = hole + 1;
+        match index {
+            0 => put(text, &seen.reason()),
+            1 => put(text, &session_children(&seen.members)),
+            2 => granted.into_iter().for_each(|granted| {
+                text.extend_from_slice(b",\"access_token\":");
+                put(text, granted.access_token.as_str());
+                text.extend_from_slice(b",\"connect_url\":");
+                put(text, granted.connect_url.as_str());
+            }),
+            3 => put(text, &seen.last_accessed_at.map(Time)),
+            // Most of it is the same of all: it would be kept a thousand times.
+            4 => isolation(text, &seen.isolation),
+            5 => put(text, &seen.egress.as_ref().map(egress)),
+            _ => put(text, &seen.denials.as_ref().map(denials)),
+        }
+    }
+    text.extend_from_slice(&outline[begin..]);
+}
+
+fn isolation(text: &mut Vec<u8>, isolation: &Isolation) {
+    let mut object = Object::begin(text);
+    object.put_members(isolation.common_members());
+    if let Some((layer, state)) = isolation.own_member() {
+        object.put(layer, state);
+    }
+    object.end();
+}
+
+fn put<T: Serialize + ?Sized>(text: &mut Vec<u8>, value: &T) {
+    let begin = text.len();
+    // Memory takes everything, and a value of ours that cannot be written as JSON is a fault that tests find.
+    if serde_json::to_writer(&mut *text, value).is_err() {
+        text.truncate(begin);
+        text.extend_from_slice(b"null");
+    }
 }
 
 /// A JSON object that is being written. Its keys are words that need no escapes.
@@ -160,12 +212,12 @@ impl<'a> Object<'a> {
 
     fn put<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) {
         self.key(key);
-        let begin = self.text.len();
-        // Memory takes everything, and a value of ours that cannot be written as JSON is a fault that tests find.
-        if serde_json::to_writer(&mut *self.text, value).is_err() {
-            self.text.truncate(begin);
-            self.text.extend_from_slice(b"null");
-        }
+        put(self.text, value);
+    }
+
+    fn put_hole(&mut self, key: &str) {
+        self.key(key);
+        self.text.push(HOLE);
     }
 
     fn put_object(&mut self, key: &str, fill: impl FnOnce(&mut Object<'_>)) {

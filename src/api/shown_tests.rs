@@ -247,6 +247,23 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn what_is_kept_of_a_status_holds_nothing_that_changes_without_it(before in varied(), after in varied()) {
+        let mut seen = seen(&before);
+        let first = value(&Shown::page(std::slice::from_ref(&seen), None));
+        prop_assert!(seen.known_outline().is_some(), "a list keeps it");
+        prop_assert_eq!(&first["items"][0], &value(&Shown::instance(&seen)));
+        // Everything that changes without the actor.
+        let other = self::seen(&after);
+        (seen.egress, seen.denials) = (other.egress, other.denials);
+        (seen.members, seen.last_accessed_at) = (vec![(1, None), (2, Some(77))], after.times[0]);
+        let plain = serde_json::to_value(plain(&seen, &before)).expect("an instance");
+        prop_assert_eq!(&value(&Shown::instance(&seen)), &plain);
+        prop_assert_eq!(&value(&Shown::page(&[seen], None))["items"][0], &plain);
+    }
+}
+
 #[test]
 fn a_token_is_shown_beside_what_it_opens_and_only_when_it_was_made() {
     let varied = Varied {
@@ -264,6 +281,8 @@ fn a_token_is_shown_beside_what_it_opens_and_only_when_it_was_made() {
         access_token: "mcp_abc".to_owned().into(),
         connect_url: "http://127.0.0.1:20000/mcp_abc/mcp".to_owned().into(),
     };
+    // Also where what is kept of a list is used.
+    drop(Shown::page(std::slice::from_ref(&granted.status), None));
     let with = Shown::granted(&granted, &granted.status)
         .read()
         .expect("an instance");

@@ -33,3 +33,24 @@ impl Bucket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beginnings_are_spread_over_time() {
+        let mut bucket = Bucket::new(10);
+        let now = Instant::now();
+        let at_once = (0..100).filter(|_| bucket.take(now).is_none()).count();
+        assert_eq!(at_once, 10);
+        let wait = bucket.take(now).expect("none is left");
+        assert!(bucket.take(now + wait).is_none());
+        assert!(bucket.take(now + wait).is_some());
+        let later = now + Duration::from_secs(60);
+        assert_eq!(
+            (0..100).filter(|_| bucket.take(later).is_none()).count(),
+            10
+        );
+    }
+}

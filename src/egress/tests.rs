@@ -409,19 +409,3 @@ async fn no_more_goes_out_than_an_hour_has() {
         "{refused:?}"
     );
 }
-
-#[tokio::test(start_paused = true)]
-async fn beginnings_are_spread_over_time() {
-    let mut bucket = Bucket::new(10);
-    let now = Instant::now();
-    let at_once = (0..100).filter(|_| bucket.take(now).is_none()).count();
-    assert_eq!(at_once, 10);
-    let wait = bucket.take(now).expect("none is left");
-    assert!(bucket.take(now + wait).is_none());
-    assert!(bucket.take(now + wait).is_some());
-    let later = now + Duration::from_secs(60);
-    assert_eq!(
-        (0..100).filter(|_| bucket.take(later).is_none()).count(),
-        10
-    );
-}

@@ -9,13 +9,14 @@ use tokio::{
 };
 
 use super::{
-    Context, InstanceStatus, SupervisorError,
+    Context, SupervisorError,
     capabilities::{Learning, Learnt},
     command::{Command, Reply, Verb},
     launch::{Child, LaunchOutcome, Recipe, Turn, Waited},
     members::{self, Census, Members},
     route::Route,
     sealed::SealedByVariable,
+    seen::Published,
     timers::{Timer, Timers},
 };
 use crate::{
@@ -60,7 +61,7 @@ pub(super) struct Actor {
     pub(super) template: Option<Arc<Template>>,
     pub(super) route: Arc<Route>,
     pub(super) route_state: watch::Sender<super::route::RouteState>,
-    pub(super) status: watch::Sender<Arc<InstanceStatus>>,
+    pub(super) status: watch::Sender<Arc<Published>>,
     pub(super) mailbox: mpsc::Receiver<Command>,
     pub(super) timers: Timers,
     pub(super) launching: Option<Launching>,
@@ -241,7 +242,7 @@ impl Actor {
         match self.try_execute(verb).await {
             Ok(()) if deleting => self.delete_replies.push(reply),
             Ok(()) => {
-                let _ = reply.send(Ok(Arc::new(self.current_status())));
+                let _ = reply.send(Ok(Arc::new(self.current_status().into())));
             }
             Err(error) => {
                 let _ = reply.send(Err(error));

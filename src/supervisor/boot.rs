@@ -131,7 +131,7 @@ pub(super) async fn spawn_actor(
         template,
         route: Arc::clone(&route),
         route_state,
-        status: watch::Sender::new(Arc::new(InstanceStatus::before_birth(&record))),
+        status: watch::Sender::new(Arc::new(InstanceStatus::before_birth(&record).into())),
         mailbox: inbox,
         timers: Timers::default(),
         launching: None,

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{InstanceStatus, SupervisorError, tokens::TokenChange};
+use super::{SupervisorError, seen::Published, tokens::TokenChange};
 use crate::domain::{
     duration::HumanDuration, id::Generation, instance::InstanceChange, state::DesiredState, verb,
 };
 
 /// An answer to a command.
-pub(super) type Reply = oneshot::Sender<Result<Arc<InstanceStatus>, SupervisorError>>;
+pub(super) type Reply = oneshot::Sender<Result<Arc<Published>, SupervisorError>>;
 
 /// A verb of the API that changes one instance.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use super::{
     launch::{self, Child, LaunchOutcome, Turn, Waited},
     remote,
     route::RouteState,
+    seen::Published,
     timers::Timer,
     turns::Asking,
 };
@@ -320,7 +321,7 @@ impl Actor {
     /// Shows the present state to everyone who looks.
     pub(super) fn publish(&mut self) {
         self.tend_members();
-        let status = Arc::new(self.current_status());
+        let status: Arc<Published> = Arc::new(self.current_status().into());
         // On its way there it can be woken already.
         let word = match self.is_asleep() {
             true => StatusWord::Asleep,

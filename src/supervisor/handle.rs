@@ -21,6 +21,7 @@ use super::{
     restore,
     route::RouteState,
     seats::Guest,
+    seen::Published,
 };
 use crate::{
     domain::{
@@ -204,7 +205,7 @@ impl Supervisor {
         let _waits = actor.route.wait();
         let mut status = actor.status.clone();
         let deadline = Instant::now() + patience.std();
-        let settled = |status: &Arc<InstanceStatus>| {
+        let settled = |status: &Arc<Published>| {
             !matches!(
                 status.word,
                 StatusWord::Pending

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    InstanceStatus, command::Command, denials::DenialLedger, members::Census, route::Route,
+    command::Command, denials::DenialLedger, members::Census, route::Route, seen::Published,
 };
 use crate::{
     domain::{
@@ -23,7 +23,7 @@ pub(super) struct ActorHandle {
     /// Commands; bounded.
     pub(super) mailbox: mpsc::Sender<Command>,
     /// The status as last published.
-    pub(super) status: watch::Receiver<Arc<InstanceStatus>>,
+    pub(super) status: watch::Receiver<Arc<Published>>,
     /// What the gateway sees of it.
     pub(super) route: Arc<Route>,
     /// The access listener, kept to be given to a new keeper.

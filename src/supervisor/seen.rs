@@ -2,7 +2,7 @@
 
 use std::{
     ops::Deref,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
 };
 
 use super::{DenialReport, InstanceStatus, members::listed, registry::ActorHandle};
@@ -11,10 +11,34 @@ use crate::{
     egress::EgressReport,
 };
 
+/// A status that was published, or told to who asked for it; it never changes.
+#[derive(Debug)]
+pub(super) struct Published {
+    status: InstanceStatus,
+    outline: OnceLock<Box<[u8]>>,
+}
+
+impl From<InstanceStatus> for Published {
+    fn from(status: InstanceStatus) -> Self {
+        Self {
+            status,
+            outline: OnceLock::new(),
+        }
+    }
+}
+
+impl Deref for Published {
+    type Target = InstanceStatus;
+
+    fn deref(&self) -> &InstanceStatus {
+        &self.status
+    }
+}
+
 /// An instance as it is at one moment. What was published is shared with whoever else looks, not copied.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    status: Arc<InstanceStatus>,
+    status: Arc<Published>,
     /// Members: number and, once it was launched, host pid.
     pub members: Vec<(u32, Option<u32>)>,
     /// What it may reach, reached and was refused; `None` where nothing goes through the gate.
@@ -35,7 +59,7 @@ impl Seen {
     }
 
     /// With a status that the actor just told.
-    pub(super) fn with(status: Arc<InstanceStatus>, handle: &ActorHandle) -> Self {
+    pub(super) fn with(status: Arc<Published>, handle: &ActorHandle) -> Self {
         let used = handle.route.last_accessed_ms.load(Ordering::Relaxed);
         let held = (status.word == StatusWord::Starting).then(|| handle.route.held.borrow());
         let held =
@@ -50,6 +74,18 @@ impl Seen {
             held,
             status,
         }
+    }
+
+    /// What `make` writes of the status: made once, and kept for as long as this is the published one.
+    pub fn outline(&self, make: impl FnOnce(&InstanceStatus) -> Vec<u8>) -> &[u8] {
+        let outline = &self.status.outline;
+        outline.get_or_init(|| make(&self.status).into())
+    }
+
+    /// The same, if it was made before.
+    #[must_use]
+    pub fn known_outline(&self) -> Option<&[u8]> {
+        self.status.outline.get().map(AsRef::as_ref)
     }
 
     /// Why it is as it is, when there is something to say; redacted.
@@ -77,7 +113,7 @@ impl From<InstanceStatus> for Seen {
             denials: None,
             last_accessed_at: status.record.last_accessed_at,
             held: None,
-            status: Arc::new(status),
+            status: Arc::new(status.into()),
         }
     }
 }

@@ -9,6 +9,7 @@ use super::{
     context::listener_name,
     folders,
     route::{AccessEvent, RouteState},
+    seen::Published,
     status::{FROZEN, stop_reason_text},
     timers::Timer,
 };
@@ -252,7 +253,7 @@ impl Actor {
         }
         folders::remove(&folder).await;
         drop(leaving);
-        let status = Arc::new(self.current_status());
+        let status: Arc<Published> = Arc::new(self.current_status().into());
         self.note("deleted", "it is gone; its port rests".to_owned());
         self.tell_last_words().await;
         for reply in self.delete_replies.drain(..) {
