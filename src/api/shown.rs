@@ -15,7 +15,6 @@ use crate::{
         id::InstanceId,
     },
     egress::{EgressReport, HostCount},
-    runtime::Isolation,
     supervisor::{DenialReport, Granted, InstanceStatus, Seen},
     wire,
 };
@@ -152,7 +151,7 @@ fn fill(text: &mut Vec<u8>, outline: &[u8], seen: &Seen, granted: Option<&Grante
             }),
             3 => put(text, &seen.last_accessed_at.map(Time)),
             // Most of it is the same of all: it would be kept a thousand times.
-            4 => isolation(text, &seen.isolation),
+            4 => isolation(text, seen),
             5 => put(text, &seen.egress.as_ref().map(egress)),
             _ => put(text, &seen.denials.as_ref().map(denials)),
         }
@@ -160,7 +159,8 @@ fn fill(text: &mut Vec<u8>, outline: &[u8], seen: &Seen, granted: Option<&Grante
     text.extend_from_slice(&outline[begin..]);
 }
 
-fn isolation(text: &mut Vec<u8>, isolation: &Isolation) {
+fn isolation(text: &mut Vec<u8>, seen: &Seen) {
+    let isolation = &seen.isolation;
     let mut object = Object::begin(text);
     object.put_members(isolation.common_members());
     if let Some((layer, state)) = isolation.own_member() {
