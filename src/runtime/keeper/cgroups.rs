@@ -23,6 +23,7 @@ use nix::{
 use super::{
     cgroup_names::{CHILD, OWN, folder_in, name_of},
     clone::{Forked, Namespaces, fork_into_cgroup},
+    descriptors::held,
     freezer,
     reclaim::Means,
 };
@@ -134,7 +135,7 @@ impl Cgroups {
         let folder = self.folder.join(name);
         make(&folder)?;
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let entrance = open(&folder, flags, Mode::empty())?;
+        let entrance = held(open(&folder, flags, Mode::empty())?);
         let words = self.limit(&folder, resources);
         Ok(Leaf {
             folder,
@@ -270,7 +271,7 @@ impl Leaf {
     /// The cgroup of a child that runs, known by its folder.
     pub(super) fn again(folder: PathBuf) -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let entrance = open(&folder, flags, Mode::empty())?;
+        let entrance = held(open(&folder, flags, Mode::empty())?);
         Ok(Self {
             folder,
             entrance,

@@ -2,10 +2,12 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
 use nix::unistd::Pid;
+
+use super::descriptors::{Given, keep_only};
 
 /// The namespaces that a new init gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -112,7 +114,8 @@ pub(in crate::runtime) fn pidfd_signal(
     }
 }
 
-/// Forks into `namespaces`. The child gets a copy of everything, shared until written.
+/// Forks into `namespaces`. The child gets a copy of everything, shared until written: also of every descriptor, so that
+/// whoever holds many uses [`fork_with`].
 ///
 /// To be called only by a process of a single thread: then the child may go on as if nothing had happened,
 /// memory allocation included.
@@ -125,6 +128,42 @@ pub(super) fn fork_into_cgroup(
     namespaces: Namespaces,
     cgroup: Option<&OwnedFd>,
 ) -> io::Result<Forked> {
+    fork(arguments_of_child(namespaces, cgroup))
+}
+
+/// The same, for a child that has none of our descriptors but `keep`. It costs as many as are numbered below the highest
+/// of these and not as many as we hold: the child has our own table first, from which it copies these few.
+///
+/// # Errors
+/// That of the fork, or `ECHILD` when the child ended before it had a table of its own.
+pub(super) fn fork_with(
+    namespaces: Namespaces,
+    cgroup: Option<&OwnedFd>,
+    keep: &[RawFd],
+) -> io::Result<Forked> {
+    let given = Given::new()?;
+    let mut arguments = arguments_of_child(namespaces, cgroup);
+    arguments.flags |= libc::CLONE_FILES as u64;
+    match fork(arguments)? {
+        Forked::Child => {
+            if keep_only(keep, given).is_err() {
+                super::init::exit(1);
+            }
+            Ok(Forked::Child)
+        }
+        // Whatever we opened or closed before, it would have, or miss.
+        Forked::Parent { pid, pidfd } => match given.wait(&pidfd) {
+            Ok(()) => Ok(Forked::Parent { pid, pidfd }),
+            Err(errno) => {
+                let _ = pidfd_signal(&pidfd, nix::sys::signal::Signal::SIGKILL);
+                let _ = nix::sys::wait::waitpid(pid, None);
+                Err(errno.into())
+            }
+        },
+    }
+}
+
+fn arguments_of_child(namespaces: Namespaces, cgroup: Option<&OwnedFd>) -> libc::clone_args {
     let cgroup = cgroup.map(AsRawFd::as_raw_fd);
     let flags = match cgroup {
         Some(_) => CLONE_INTO_CGROUP,
@@ -133,7 +172,7 @@ pub(super) fn fork_into_cgroup(
     let mut arguments = arguments(namespaces, flags);
     arguments.exit_signal = libc::SIGCHLD as u64;
     arguments.cgroup = cgroup.unwrap_or(0) as u64;
-    fork(arguments)
+    arguments
 }
 
 /// The same into this process's own cgroup, and the new process is a child of our parent, as we are, who hears of its end.

@@ -150,10 +150,6 @@ fn start(plan: InitPlan<'_>, progress: &OwnedFd) -> Result<Started, Failed> {
     prctl::set_pdeathsig(last_wish).map_err(|errno| (Stage::Keeper, errno))?;
     prctl::set_child_subreaper(!own_namespace).map_err(|errno| (Stage::Keeper, errno))?;
     block_all_signals();
-    let mut keep = vec![plan.status, progress.as_raw_fd()];
-    keep.extend(plan.payload.descriptors());
-    keep.extend(plan.spare.into_iter().flat_map(Spare::descriptors));
-    close_all_but(&mut keep);
     if reader_is_gone(plan.status) {
         // The keeper died before our PDEATHSIG was set.
         exit(1);
@@ -185,8 +181,12 @@ fn start(plan: InitPlan<'_>, progress: &OwnedFd) -> Result<Started, Failed> {
             .and_then(|sockets| network::hand_out(progress.as_raw_fd(), &sockets))
             .map_err(|errno| (Stage::Network, errno))?;
     }
-    let caps = privileges::namespace_caps();
+    let owns_namespace = namespaces.user || plan.layers.user_namespace_later;
+    let caps = owns_namespace && plan.layers.profile != Profile::Off;
+    // Where its own /proc is read-only, by that of the host.
+    let by_host = (caps && plan.payload.uid == 0).then(privileges::namespace_caps);
     set_view(&plan, progress)?;
+    let by_own = (caps && by_host.is_none()).then(privileges::namespace_caps);
     if let Some(uid) = plan.layers.own_user() {
         identity::become_user(uid, plan.layers.user_namespace_later)
             .and_then(|()| prctl::set_pdeathsig(last_wish))
@@ -196,11 +196,9 @@ fn start(plan: InitPlan<'_>, progress: &OwnedFd) -> Result<Started, Failed> {
             exit(1);
         }
     }
-    let owns_namespace = namespaces.user || plan.layers.user_namespace_later;
-    if owns_namespace && plan.layers.profile != Profile::Off {
-        privileges::cap_namespace(caps.as_ref());
+    if let Some(caps) = by_host.or(by_own).flatten() {
+        privileges::cap_namespace(&caps);
     }
-    drop(caps);
     // The name is cosmetic, and how the tree is found again by `usage`.
     let _ = prctl::set_name(crate::runtime::usage::INIT_NAME_C);
     let InitPlan {

@@ -25,9 +25,10 @@ use nix::{
 use super::{
     base_root::Base,
     cgroups::{self, Cgroups, Leaf},
-    clone::{Forked, Namespaces, fork_into, fork_into_cgroup},
+    clone::{Forked, Namespaces, fork_into, fork_with},
     credential_files::{Files, Placed, Shelf},
     denials::Sheet,
+    descriptors::held,
     failure::Failure,
     identity::{self, Identity, Shared},
     init::{self, InitPlan, Probe},
@@ -38,7 +39,7 @@ use super::{
     protocol::Launch,
     second_wall,
     secret_buffer::SecretBuffer,
-    spares::{Kind, Spares},
+    spares::{Kind, Spare, Spares},
     syscalls::Filters,
 };
 use crate::domain::sandbox::{Layer, Network, Profile, Sandbox};
@@ -269,7 +270,11 @@ impl Launcher {
             Some(spare) => spare.own(),
             None => layers.namespaces,
         };
-        let forked = match fork_into_cgroup(namespaces, entrance) {
+        let stdio = [&child_stdin, &child_stdout, &child_stderr].map(AsRawFd::as_raw_fd);
+        let mut keep = vec![self.status.as_raw_fd(), child_progress.as_raw_fd()];
+        keep.extend(stdio.iter().chain(&passed));
+        keep.extend(spare.iter().flat_map(Spare::descriptors));
+        let forked = match fork_with(namespaces, entrance, &keep) {
             Ok(forked) => forked,
             Err(cause) => {
                 drop(sheet.map(Sheet::into_file));
@@ -287,7 +292,7 @@ impl Launcher {
                 status: self.status.as_raw_fd(),
                 payload: Payload {
                     launch,
-                    stdio: [&child_stdin, &child_stdout, &child_stderr].map(AsRawFd::as_raw_fd),
+                    stdio,
                     passed: &passed,
                     uid: own.unwrap_or(self.uid),
                     gid: own.unwrap_or(self.gid),
@@ -318,11 +323,11 @@ impl Launcher {
         match await_exec(&progress, &mut init) {
             Ok((server, sockets)) => Ok(Launched {
                 init: init.0,
-                pidfd: init.1,
+                pidfd: held(init.1),
                 server,
-                stdin,
-                stdout,
-                stderr,
+                stdin: held(stdin),
+                stdout: held(stdout),
+                stderr: held(stderr),
                 counter: self
                     .cgroups
                     .as_ref()
@@ -335,8 +340,8 @@ impl Launcher {
                     credentials.as_ref(),
                 ),
                 leaf,
-                sockets,
-                denials,
+                sockets: sockets.into_iter().map(held).collect(),
+                denials: denials.map(held),
                 credentials,
             }),
             Err(failure) => {

@@ -11,6 +11,7 @@ mod cgroups;
 pub(super) mod clone;
 mod credential_files;
 mod denials;
+mod descriptors;
 mod failure;
 mod filter_program;
 mod freezer;

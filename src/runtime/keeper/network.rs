@@ -22,7 +22,7 @@ use nix::{
 };
 
 use super::{
-    clone::{Forked, Namespaces, fork_into},
+    clone::{Forked, Namespaces, fork_with},
     init::exit,
     privileges,
     progress::{Stage, report_with},
@@ -211,7 +211,9 @@ pub(super) fn sockets_inside(inside: &OwnedFd, count: usize) -> Result<Vec<Owned
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
     let failed = |cause: std::io::Error| Errno::from_raw(cause.raw_os_error().unwrap_or(libc::EIO));
-    let Forked::Parent { pid, pidfd } = fork_into(Namespaces::NONE).map_err(failed)? else {
+    let keep = [inside, &theirs].map(AsRawFd::as_raw_fd);
+    let forked = fork_with(Namespaces::NONE, None, &keep).map_err(failed)?;
+    let Forked::Parent { pid, pidfd } = forked else {
         let made = enter(inside).and_then(|()| {
             let sockets: Result<Vec<_>, _> =
                 (0..count).map(|_| stream(AddressFamily::Inet)).collect();

@@ -66,7 +66,8 @@ pub(super) fn drop_capabilities() -> Result<(), Errno> {
     Errno::result(set).map(drop)
 }
 
-/// The folder of the caps of a user namespace, to be opened while the host's `/proc` is seen.
+/// The folder of the caps of a user namespace, in the `/proc` that is seen now. That of the host has each name once for
+/// every user namespace that there is, and the kernel looks through all of them; an instance's own has each once.
 pub(super) fn namespace_caps() -> Option<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     open("/proc/sys/user", flags, Mode::empty()).ok()
@@ -74,8 +75,7 @@ pub(super) fn namespace_caps() -> Option<OwnedFd> {
 
 /// Caps in the instance's own user namespace: no further namespaces, and no more inotify than programs use, so that
 /// one instance does not use up what all of a user share. Where `/proc/sys` is read-only they stay as they are.
-pub(super) fn cap_namespace(folder: Option<&OwnedFd>) {
-    let Some(folder) = folder else { return };
+pub(super) fn cap_namespace(folder: &OwnedFd) {
     for (name, most) in [
         ("max_user_namespaces", "0"),
         ("max_pid_namespaces", "0"),

@@ -22,7 +22,7 @@ use nix::{
 
 use super::{
     cgroups::{Leaf, write},
-    clone::{Forked, Namespaces, fork_into, pidfd_open, pidfd_signal},
+    clone::{Forked, Namespaces, fork_into, fork_with, pidfd_open, pidfd_signal},
     init::{close_range, exit},
 };
 use crate::runtime::{WorkloadId, host::page_kib};
@@ -131,7 +131,7 @@ impl Reclaims {
         let folder = leaf.folder().to_owned();
         let before_bytes = means.held_bytes(&folder);
         let keeper = getpid();
-        match fork_into(Namespaces::NONE).ok()? {
+        match fork_with(Namespaces::NONE, None, &[]).ok()? {
             Forked::Child => work(keeper, means, &folder, before_bytes),
             Forked::Parent { pid, pidfd } => {
                 let under_way = UnderWay {

@@ -4,7 +4,7 @@ use std::{io, ops::Bound, os::fd::OwnedFd};
 
 use super::{
     cgroups::Leaf,
-    network,
+    descriptors, network,
     peer::Packet,
     protocol::{Launch, NAME_MAX, Reply, Request, SOCKETS_INSIDE_MAX, decode_json},
     reactor::Reactor,
@@ -216,7 +216,7 @@ impl Reactor {
         }
         match (descriptors.pop(), descriptors.is_empty()) {
             (Some(descriptor), true) => {
-                held.insert(name, descriptor);
+                held.insert(name, descriptors::held(descriptor));
                 (Reply::Done, Vec::new())
             }
             _ => refused("exactly one descriptor is held under a name"),

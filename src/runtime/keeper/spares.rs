@@ -30,8 +30,8 @@ use nix::{
 
 use super::{
     base_root::Base,
-    clone::{Forked, Namespaces, fork_into, fork_sibling},
-    init::{close_all_but, exit, reader_is_gone, write_maps},
+    clone::{Forked, Namespaces, fork_sibling, fork_with},
+    init::{exit, reader_is_gone, write_maps},
     launch::{kill_tree, send_signal},
     layers::Layers,
     network,
@@ -286,7 +286,8 @@ fn begin(kind: Kind, status: RawFd) -> io::Result<Making> {
     let base = Base::look(kind.gated);
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (told, tells) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
-    let Forked::Parent { pid, pidfd } = fork_into(Namespaces::NONE)? else {
+    let keep = [tells.as_raw_fd(), status];
+    let Forked::Parent { pid, pidfd } = fork_with(Namespaces::NONE, None, &keep)? else {
         exit(i32::from(
             make_and_tell(kind, &base, tells.as_raw_fd(), status).is_err(),
         ))
@@ -304,7 +305,6 @@ fn begin(kind: Kind, status: RawFd) -> io::Result<Making> {
 /// The whole life of the fork that makes some.
 fn make_and_tell(kind: Kind, base: &Base, tells: RawFd, status: RawFd) -> Result<(), Errno> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
-    close_all_but(&mut [tells, status]);
     if reader_is_gone(status) {
         return Err(Errno::EPIPE);
     }
