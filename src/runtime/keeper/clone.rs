@@ -7,7 +7,7 @@ use std::{
 
 use nix::unistd::Pid;
 
-use super::descriptors::{Given, keep_only};
+use super::descriptors::Kept;
 
 /// The namespaces that a new init gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -141,18 +141,18 @@ pub(super) fn fork_with(
     cgroup: Option<&OwnedFd>,
     keep: &[RawFd],
 ) -> io::Result<Forked> {
-    let given = Given::new()?;
+    let kept = Kept::new(keep)?;
     let mut arguments = arguments_of_child(namespaces, cgroup);
     arguments.flags |= libc::CLONE_FILES as u64;
     match fork(arguments)? {
         Forked::Child => {
-            if keep_only(keep, given).is_err() {
+            if kept.take().is_err() {
                 super::init::exit(1);
             }
             Ok(Forked::Child)
         }
         // Whatever we opened or closed before, it would have, or miss.
-        Forked::Parent { pid, pidfd } => match given.wait(&pidfd) {
+        Forked::Parent { pid, pidfd } => match kept.wait(&pidfd) {
             Ok(()) => Ok(Forked::Parent { pid, pidfd }),
             Err(errno) => {
                 let _ = pidfd_signal(&pidfd, nix::sys::signal::Signal::SIGKILL);

@@ -13,6 +13,7 @@ use nix::{
 };
 
 use super::{init::close_all_but, launch::LAUNCH_TIMEOUT_MS};
+use crate::runtime::host;
 
 /// What is held for long has numbers from here on: enough are left below for what we always have, for namespaces made
 /// ahead, and for one launch. The kernel copies tables in steps of 64.
@@ -23,27 +24,48 @@ pub(super) fn held(descriptor: OwnedFd) -> OwnedFd {
     if descriptor.as_raw_fd() >= HELD_FROM {
         return descriptor;
     }
-    match fcntl(&descriptor, FcntlArg::F_DUPFD_CLOEXEC(HELD_FROM)) {
-        // SAFETY: fcntl has just made this descriptor for us.
-        Ok(high) => unsafe { OwnedFd::from_raw_fd(high) },
-        // There is none left: it only costs time.
-        Err(_) => descriptor,
-    }
+    // There is none left: it only costs time.
+    duplicate(&descriptor).unwrap_or(descriptor)
 }
 
-/// By which a child that shares our table tells that it does so no longer.
-pub(super) struct Given(EventFd);
+/// Whether fewer than `reserve` descriptors are free for what is held, as [`host::descriptors_run_out`] tells it: what is
+/// free below is for one launch.
+pub(super) fn run_out(reserve: u64) -> bool {
+    if host::descriptors_max() <= HELD_FROM.unsigned_abs().into() {
+        return host::descriptors_run_out(reserve);
+    }
+    duplicate(&std::io::stdin()).map_or(true, |free| {
+        u64::from(free.as_raw_fd().unsigned_abs()) + reserve >= host::descriptors_max()
+    })
+}
 
-impl Given {
-    pub(super) fn new() -> nix::Result<Self> {
-        EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map(Self)
+/// A duplicate with the lowest free number of those for what is held.
+fn duplicate(descriptor: &impl AsFd) -> nix::Result<OwnedFd> {
+    let free = fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(HELD_FROM))?;
+    // SAFETY: fcntl has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(free) })
+}
+
+/// What a child is to have of our descriptors, made ready before the fork: the child then allocates nothing.
+pub(super) struct Kept {
+    descriptors: Vec<RawFd>,
+    /// By which the child tells that it shares our table no longer.
+    given: EventFd,
+}
+
+impl Kept {
+    pub(super) fn new(keep: &[RawFd]) -> nix::Result<Self> {
+        let given = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
+        let tells = given.as_fd().as_raw_fd();
+        let descriptors = keep.iter().copied().chain([tells]).collect();
+        Ok(Self { descriptors, given })
     }
 
     /// Waits until the child has a table of its own.
     pub(super) fn wait(&self, child: &OwnedFd) -> Result<(), Errno> {
         loop {
             let mut either = [
-                PollFd::new(self.0.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.given.as_fd(), PollFlags::POLLIN),
                 PollFd::new(child.as_fd(), PollFlags::POLLIN),
             ];
             match poll(&mut either, PollTimeout::from(LAUNCH_TIMEOUT_MS)) {
@@ -55,29 +77,27 @@ impl Given {
             }
         }
     }
-}
 
-/// In a child that shares its parent's table: gets one of its own, with nothing but `keep`, and tells the parent.
-pub(super) fn keep_only(keep: &[RawFd], given: Given) -> Result<(), Errno> {
-    let tells = given.0.as_fd().as_raw_fd();
-    let mut all: Vec<RawFd> = keep.iter().copied().chain([tells]).collect();
-    let above = all.iter().copied().max().unwrap_or(tells).cast_unsigned() + 1;
-    // SAFETY: takes integers; what is closed is closed in a copy that this process alone has.
-    let unshared = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            above,
-            u32::MAX,
-            libc::CLOSE_RANGE_UNSHARE,
-        )
-    };
-    if unshared != 0 {
-        // A host that forbids it: all are copied.
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)?;
+    /// In a child that shares its parent's table: gets one of its own, with nothing else, and tells the parent.
+    pub(super) fn take(mut self) -> Result<(), Errno> {
+        let highest = self.descriptors.iter().copied().max().unwrap_or(0);
+        // SAFETY: takes integers; what is closed is closed in a copy that this process alone has.
+        let unshared = unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                highest.cast_unsigned() + 1,
+                u32::MAX,
+                libc::CLOSE_RANGE_UNSHARE,
+            )
+        };
+        if unshared != 0 {
+            // A host that forbids it: all are copied.
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)?;
+        }
+        close_all_but(&mut self.descriptors);
+        self.given.write(1)?;
+        Ok(())
     }
-    close_all_but(&mut all);
-    given.0.write(1)?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@
 //! tree is gone.
 
 use std::{
-    collections::BTreeSet,
     fs, io,
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -21,7 +20,7 @@ use nix::{
     unistd::{Gid, Uid, fchown, fchownat, setgroups, setresgid, setresuid},
 };
 
-use super::{layers::Host, protocol::Launch};
+use super::{layers::Host, owners::Owners, protocol::Launch};
 use crate::domain::{
     own_user::UserIds,
     sandbox::{Profile, Sandbox},
@@ -76,7 +75,11 @@ impl Shared {
 ///
 /// # Errors
 /// When every user of the range is taken.
-pub(super) fn decide(host: &Host, launch: &Launch) -> Result<Identity, String> {
+pub(super) fn decide(
+    host: &Host,
+    launch: &Launch,
+    owners: &mut Owners,
+) -> Result<Identity, String> {
     let sandbox = &launch.sandbox;
     let ids = match eligible(host, sandbox) {
         Ok(ids) => ids,
@@ -90,7 +93,7 @@ pub(super) fn decide(host: &Host, launch: &Launch) -> Result<Identity, String> {
     {
         return Ok(Identity::Own(folder.uid()));
     }
-    let taken = launch.cwd.parent().map(|all| taken(all, ids));
+    let taken = launch.cwd.parent().map(|all| owners.taken(all, ids));
     let free = ids.pick(launch.id.instance, &taken.unwrap_or_default());
     free.map(Identity::Own).ok_or_else(|| {
         format!(
@@ -129,15 +132,8 @@ fn for_everyone(launch: &Launch) -> bool {
         && launch.sandbox.program.iter().all(|path| open(path, 0o004))
 }
 
-/// The users that have a folder beside each other.
-fn taken(folders: &Path, ids: UserIds) -> BTreeSet<u32> {
-    let entries = fs::read_dir(folders).into_iter().flatten().flatten();
-    let owners = entries.filter_map(|entry| Some(entry.metadata().ok()?.uid()));
-    owners.filter(|uid| ids.contains(*uid)).collect()
-}
-
 /// Makes the folder, and all that is in it, that of whoever runs next: the instance's own user, or us again. Only what
-/// was ours or such a user's changes hands.
+/// was ours or such a user's changes hands. Tells whether it did.
 ///
 /// # Errors
 /// One sentence.
@@ -146,7 +142,7 @@ pub(super) fn hand_over(
     identity: Identity,
     ids: Option<UserIds>,
     keeper: u32,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let failed = |cause: io::Error| {
         format!(
             "cannot hand the folder {} over to its user: {cause}",
@@ -158,10 +154,10 @@ pub(super) fn hand_over(
     let to = match identity {
         Identity::Own(uid) => uid,
         Identity::Keepers(_) if was_own => keeper,
-        Identity::Keepers(_) => return Ok(()),
+        Identity::Keepers(_) => return Ok(false),
     };
     if owner == to {
-        return Ok(());
+        return Ok(false);
     }
     if owner != keeper && !was_own {
         return Err(format!(
@@ -171,7 +167,8 @@ pub(super) fn hand_over(
     }
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let top = open(folder, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
-    give(&top, to, DEPTH_MAX).map_err(failed)
+    give(&top, to, DEPTH_MAX).map_err(failed)?;
+    Ok(true)
 }
 
 /// What is inside first: one that was cut short begins again.
@@ -271,7 +268,7 @@ mod tests {
             let (mut host, mut launch) = (super::super::layers::ALL, plain.clone());
             host.own_user = true;
             change(&mut host, &mut launch);
-            decide(&host, &launch)
+            decide(&host, &launch, &mut Owners::default())
         };
         assert_eq!(of(&|_, _| {}), Ok(Identity::Own(70_000)));
         let secret = folder.path().join("program");
@@ -349,17 +346,20 @@ mod tests {
         let mut host = super::super::layers::ALL;
         host.own_user = true;
         assert_eq!(
-            decide(&host, &launch),
+            decide(&host, &launch, &mut Owners::default()),
             Ok(Identity::Own(70_001)),
             "it stays its user"
         );
         let mut other = launch.clone();
         other.cwd = all.path().join("two");
-        assert_eq!(decide(&host, &other), Ok(Identity::Own(70_000)));
+        assert_eq!(
+            decide(&host, &other, &mut Owners::default()),
+            Ok(Identity::Own(70_000))
+        );
         fs::create_dir(&other.cwd).expect("ours");
         hand_over(&other.cwd, Identity::Own(70_000), Some(IDS), 0).expect("root may");
         other.cwd = all.path().join("three");
-        let full = decide(&host, &other).expect_err("both are taken");
+        let full = decide(&host, &other, &mut Owners::default()).expect_err("both are taken");
         assert!(full.contains("uid_min"), "{full}");
         let back = Identity::Keepers(Shared::Grants);
         hand_over(&launch.cwd, back, Some(IDS), 0).expect("root may");

@@ -33,6 +33,7 @@ use super::{
     identity::{self, Identity, Shared},
     init::{self, InitPlan, Probe},
     layers::{Host, Layers},
+    owners::Owners,
     payload::Payload,
     plan_check,
     progress::{Stage, receive_stage},
@@ -91,6 +92,7 @@ pub(super) struct Launcher {
     /// Hidden from every server.
     keeper_socket: CString,
     shelf: Shelf,
+    owners: Owners,
     /// Namespaces for launches to come.
     pub(super) spares: Spares,
 }
@@ -172,6 +174,7 @@ impl Launcher {
             uid,
             gid,
             keeper_socket,
+            owners: Owners::default(),
             spares: Spares::new(),
         }
     }
@@ -228,10 +231,12 @@ impl Launcher {
     ) -> Result<Launched, String> {
         let values = secrets.bytes().get(secrets_at..).unwrap_or_default();
         plan_check::check(launch, values, passed.len())?;
-        let identity = identity::decide(&self.host, launch)?;
+        let identity = identity::decide(&self.host, launch, &mut self.owners)?;
         let layers = self.host.layers(&launch.sandbox, identity)?;
         make_folder(&launch.cwd)?;
-        identity::hand_over(&launch.cwd, identity, launch.sandbox.user_ids, self.uid)?;
+        if identity::hand_over(&launch.cwd, identity, launch.sandbox.user_ids, self.uid)? {
+            self.owners.forget(&launch.cwd);
+        }
         let files = Files { launch, values };
         let credentials = self.shelf.place(&layers, serial, files)?;
         let own = layers.own_user();

@@ -24,6 +24,7 @@ mod memory_kills;
 mod mounts;
 mod network;
 mod oom_score;
+mod owners;
 mod payload;
 mod peer;
 mod plan_check;

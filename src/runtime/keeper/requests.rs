@@ -10,7 +10,7 @@ use super::{
     reactor::Reactor,
     table::Record,
 };
-use crate::runtime::{HostReport, Verb, WorkloadId, host};
+use crate::runtime::{HostReport, Verb, WorkloadId};
 
 /// Most descriptors held by name.
 const HELD_MAX: usize = 16_384;
@@ -98,7 +98,7 @@ impl Reactor {
         if self.table.workloads.contains_key(&launch.id) {
             return refused(format!("{} is already held", launch.id));
         }
-        if host::descriptors_run_out(LAUNCH_DESCRIPTORS) {
+        if descriptors::run_out(LAUNCH_DESCRIPTORS) {
             let reason = NO_ROOM.to_owned();
             return (Reply::NotStarted { reason }, Vec::new());
         }

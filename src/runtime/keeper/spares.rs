@@ -31,13 +31,14 @@ use nix::{
 use super::{
     base_root::Base,
     clone::{Forked, Namespaces, fork_sibling, fork_with},
+    descriptors,
     init::{exit, reader_is_gone, write_maps},
     launch::{kill_tree, send_signal},
     layers::Layers,
     network,
     progress::{Stage, report, report_with, send_with},
 };
-use crate::runtime::{channel, host};
+use crate::runtime::channel;
 
 /// So many of one kind are kept ready.
 const OF_A_KIND: usize = 2;
@@ -219,7 +220,7 @@ impl Spares {
             return None;
         }
         let (kind, due) = self.wanted.as_mut()?;
-        if host::descriptors_run_out(DESCRIPTORS) {
+        if descriptors::run_out(DESCRIPTORS) {
             *due += WITHOUT_ROOM;
             return None;
         }
