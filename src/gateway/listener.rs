@@ -166,21 +166,23 @@ impl Gateway {
                     // Without it, small answers wait 40 ms for the client's acknowledgement.
                     let _ = stream.set_nodelay(true);
                     let (counted, first) = (Counted::new(count.clone()), first.connection());
-                    let seat = {
+                    // On the heap while it lasts: a thousand ports that wait should not each keep room for it.
+                    let seat = Box::pin(async {
                         let mut entering = pin!(room.enter());
                         let mut gone = pin!(no_place_after(&closing.drain));
                         loop {
                             tokio::select! {
                                 biased;
-                                () = &mut gone => return,
+                                () = &mut gone => return None,
                                 changed = state.changed(), if watching => {
                                     watching = changed.is_ok();
                                     place.attach_present(&mut state);
                                 }
-                                seat = &mut entering => break seat,
+                                seat = &mut entering => return Some(seat),
                             }
                         }
-                    };
+                    });
+                    let Some(seat) = seat.await else { return };
                     let (gateway, place) = (self.clone(), place.clone());
                     let (closing, room) = (closing.clone(), room.clone());
                     connections.spawn(async move {

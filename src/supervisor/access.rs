@@ -226,6 +226,9 @@ impl TokenSet {
 
     fn sort(&mut self) {
         self.secrets.sort_unstable_by_key(|secret| secret.hash);
+        // Most instances have one and never another.
+        self.secrets.shrink_to_fit();
+        self.tokens.shrink_to_fit();
     }
 
     /// The secret with this hash, if it is valid.
