@@ -12,18 +12,18 @@ const IDENTITY: &str = "identity";
 /// Layer to state, of one child; cheap to clone.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Isolation {
-    common: Arc<Common>,
+    common: Arc<SharedStates>,
     identity: Option<Arc<str>>,
 }
 
-/// All but the user.
+/// The states of all layers but that of the user.
 #[derive(Default, PartialEq, Eq)]
-struct Common {
+struct SharedStates {
     states: BTreeMap<String, String>,
     members: String,
 }
 
-impl Common {
+impl SharedStates {
     fn of(states: BTreeMap<String, String>) -> Self {
         let object = serde_json::to_string(&states).unwrap_or_default();
         let members = object
@@ -73,14 +73,14 @@ impl From<BTreeMap<String, String>> for Isolation {
     fn from(mut states: BTreeMap<String, String>) -> Self {
         Self {
             identity: states.remove(IDENTITY).map(Arc::from),
-            common: Arc::new(Common::of(states)),
+            common: Arc::new(SharedStates::of(states)),
         }
     }
 }
 
 /// What living children have in common.
 #[derive(Default)]
-pub(super) struct Isolations(Mutex<Vec<Weak<Common>>>);
+pub(super) struct Isolations(Mutex<Vec<Weak<SharedStates>>>);
 
 impl Isolations {
     /// The same, sharing what an earlier child that still lives has in common with it.
@@ -91,7 +91,7 @@ impl Isolations {
         let there = known.iter().filter_map(Weak::upgrade);
         let common = there.into_iter().find(|common| common.states == states);
         let common = common.unwrap_or_else(|| {
-            let common = Arc::new(Common::of(states));
+            let common = Arc::new(SharedStates::of(states));
             known.push(Arc::downgrade(&common));
             common
         });
