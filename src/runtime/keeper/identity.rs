@@ -20,7 +20,7 @@ use nix::{
     unistd::{Gid, Uid, fchown, fchownat, setgroups, setresgid, setresuid},
 };
 
-use super::{layers::Host, owners::Owners, protocol::Launch};
+use super::{layers::Host, protocol::Launch, taken_users::TakenUsers};
 use crate::domain::{
     own_user::UserIds,
     sandbox::{Profile, Sandbox},
@@ -78,7 +78,7 @@ impl Shared {
 pub(super) fn decide(
     host: &Host,
     launch: &Launch,
-    owners: &mut Owners,
+    taken_users: &mut TakenUsers,
 ) -> Result<Identity, String> {
     let sandbox = &launch.sandbox;
     let ids = match eligible(host, sandbox) {
@@ -93,7 +93,7 @@ pub(super) fn decide(
     {
         return Ok(Identity::Own(folder.uid()));
     }
-    let taken = launch.cwd.parent().map(|all| owners.taken(all, ids));
+    let taken = launch.cwd.parent().map(|all| taken_users.of(all, ids));
     let free = ids.pick(launch.id.instance, &taken.unwrap_or_default());
     free.map(Identity::Own).ok_or_else(|| {
         format!(
@@ -268,7 +268,7 @@ mod tests {
             let (mut host, mut launch) = (super::super::layers::ALL, plain.clone());
             host.own_user = true;
             change(&mut host, &mut launch);
-            decide(&host, &launch, &mut Owners::default())
+            decide(&host, &launch, &mut TakenUsers::default())
         };
         assert_eq!(of(&|_, _| {}), Ok(Identity::Own(70_000)));
         let secret = folder.path().join("program");
@@ -346,20 +346,20 @@ mod tests {
         let mut host = super::super::layers::ALL;
         host.own_user = true;
         assert_eq!(
-            decide(&host, &launch, &mut Owners::default()),
+            decide(&host, &launch, &mut TakenUsers::default()),
             Ok(Identity::Own(70_001)),
             "it stays its user"
         );
         let mut other = launch.clone();
         other.cwd = all.path().join("two");
         assert_eq!(
-            decide(&host, &other, &mut Owners::default()),
+            decide(&host, &other, &mut TakenUsers::default()),
             Ok(Identity::Own(70_000))
         );
         fs::create_dir(&other.cwd).expect("ours");
         hand_over(&other.cwd, Identity::Own(70_000), Some(IDS), 0).expect("root may");
         other.cwd = all.path().join("three");
-        let full = decide(&host, &other, &mut Owners::default()).expect_err("both are taken");
+        let full = decide(&host, &other, &mut TakenUsers::default()).expect_err("both are taken");
         assert!(full.contains("uid_min"), "{full}");
         let back = Identity::Keepers(Shared::Grants);
         hand_over(&launch.cwd, back, Some(IDS), 0).expect("root may");

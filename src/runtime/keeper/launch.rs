@@ -33,7 +33,6 @@ use super::{
     identity::{self, Identity, Shared},
     init::{self, InitPlan, Probe},
     layers::{Host, Layers},
-    owners::Owners,
     payload::Payload,
     plan_check,
     progress::{Stage, receive_stage},
@@ -42,6 +41,7 @@ use super::{
     secret_buffer::SecretBuffer,
     spares::{Kind, Spare, Spares},
     syscalls::Filters,
+    taken_users::TakenUsers,
 };
 use crate::domain::sandbox::{Layer, Network, Profile, Sandbox};
 
@@ -92,7 +92,7 @@ pub(super) struct Launcher {
     /// Hidden from every server.
     keeper_socket: CString,
     shelf: Shelf,
-    owners: Owners,
+    taken_users: TakenUsers,
     /// Namespaces for launches to come.
     pub(super) spares: Spares,
 }
@@ -174,7 +174,7 @@ impl Launcher {
             uid,
             gid,
             keeper_socket,
-            owners: Owners::default(),
+            taken_users: TakenUsers::default(),
             spares: Spares::new(),
         }
     }
@@ -231,11 +231,11 @@ impl Launcher {
     ) -> Result<Launched, String> {
         let values = secrets.bytes().get(secrets_at..).unwrap_or_default();
         plan_check::check(launch, values, passed.len())?;
-        let identity = identity::decide(&self.host, launch, &mut self.owners)?;
+        let identity = identity::decide(&self.host, launch, &mut self.taken_users)?;
         let layers = self.host.layers(&launch.sandbox, identity)?;
         make_folder(&launch.cwd)?;
         if identity::hand_over(&launch.cwd, identity, launch.sandbox.user_ids, self.uid)? {
-            self.owners.forget(&launch.cwd);
+            self.taken_users.forget(&launch.cwd);
         }
         let files = Files { launch, values };
         let credentials = self.shelf.place(&layers, serial, files)?;

@@ -24,7 +24,6 @@ mod memory_kills;
 mod mounts;
 mod network;
 mod oom_score;
-mod owners;
 mod payload;
 mod peer;
 mod plan_check;
@@ -41,6 +40,7 @@ mod spares;
 mod strays;
 mod syscalls;
 mod table;
+mod taken_users;
 mod tree;
 mod watch;
 

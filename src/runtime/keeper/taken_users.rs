@@ -13,16 +13,16 @@ use crate::domain::own_user::UserIds;
 
 /// Whose the folders beside each other were when they were looked at.
 #[derive(Default)]
-pub(super) struct Owners {
+pub(super) struct TakenUsers {
     folders: PathBuf,
     /// By name: number of the file, and a user of the range.
     known: BTreeMap<OsString, (u64, u32)>,
 }
 
-impl Owners {
+impl TakenUsers {
     /// The users that have a folder in `folders`. One that is of the range stays so until it is gone or
     /// [`Self::forget`] is called: only the keeper gives folders away. The others are looked at each time.
-    pub(super) fn taken(&mut self, folders: &Path, ids: UserIds) -> BTreeSet<u32> {
+    pub(super) fn of(&mut self, folders: &Path, ids: UserIds) -> BTreeSet<u32> {
         if self.folders != folders {
             *self = Self {
                 folders: folders.to_owned(),
@@ -76,8 +76,8 @@ mod tests {
             chown(&folder, Some(uid), None).expect("root may");
             folder
         };
-        let mut owners = Owners::default();
-        let mut taken = || owners.taken(all.path(), IDS);
+        let mut taken_users = TakenUsers::default();
+        let mut taken = || taken_users.of(all.path(), IDS);
         let one = folder("one", 70_001);
         let two = folder("two", 0);
         assert_eq!(taken(), BTreeSet::from([70_001]));
@@ -88,12 +88,12 @@ mod tests {
             "it was not of the range before"
         );
         folder("one", 70_003);
-        owners.forget(&one);
-        let mut taken = || owners.taken(all.path(), IDS);
+        taken_users.forget(&one);
+        let mut taken = || taken_users.of(all.path(), IDS);
         assert_eq!(taken(), BTreeSet::from([70_002, 70_003]));
         fs::remove_dir(&two).expect("ours");
         assert_eq!(taken(), BTreeSet::from([70_003]));
         let other = tempfile::tempdir().expect("a folder");
-        assert_eq!(owners.taken(other.path(), IDS), BTreeSet::new());
+        assert_eq!(taken_users.of(other.path(), IDS), BTreeSet::new());
     }
 }
