@@ -41,6 +41,7 @@ use crate::{
 
 use super::{
     Approach, Gateway, Peer, Place,
+    own_wakes::OwnWakes,
     watchdog::{Closing, Order, Pulse, UnderWay, Watchdog, count},
 };
 
@@ -217,11 +218,13 @@ impl Gateway {
             inner: TokioIo::new(stream),
             pulse: pulse.clone(),
         };
+        let wakes = OwnWakes::new();
         let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
             let (gateway, place) = (&self, &place);
             let under_way = UnderWay::begin(&pulse);
             let (parts, body) = request.into_parts();
-            async move {
+            let body = wakes.body(body);
+            wakes.answering(async move {
                 let approach = Approach {
                     sites: &gateway.sites,
                     peer: Peer::Tcp(peer.ip()),
@@ -233,7 +236,7 @@ impl Gateway {
                 let reply = first.answering(reply).await;
                 drop(under_way);
                 Ok::<_, Infallible>(reply)
-            }
+            })
         });
         let mut connection = pin!(
             http1::Builder::new()
@@ -244,7 +247,7 @@ impl Gateway {
         let mut watchdog = Watchdog::new(&pulse);
         loop {
             let mut order = Aside::new(watchdog.order(&pulse, &closing, room, first));
-            let order = poll_fn(|cx| match connection.as_mut().poll(cx) {
+            let order = poll_fn(|cx| match wakes.poll(connection.as_mut(), cx) {
                 Poll::Ready(_) => Poll::Ready(None),
                 Poll::Pending => order.poll(cx).map(Some),
             });

@@ -38,6 +38,7 @@ mod measures;
 mod meetings_tests;
 mod news;
 mod own_child;
+mod own_wakes;
 mod owners;
 mod param_headers;
 mod parked;
