@@ -4,7 +4,7 @@
 use sqlx::{query, query_as, query_scalar};
 
 use super::{
-    NewEvent, Store, StoreError,
+    EventRow, NewEvent, Store, StoreError,
     events::{EventArrays, INSERT_EVENT, insert_events},
     pool::Pool,
     records::desired_word,
@@ -95,8 +95,8 @@ const CREATE_IN_ONE_TRIP: &str = "WITH \
     secret AS (INSERT INTO access_token_secrets (hash, instance_key, name, created_at) \
         SELECT $17::bytea, instance_key, $15::text, $13::bigint FROM i), \
     told AS (INSERT INTO events (instance_id, generation, at, kind, message) \
-        VALUES ($1, 0, $13, 'created', $18)) \
-    SELECT instance_key FROM i";
+        VALUES ($1, 0, $13, 'created', $18) RETURNING id) \
+    SELECT i.instance_key, told.id FROM i, told";
 
 /// All of [`Store::save_state`] in one round trip. Identities rise in the order of the rows that are inserted.
 const SAVE_IN_ONE_TRIP: &str = "WITH \
@@ -119,6 +119,17 @@ impl Store {
     /// `Conflict("name")` when the owner has an instance of this name, `Conflict("port")` when the port is leased or
     /// rests, `Conflict("id")` when the id exists.
     pub async fn create_instance(&self, new: NewInstance) -> Result<InstanceRecord, StoreError> {
+        self.create_and_tell(new).await.map(|(record, _)| record)
+    }
+
+    /// The same, with the event as it was written, for whoever tells of it.
+    ///
+    /// # Errors
+    /// As [`Self::create_instance`].
+    pub async fn create_and_tell(
+        &self,
+        new: NewInstance,
+    ) -> Result<(InstanceRecord, EventRow), StoreError> {
         let id = new.id.to_string();
         let spec = JsonText::of(&new.spec)?;
         let state = JsonText::of(&InstanceState::Pending)?;
@@ -144,10 +155,10 @@ impl Store {
                     .bind(new.now)
             };
         }
-        let key: i64 = match &self.pool {
+        let (key, event): (i64, i64) = match &self.pool {
             Pool::Postgres(pool) => in_time!(
                 self,
-                instance!(query_scalar(CREATE_IN_ONE_TRIP))
+                instance!(query_as(CREATE_IN_ONE_TRIP))
                     .bind(port)
                     .bind(DEFAULT_TOKEN)
                     .bind(&all)
@@ -186,19 +197,27 @@ impl Store {
                     .bind(new.now)
                     .execute(&mut *tx)
                     .await?;
-                query(INSERT_EVENT)
+                let event: i64 = query_scalar(INSERT_EVENT)
                     .bind(&id)
                     .bind(0_i64)
                     .bind(new.now)
                     .bind("created")
                     .bind(&told)
-                    .execute(&mut *tx)
+                    .fetch_one(&mut *tx)
                     .await?;
                 tx.commit().await?;
-                key
+                (key, event)
             }),
         };
-        Ok(InstanceRecord {
+        let event = EventRow {
+            id: event,
+            instance: new.id,
+            generation: Generation::default(),
+            at: new.now,
+            kind: "created".to_owned(),
+            message: told,
+        };
+        let record = InstanceRecord {
             id: new.id,
             key,
             owner: new.owner,
@@ -217,7 +236,8 @@ impl Store {
             created_at: new.now,
             updated_at: new.now,
             last_accessed_at: None,
-        })
+        };
+        Ok((record, event))
     }
 
     /// Writes an instance's state and what happened, in one transaction; answers the ids of the events in their order.

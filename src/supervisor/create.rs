@@ -26,7 +26,7 @@ use crate::{
         violation::{Violation, add_unless_covered, pointer_token},
     },
     secrets::AccessToken,
-    store::{NewInstance, StoreError},
+    store::{EventRow, NewInstance, StoreError},
     templates,
 };
 
@@ -433,8 +433,8 @@ async fn record(
         token_hash: access_token.hash(),
         now: context.clock.now(),
     };
-    let record = match context.store.create_instance(new.clone()).await {
-        Ok(record) => record,
+    let (record, created) = match context.store.create_and_tell(new.clone()).await {
+        Ok(made) => made,
         Err(error) => {
             give_back();
             return Err(match error {
@@ -443,7 +443,7 @@ async fn record(
             });
         }
     };
-    hold_listener(context, id, &listener).await;
+    let held = Arc::clone(&listener);
     let birth = Birth {
         record,
         template: Some(checked.template),
@@ -455,11 +455,17 @@ async fn record(
         workload: None,
         members: Vec::new(),
     };
-    let handle = spawn_actor(context, birth).await?;
-    // Who hears of it and asks for it finds it.
-    announce(context, id).await;
-    // The inbox is new and empty.
-    let _ = handle.mailbox.send(Command::Boot).await;
+    let begun = async {
+        let handle = spawn_actor(context, birth).await?;
+        // Who hears of it and asks for it finds it.
+        announce(context, created);
+        // The inbox is new and empty.
+        let _ = handle.mailbox.send(Command::Boot).await;
+        Ok::<_, SupervisorError>(handle)
+    };
+    // The keeper is asked first, so it has the port before the child; its launch does not wait for the answer.
+    let ((), handle) = tokio::join!(hold_listener(context, id, &held), begun);
+    let handle = handle?;
     let status = Seen::now(&handle);
     Ok(Granted {
         connect_url: context.connect_url(status.record.port, access_token.expose()),
@@ -469,18 +475,13 @@ async fn record(
 }
 
 /// Tells live listeners of the event that the transaction wrote, with its number there.
-async fn announce(context: &Context, id: InstanceId) {
-    let Ok(page) = context.store.events_page(Some(id), 0, 1).await else {
-        return;
-    };
-    for event in page {
-        let _ = context.events.send(InstanceEvent {
-            id: event.id,
-            instance: id,
-            generation: event.generation,
-            at: event.at,
-            kind: event.kind,
-            message: event.message,
-        });
-    }
+fn announce(context: &Context, event: EventRow) {
+    let _ = context.events.send(InstanceEvent {
+        id: event.id,
+        instance: event.instance,
+        generation: event.generation,
+        at: event.at,
+        kind: event.kind,
+        message: event.message,
+    });
 }

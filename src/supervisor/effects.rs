@@ -380,7 +380,10 @@ impl Actor {
         }
         self.timers.disarm(Timer::YieldLaunchTurn);
         let was_ready = self.life.word() == StatusWord::Running;
-        self.apply(Event::Ready(generation)).await;
+        let effects = self.step_and_publish(Event::Ready(generation));
+        // Who waits for it is answered before the record is written.
+        tokio::task::yield_now().await;
+        self.follow(effects).await;
         // Its end is that of the span.
         self.launch_span = None;
         if !was_ready && self.life.word() == StatusWord::Running {

@@ -29,7 +29,7 @@ use super::{
     payload::{self, Payload},
     privileges,
     progress::{Failed, Stage, report},
-    root::{self, RootPlan},
+    root::{self, Place, RootPlan},
     secret_buffer::SecretBuffer,
     spares::Spare,
     watch::{Started, watch_over},
@@ -111,7 +111,7 @@ pub(super) fn probe(namespaces: Namespaces, uid: u32, gid: u32, probe: Probe) ->
             uid: owner,
             gid: group,
         };
-        base.lay_out().is_ok() && root::enter(&plan).is_ok()
+        base.lay_out().is_ok() && root::enter(&plan, Place::BesideHost).is_ok()
     };
     let works =
         maps && match (private_root, namespaces.mount) {
@@ -161,7 +161,7 @@ fn start(plan: InitPlan<'_>, progress: &OwnedFd) -> Result<Started, Failed> {
             // The mounts come when nothing more is needed of the host's /proc.
             let beside = CloneFlags::all() - CloneFlags::CLONE_NEWUSER - CloneFlags::CLONE_NEWNS;
             spare.enter(beside).map_err(|errno| (Stage::Ahead, errno))?;
-            spare.v6
+            spare.made.v6
         }
         None => {
             if namespaces.user {
@@ -269,6 +269,26 @@ fn set_view(plan: &InitPlan<'_>, progress: &OwnedFd) -> Result<(), Failed> {
     }
     if layers.private_root {
         let base = plan.base.ok_or((Stage::Root, Errno::EINVAL))?;
+        let root_plan = RootPlan {
+            sandbox: &launch.sandbox,
+            base,
+            folder: &launch.cwd,
+            credentials: plan.payload.credentials.is_some(),
+            uid: plan.payload.uid,
+            gid: plan.payload.gid,
+        };
+        let failed = |failure: root::Failure| {
+            if let Some(index) = failure.path.and_then(|index| i32::try_from(index).ok()) {
+                report(progress.as_raw_fd(), Stage::Place, index);
+            }
+            (Stage::Root, failure.errno)
+        };
+        let place = match plan.spare {
+            Some(spare) if spare.made.apart => {
+                Place::Apart(root::copy_named(&root_plan).map_err(failed)?)
+            }
+            _ => Place::BesideHost,
+        };
         match plan.spare {
             Some(spare) => {
                 let entered = spare.enter(CloneFlags::CLONE_NEWNS);
@@ -280,20 +300,7 @@ fn set_view(plan: &InitPlan<'_>, progress: &OwnedFd) -> Result<(), Failed> {
             }
             None => base.lay_out().map_err(|errno| (Stage::Root, errno))?,
         }
-        let root_plan = RootPlan {
-            sandbox: &launch.sandbox,
-            base,
-            folder: &launch.cwd,
-            credentials: plan.payload.credentials.is_some(),
-            uid: plan.payload.uid,
-            gid: plan.payload.gid,
-        };
-        root::enter(&root_plan).map_err(|failure| {
-            if let Some(index) = failure.path.and_then(|index| i32::try_from(index).ok()) {
-                report(progress.as_raw_fd(), Stage::Place, index);
-            }
-            (Stage::Root, failure.errno)
-        })?;
+        root::enter(&root_plan, place).map_err(failed)?;
     } else if layers.namespaces.mount {
         let hidden = match layers.profile {
             Profile::Off => &[],

@@ -5,16 +5,16 @@ use std::{
     ffi::{CString, OsStr},
     fs,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsRawFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::DirBuilderExt},
     },
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
-    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt},
         wait::{WaitStatus, waitpid},
@@ -33,9 +33,10 @@ use super::{
     identity::{self, Identity, Shared},
     init::{self, InitPlan, Probe},
     layers::{Host, Layers},
+    memory_kills,
     payload::Payload,
     plan_check,
-    progress::{Stage, receive_stage},
+    progress::{Stage, await_exec},
     protocol::Launch,
     second_wall,
     secret_buffer::SecretBuffer,
@@ -65,7 +66,7 @@ pub(super) struct Launched {
     /// Its cgroup, where it has one.
     pub(super) leaf: Option<Leaf>,
     /// Where the kernel counts what it kills in there for want of memory.
-    pub(super) counter: Option<PathBuf>,
+    pub(super) memory: memory_kills::Count,
     /// What holds for it, in words.
     pub(super) isolation: BTreeMap<String, String>,
     /// Of its network namespace, as [`super::network::sockets`] made them.
@@ -93,6 +94,7 @@ pub(super) struct Launcher {
     keeper_socket: CString,
     shelf: Shelf,
     taken_users: TakenUsers,
+    own_counter: memory_kills::OwnCounter,
     /// Namespaces for launches to come.
     pub(super) spares: Spares,
 }
@@ -175,6 +177,7 @@ impl Launcher {
             gid,
             keeper_socket,
             taken_users: TakenUsers::default(),
+            own_counter: memory_kills::OwnCounter::default(),
             spares: Spares::new(),
         }
     }
@@ -260,6 +263,7 @@ impl Launcher {
             Ok(cgroups) => Some(cgroups.leaf(launch.id, &launch.resources)?),
             Err(_) => None,
         };
+        let memory = self.memory_count(leaf.as_ref());
         let entrance = leaf.as_ref().map(|leaf| &leaf.entrance);
         // Without one they are refused all the same.
         let sheet = layers.filter.then(Sheet::new).and_then(Result::ok);
@@ -267,7 +271,8 @@ impl Launcher {
         let base = layers
             .private_root
             .then(|| Base::look(layers.network.is_gated()));
-        let spare = base.as_ref().zip(Kind::of(&layers));
+        let kind = Kind::of(&layers);
+        let spare = base.as_ref().zip(kind);
         let spare = spare.and_then(|(base, kind)| self.spares.take(kind, base));
         let namespaces = match &spare {
             // Its user namespace must be entered before.
@@ -325,7 +330,11 @@ impl Launcher {
         let denials = sheet.map(Sheet::into_file);
         drop(spare);
         let mut init = (pid, pidfd);
-        match await_exec(&progress, &mut init) {
+        let outcome = await_exec(&progress, &mut init);
+        if let Some(kind) = kind {
+            self.spares.want(kind, Instant::now());
+        }
+        match outcome {
             Ok((server, sockets)) => Ok(Launched {
                 init: init.0,
                 pidfd: held(init.1),
@@ -333,11 +342,7 @@ impl Launcher {
                 stdin: held(stdin),
                 stdout: held(stdout),
                 stderr: held(stderr),
-                counter: self
-                    .cgroups
-                    .as_ref()
-                    .ok()
-                    .and_then(|all| all.counter(leaf.as_ref()?)),
+                memory,
                 isolation: self.report(
                     layers,
                     leaf.as_ref(),
@@ -361,6 +366,12 @@ impl Launcher {
                 Err(failure.sentence(launch))
             }
         }
+    }
+
+    fn memory_count(&mut self, leaf: Option<&Leaf>) -> memory_kills::Count {
+        let cgroups = self.cgroups.as_ref().ok();
+        let counter = cgroups.zip(leaf).and_then(|(all, leaf)| all.counter(leaf));
+        counter.map_or_else(|| self.own_counter.count(), memory_kills::Count::in_cgroup)
     }
 
     fn report(
@@ -454,42 +465,4 @@ fn make_folder(folder: &Path) -> Result<(), String> {
             folder.display()
         )
     })
-}
-
-/// `init` is the fork that was made, and then the init that it forked in its place, if it did.
-fn await_exec(
-    progress: &OwnedFd,
-    init: &mut (Pid, OwnedFd),
-) -> Result<(u32, Vec<OwnedFd>), Failure> {
-    let (mut server, mut place, mut sockets) = (None, None, Vec::new());
-    loop {
-        let mut ready = [PollFd::new(progress.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut ready, PollTimeout::from(LAUNCH_TIMEOUT_MS)) {
-            Ok(0) => return Err(Failure::TimedOut),
-            Ok(_) => {}
-            Err(Errno::EINTR) => continue,
-            Err(_) => return Err(Failure::DiedInSetup),
-        }
-        match receive_stage(progress) {
-            Ok(Some((Stage::Ready, _, pid, _))) => server = Some(pid),
-            Ok(Some((Stage::Sockets, .., made))) => sockets = made,
-            Ok(Some((Stage::Init, pid, _, mut pidfd))) => {
-                let pidfd = pidfd.pop().ok_or(Failure::DiedInSetup)?;
-                let former = std::mem::replace(init, (Pid::from_raw(pid), pidfd));
-                let _ = waitpid(former.0, None);
-            }
-            Ok(Some((Stage::Place, index, ..))) => place = usize::try_from(index).ok(),
-            Ok(Some((stage, errno, ..))) => {
-                return Err(Failure::At(stage, Errno::from_raw(errno), place));
-            }
-            // The last copy of the other end was closed by a successful execve, or by a death.
-            Ok(None) => {
-                return server
-                    .map(|server| (server, sockets))
-                    .ok_or(Failure::DiedInSetup);
-            }
-            Err(Errno::EINTR) => {}
-            Err(_) => return Err(Failure::DiedInSetup),
-        }
-    }
 }

@@ -38,13 +38,29 @@ impl Count {
         let at_launch = read(&file);
         Self { file, at_launch }
     }
+}
 
-    /// For a child that was just launched: by the first of its processes that still has a cgroup.
-    pub(super) fn of(pids: &[u32]) -> Self {
-        let mut files = pids.iter().filter_map(|pid| counter_of(*pid));
-        let file = files.next().unwrap_or_else(|| HOST.into());
-        let at_launch = read(&file);
-        Self { file, at_launch }
+/// Where kills in the keeper's own cgroup are counted, in which children without one of their own are too. Found once: to
+/// read all mounts of the host takes longer than a fork.
+#[derive(Debug, Default)]
+pub(super) struct OwnCounter {
+    /// As `/proc/self/cgroup` had it.
+    cgroups: String,
+    file: PathBuf,
+}
+
+impl OwnCounter {
+    /// For a child that is launched now.
+    pub(super) fn count(&mut self) -> Count {
+        let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        if self.cgroups != cgroups || !self.file.exists() {
+            self.file = counter_of(&cgroups).unwrap_or_else(|| HOST.into());
+            self.cgroups = cgroups;
+        }
+        Count {
+            file: self.file.clone(),
+            at_launch: read(&self.file),
+        }
     }
 }
 
@@ -64,11 +80,10 @@ impl MemoryKills {
     }
 }
 
-/// The file that counts for the cgroup of a process.
-fn counter_of(pid: u32) -> Option<PathBuf> {
-    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+/// The file that counts for a process in these cgroups.
+fn counter_of(cgroups: &str) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    candidates(&cgroups, &mounts)
+    candidates(cgroups, &mounts)
         .into_iter()
         .find(|file| fs::read_to_string(file).is_ok_and(|text| number(&text).is_some()))
 }

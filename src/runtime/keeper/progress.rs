@@ -2,15 +2,22 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
 use nix::{
     errno::Errno,
-    sys::socket::{
-        ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, sendmsg,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        socket::{
+            ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, sendmsg,
+        },
+        wait::waitpid,
     },
+    unistd::Pid,
 };
+
+use super::{failure::Failure, launch::LAUNCH_TIMEOUT_MS};
 
 /// Most descriptors that an init hands to the keeper (`SCM_MAX_FD`).
 const DESCRIPTORS_MAX: usize = 253;
@@ -110,7 +117,13 @@ pub(super) struct StatusRecord {
     pub(super) system_cpu_ms: u64,
     /// Largest resident set in KiB.
     pub(super) max_rss_kib: u64,
+    /// Nothing is left of the tree but the init that writes this, and it ends next.
+    #[serde(default)]
+    pub(super) alone: bool,
 }
+
+/// `alone`, beside the 32 bits of the status: inits of a former program leave it out, and former keepers do not look.
+const ALONE: u64 = 1 << 32;
 
 impl StatusRecord {
     /// Its length in bytes.
@@ -124,6 +137,7 @@ impl StatusRecord {
             user_cpu_ms: ms(usage.ru_utime),
             system_cpu_ms: ms(usage.ru_stime),
             max_rss_kib: usage.ru_maxrss as u64,
+            alone: false,
         }
     }
 
@@ -132,7 +146,7 @@ impl StatusRecord {
         let mut bytes = [0; Self::LEN];
         let words = [
             self.serial,
-            self.wait_status as u32 as u64,
+            u64::from(self.wait_status.cast_unsigned()) | if self.alone { ALONE } else { 0 },
             self.user_cpu_ms,
             self.system_cpu_ms,
             self.max_rss_kib,
@@ -157,6 +171,7 @@ impl StatusRecord {
             user_cpu_ms: word(2),
             system_cpu_ms: word(3),
             max_rss_kib: word(4),
+            alone: word(1) & ALONE != 0,
         }
     }
 }
@@ -198,7 +213,7 @@ pub(super) fn send_with(socket: RawFd, message: &[u8], descriptors: &[RawFd]) ->
 type Told = (Stage, i32, u32, Vec<OwnedFd>);
 
 /// What an init says next; `None`: every copy of its end is closed.
-pub(super) fn receive_stage(progress: &OwnedFd) -> nix::Result<Option<Told>> {
+fn receive_stage(progress: &OwnedFd) -> nix::Result<Option<Told>> {
     let mut bytes = [0_u8; 5];
     let mut control = nix::cmsg_space!(UnixCredentials, [RawFd; DESCRIPTORS_MAX]);
     let mut parts = [io::IoSliceMut::new(&mut bytes)];
@@ -226,6 +241,44 @@ pub(super) fn receive_stage(progress: &OwnedFd) -> nix::Result<Option<Told>> {
     Ok(Some((stage, errno, pid, descriptors)))
 }
 
+/// Waits until the server executes its program. `init` is the fork that was made, and then the init that it forked in its place, if it did.
+pub(super) fn await_exec(
+    progress: &OwnedFd,
+    init: &mut (Pid, OwnedFd),
+) -> Result<(u32, Vec<OwnedFd>), Failure> {
+    let (mut server, mut place, mut sockets) = (None, None, Vec::new());
+    loop {
+        let mut ready = [PollFd::new(progress.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready, PollTimeout::from(LAUNCH_TIMEOUT_MS)) {
+            Ok(0) => return Err(Failure::TimedOut),
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(_) => return Err(Failure::DiedInSetup),
+        }
+        match receive_stage(progress) {
+            Ok(Some((Stage::Ready, _, pid, _))) => server = Some(pid),
+            Ok(Some((Stage::Sockets, .., made))) => sockets = made,
+            Ok(Some((Stage::Init, pid, _, mut pidfd))) => {
+                let pidfd = pidfd.pop().ok_or(Failure::DiedInSetup)?;
+                let former = std::mem::replace(init, (Pid::from_raw(pid), pidfd));
+                let _ = waitpid(former.0, None);
+            }
+            Ok(Some((Stage::Place, index, ..))) => place = usize::try_from(index).ok(),
+            Ok(Some((stage, errno, ..))) => {
+                return Err(Failure::At(stage, Errno::from_raw(errno), place));
+            }
+            // The last copy of the other end was closed by a successful execve, or by a death.
+            Ok(None) => {
+                return server
+                    .map(|server| (server, sockets))
+                    .ok_or(Failure::DiedInSetup);
+            }
+            Err(Errno::EINTR) => {}
+            Err(_) => return Err(Failure::DiedInSetup),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,8 +291,17 @@ mod tests {
             user_cpu_ms: 1,
             system_cpu_ms: u64::MAX,
             max_rss_kib: 3,
+            alone: false,
         };
         assert_eq!(StatusRecord::decode(&record.encode()), record);
+        for wait_status in [9, -1] {
+            let alone = StatusRecord {
+                wait_status,
+                alone: true,
+                ..record
+            };
+            assert_eq!(StatusRecord::decode(&alone.encode()), alone);
+        }
     }
 
     #[test]

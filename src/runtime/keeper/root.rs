@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 
 use nix::{
     errno::Errno,
-    mount::{MntFlags, MsFlags, mount, umount2},
-    unistd::{chdir, pivot_root},
+    mount::{MsFlags, mount},
 };
 
 pub(in crate::runtime) use super::base_root::{DEVICES, shown_to_all};
 use super::{
-    base_root::{Base, Root, inside, tmpfs},
+    base_root::{Base, Root, inside, leave_host, tmpfs},
     credential_files,
-    tree::Show,
+    tree::{Show, Tree},
 };
 use crate::domain::sandbox::Sandbox;
 
@@ -55,11 +54,34 @@ impl From<Errno> for Failure {
     }
 }
 
+/// A path of the host that the plan shows, copied, and which of the [`named`] it is, if it is one.
+pub(super) struct Copied<'a> {
+    path: &'a Path,
+    index: Option<usize>,
+    tree: Tree,
+}
+
+/// Where a process is that gets a root.
+pub(super) enum Place<'a> {
+    /// Beside the host's root, in a mount namespace that is its own.
+    BesideHost,
+    /// In a root that the host's is no longer in; what it shows of the host was copied before that was entered.
+    Apart(Vec<Copied<'a>>),
+}
+
 /// Moves this process, alone in a mount namespace that has the rights for it, into a root made by the plan. Its base was
 /// laid out there already.
-pub(super) fn enter(plan: &RootPlan<'_>) -> Result<(), Failure> {
+pub(super) fn enter<'a>(plan: &RootPlan<'a>, place: Place<'a>) -> Result<(), Failure> {
     let none: Option<&str> = None;
-    let root = Root::open()?;
+    // In both cases first: so the mounts have the same order.
+    let (copied, is_apart) = match place {
+        Place::Apart(copied) => (copied, true),
+        Place::BesideHost => (copy_named(plan)?, false),
+    };
+    let root = match is_apart {
+        true => Root::open_apart()?,
+        false => Root::open()?,
+    };
     if plan.credentials {
         root.place(inside(Path::new(credential_files::INSIDE)), true)?;
     }
@@ -76,17 +98,20 @@ pub(super) fn enter(plan: &RootPlan<'_>) -> Result<(), Failure> {
     flags.set(MsFlags::MS_RDONLY, plan.uid == 0);
     mount(Some("proc"), "proc", Some("proc"), flags, none)?;
     accounts(&root, plan)?;
-    show_named(&root, plan)?;
-    pivot_root(".", ".")?;
-    umount2(".", MntFlags::MNT_DETACH)?;
-    chdir("/")?;
+    for Copied { path, index, tree } in copied {
+        let shown = root.place_tree(path, tree);
+        shown.map_err(|errno| Failure { errno, path: index })?;
+    }
+    if !is_apart {
+        leave_host()?;
+    }
     let flags = quiet | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     mount(none, "/", none, flags, none)?;
     Ok(())
 }
 
-/// The plan's own paths, outer before inner, so that the more precise one holds.
-fn show_named(root: &Root, plan: &RootPlan<'_>) -> Result<(), Failure> {
+/// Copies the plan's own paths, outer before inner, so that the more precise one holds, and its folder.
+pub(super) fn copy_named<'a>(plan: &RootPlan<'a>) -> Result<Vec<Copied<'a>>, Failure> {
     let sandbox = plan.sandbox;
     let program = sandbox
         .program
@@ -104,23 +129,26 @@ fn show_named(root: &Root, plan: &RootPlan<'_>) -> Result<(), Failure> {
     all.sort_by_key(|(_, (path, _, _))| path.components().count());
     // What lies below one of these is there already.
     let mut read_only: Vec<&PathBuf> = Vec::new();
+    let mut copied = Vec::new();
+    let mut copy = |path: &'a Path, index, follow, show| {
+        let tree = Tree::copy_if_there(path, follow, show);
+        let tree = tree.map_err(|errno| Failure { errno, path: index })?;
+        copied.extend(tree.map(|tree| Copied { path, index, tree }));
+        Ok::<_, Failure>(())
+    };
     for (index, (path, follow, show)) in all {
         let mut before = read_only.iter();
         let there = plan.base.shows(path) || before.any(|shown| path.starts_with(shown));
         if there && show == Show::ReadOnly {
             continue;
         }
-        let shown = root.show(path, follow, show);
-        shown.map_err(|errno| Failure {
-            errno,
-            path: Some(index),
-        })?;
+        copy(path, Some(index), follow, show)?;
         if show == Show::ReadOnly {
             read_only.push(path);
         }
     }
-    root.show(plan.folder, true, Show::Writable)?;
-    Ok(())
+    copy(plan.folder, None, true, Show::Writable)?;
+    Ok(copied)
 }
 
 /// Names for the ids that exist inside: programs ask who they are.

@@ -7,9 +7,12 @@
 //! namespace and all that follows are its own in either case. One that finds none makes its own, by the same code.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        unix::fs::MetadataExt,
+    },
     time::{Duration, Instant},
 };
 
@@ -29,7 +32,7 @@ use nix::{
 };
 
 use super::{
-    base_root::Base,
+    base_root::{Base, leave_host},
     clone::{Forked, Namespaces, fork_sibling, fork_with},
     descriptors,
     init::{exit, reader_is_gone, write_maps},
@@ -44,14 +47,16 @@ use crate::runtime::channel;
 const OF_A_KIND: usize = 2;
 /// So many in all.
 const IN_ALL: usize = 4;
-/// How long nothing was launched before the next are made: who was launched last is just starting. Not longer, or one
-/// launch right after the other would never find any.
-const QUIET: Duration = Duration::from_millis(3);
+/// How long after the last launch the next are made: who was launched last is just starting, and a host of two processors
+/// has none to spare then.
+const QUIET: Duration = Duration::from_millis(10);
 /// So many descriptors must be free to make some, and as long it is before that is looked at again when they are not.
 const DESCRIPTORS: u64 = 64;
 const WITHOUT_ROOM: Duration = Duration::from_secs(5);
 /// After so many that could not be made in a row no more are tried.
 const FAILURES_MAX: u32 = 3;
+/// `PROC_USER_INIT_INO` of linux/proc_ns.h: the number of the host's own user namespace.
+const FIRST_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
 /// Says when the mounts that the keeper sees have changed (proc_pid_mounts(5)).
 const MOUNTS: &str = "/proc/self/mounts";
 
@@ -92,8 +97,29 @@ pub(super) struct Spare {
     kind: Kind,
     base: Base,
     namespaces: Vec<(CloneFlags, OwnedFd)>,
+    pub(super) made: Made,
+}
+
+/// How some were made, as far as a launch into them must know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Made {
     /// As [`network::prepare`] found it.
     pub(super) v6: bool,
+    /// The host's root is gone from the mount namespace: what is to be shown of it is copied before that is entered.
+    pub(super) apart: bool,
+}
+
+impl Made {
+    fn encode(self) -> u8 {
+        u8::from(self.v6) | u8::from(self.apart) << 1
+    }
+
+    fn decode(byte: u8) -> Self {
+        Self {
+            v6: byte & 1 != 0,
+            apart: byte & 2 != 0,
+        }
+    }
 }
 
 impl Spare {
@@ -181,9 +207,16 @@ impl Spares {
         }
     }
 
-    /// Those for a launch of this kind on a host that has `base` now. More of the kind are made later.
+    /// A launch of this kind has ended. More of the kind are made when it had time to start; where none are left, launches
+    /// that come meanwhile do not put that off, or one right after the other would never find any.
+    pub(super) fn want(&mut self, kind: Kind, now: Instant) {
+        let waits = self.wanted.filter(|_| self.ready.is_empty());
+        let waits = waits.filter(|(wanted, due)| *wanted == kind && *due + QUIET > now);
+        self.wanted = waits.or(Some((kind, now + QUIET)));
+    }
+
+    /// Those for a launch of this kind on a host that has `base` now.
     pub(super) fn take(&mut self, kind: Kind, base: &Base) -> Option<Spare> {
-        self.wanted = Some((kind, Instant::now() + QUIET));
         self.drop_if_mounts_changed();
         let stale = |spare: &Spare| spare.kind == kind && spare.base != *base;
         self.ready.retain(|spare| !stale(spare));
@@ -257,7 +290,7 @@ impl Spares {
                         kind,
                         base,
                         namespaces: flags.zip(received.descriptors).collect(),
-                        v6: byte == [1],
+                        made: Made::decode(byte[0]),
                     });
                 }
             }
@@ -326,11 +359,57 @@ fn make_and_tell(kind: Kind, base: &Base, tells: RawFd, status: RawFd) -> Result
     let namespaces: Result<Vec<_>, Errno> = all.iter().map(opened).collect();
     let namespaces = namespaces?;
     let v6 = kind.namespaces.net && network::prepare(kind.gated)?;
+    // While there is a /proc.
+    let apart = !kind.namespaces.user && is_first_user_namespace();
     base.lay_out()?;
+    if apart {
+        leave_host()?;
+    }
     // A host that allows to make them may forbid to enter them. One's own user namespace is never entered again.
     let others = namespaces.iter();
     let mut others = others.filter(|(flag, _)| *flag != CloneFlags::CLONE_NEWUSER);
     others.try_for_each(|(flag, namespace)| setns(namespace, *flag))?;
     let namespaces: Vec<RawFd> = namespaces.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
-    send_with(tells, &[u8::from(v6)], &namespaces)
+    send_with(tells, &[Made { v6, apart }.encode()], &namespaces)
+}
+
+/// Whether this process is in the host's own user namespace. Only there can files be copied from the host's mount namespace,
+/// and a `/proc` be mounted where none is seen.
+fn is_first_user_namespace() -> bool {
+    fs::metadata("/proc/self/ns/user")
+        .is_ok_and(|namespace| namespace.ino() == FIRST_USER_NAMESPACE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_are_made_when_the_last_launch_had_its_time_and_not_never() {
+        let kind = Kind {
+            namespaces: Namespaces {
+                pid: true,
+                mount: true,
+                ..Namespaces::NONE
+            },
+            gated: false,
+        };
+        let (mut spares, now) = (Spares::new(), Instant::now());
+        assert_eq!(spares.wait(now), None);
+        spares.want(kind, now);
+        assert_eq!(spares.wait(now), Some(QUIET));
+        // There is none for the next launch, so that does not put it off; one after a long time is a new beginning.
+        spares.want(kind, now + QUIET / 2);
+        assert_eq!(spares.wait(now + QUIET / 2), Some(QUIET / 2));
+        spares.want(kind, now + QUIET * 5);
+        assert_eq!(spares.wait(now + QUIET * 5), Some(QUIET));
+    }
+
+    #[test]
+    fn how_some_were_made_reads_back() {
+        for (v6, apart) in [(false, false), (true, false), (false, true), (true, true)] {
+            let made = Made { v6, apart };
+            assert_eq!(Made::decode(made.encode()), made);
+        }
+    }
 }

@@ -41,7 +41,7 @@ pub(super) struct Record {
     pub(super) sockets: Vec<OwnedFd>,
     /// Where its refused system calls are counted.
     pub(super) denials: Option<OwnedFd>,
-    /// How it ended.
+    /// How it ended; its init may still be there, alone.
     pub(super) exit: Option<ExitReport>,
     /// We sent SIGKILL.
     pub(super) killed: bool,
@@ -76,10 +76,6 @@ pub(super) struct Table {
 impl Table {
     /// Adds a child that was just launched.
     pub(super) fn insert(&mut self, id: WorkloadId, serial: u64, launched: Launched) {
-        let memory = launched.counter.map_or_else(
-            || memory_kills::Count::of(&[launched.server, launched.init.as_raw().cast_unsigned()]),
-            memory_kills::Count::in_cgroup,
-        );
         let record = Record {
             serial,
             server: launched.server,
@@ -96,7 +92,7 @@ impl Table {
             credentials: launched.credentials,
             leaf: launched.leaf,
             forgotten: false,
-            memory,
+            memory: launched.memory,
             status: None,
         };
         self.by_serial.insert(serial, id);
@@ -219,11 +215,43 @@ impl Table {
         records.any(|record| record.pidfd.is_some() && record.init == pid)
     }
 
-    /// Keeps what an init wrote until its end is seen. A serial of a launch that failed is ignored.
+    /// Keeps what an init wrote until its end is seen; where nothing but that init is left, which does nothing any more, the
+    /// child has ended: the kernel may take as long as a launch to tear its namespaces down. A serial of a launch that failed
+    /// is ignored.
     pub(super) fn note_status(&mut self, status: StatusRecord) {
-        let id = self.by_serial.get(&status.serial);
-        if let Some(record) = id.and_then(|id| self.workloads.get_mut(id)) {
+        let Some(id) = self.by_serial.get(&status.serial).copied() else {
+            return;
+        };
+        if let Some(record) = self.workloads.get_mut(&id) {
             record.status = Some(status);
+            if status.alone && record.exit.is_none() {
+                self.conclude(id, status);
+            }
+        }
+    }
+
+    /// Notes how a child ended, to be told.
+    fn conclude(&mut self, id: WorkloadId, status: StatusRecord) {
+        let Some(record) = self.workloads.get_mut(&id) else {
+            return;
+        };
+        record.sockets.clear();
+        record.credentials = None;
+        record.stdin = None;
+        let killed_by_stranger = libc::WIFSIGNALED(status.wait_status)
+            && libc::WTERMSIG(status.wait_status) == libc::SIGKILL
+            && !record.killed;
+        let memory = killed_by_stranger && self.memory_kills.explain(&record.memory);
+        record.exit = Some(ExitReport {
+            status: exit_status(status.wait_status, memory),
+            usage: ResourceUsage {
+                user_cpu_ms: status.user_cpu_ms,
+                system_cpu_ms: status.system_cpu_ms,
+                max_rss_kib: status.max_rss_kib,
+            },
+        });
+        if !record.forgotten {
+            self.untold.insert(id);
         }
     }
 
@@ -243,28 +271,15 @@ impl Table {
             usage
         };
         let (pidfd, leaf) = (record.pidfd.take(), record.leaf.take());
-        record.sockets.clear();
-        record.credentials = None;
-        record.stdin = None;
-        // An init that was killed wrote nothing: then what the kernel says of the init stands for all.
-        let by_init = StatusRecord::new(serial, wait_status, &usage);
-        let status = record.status.unwrap_or(by_init);
-        let killed_by_stranger = libc::WIFSIGNALED(status.wait_status)
-            && libc::WTERMSIG(status.wait_status) == libc::SIGKILL
-            && !record.killed;
-        let memory = killed_by_stranger && self.memory_kills.explain(&record.memory);
-        record.exit = Some(ExitReport {
-            status: exit_status(status.wait_status, memory),
-            usage: ResourceUsage {
-                user_cpu_ms: status.user_cpu_ms,
-                system_cpu_ms: status.system_cpu_ms,
-                max_rss_kib: status.max_rss_kib,
-            },
-        });
-        if record.forgotten {
+        let forgotten = record.forgotten;
+        if record.exit.is_none() {
+            // An init that was killed wrote nothing: then what the kernel says of the init stands for all.
+            let by_init = StatusRecord::new(serial, wait_status, &usage);
+            let status = record.status.unwrap_or(by_init);
+            self.conclude(id, status);
+        }
+        if forgotten {
             self.perform(id, Verb::Forget, Namespaces::NONE);
-        } else {
-            self.untold.insert(id);
         }
         pidfd.map(|pidfd| (pidfd, leaf))
     }
@@ -284,7 +299,18 @@ fn exit_status(wait_status: i32, memory: bool) -> ExitStatus {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        os::fd::AsFd,
+        process::{Command, Stdio},
+    };
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
     use super::*;
+    use crate::{
+        domain::id::{Generation, InstanceId},
+        runtime::keeper::clone::pidfd_open,
+    };
 
     #[test]
     fn wait_statuses_in_words() {
@@ -292,5 +318,67 @@ mod tests {
         assert_eq!(exit_status(15, true), ExitStatus::Signaled { signal: 15 });
         assert_eq!(exit_status(9, false), ExitStatus::Signaled { signal: 9 });
         assert_eq!(exit_status(9, true), ExitStatus::OutOfMemory);
+    }
+
+    fn child(serial: u64, init: u32) -> Launched {
+        let null = || std::fs::File::open("/dev/null").expect("a device").into();
+        Launched {
+            init: Pid::from_raw(init.cast_signed()),
+            pidfd: pidfd_open(init).expect("a call").expect("a process"),
+            server: init,
+            stdin: null(),
+            stdout: null(),
+            stderr: null(),
+            leaf: None,
+            memory: memory_kills::OwnCounter::default().count(),
+            isolation: BTreeMap::from([("serial".to_owned(), serial.to_string())]),
+            sockets: Vec::new(),
+            denials: None,
+            credentials: None,
+        }
+    }
+
+    #[test]
+    fn a_child_whose_init_is_alone_has_ended_and_its_init_goes_later() {
+        // Stands for the init.
+        let mut init = Command::new("cat")
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("cat");
+        let id = WorkloadId::main(InstanceId(uuid::Uuid::now_v7()), Generation(1));
+        let mut table = Table::default();
+        table.insert(id, 7, child(7, init.id()));
+        let killed = StatusRecord {
+            serial: 7,
+            wait_status: 9,
+            user_cpu_ms: 0,
+            system_cpu_ms: 0,
+            max_rss_kib: 0,
+            alone: false,
+        };
+        table.note_status(killed);
+        assert!(table.untold.is_empty(), "others of its tree may live");
+        table.note_status(StatusRecord {
+            alone: true,
+            ..killed
+        });
+        assert_eq!(table.untold.iter().collect::<Vec<_>>(), [&id]);
+        let exit = table.workloads[&id].exit.clone().expect("an end");
+        assert_eq!(exit.status, ExitStatus::Signaled { signal: 9 });
+        assert!(table.ended(7).is_none() && table.any_alive());
+        // `serve` was told, and wants to know no more.
+        table.untold.clear();
+        table.perform(id, Verb::Forget, Namespaces::NONE);
+        assert!(
+            table.workloads.contains_key(&id),
+            "its init is still to be reaped"
+        );
+        drop(init.stdin.take());
+        let pidfd = pidfd_open(init.id()).expect("a call").expect("a process");
+        let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut ended, PollTimeout::from(10_000_u16)), Ok(1));
+        assert!(table.ended(7).is_some());
+        assert!(table.workloads.is_empty() && table.untold.is_empty());
+        assert!(init.wait().is_err(), "it was reaped");
     }
 }

@@ -97,6 +97,18 @@ impl Tree {
         })
     }
 
+    /// The same; `None` when there is nothing at `path`.
+    pub(super) fn copy_if_there(
+        path: &Path,
+        follow: bool,
+        show: Show,
+    ) -> nix::Result<Option<Self>> {
+        match Self::copy(path, follow, show) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            tree => tree.map(Some),
+        }
+    }
+
     /// Mounts it on `target`, an open file or folder of the same kind.
     pub(super) fn attach(self, target: BorrowedFd<'_>) -> nix::Result<()> {
         // SAFETY: two valid descriptors and two empty C strings.

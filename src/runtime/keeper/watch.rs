@@ -96,12 +96,27 @@ fn on_signal(started: &Started, signal: libc::c_int) {
 
 /// Reaps whatever ended; does not return when the server was among it.
 fn reap_ended(started: &Started) {
-    while let Some((pid, record)) = wait(started, libc::WNOHANG) {
+    while let Some((pid, mut record)) = wait(started, libc::WNOHANG) {
         if pid == started.server {
             if !started.own_namespace {
                 kill_descendants(started, Some(record));
             }
+            record.alone = is_alone();
             finish(started, record);
+        }
+    }
+}
+
+/// Whether nothing is left in the process namespace of this init: all in it are its children, or below them.
+fn is_alone() -> bool {
+    let mut status = 0;
+    loop {
+        // SAFETY: the call writes only to the place given.
+        match unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::__WALL) } {
+            1.. => {}
+            0 => return false,
+            // SAFETY: the place is this thread's own.
+            _ => return unsafe { *libc::__errno_location() } == libc::ECHILD,
         }
     }
 }
