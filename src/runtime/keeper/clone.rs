@@ -1,11 +1,17 @@
 //! clone3(2): fork without exec, into new namespaces, with a pidfd.
 
 use std::{
+    convert::Infallible,
     io,
+    num::NonZeroUsize,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
-use nix::unistd::Pid;
+use nix::{
+    errno::Errno,
+    sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap},
+    unistd::Pid,
+};
 
 use super::descriptors::Kept;
 
@@ -63,6 +69,9 @@ impl Namespaces {
 
 /// Of linux/sched.h.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// At least as long as a page.
+const PAGE_BYTES: usize = 1 << 16;
 
 /// Which side of a fork this is.
 pub(super) enum Forked {
@@ -208,5 +217,65 @@ fn fork(mut arguments: libc::clone_args) -> io::Result<Forked> {
             pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
         }),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The stack of a child that borrows our memory; what it does not touch costs nothing.
+const LENT_STACK_BYTES: usize = 1 << 20;
+
+/// Runs `child` in a new process that has our memory until it executes a program or ends, for which we wait (vfork(2)). To
+/// copy the memory of a fork, and to give the copy up at once for a program, takes longer than all that a server's process
+/// does in between.
+///
+/// To be called only by a process of a single thread, or for a child that takes no lock. What the child allocates and does
+/// not free stays with us.
+///
+/// # Errors
+/// That of the fork; what the child does is not told.
+pub(super) fn lend_memory<F: FnOnce() -> Infallible>(child: F) -> io::Result<Pid> {
+    extern "C" fn begin<F: FnOnce() -> Infallible>(child: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the caller's own value, which stands still meanwhile; it is taken once.
+        let child = unsafe { (*child.cast::<Option<F>>()).take() };
+        child.map_or(1, |child| match child() {})
+    }
+    let len = NonZeroUsize::new(LENT_STACK_BYTES).ok_or(Errno::EINVAL)?;
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE | MapFlags::MAP_STACK;
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let stack = unsafe { mmap_anonymous(None, len, protection, flags)? };
+    let mut child = Some(child);
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: `begin` gets a stack of its own, which grows downwards from the end of a mapping of this length; its lowest page is
+    // for nothing but to be missed by one that is too deep. `child` lives until the call is over, and so until it is used no more.
+    let pid = unsafe {
+        let guarded = mprotect(stack, PAGE_BYTES, ProtFlags::PROT_NONE);
+        guarded.map(|()| {
+            let top = stack.as_ptr().byte_add(LENT_STACK_BYTES);
+            Errno::result(libc::clone(begin::<F>, top, flags, (&raw mut child).cast()))
+        })
+    };
+    // SAFETY: mapped above with this length, and its user is gone.
+    let _ = unsafe { munmap(stack, LENT_STACK_BYTES) };
+    let pid = pid.and_then(|pid| pid);
+    pid.map(Pid::from_raw).map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_child_has_our_memory_and_is_done_when_we_go_on() {
+        let seen = AtomicU32::new(1);
+        let pid = lend_memory(|| {
+            seen.fetch_add(6, Ordering::Relaxed);
+            super::super::init::exit(3)
+        });
+        assert_eq!(seen.load(Ordering::Relaxed), 7);
+        let pid = pid.expect("a fork");
+        assert_eq!(waitpid(pid, None), Ok(WaitStatus::Exited(pid, 3)));
     }
 }

@@ -21,12 +21,12 @@ use nix::{
 
 use super::{
     base_root::Base,
-    clone::{Forked, Namespaces, fork_into},
+    clone::{Forked, Namespaces, fork_into, lend_memory},
     credential_files::{self, Files},
     denials, identity,
     layers::Layers,
     mounts, network, oom_score,
-    payload::{self, Payload},
+    payload::{self, Payload, Program},
     privileges,
     progress::{Failed, Stage, report},
     root::{self, Place, RootPlan},
@@ -220,17 +220,16 @@ fn start(plan: InitPlan<'_>, progress: &OwnedFd) -> Result<Started, Failed> {
         );
         pair.ok().map(|(ours, theirs)| (ours, theirs, page))
     });
-    match fork_into(Namespaces::NONE) {
-        Ok(Forked::Child) => payload::run(
-            &payload,
-            secrets.bytes().get(secrets_at..).unwrap_or_default(),
-            progress.as_raw_fd(),
-            handing.as_ref().map(|(_, theirs, _)| theirs.as_raw_fd()),
-            own_namespace,
-        ),
-        Ok(Forked::Parent { pid, pidfd }) => {
+    let program = {
+        let values = secrets.bytes().get(secrets_at..);
+        Program::of(&payload, values.unwrap_or_default())
+    };
+    let to = handing.as_ref().map(|(_, theirs, _)| theirs.as_raw_fd());
+    let server = || payload::run(&payload, &program, progress.as_raw_fd(), to, own_namespace);
+    match lend_memory(server) {
+        Ok(pid) => {
+            drop(program);
             secrets.discard();
-            drop(pidfd);
             let denials = handing.and_then(|(ours, theirs, page)| {
                 drop(theirs);
                 Some((denials::take_over(&ours)?.into_raw_fd(), page))

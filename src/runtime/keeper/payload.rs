@@ -12,6 +12,8 @@ use nix::{
     sys::{prctl, resource::Resource, signal::SigSet},
 };
 
+use zeroize::Zeroizing;
+
 use crate::{domain::file_argument::filled, runtime::time_slice};
 
 use super::{
@@ -60,10 +62,60 @@ impl Payload<'_> {
     }
 }
 
-/// Becomes the server. Memory that is allocated here ends with the execve.
+/// What is handed to execve(2).
+pub(super) struct Program {
+    argv: Vec<CString>,
+    env: Vec<Variable>,
+}
+
+/// `NAME=VALUE` with its NUL; wiped when dropped.
+struct Variable(Zeroizing<Vec<u8>>);
+
+impl Variable {
+    /// The keeper has refused NUL bytes, so none is lost here.
+    fn new(name: &str, value: &[u8]) -> Option<Self> {
+        // Of its length at once: growing would leave copies behind.
+        let text = Zeroizing::new([name.as_bytes(), b"=", value, b"\0"].concat());
+        CStr::from_bytes_with_nul(&text).is_ok().then(|| Self(text))
+    }
+}
+
+impl AsRef<CStr> for Variable {
+    fn as_ref(&self) -> &CStr {
+        CStr::from_bytes_with_nul(&self.0).unwrap_or_default()
+    }
+}
+
+impl Program {
+    /// That of a launch, whose values `secrets` holds.
+    pub(super) fn of(payload: &Payload<'_>, secrets: &[u8]) -> Self {
+        let launch = payload.launch;
+        let path_of = |name: &str| {
+            let path = payload.credentials?.join(name);
+            Some(path.into_os_string().into_vec())
+        };
+        let arguments = filled(&launch.argv, &launch.file_arguments, path_of).into_iter();
+        let mut at = 0;
+        let variables = launch.env.iter().filter_map(|(name, len)| {
+            let value = secrets.get(at..at + len).unwrap_or_default();
+            at += len;
+            Variable::new(name, value)
+        });
+        let files = launch.files.iter();
+        let paths = files.filter_map(|(name, _)| Variable::new(name, &path_of(name)?));
+        Self {
+            argv: arguments
+                .filter_map(|text| CString::new(text).ok())
+                .collect(),
+            env: variables.chain(paths).collect(),
+        }
+    }
+}
+
+/// Becomes the server, in memory that is the init's until the execve: what is allocated here stays there.
 pub(super) fn run(
     payload: &Payload<'_>,
-    secrets: &[u8],
+    program: &Program,
     progress: RawFd,
     init: Option<RawFd>,
     own_namespace: bool,
@@ -74,14 +126,14 @@ pub(super) fn run(
         if moved < 0 { descriptor } else { moved }
     };
     let (progress, init) = (moved(progress), init.map(moved));
-    let Err((stage, errno)) = become_server(payload, secrets, progress, init, own_namespace);
+    let Err((stage, errno)) = become_server(payload, program, progress, init, own_namespace);
     report(progress, stage, errno as i32);
     exit(127)
 }
 
 fn become_server(
     payload: &Payload<'_>,
-    secrets: &[u8],
+    program: &Program,
     progress: RawFd,
     init: Option<RawFd>,
     own_namespace: bool,
@@ -112,30 +164,6 @@ fn become_server(
     if layers.no_capabilities {
         privileges::drop_capabilities().map_err(|errno| (Stage::Privileges, errno))?;
     }
-    let path_of = |name: &str| {
-        let path = payload.credentials?.join(name);
-        Some(path.into_os_string().into_vec())
-    };
-    let launch = payload.launch;
-    let arguments = filled(&launch.argv, &launch.file_arguments, path_of);
-    let argv: Vec<CString> = c_strings(arguments.into_iter());
-    let mut at = 0;
-    let variables = payload.launch.env.iter().map(|(name, len)| {
-        let value = secrets.get(at..at + len).unwrap_or_default();
-        at += len;
-        [name.as_bytes(), b"=", value].concat()
-    });
-    let paths = payload
-        .launch
-        .files
-        .iter()
-        .filter_map(|(name, _)| Some([name.as_bytes(), b"=", &path_of(name)?].concat()));
-    let env: Vec<CString> = c_strings(variables.chain(paths));
-    let program = payload.launch.argv.first().map_or("", String::as_str);
-    let path = env
-        .iter()
-        .find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="))
-        .unwrap_or(DEFAULT_PATH.as_bytes());
     reset_signals();
     report(progress, Stage::Ready, 0);
     // Last, since what comes before needs calls that a server does not.
@@ -147,16 +175,16 @@ fn become_server(
             denials::hand_over(init, &listener).map_err(|errno| (Stage::Filter, errno))?;
         }
     }
-    Err((Stage::Exec, execute(program, path, &argv, &env)))
-}
-
-/// The keeper has refused NUL bytes, so none is lost here.
-fn c_strings(texts: impl Iterator<Item = Vec<u8>>) -> Vec<CString> {
-    texts.filter_map(|text| CString::new(text).ok()).collect()
+    let named = payload.launch.argv.first().map_or("", String::as_str);
+    Err((Stage::Exec, execute(named, program)))
 }
 
 /// Tries each candidate as execvp(3) does; returns why the most promising one failed.
-fn execute(program: &str, path: &[u8], argv: &[CString], env: &[CString]) -> Errno {
+fn execute(program: &str, Program { argv, env }: &Program) -> Errno {
+    let path = env
+        .iter()
+        .find_map(|entry| entry.as_ref().to_bytes().strip_prefix(b"PATH="))
+        .unwrap_or(DEFAULT_PATH.as_bytes());
     let run = |file: &CStr| match nix::unistd::execve(file, argv, env) {
         Ok(never) => match never {},
         Err(errno) => errno,
