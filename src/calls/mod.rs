@@ -25,7 +25,6 @@ use std::{
 
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::{
     clock::Clock,
@@ -33,7 +32,7 @@ use crate::{
     domain::call::{CallRecord, NumberedCall},
     spool::{Spool, SpoolError},
     store::{Store, StoreError},
-    tally::{self, CountFiles, Losses, Tally},
+    tally::{self, CountFiles, Tally},
 };
 use gap::Gaps;
 use writer::Writer;
@@ -203,25 +202,9 @@ impl CallPipeline {
     ) -> Result<IdlePipeline<S>, SpoolError> {
         let spool = Spool::open(&config.spool_dir, config.spool_bytes).await?;
         let (queue, records) = mpsc::channel(config.queue_rows);
-        // 63 random bits.
-        let (random, _) = Uuid::new_v4().as_u64_pair();
-        let number = (random >> 1).cast_signed();
-        let (lost, tally) = match count {
-            None => (Losses::new(), None),
-            Some(CountFiles { former, own }) => {
-                let lost = match former {
-                    Some(file) => {
-                        let close = |writer, to| store.close_writer(writer, to);
-                        tally::lost(&file, "call records", &spool, close).await
-                    }
-                    None => Losses::new(),
-                };
-                let tally = Tally::begin(own, number, &lost);
-                let warn =
-                    |error| tracing::warn!(%error, "call records in memory cannot be counted");
-                (lost, tally.map_err(warn).ok())
-            }
-        };
+        let number = tally::new_writer();
+        let close = |writer, to| store.close_writer(writer, to);
+        let (lost, tally) = tally::begun(count, number, "call records", &spool, close).await;
         let killed = lost.values().map(|lost| lost.count).sum();
         let shared = Arc::new(Shared {
             counts: Counts {

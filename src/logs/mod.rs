@@ -43,7 +43,6 @@ mod writer_tests;
 use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use uuid::Uuid;
 
 pub use capture::{Capture, LAST_LINES_BYTES_MAX, LAST_LINES_MAX};
 pub use framer::{Framed, Framer};
@@ -57,7 +56,7 @@ use crate::{
     config::LogsConfig,
     secrets::redaction::Redactions,
     spool::{Spool, SpoolError},
-    tally::{self, CountFiles, Losses, Tally},
+    tally::{self, CountFiles},
 };
 use gap::Loss;
 use progress::Shared;
@@ -170,24 +169,10 @@ impl LogPipeline {
     ) -> Result<IdlePipeline, SpoolError> {
         let spool = Spool::open(&config.spool_dir, config.spool_bytes).await?;
         let shared = Arc::new(Shared::default());
-        // 63 random bits; 0 is nobody.
-        let (random, _) = Uuid::new_v4().as_u64_pair();
-        let number = (random >> 1).cast_signed().max(1);
-        let (lost, tally) = match count {
-            None => (Losses::new(), None),
-            Some(CountFiles { former, own }) => {
-                let lost = match former {
-                    Some(file) => {
-                        let close = |writer, to| store.close_writer(writer, to);
-                        tally::lost(&file, "log lines", &spool, close).await
-                    }
-                    None => Losses::new(),
-                };
-                let tally = Tally::begin(own, number, &lost);
-                let warn = |error| tracing::warn!(%error, "lines in memory cannot be counted");
-                (lost, tally.map_err(warn).ok().map(Arc::new))
-            }
-        };
+        let number = tally::new_writer();
+        let close = |writer, to| store.close_writer(writer, to);
+        let (lost, tally) = tally::begun(count, number, "log lines", &spool, close).await;
+        let tally = tally.map(Arc::new);
         let lines = lost.values().map(|lost| lost.count).sum();
         shared.written().count_dropped(Loss::Killed, lines);
         let queue = Arc::new(Queue::new(

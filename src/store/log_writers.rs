@@ -1,16 +1,9 @@
-//! How far each writer of log lines came: moved with every batch in its transaction, so that a batch of which nobody knows
-//! whether it was committed may be written again.
-
-use sqlx::{query, query_scalar};
+//! Log lines with their numbers: the writer moves with every batch in its transaction ([`super::writers`]).
 
 use super::{
-    Store, StoreError,
-    log_insert_postgres::insert_postgres,
-    logs::{LogRow, insert_sqlite},
-    patience::in_time,
-    pool::Pool,
+    Store, StoreError, log_insert_postgres::insert_postgres, log_insert_sqlite::insert_sqlite,
+    logs::LogRow, patience::in_time, pool::Pool,
 };
-use crate::domain::UnixMs;
 
 /// Of whom the lines of a batch are, and up to which number.
 #[derive(Debug, Clone, Copy)]
@@ -73,51 +66,5 @@ impl Store {
                 .await
             }
         }
-    }
-
-    /// How far a writer came whose process is gone. Waits for what the server is still about to write of it, and takes
-    /// nothing of it any more up to the number `closed`, in case it has not begun with that.
-    ///
-    /// # Errors
-    /// Those of the database; it does not answer while a transaction of that writer is open.
-    pub async fn close_log_writer(
-        &self,
-        writer: i64,
-        closed: Option<i64>,
-        now: UnixMs,
-    ) -> Result<i64, StoreError> {
-        let came = in_transaction!(self, |tx| {
-            // An update without a change, for its lock.
-            let came: i64 = query_scalar(
-                "INSERT INTO log_writers AS known (writer, last_number, written_at) \
-                 VALUES ($1, 0, $2) ON CONFLICT (writer) \
-                 DO UPDATE SET written_at = known.written_at RETURNING last_number",
-            )
-            .bind(writer)
-            .bind(now)
-            .fetch_one(&mut *tx)
-            .await?;
-            query("UPDATE log_writers SET last_number = $2 WHERE writer = $1 AND last_number < $2")
-                .bind(writer)
-                .bind(closed.unwrap_or(0))
-                .execute(&mut *tx)
-                .await?;
-            came
-        });
-        Ok(came)
-    }
-
-    /// Forgets how far writers came that wrote nothing since `at`; answers how many.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn delete_log_writers_before(&self, at: UnixMs) -> Result<u64, StoreError> {
-        Ok(writing!(self, |db| {
-            query("DELETE FROM log_writers WHERE written_at < $1")
-                .bind(at)
-                .execute(db)
-                .await?
-                .rows_affected()
-        }))
     }
 }

@@ -1,17 +1,15 @@
 //! Log lines: bulk in, pages out.
 
-use std::{borrow::Cow, sync::LazyLock};
+use std::borrow::Cow;
 
-use sqlx::{Sqlite, SqlitePool, query, query::Query, query_scalar, sqlite::SqliteArguments};
+use sqlx::query;
 
 use super::{
     CorruptRow, Store, StoreError,
-    chunks::{chunk_inserts, cut},
     damaged::{Filling, Read, is_time, read_page},
     log_insert_postgres::insert_postgres,
-    log_minutes::{WIDEN_MINUTE_SQLITE, spans_of},
-    log_usage::{ADD_USAGE, sums_of},
-    log_writers::{Batch, LAST_NUMBER, MOVE_WRITER_SQLITE},
+    log_insert_sqlite::insert_sqlite,
+    log_writers::Batch,
     patience::in_time,
     pool::Pool,
     row::{to_column, without_nul},
@@ -76,15 +74,6 @@ pub struct LogQuery<'a> {
     /// Most lines to read.
     pub limit: u32,
 }
-
-/// Columns of one inserted row.
-const INSERT_COLUMNS: usize = 7;
-static CHUNK_INSERTS: LazyLock<[String; 4]> = LazyLock::new(|| {
-    chunk_inserts(
-        "INSERT INTO logs (instance_key, generation, member, stream, at, line, continued) VALUES ",
-        INSERT_COLUMNS,
-    )
-});
 
 /// The lines of an instance `$1` between two ids `$2` and `$3`. The second wording is for PostgreSQL, which with the first
 /// reads the lines of all instances between them by the primary key; a comparison of rows is for the index alone.
@@ -263,66 +252,6 @@ impl Store {
     }
 }
 
-pub(super) async fn insert_sqlite(
-    writer: &SqlitePool,
-    batch: Batch<'_>,
-    rows: &[LogRow<'_>],
-) -> Result<Vec<i64>, StoreError> {
-    let mut ids = Vec::with_capacity(rows.len());
-    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
-    let mut rows = rows;
-    if let (Some(newest), Some(row)) = (batch.numbers.last(), rows.last()) {
-        let last = query_scalar(LAST_NUMBER).bind(batch.writer);
-        let last: i64 = last.fetch_optional(&mut *tx).await?.unwrap_or(0);
-        let (at, known) = (row.at, batch.behind(last));
-        rows = rows.get(known..).unwrap_or_default();
-        let moved = query(MOVE_WRITER_SQLITE).bind(batch.writer);
-        let moved = moved.bind((*newest).max(last)).bind(at);
-        moved.execute(&mut *tx).await?;
-    }
-    let mut chunks = cut(rows, &CHUNK_INSERTS);
-    let mut next = chunks.next().map(chunk_insert);
-    while let Some((insert, count)) = next {
-        // While the thread of the connection writes one chunk, the next is prepared here.
-        let (done, prepared) = tokio::join!(insert.execute(&mut *tx), async {
-            chunks.next().map(chunk_insert)
-        });
-        next = prepared;
-        // One statement of the only writer, under AUTOINCREMENT: its ids follow each other without a gap.
-        let last = done?.last_insert_rowid();
-        let first = last + 1 - i64::try_from(count).unwrap_or(0);
-        ids.extend(first..=last);
-    }
-    for (key, (lines, text_bytes)) in sums_of(rows) {
-        let add = query(ADD_USAGE).bind(key).bind(lines).bind(text_bytes);
-        add.execute(&mut *tx).await?;
-    }
-    for (minute, (first_id, last_id)) in spans_of(rows, &ids) {
-        let widen = query(WIDEN_MINUTE_SQLITE).bind(minute);
-        widen.bind(first_id).bind(last_id).execute(&mut *tx).await?;
-    }
-    tx.commit().await?;
-    Ok(ids)
-}
-
-/// The statement for a chunk, with its rows, and how many they are.
-fn chunk_insert(
-    (sql, chunk): (&'static str, &[LogRow<'_>]),
-) -> (Query<'static, Sqlite, SqliteArguments>, usize) {
-    let mut insert = query(sql);
-    for row in chunk {
-        insert = insert
-            .bind(row.instance_key)
-            .bind(to_column(row.generation.0))
-            .bind(member_column(row))
-            .bind(i16::from(row.stream))
-            .bind(row.at)
-            .bind(without_nul(&row.line).into_owned())
-            .bind(row.continued);
-    }
-    (insert, chunk.len())
-}
-
 /// Numbers rise by one for each session, so the largest of the column is not reached.
 pub(super) fn member_column(row: &LogRow<'_>) -> i32 {
     i32::try_from(row.member).unwrap_or(i32::MAX)
@@ -347,16 +276,11 @@ fn contains_pattern(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::chunks::CHUNKS, *};
+    use super::*;
 
     #[test]
     fn a_pattern_means_the_text_and_nothing_else() {
         assert_eq!(contains_pattern("100% a_b!"), "%100!% a!_b!!%");
         assert_eq!(contains_pattern(""), "");
-    }
-
-    #[test]
-    fn every_insert_stays_under_the_parameter_limit_of_sqlite() {
-        assert!(CHUNKS[0] * INSERT_COLUMNS <= 32_766);
     }
 }

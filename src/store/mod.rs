@@ -9,7 +9,6 @@ mod pool;
 #[macro_use]
 mod row;
 
-mod call_writers;
 mod calls;
 mod capabilities;
 mod chunks;
@@ -23,6 +22,7 @@ mod idempotency;
 mod instance_writes;
 mod instances;
 mod log_insert_postgres;
+mod log_insert_sqlite;
 mod log_minutes;
 mod log_search;
 mod log_usage;
@@ -36,6 +36,7 @@ mod snapshot;
 mod standing;
 mod template_needs;
 mod tokens;
+mod writers;
 
 pub use calls::{CallEntry, CallQuery, CallSample};
 pub use capabilities::{CapabilityPart, CapabilityRow};

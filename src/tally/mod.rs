@@ -20,6 +20,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt::Display,
     fs::File,
     io,
     os::unix::fs::FileExt,
@@ -27,12 +28,17 @@ use std::{
 };
 
 use crc::{CRC_32_ISO_HDLC, Crc, Table};
+use uuid::Uuid;
 
-use crate::domain::{UnixMs, id::Generation};
+use crate::{
+    domain::{UnixMs, id::Generation},
+    spool::{Spool, SpoolRow},
+};
 
+pub use former::Numbered;
+use former::lost;
 #[cfg(test)]
 pub(crate) use former::lost_now;
-pub use former::{Numbered, lost};
 
 /// What one instance lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +102,39 @@ impl Way {
     fn at(self) -> u64 {
         WAYS_AT + WAY_BYTES_MAX * self.index() as u64
     }
+}
+
+/// Begins the count of the writer with this number, if there are files for it, with what the former one tells as lost; `what`
+/// and `close` are for [`lost`]. Without a count nothing is told as lost later.
+pub async fn begun<R, E, F>(
+    files: Option<CountFiles>,
+    writer: i64,
+    what: &str,
+    spool: &Spool<R>,
+    close: impl Fn(i64, Option<i64>) -> F,
+) -> (Losses, Option<Tally>)
+where
+    R: SpoolRow + Numbered,
+    E: Display,
+    F: Future<Output = Result<i64, E>>,
+{
+    let Some(CountFiles { former, own }) = files else {
+        return (Losses::new(), None);
+    };
+    let lost = match former {
+        Some(file) => lost(&file, what, spool, close).await,
+        None => Losses::new(),
+    };
+    let tally = Tally::begin(own, writer, &lost);
+    let warn = |error| tracing::warn!(%error, what, "those in memory cannot be counted");
+    (lost, tally.map_err(warn).ok())
+}
+
+/// A number for a writer, which none had before: 63 random bits. 0 is nobody.
+#[must_use]
+pub fn new_writer() -> i64 {
+    let (random, _) = Uuid::new_v4().as_u64_pair();
+    (random >> 1).cast_signed().max(1)
 }
 
 /// The key of whose a row is, and how much that entered it settles: itself, or what it tells as lost.
