@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -33,6 +33,8 @@ pub(crate) struct FakeStore {
     /// An insert takes one permit; without permits it hangs.
     gate: Option<Semaphore>,
     inserts: AtomicUsize,
+    /// Called as an insert begins.
+    watch: OnceLock<Box<dyn Fn() + Send + Sync>>,
     refused_line: Option<&'static str>,
 }
 
@@ -49,6 +51,7 @@ impl FakeStore {
             forgetful: AtomicBool::new(false),
             gate: None,
             inserts: AtomicUsize::new(0),
+            watch: OnceLock::new(),
             refused_line: None,
         }
     }
@@ -72,6 +75,11 @@ impl FakeStore {
         if let Some(gate) = &self.gate {
             gate.add_permits(inserts);
         }
+    }
+
+    /// Calls `watch` as each insert begins. Only the first one of a store counts.
+    pub(crate) fn watch_inserts(&self, watch: impl Fn() + Send + Sync + 'static) {
+        self.watch.get_or_init(|| Box::new(watch));
     }
 
     pub(crate) fn set_away(&self, away: bool) {
@@ -117,6 +125,9 @@ impl LogStore for FakeStore {
     fn insert(&self, rows: Arc<Vec<NumberedLog>>) -> StoreFuture<'_, Vec<i64>> {
         Box::pin(async move {
             self.inserts.fetch_add(1, Ordering::SeqCst);
+            if let Some(watch) = self.watch.get() {
+                watch();
+            }
             if let Some(gate) = &self.gate {
                 gate.acquire().await.map_err(|_| away())?.forget();
             }

@@ -36,6 +36,11 @@ impl Insert {
         &self.rows
     }
 
+    /// Whether the answer is there.
+    pub(super) fn is_done(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// Dropping this future does not stop the insert; it goes on with the next call. Not to be called again
     /// after an answer.
     pub(super) async fn answer(&mut self) -> Result<Inserted, LogStoreError> {

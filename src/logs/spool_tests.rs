@@ -116,6 +116,18 @@ fn a_flipped_bit_never_becomes_a_line() {
 }
 
 #[test]
+fn a_record_is_laid_out_as_earlier_builds_left_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    append_all(&mut open(&dir, 1 << 20), 0..1);
+    let segment = dir.path().join("spool/00000000000000000001.spool");
+    let bytes = fs::read(&segment).expect("the segment");
+    // By zlib's crc32 of the 32 bytes behind it.
+    let head = [32_u32, 0x71da_3bc0].map(u32::to_le_bytes).concat();
+    assert_eq!(bytes[..8], head);
+    assert_eq!(bytes.len(), 40);
+}
+
+#[test]
 fn the_bound_holds_and_rows_come_again_only_after_an_eighth_is_free() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut spool = open(&dir, 800);

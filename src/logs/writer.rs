@@ -124,7 +124,11 @@ impl Writer {
     pub(super) async fn run(mut self) {
         loop {
             let until = match self.step().await {
-                Step::Again => continue,
+                Step::Again => {
+                    // The insert has its turn too, where the spool is so fast that nothing here ever waits.
+                    tokio::task::yield_now().await;
+                    continue;
+                }
                 Step::Finished => break,
                 Step::WaitUntil(until) => until,
             };
@@ -146,6 +150,12 @@ impl Writer {
 
     /// Does one thing that can be done now.
     async fn step(&mut self) -> Step {
+        // Between two batches for the spool too: the store would have nothing to do for as long as somebody floods.
+        if let Some(batch) = self.in_flight.as_mut().filter(|it| it.insert.is_done()) {
+            let answer = batch.insert.answer().await;
+            self.inserted(answer).await;
+            return Step::Again;
+        }
         let now = Instant::now();
         self.collect_gaps();
         let fill = self.queue.fill();
@@ -177,16 +187,17 @@ impl Writer {
             self.send_from_queue();
             return Step::Again;
         }
+        // Before more goes into the spool, for the same reason.
+        if spooling && self.in_flight.is_none() && !resting {
+            self.send_from_spool().await;
+            return Step::Again;
+        }
         if fill.rows > 0 && ready && (spooling || pressed || late) {
             self.spool_batch().await;
             return Step::Again;
         }
         if spooling && !self.gaps.is_empty() && self.spool.accepts() {
             self.spool_gaps().await;
-            return Step::Again;
-        }
-        if spooling && self.in_flight.is_none() && !resting {
-            self.send_from_spool().await;
             return Step::Again;
         }
         if fill.closed && !has_news && self.in_flight.is_none() {

@@ -1,6 +1,9 @@
 //! Tests of the writer: batches, a store that goes away, a full spool, restarts.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use super::{
     LogPipeline, LogStream, Logs,
@@ -102,6 +105,33 @@ async fn a_store_that_goes_away_and_comes_back_loses_nothing() {
     let counters = logs.counters();
     assert_eq!((counters.dropped, counters.spool_bytes), (0, 0));
     assert!(counters.store_available);
+    pipeline.close(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_store_gets_its_next_batch_before_what_came_meanwhile_is_spooled() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = FakeStore::hanging();
+    let config = LogsConfig {
+        batch_rows: 10,
+        ..config(dir.path())
+    };
+    let pipeline = start(&store, &config).await;
+    let logs = pipeline.logs();
+    note(&logs, 0..200);
+    until(&logs, |counters| counters.spooled == 200).await;
+    let (seen, watched) = (Arc::new(Mutex::new(Vec::new())), logs.clone());
+    let by_watch = Arc::clone(&seen);
+    store.watch_inserts(move || {
+        let spooled = watched.counters().spooled;
+        by_watch.lock().expect("nobody panicked").push(spooled);
+    });
+    note(&logs, 200..300);
+    store.let_through(100);
+    until(&logs, |counters| counters.stored == 300).await;
+    assert_eq!(store.lines(), numbered(0..300));
+    let first = seen.lock().expect("nobody panicked")[0];
+    assert!(first < 300, "all of {first} was spooled first");
     pipeline.close(Duration::from_secs(5)).await;
 }
 

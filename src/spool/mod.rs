@@ -18,12 +18,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crc::{CRC_32_ISO_HDLC, Crc, Table};
-
 pub use offload::Offloaded;
 use records::{Decoded, Records};
-
-static CRC: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISO_HDLC);
 
 /// Bytes before the payload of each record.
 pub const RECORD_HEADER_BYTES: usize = 8;
@@ -357,7 +353,7 @@ impl<R: SpoolRow> Spool<R> {
         let mut bytes = Vec::with_capacity(20);
         bytes.extend_from_slice(&place.segment.to_le_bytes());
         bytes.extend_from_slice(&place.offset.to_le_bytes());
-        bytes.extend_from_slice(&CRC.checksum(&bytes).to_le_bytes());
+        bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
         self.cursor.write_all_at(&bytes, 0)?;
         if read_through {
             self.remove_first()?;
@@ -404,7 +400,7 @@ fn read_cursor(file: &File) -> io::Result<(u64, u64)> {
     }
     let mut fields = Fields(&place);
     let (segment, offset) = (fields.u64(), fields.u64());
-    if CRC.checksum(&place[..16]) == fields.u32() {
+    if crc32fast::hash(&place[..16]) == fields.u32() {
         Ok((segment, offset))
     } else {
         Ok((0, 0))
@@ -418,7 +414,7 @@ fn encode(row: &impl SpoolRow, out: &mut Vec<u8>) {
     let payload = start + RECORD_HEADER_BYTES;
     // Rows are bounded where they are made, far below 4 GiB.
     let length = u32::try_from(out.len() - payload).unwrap_or(u32::MAX);
-    let checksum = CRC.checksum(&out[payload..]);
+    let checksum = crc32fast::hash(&out[payload..]);
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
     out[start + 4..payload].copy_from_slice(&checksum.to_le_bytes());
 }

@@ -2,7 +2,7 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
-use super::{CRC, Fields, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, SpoolRow};
+use super::{Fields, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, SpoolRow};
 
 const BLOCK_BYTES: usize = 256 << 10;
 
@@ -52,7 +52,7 @@ impl<'f> Records<'f> {
         let bytes = RECORD_HEADER_BYTES + length;
         let record = self.ahead(bytes)?;
         let payload = record.get(RECORD_HEADER_BYTES..).unwrap_or_default();
-        if payload.len() < length || CRC.checksum(payload) != checksum {
+        if payload.len() < length || crc32fast::hash(payload) != checksum {
             return Ok(Decoded::Damaged);
         }
         let row = R::decode(payload);

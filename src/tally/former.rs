@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Display, fs::File, io, os::unix::fs::FileExt};
 
 use super::{
-    BASE_BYTES, CRC, HEAD_BYTES, Losses, Lost, MAGIC, RUN_BYTES, SETTLED_AT, SLOT_BYTES, SLOTS_AT,
+    BASE_BYTES, HEAD_BYTES, Losses, Lost, MAGIC, RUN_BYTES, SETTLED_AT, SLOT_BYTES, SLOTS_AT,
     WAY_BYTES_MAX, WAY_HEAD_BYTES, Way,
 };
 use crate::{
@@ -270,7 +270,7 @@ fn read_way(file: &File, way: Way) -> io::Result<Option<Batch>> {
     }
     let mut body = vec![0; length];
     let whole = read_up_to(file, &mut body, way.at() + WAY_HEAD_BYTES as u64)? == length;
-    let mut digest = CRC.digest();
+    let mut digest = crc32fast::Hasher::new();
     digest.update(&head[8..]);
     digest.update(&body);
     if !whole || digest.finalize() != sum {

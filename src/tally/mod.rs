@@ -27,7 +27,6 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crc::{CRC_32_ISO_HDLC, Crc, Table};
 use uuid::Uuid;
 
 use crate::{
@@ -62,8 +61,6 @@ pub struct CountFiles {
     /// An empty one for this daemon.
     pub own: File,
 }
-
-static CRC: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISO_HDLC);
 
 const MAGIC: &[u8; 8] = b"mMCPmem1";
 const HEAD_BYTES: usize = 16;
@@ -264,7 +261,7 @@ impl Tally {
             bytes.extend_from_slice(&rows.to_le_bytes());
             bytes.extend_from_slice(&weight.to_le_bytes());
         }
-        let sum = CRC.checksum(&bytes[8..]);
+        let sum = crc32fast::hash(&bytes[8..]);
         bytes[..4].copy_from_slice(&sum.to_le_bytes());
         self.write(&bytes, way.at());
     }
