@@ -15,7 +15,9 @@ use crate::{
 };
 
 use super::{
-    Accepts, Gateway, Message, Place, Reply, held, limit, ready, record, reply, scope,
+    Accepts, Gateway, Message, Place, Reply,
+    entrance::Arrival,
+    held, limit, ready, record, reply, scope,
     session_era::{Begun, open_session_of, take},
 };
 
@@ -31,7 +33,7 @@ impl Gateway {
         parts: &Parts,
         source: &[u8],
         secret: &Secret,
-        now: UnixMs,
+        arrival: Arrival,
     ) -> Reply {
         let bad = |code, text: &str| reply::error(StatusCode::BAD_REQUEST, "null", code, text);
         let batch: Vec<&RawValue> = match serde_json::from_slice(source) {
@@ -56,13 +58,13 @@ impl Gateway {
                 sink,
                 place,
                 secret,
-                (false, now),
+                (false, arrival),
                 Some(&parts.headers),
                 messages,
             )
         });
         let reply = self
-            .batch_of(place, parts, source, &batch, secret, now)
+            .batch_of(place, parts, source, &batch, secret, arrival.at)
             .await;
         match recorder {
             Some(recorder) => recorder.watch(reply),

@@ -3,6 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use http::{HeaderValue, Method, request::Parts};
+use tokio::time::Instant;
 
 use crate::{
     domain::UnixMs,
@@ -25,10 +26,26 @@ pub(super) struct Entrance<'a> {
     /// The value of the header that names a session.
     pub(super) session: Option<&'a HeaderValue>,
     /// When it came.
-    pub(super) now: UnixMs,
+    pub(super) arrival: Arrival,
     /// It is a message of the transport of 2024.
     pub(super) is_for_stream: bool,
     in_use: Use,
+}
+
+/// When a request came, by both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrival {
+    pub(super) at: UnixMs,
+    pub(super) began: Instant,
+}
+
+impl Arrival {
+    pub(super) fn now() -> Self {
+        Self {
+            at: now_ms(),
+            began: Instant::now(),
+        }
+    }
 }
 
 /// What becomes of a request.
@@ -51,6 +68,7 @@ impl Gateway {
         place: Option<&'a Arc<Place>>,
         approach: &Approach<'_>,
         parts: &'a Parts,
+        began: Instant,
     ) -> (Option<&'a HeaderValue>, Entered<'a>) {
         let target = target::target(approach.path)
             .filter(|target| self.config.http_sse || !target.endpoint.is_http_sse());
@@ -68,14 +86,20 @@ impl Gateway {
                     visitor: &visitor,
                     target,
                 };
-                self.admit(place, &asked, parts)
+                self.admit(place, &asked, parts, began)
             }
             _ => nothing_here().into(),
         };
         (origin, entered)
     }
 
-    fn admit<'a>(&self, place: &'a Arc<Place>, asked: &Asked<'_>, parts: &'a Parts) -> Entered<'a> {
+    fn admit<'a>(
+        &self,
+        place: &'a Arc<Place>,
+        asked: &Asked<'_>,
+        parts: &'a Parts,
+        began: Instant,
+    ) -> Entered<'a> {
         if parts.method == Method::OPTIONS {
             return preflight().into();
         }
@@ -121,7 +145,7 @@ impl Gateway {
             place,
             secret,
             session,
-            now,
+            arrival: Arrival { at: now, began },
             is_for_stream,
             in_use,
         })
@@ -129,9 +153,10 @@ impl Gateway {
 }
 
 impl Entrance<'_> {
-    /// The answer on its way out: a stream holds what let it in.
-    pub(super) fn leave(self, answer: Reply) -> Reply {
+    /// The answer on its way out `now`: a stream holds what let it in.
+    pub(super) fn leave(self, answer: Reply, now: Instant) -> Reply {
         if self.is_for_stream || matches!(answer.body(), GatewayBody::Full(_)) {
+            self.in_use.end(now);
             return answer;
         }
         if self.session.is_none()

@@ -32,9 +32,10 @@ use super::{
     approach::Asked,
     body::{self, EventStream},
     dialogue::Exchange,
+    entrance::Arrival,
     in_place::InPlace,
     lens::seen_body,
-    limit, now_ms, ready,
+    limit, ready,
     record::{self, Recorder},
     reply::{self, not_allowed},
     scope,
@@ -202,7 +203,14 @@ impl SseStream {
         let envelope = Envelope::parse(&source).ok();
         let recorder = self.gateway.calls.get().and_then(|sink| {
             let one = envelope.iter().map(|envelope| (&source[..], envelope));
-            record::begin(sink, &self.place, &secret, (false, now_ms()), None, one)
+            record::begin(
+                sink,
+                &self.place,
+                &secret,
+                (false, Arrival::now()),
+                None,
+                one,
+            )
         });
         let (gateway, place) = (self.gateway.clone(), self.place.clone());
         let session = self.session.clone();

@@ -227,8 +227,8 @@ impl Gateway {
     {
         let began = Instant::now();
         let _asked = self.ending.asked(&parts.method);
-        let (origin, entered) = self.enter(place, approach, parts);
-        let mut answer = match entered {
+        let (origin, entered) = self.enter(place, approach, parts, began);
+        let (mut answer, ended) = match entered {
             Entered::In(entrance) => {
                 let Entrance { place, secret, .. } = &entrance;
                 let answer = match parts.method {
@@ -245,9 +245,10 @@ impl Gateway {
                     Method::DELETE => Box::pin(self.delete(place, parts, secret)).await,
                     _ => not_allowed("POST, GET, DELETE"),
                 };
-                entrance.leave(answer)
+                let ended = Instant::now();
+                (entrance.leave(answer, ended), ended)
             }
-            Entered::Answered(answer) => *answer,
+            Entered::Answered(answer) => (*answer, Instant::now()),
         };
         if let Some(origin) = origin {
             let headers = answer.headers_mut();
@@ -257,7 +258,7 @@ impl Gateway {
             headers.append(header::VARY, HeaderValue::from_static("Origin"));
         }
         let answer = self.told(place, &parts.headers, self.ending.judge(answer));
-        self.measures.answered(answer.status(), began.elapsed());
+        self.measures.answered(answer.status(), ended - began);
         answer
     }
 

@@ -35,7 +35,7 @@ impl Gateway {
             place,
             ref secret,
             session,
-            now,
+            arrival,
             ..
         } = *entrance;
         let source = match self.read_json(parts, body).await {
@@ -43,7 +43,7 @@ impl Gateway {
             Err(refused) => return *refused,
         };
         if source.trim_ascii_start().first() == Some(&b'[') {
-            return Box::pin(self.batch(place, parts, &source, secret, now)).await;
+            return Box::pin(self.batch(place, parts, &source, secret, arrival)).await;
         }
         let envelope = match Envelope::parse(&source) {
             Ok(envelope) => envelope,
@@ -61,7 +61,7 @@ impl Gateway {
                 sink,
                 place,
                 secret,
-                (stateless, now),
+                (stateless, arrival),
                 Some(&parts.headers),
                 one,
             )
@@ -73,7 +73,9 @@ impl Gateway {
             stateless,
             session,
         };
-        let reply = self.post_one(place, parts, &posted, secret, now).await;
+        let reply = self
+            .post_one(place, parts, &posted, secret, arrival.at)
+            .await;
         match recorder {
             Some(recorder) => recorder.watch(reply),
             None => reply,

@@ -1,5 +1,6 @@
-//! Call records: each `tools/call` of a client leaves one, however it ends. Begun when a message was read, carried by
-//! the reply, and given to the sink when the answer has passed or the reply is dropped.
+//! Call records: each `tools/call` of a client leaves one, however it ends, timed from the arrival of its request. Begun
+//! when a message was read, carried by the reply, and given to the sink when the answer has passed or the reply is
+//! dropped.
 
 use std::sync::Arc;
 
@@ -12,12 +13,12 @@ use super::{
     Place, Reply,
     body::GatewayBody,
     call_span,
+    entrance::Arrival,
     event_text::{EventSplitter, data_of},
     held,
 };
 use crate::{
     domain::{
-        UnixMs,
         call::{CallOutcome, CallRecord},
         id::Generation,
     },
@@ -62,12 +63,12 @@ pub struct Recorder {
     passed: usize,
 }
 
-/// Begins to record the calls among some messages that came in `now`; `None` when there are none.
+/// Begins to record the calls among some messages that came with a request; `None` when there are none.
 pub fn begin<'a>(
     sink: &Arc<CallSink>,
     place: &Arc<Place>,
     secret: &Secret,
-    (stateless, now): (bool, UnixMs),
+    (stateless, arrival): (bool, Arrival),
     headers: Option<&HeaderMap>,
     messages: impl Iterator<Item = (&'a [u8], &'a Envelope<'a>)>,
 ) -> Option<Box<Recorder>> {
@@ -94,7 +95,7 @@ pub fn begin<'a>(
                 token: secret.token.name.clone(),
                 tool: place.tools.shared(shortened(&tool)),
                 stateless,
-                started_at: now,
+                started_at: arrival.at,
                 duration_us: 0,
                 outcome: CallOutcome::Disconnected,
                 request_bytes: i64::try_from(source.len()).unwrap_or(i64::MAX),
@@ -107,7 +108,7 @@ pub fn begin<'a>(
         Box::new(Recorder {
             sink: sink.clone(),
             place: place.clone(),
-            began: Instant::now(),
+            began: arrival.began,
             open,
             form: Form::Json(BytesMut::new()),
             passed: 0,

@@ -48,7 +48,10 @@ impl Default for Uses {
 
 /// One use; dropping it ends it.
 #[derive(Debug)]
-pub struct Use(Arc<Uses>);
+pub struct Use {
+    uses: Arc<Uses>,
+    ended: Option<Instant>,
+}
 
 impl Uses {
     /// A use begins. To be called before the state behind the route is looked at: either the actor counts this use and
@@ -56,7 +59,10 @@ impl Uses {
     #[must_use]
     pub fn begin(self: &Arc<Self>) -> Use {
         self.under_way.fetch_add(1, Ordering::SeqCst);
-        Use(Arc::clone(self))
+        Use {
+            uses: Arc::clone(self),
+            ended: None,
+        }
     }
 
     /// Tells how to find out whether some client waits for news of its resources; the first one stays.
@@ -84,7 +90,12 @@ impl Uses {
 
     /// It is used at this moment, or its server begins.
     pub(super) fn touch(&self) {
-        let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.touch_at(Instant::now());
+    }
+
+    fn touch_at(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.began);
+        let ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         self.last_ms.fetch_max(ms, Ordering::Relaxed);
     }
 
@@ -94,10 +105,18 @@ impl Uses {
     }
 }
 
+impl Use {
+    /// It ends at this moment, for who has just looked at the clock.
+    pub fn end(mut self, at: Instant) {
+        self.ended = Some(at);
+    }
+}
+
 impl Drop for Use {
     fn drop(&mut self) {
-        self.0.touch();
-        self.0.under_way.fetch_sub(1, Ordering::SeqCst);
+        let ended = self.ended.unwrap_or_else(Instant::now);
+        self.uses.touch_at(ended);
+        self.uses.under_way.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -115,7 +134,9 @@ mod tests {
         assert_eq!((uses.under_way(), uses.last()), (2, began));
         drop(one);
         tokio::time::sleep(Duration::from_secs(5)).await;
-        drop(other);
+        let now = Instant::now();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        other.end(now);
         let last = began + Duration::from_secs(10);
         assert_eq!((uses.under_way(), uses.last()), (0, last));
         tokio::time::sleep(Duration::from_secs(5)).await;
