@@ -9,8 +9,11 @@ PROGRAM is a release build with its symbols; without it one is made, which takes
 
 `serve` runs below valgrind's callgrind (Debian package `valgrind`), which needs no counters of the processor. What is
 needed most often stands first: calls of the stateless era, calls within a session, then the life of instances, then
-the start and the end. Names that the program lost since the last record are told: when they are many (a new compiler
-changes all of them), it is time for a new one.
+the start and the end.
+
+The names hold what the compiler makes of the crates they come from: another compiler gives all of them others, another
+dependency in Cargo.toml more than half. Record anew after that, and before a release; how many of the former names are
+still there is told at the end.
 """
 
 import http.client
