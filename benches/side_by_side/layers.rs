@@ -22,7 +22,10 @@ use minimcp::{
     },
 };
 
-use minimcp::bench::figures::{Figures, ReportError, Summary};
+use minimcp::bench::{
+    Bench,
+    figures::{Figures, Summary},
+};
 
 /// Inits that live at the same time while their memory is looked at.
 const HELD: u128 = 8;
@@ -96,7 +99,8 @@ fn kinds() -> Vec<Kind> {
 }
 
 /// Measures in `rounds` rounds, in each of which every kind has its turn.
-pub fn compare(figures: &mut Figures, rounds: usize) -> Result<(), ReportError> {
+pub fn compare(bench: &mut Bench, rounds: usize) -> anyhow::Result<()> {
+    let (figures, stop) = (&mut bench.figures, &bench.stop);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let threads = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -119,6 +123,9 @@ pub fn compare(figures: &mut Figures, rounds: usize) -> Result<(), ReportError> 
         let keeper = keeper.expect("a keeper");
         let mut number = 0;
         for round in 0..=rounds {
+            if stop.asked() {
+                break;
+            }
             let began = Instant::now();
             let mut child = Command::new(TRUE).stdin(Stdio::null()).spawn().expect(TRUE);
             let took = began.elapsed();
@@ -144,6 +151,9 @@ pub fn compare(figures: &mut Figures, rounds: usize) -> Result<(), ReportError> 
             }
         }
         for Kind { sandbox, .. } in &kinds {
+            if stop.asked() {
+                break;
+            }
             let mut held = Vec::new();
             for _ in 0..HELD {
                 number += 1;
@@ -163,6 +173,7 @@ pub fn compare(figures: &mut Figures, rounds: usize) -> Result<(), ReportError> 
         }
         keeper.shutdown(true).await;
     });
+    stop.check()?;
     let bare = Summary::of(bare);
     figures.times("bare: fork and exec", bare, None)?;
     for (Kind { name, .. }, times) in kinds.iter().zip(times) {

@@ -16,15 +16,32 @@
 //! It measures as `minimcp bench` does (`src/bench/`), and beside it what a user's machine does not have: a peer, a server
 //! on the official TypeScript SDK (`node`), the layers of the sandbox by themselves, and the goals. It starts the release
 //! binary of this tree. The peer is the program of the Rust crate `mcp-proxy`, the fastest of those that do the same job
-//! (`cargo install mcp-proxy@0.6.0 --root target/bench-peers`). What is not there is said, and the run goes on.
+//! (`cargo install mcp-proxy@0.6.0 --root target/bench-peers`); `benches/peers` has the others. What is not there is said,
+//! and the run goes on. Ctrl-C or SIGTERM ends what was started first.
 
 mod goals;
+#[path = "../peers/installed.rs"]
+mod installed;
+#[path = "../peers/interrupt.rs"]
+mod interrupt;
+#[path = "../peers/kind.rs"]
+#[expect(dead_code, reason = "one peer of several is started here")]
+mod kind;
 mod layers;
 mod node;
-mod peer;
+#[path = "../peers/running.rs"]
+#[expect(dead_code, reason = "no peer is killed or weighed here")]
+mod running;
 
-use std::{collections::BTreeSet, io::Write as _, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
+use kind::FASTEST;
 use minimcp::bench::{
     Bench, Plan, Section, Stop,
     calls::{self, Server},
@@ -32,6 +49,7 @@ use minimcp::bench::{
     figures::Figures,
     logs, many, starts,
 };
+use running::Peer;
 
 /// Where PostgreSQL may be used: databases are made in it and dropped again.
 const POSTGRES: &str = "MINIMCP_BENCH_POSTGRES_URL";
@@ -97,9 +115,14 @@ impl Wanted {
     }
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let wanted = Wanted::parse(&arguments);
+    let stop = Arc::new(Stop::default());
+    interrupt::work(&stop.clone(), || run(&wanted, stop))
+}
+
+fn run(wanted: &Wanted, stop: Arc<Stop>) -> anyhow::Result<()> {
     let figures = if wanted.json {
         Figures::kept()
     } else {
@@ -109,16 +132,16 @@ fn main() -> anyhow::Result<()> {
     };
     let mut bench = Bench {
         figures,
-        stop: Arc::new(Stop::default()),
+        stop,
         program: env!("CARGO_BIN_EXE_minimcp").to_owned(),
     };
     if wanted.only_layers {
-        layers::compare(&mut bench.figures, wanted.plan.starts)?;
+        layers::compare(&mut bench, wanted.plan.starts)?;
     } else if wanted.only_logs {
         let postgres = std::env::var(POSTGRES).ok();
         logs::ingest(&mut bench, &wanted.plan, postgres.as_deref())?;
     } else {
-        measure(&mut bench, &wanted)?;
+        measure(&mut bench, wanted)?;
     }
     if wanted.json {
         let figures = serde_json::json!({"figures": bench.figures.into_rows()});
@@ -127,10 +150,29 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The program given, else where it is installed.
+///
+/// # Panics
+/// When one is given and is not the peer.
+fn peer(given: Option<&Path>) -> Option<PathBuf> {
+    let Some(given) = given else {
+        return installed::find(FASTEST, &[]);
+    };
+    let given = std::path::absolute(given).expect("a path that is not empty");
+    assert!(
+        installed::is_it(FASTEST, &given),
+        "--peer {}: not the program of {} ({})",
+        given.display(),
+        FASTEST.title,
+        FASTEST.install
+    );
+    Some(given)
+}
+
 fn measure(bench: &mut Bench, wanted: &Wanted) -> anyhow::Result<()> {
     let plan = &wanted.plan;
     let (null, demo) = (bench.null_server(), bench.demo_server());
-    let peer = peer::find(wanted.peer.as_deref());
+    let peer = peer(wanted.peer.as_deref());
     let node = node::find(wanted.node_server.as_deref());
     let mut templates: Vec<(&str, &[String])> = vec![("null", &null)];
     let mut servers = vec![("null", &null[..], 1), ("demo", &demo[..], 1)];
@@ -151,11 +193,19 @@ fn measure(bench: &mut Bench, wanted: &Wanted) -> anyhow::Result<()> {
             command,
             slowness,
         };
-        let running = peer.as_ref().map(|it| peer::Peer::start(it, command));
-        let beside = running.as_ref().map(|(_, endpoint)| (peer::NAME, endpoint));
+        let running = match &peer {
+            Some(program) => Some(Peer::start(FASTEST, program, command, 1, &bench.stop)?),
+            None => None,
+        };
+        let endpoint = running.as_ref().map(|peer| peer.endpoint(0));
+        if let (Some(peer), Some(endpoint)) = (&running, &endpoint) {
+            peer.wait_until(|| endpoint.answers())?;
+        }
+        let beside = endpoint.as_ref().map(|endpoint| (FASTEST.name, endpoint));
         let (alone, busy) = calls::compare(bench, &mut daemon, plan, &server, beside)?;
         if peer.is_none() {
-            bench.figures.missing(peer::NAME, peer::INSTALL)?;
+            let name = format!("peer: {}", FASTEST.name);
+            bench.figures.missing(&name, FASTEST.install)?;
         }
         goals::compare(&mut bench.figures, name, &alone, &busy)?;
     }
@@ -168,7 +218,7 @@ fn measure(bench: &mut Bench, wanted: &Wanted) -> anyhow::Result<()> {
     if wanted.only_calls {
         return Ok(());
     }
-    layers::compare(&mut bench.figures, plan.starts)?;
+    layers::compare(bench, plan.starts)?;
     let sections = [
         Section::Memory,
         Section::Api,

@@ -1,6 +1,8 @@
 //! Calls of one tool of one server, in turns: over its own pipes, through the floor, through our access URL in both
 //! eras, and through a peer where there is one. All of them in one run, because only then can their figures be divided.
 
+use std::time::Duration;
+
 use super::{
     Bench, Plan,
     daemon::Daemon,
@@ -24,6 +26,22 @@ pub struct Server<'a> {
     pub slowness: usize,
 }
 
+/// How much longer a way takes that answers so many calls a second, one at a time and [`BUSY`] at a time, than a round of
+/// this plan may: what [`Server::slowness`] is to be.
+#[must_use]
+pub fn slowness(plan: &Plan, alone: f64, busy: f64, round: Duration) -> usize {
+    #[expect(clippy::cast_precision_loss, reason = "a count of calls is small")]
+    let times = |calls: usize, rate: f64| calls as f64 / rate / round.as_secs_f64();
+    let most = times(plan.calls_alone, alone).max(times(plan.calls_busy, busy));
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a cast saturates, and of no number it makes 0"
+    )]
+    let most = most.ceil() as usize;
+    most.max(1)
+}
+
 /// What was measured with so many calls at a time.
 #[derive(Debug, Clone, Copy)]
 pub struct Measured {
@@ -39,8 +57,8 @@ pub struct Measured {
     pub stateless: Summary,
 }
 
-/// Rows of every way with one call and with [`BUSY`] calls at a time; gives both. `peer` is the name of its row and
-/// where it is.
+/// Rows of every way with one call and with [`BUSY`] calls at a time; gives both. `peer` is the name of a peer and where
+/// it is.
 ///
 /// # Errors
 /// When a call is not answered well, or the run shall end.
@@ -63,9 +81,12 @@ pub fn compare(
     let mut measure = |outstanding: usize, count: usize| {
         let count = (count / server.slowness).max(outstanding);
         let measured = ways.measure(&mut direct, plan.rounds, count, outstanding, &bench.stop)?;
-        let title = format!("calls to {}, {outstanding} at a time", server.name);
+        let mut title = format!("calls to {}, {outstanding} at a time", server.name);
         let columns = match peer {
-            Some(_) => Figures::COMPARED_WITH_PEER,
+            Some((name, _)) => {
+                title += &format!(", beside {name}");
+                Figures::COMPARED_WITH_PEER
+            }
             None => Figures::COMPARED,
         };
         bench.figures.heading(&title, columns)?;
@@ -129,10 +150,29 @@ impl Measured {
         row("direct: the server's own pipes", self.direct)?;
         row("floor: HTTP to pipes, nothing else", self.floor)?;
         if let (Some(name), Some(summary)) = (peer, self.peer) {
-            row(name, summary)?;
+            row(&format!("peer: {name}"), summary)?;
         }
         row("minimcp: the access URL, with sessions", self.session)?;
         row("minimcp: the access URL, stateless", self.stateless)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_slow_gets_fewer_calls_and_nobody_more() {
+        let plan = Plan {
+            calls_alone: 10_000,
+            calls_busy: 64_000,
+            ..Plan::full([1])
+        };
+        let of = |alone, busy| slowness(&plan, alone, busy, Duration::from_secs(2));
+        assert_eq!(of(1e5, 1e5), 1);
+        assert_eq!(of(1_000.0, 1e5), 5);
+        assert_eq!(of(1e5, 1_000.0), 32);
+        assert_eq!(of(f64::NAN, f64::NAN), 1);
     }
 }

@@ -104,6 +104,9 @@ impl Figures {
     pub const TIMES: &str = "  p50 us     p99 us     calls/s   p50 ratio   rate ratio";
     /// The columns of [`Figures::memory`].
     pub const MEMORY: &str = " RSS KiB    PSS KiB    private  anonymous   (each)";
+    /// The columns of [`Figures::held_together`].
+    pub const MEMORY_TOGETHER: &str =
+        " RSS KiB    PSS KiB    private  anonymous   ratios: RSS    PSS  priv.";
     /// The columns of [`Figures::compared`].
     pub const COMPARED: &str = "  p50 us   added us     p99 us    calls/s  floor: p50   rate";
     /// The columns of [`Figures::compared`] where a peer stands beside.
@@ -179,9 +182,9 @@ impl Figures {
             figures.p50_us,
             figures.p99_us,
             or_nothing(figures.per_second, 0),
-            or_nothing(floor_rate, 2),
-            or_nothing(peer_p50, 2),
-            or_nothing(peer_rate, 2),
+            ratio_or_nothing(floor_rate),
+            ratio_or_nothing(peer_p50),
+            ratio_or_nothing(peer_rate),
         );
         let mut values = json!({
             "p50_us": figures.p50_us, "added_us": added_us, "p99_us": figures.p99_us,
@@ -239,8 +242,8 @@ impl Figures {
             figures.p50_us,
             figures.p99_us,
             or_nothing(figures.per_second, 0),
-            or_nothing(p50_ratio, 2),
-            or_nothing(rate_ratio, 2),
+            ratio_or_nothing(p50_ratio),
+            ratio_or_nothing(rate_ratio),
         );
         let values = json!({
             "p50_us": figures.p50_us, "p99_us": figures.p99_us, "per_second": figures.per_second,
@@ -291,6 +294,50 @@ impl Figures {
         self.row(&line, name, values)
     }
 
+    /// A row of what processes hold together, as a ratio to `base` when there is one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn held_together(
+        &mut self,
+        name: &str,
+        held: Held,
+        base: Option<Held>,
+    ) -> Result<(), ReportError> {
+        #[expect(clippy::cast_precision_loss, reason = "memory in KiB is small")]
+        let to = |ours: u64, theirs: u64| (theirs > 0).then(|| ours as f64 / theirs as f64);
+        let rss_ratio = base.and_then(|base| to(held.rss_kib, base.rss_kib));
+        let pss_ratio = base.and_then(|base| to(held.pss_kib?, base.pss_kib?));
+        let private_ratio = base.and_then(|base| to(held.private_kib?, base.private_kib?));
+        let unknown = |kib: Option<u64>| kib.map_or_else(|| "-".to_owned(), |kib| kib.to_string());
+        let line = format!(
+            "{name:<52} {:>8} {:>10} {:>10} {:>10} {:>13} {:>6} {:>6}",
+            held.rss_kib,
+            unknown(held.pss_kib),
+            unknown(held.private_kib),
+            held.anonymous_kib,
+            ratio_or_nothing(rss_ratio),
+            ratio_or_nothing(pss_ratio),
+            ratio_or_nothing(private_ratio),
+        );
+        let values = json!({
+            "processes": held.processes, "rss_kib": held.rss_kib, "pss_kib": held.pss_kib,
+            "private_kib": held.private_kib, "anonymous_kib": held.anonymous_kib,
+            "rss_ratio": rss_ratio, "pss_ratio": pss_ratio, "private_ratio": private_ratio,
+        });
+        self.row(&line, name, values)
+    }
+
+    /// A row of what did not happen, however long it was waited for.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn never(&mut self, name: &str, waited: Duration) -> Result<(), ReportError> {
+        let seconds = waited.as_secs();
+        let line = format!("{name:<52}    never within {seconds} s");
+        self.row(&line, name, json!({"never_within_s": seconds}))
+    }
+
     /// A row of one number.
     ///
     /// # Errors
@@ -322,6 +369,12 @@ impl Figures {
     pub fn into_rows(self) -> Vec<Value> {
         self.rows
     }
+}
+
+/// A small one with more digits: a hundredth is not nothing.
+fn ratio_or_nothing(ratio: Option<f64>) -> String {
+    let is_small = ratio.is_some_and(|ratio| ratio.abs() < 0.1);
+    or_nothing(ratio, if is_small { 4 } else { 2 })
 }
 
 fn or_nothing(value: Option<f64>, digits: usize) -> String {
@@ -369,6 +422,19 @@ mod tests {
             .times("  ours", twice, Some(of_us(&[20])))
             .expect("written");
         figures
+            .times("theirs", twice, Some(of_us(&[4_000])))
+            .expect("written");
+        let held = |kib: u64| Held {
+            rss_kib: kib,
+            ..Held::default()
+        };
+        figures
+            .held_together("memory", held(300), Some(held(400)))
+            .expect("written");
+        figures
+            .never("back", Duration::from_secs(12))
+            .expect("written");
+        figures
             .goal("of it", 2.0, Bound::Most(1.1))
             .expect("written");
         figures
@@ -379,10 +445,16 @@ mod tests {
         assert_eq!(rows[0]["name"], "ours");
         assert_eq!(rows[0]["p50_ratio"], 2.0);
         assert_eq!(rows[0]["rate_ratio"], Value::Null);
-        assert_eq!(rows[1]["verdict"], "not met");
-        assert_eq!(rows[2]["verdict"], "no verdict");
+        assert_eq!(rows[2]["rss_ratio"], 0.75);
+        assert_eq!(rows[2]["pss_ratio"], Value::Null);
+        assert_eq!(rows[2]["private_ratio"], Value::Null);
+        assert_eq!(rows[3]["never_within_s"], 12);
+        assert_eq!(rows[4]["verdict"], "not met");
+        assert_eq!(rows[5]["verdict"], "no verdict");
         let seen = seen.lock().expect("one thread");
-        assert_eq!(seen.len(), 4, "{seen:?}");
+        assert_eq!(seen.len(), 7, "{seen:?}");
+        assert!(seen[2].contains(" 0.0100"), "{}", seen[2]);
+        assert!(seen[4].contains("never within 12 s"), "{}", seen[4]);
         assert!(
             seen[1].starts_with("  ours ") && seen[1].contains("40.0"),
             "{}",

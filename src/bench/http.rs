@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an answer may take, unless it is said.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An answer.
 #[derive(Debug)]
@@ -45,9 +45,17 @@ impl Connection {
     /// # Errors
     /// Those of the connection.
     pub fn open(host: &str) -> io::Result<Self> {
+        Self::open_with(host, PATIENCE)
+    }
+
+    /// The same, for answers that may take so long, which is more than nothing.
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub fn open_with(host: &str, patience: Duration) -> io::Result<Self> {
         let writer = TcpStream::connect(host)?;
         writer.set_nodelay(true)?;
-        writer.set_read_timeout(Some(PATIENCE))?;
+        writer.set_read_timeout(Some(patience))?;
         Ok(Self {
             reader: BufReader::new(writer.try_clone()?),
             writer,

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// What was just done settles: log rows are written, caches are given back.
-const SETTLE: Duration = Duration::from_secs(2);
+pub const SETTLE: Duration = Duration::from_secs(2);
 /// Between two looks at whether the run shall end.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -124,8 +124,11 @@ fn api(
     Ok(())
 }
 
-/// Does nothing for so long, unless the run shall end.
-fn rest(bench: &Bench, time: Duration) -> anyhow::Result<()> {
+/// Does nothing for so long.
+///
+/// # Errors
+/// When the run shall end.
+pub fn rest(bench: &Bench, time: Duration) -> anyhow::Result<()> {
     let began = Instant::now();
     while let Some(left) = time.checked_sub(began.elapsed()) {
         bench.stop.check()?;

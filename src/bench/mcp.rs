@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::{http::Connection, stop::Stop};
+use super::{
+    http::{self, Connection},
+    stop::Stop,
+};
 
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#;
 const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
@@ -189,6 +192,8 @@ pub struct Endpoint {
     pub tool: String,
     /// How it is spoken with.
     pub era: Era,
+    /// How long an answer may take.
+    pub patience: Duration,
 }
 
 impl Endpoint {
@@ -201,6 +206,7 @@ impl Endpoint {
             token: None,
             tool: "echo".to_owned(),
             era: Era::Session,
+            patience: http::PATIENCE,
         }
     }
 
@@ -218,7 +224,7 @@ impl Endpoint {
     /// # Errors
     /// When it takes no client.
     pub fn initialize(&self) -> io::Result<Connection> {
-        let mut connection = Connection::open(&self.host)?;
+        let mut connection = Connection::open_with(&self.host, self.patience)?;
         if let Some(token) = &self.token {
             connection
                 .fixed
@@ -284,7 +290,7 @@ impl Endpoint {
     /// # Errors
     /// When a call is not answered well, or the run shall end.
     pub fn load(&self, count: usize, connections: usize, stop: &Stop) -> anyhow::Result<Load> {
-        let barrier = Barrier::new(connections + 1);
+        let barrier = Barrier::new(connections);
         let calls = |connection: &mut Connection, count| {
             let one = |id| {
                 stop.check()?;
@@ -300,22 +306,28 @@ impl Endpoint {
             });
             // Whoever failed must not leave the others waiting here.
             barrier.wait();
-            calls(&mut warm?, count / connections)
+            let began = Instant::now();
+            let times = calls(&mut warm?, count / connections)?;
+            anyhow::Ok((began, times, Instant::now()))
         };
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..connections).map(|_| scope.spawn(one)).collect();
-            barrier.wait();
-            let began = Instant::now();
             let mut times = Vec::with_capacity(count);
+            // Told by those that call: whoever waits for them here may be woken late.
+            let (mut first, mut last) = (None, None);
             for thread in threads {
-                match thread.join() {
-                    Ok(its) => times.extend(its?),
+                let (began, its, ended) = match thread.join() {
+                    Ok(its) => its?,
                     Err(panic) => std::panic::resume_unwind(panic),
-                }
+                };
+                first = Some(first.map_or(began, |first: Instant| first.min(began)));
+                last = last.max(Some(ended));
+                times.extend(its);
             }
+            let took = first.zip(last).map(|(first, last)| last - first);
             Ok(Load {
                 times,
-                took: began.elapsed(),
+                took: took.unwrap_or_default(),
             })
         })
     }

@@ -52,7 +52,9 @@ impl Held {
         }
     }
 
-    fn and(self, other: Self) -> Self {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
         if self.processes == 0 {
             return other;
         }
@@ -117,6 +119,28 @@ pub fn of(daemon: &Daemon) -> io::Result<Memory> {
     Ok(memory)
 }
 
+/// A process first, then its children, theirs, and so on.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn tree(root: u32) -> io::Result<Vec<u32>> {
+    let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let pid = name.to_str().and_then(|name| name.parse().ok());
+        if let Some((pid, parent)) = pid.and_then(|pid| Some((pid, parent_of(pid)?))) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut found = vec![root];
+    let mut at = 0;
+    while let Some(pid) = found.get(at) {
+        found.extend(children.remove(pid).unwrap_or_default());
+        at += 1;
+    }
+    Ok(found)
+}
+
 /// CPU time of a process so far, in milliseconds.
 #[must_use]
 pub fn cpu_ms(pid: u32) -> u64 {
@@ -163,6 +187,8 @@ pub(super) fn is_server_of(folder: &Path, pid: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -190,5 +216,15 @@ mod tests {
             parent_of(std::process::id()),
             Some(std::os::unix::process::parent_id())
         );
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("cat is there");
+        let (parent, id) = (std::os::unix::process::parent_id(), child.id());
+        let found = tree(parent).expect("proc is mounted");
+        assert!(found.contains(&id) && found[0] == parent, "{found:?}");
+        assert_eq!(tree(id).expect("proc is mounted"), [id]);
+        drop(child.stdin.take());
+        child.wait().expect("our child");
     }
 }

@@ -15,7 +15,7 @@ use crate::runtime::end_process;
 #[error("interrupted")]
 pub struct Interrupted;
 
-/// Whether the run shall end, and the daemons that run for it.
+/// Whether the run shall end, and the daemons that run for it: ours, and those of others that are measured beside.
 #[derive(Debug, Default)]
 pub struct Stop {
     asked: AtomicBool,
@@ -56,13 +56,14 @@ impl Stop {
         }
     }
 
-    /// A child of ours that is a daemon.
-    pub(super) fn add(&self, pid: u32) {
+    /// A child of ours that is a daemon. One that is added when the run shall end already is for its owner to end, who
+    /// asks [`Stop::check`].
+    pub fn add(&self, pid: u32) {
         self.lock().push(Running { pid, told: false });
     }
 
     /// Sends SIGTERM to a daemon, once. It must not have been waited for yet.
-    pub(super) fn tell(&self, pid: u32) {
+    pub fn tell(&self, pid: u32) {
         let mut daemons = self.lock();
         if let Some(running) = daemons.iter_mut().find(|running| running.pid == pid) {
             tell(running);
@@ -70,7 +71,7 @@ impl Stop {
     }
 
     /// Forgets a daemon that was told.
-    pub(super) fn remove(&self, pid: u32) {
+    pub fn remove(&self, pid: u32) {
         self.lock().retain(|running| running.pid != pid);
     }
 

@@ -7,6 +7,7 @@ mod api_restart;
 mod backup;
 mod bad_manifests;
 mod bench;
+mod bench_peers;
 mod brokers;
 mod budgets;
 mod built_in_servers;
