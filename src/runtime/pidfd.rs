@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    time::Duration,
 };
 
 use nix::{
@@ -35,11 +36,24 @@ impl Pidfd {
     /// Whether the process has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
+        self.has_ended_within(Duration::ZERO).unwrap_or(false)
+    }
+
+    /// Whether the process has ended; waits for that so long, rounded down to milliseconds, at most 30 s.
+    ///
+    /// # Errors
+    /// Those of poll(2): no memory.
+    pub fn has_ended_within(&self, time: Duration) -> io::Result<bool> {
         let mut waited = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::from(
+            u16::try_from(time.as_millis())
+                .unwrap_or(30_000)
+                .min(30_000),
+        );
         loop {
-            match poll(&mut waited, PollTimeout::ZERO) {
+            match poll(&mut waited, timeout) {
                 Err(Errno::EINTR) => {}
-                ready => return ready.is_ok_and(|count| count > 0),
+                ready => return Ok(ready? > 0),
             }
         }
     }
