@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::domain::reconcile::ForeignProcess;
 
 mod again;
+mod alarm;
 #[expect(
     unsafe_code,
     reason = "descriptors that arrive by SCM_RIGHTS are raw numbers"
@@ -54,6 +55,7 @@ mod usage;
 mod workload;
 
 pub use again::ask_again;
+pub use alarm::sleep_exactly_until;
 pub use child_cgroups::child_cgroups;
 pub use denials::{DenialSheet, Denials, DeniedCall};
 pub use elsewhere::elsewhere;

@@ -20,6 +20,7 @@ use super::{
     timers::{Timer, Timers},
 };
 use crate::{
+    clock::Clock,
     domain::{
         UnixMs,
         event::Event,
@@ -32,7 +33,7 @@ use crate::{
         template::Template,
         verb::{self, Misfit, Wish},
     },
-    runtime::ExitReport,
+    runtime::{ExitReport, sleep_exactly_until},
     traces::Span,
     upstream::{Handshake, UpstreamError},
 };
@@ -148,7 +149,7 @@ impl Actor {
 
     /// Ordered by what may not wait: an end before new wishes, wishes before timers, timers before progress.
     async fn next_input(&mut self) -> Input {
-        let due = self.timers.next();
+        let (clock, due) = (self.context.clock, self.timers.next());
         let child = self.child.as_deref();
         let is_stopping = matches!(self.life.state, InstanceState::Stopping { .. });
         let last_word = self.leaving || matches!(self.life.state, InstanceState::Stopped { .. });
@@ -162,7 +163,7 @@ impl Actor {
             () = members::all_gone(&self.census), if last_word && !self.members_are_gone() => {
                 Input::MembersGone
             }
-            () = due_at(due) => Input::Timer,
+            () = due_at(clock, due) => Input::Timer,
             input = progress(&mut self.launching) => input,
             outcome = answer(&mut self.probing) => Input::Probed(outcome),
             learnt = answer(&mut self.learning) => Input::Learnt(learnt),
@@ -379,9 +380,13 @@ async fn broken(child: Option<&Child>) -> String {
     }
 }
 
-async fn due_at(due: Option<Instant>) {
+async fn due_at(clock: Clock, due: Option<(Timer, Instant)>) {
     match due {
-        Some(due) => sleep_until(due).await,
+        // What an owner was told is held to the millisecond.
+        Some((Timer::LeaseEnd, due)) if matches!(clock, Clock::System) => {
+            sleep_exactly_until(due).await
+        }
+        Some((_, due)) => sleep_until(due).await,
         None => pending().await,
     }
 }

@@ -48,9 +48,9 @@ impl Timers {
         self.0.iter().any(|(kind, _)| *kind == timer)
     }
 
-    /// When the next one is due.
-    pub(super) fn next(&self) -> Option<Instant> {
-        self.0.iter().map(|(_, at)| *at).min()
+    /// The next one, and when it is due.
+    pub(super) fn next(&self) -> Option<(Timer, Instant)> {
+        self.0.iter().copied().min_by_key(|(_, at)| *at)
     }
 
     /// Takes out the earliest timer that is due at `now`.
