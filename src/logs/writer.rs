@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     config::LogsConfig,
-    spool::{Offloaded, Place, Spool},
+    spool::{Offloaded, Place, Spool, SpoolBatch},
     tally::{Tally, Way},
 };
 
@@ -29,6 +29,8 @@ use crate::{
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// The store gets so long for a batch before new rows go to the spool.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// With so much behind the batch on its way, the next one is read before it is asked for.
+const AHEAD_BYTES_MIN: u64 = 256 << 10;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -51,6 +53,14 @@ struct Spooled {
     end: Option<Place>,
 }
 
+/// What was read of the spool behind the batch on its way.
+#[derive(Default)]
+struct Ahead {
+    /// It was looked for since that batch set out.
+    looked: bool,
+    batch: Option<SpoolBatch<NumberedLog>>,
+}
+
 pub(super) struct Writer {
     store: Arc<dyn LogStore>,
     queue: Arc<Queue>,
@@ -68,6 +78,7 @@ pub(super) struct Writer {
     /// The number of its last row.
     last: i64,
     in_flight: Option<InFlight>,
+    ahead: Ahead,
     /// When the oldest row in the queue has waited long enough.
     batch_due: Option<Instant>,
     retry_at: Option<Instant>,
@@ -112,6 +123,7 @@ impl Writer {
             tally: identity.tally,
             last: 0,
             in_flight: None,
+            ahead: Ahead::default(),
             batch_due: None,
             retry_at: None,
             backoff: BACKOFF_MIN,
@@ -190,6 +202,10 @@ impl Writer {
         // Before more goes into the spool, for the same reason.
         if spooling && self.in_flight.is_none() && !resting {
             self.send_from_spool().await;
+            return Step::Again;
+        }
+        if let Some(place) = self.place_ahead() {
+            self.read_ahead(place).await;
             return Step::Again;
         }
         if fill.rows > 0 && ready && (spooling || pressed || late) {
@@ -294,6 +310,7 @@ impl Writer {
     }
 
     fn send(&mut self, rows: Vec<NumberedLog>, gaps: Gaps, spooled: Option<Spooled>) {
+        self.ahead = Ahead::default();
         self.in_flight = Some(InFlight {
             insert: Insert::new(Arc::clone(&self.store), Arc::new(rows)),
             gaps,
@@ -317,6 +334,8 @@ impl Writer {
                 self.retry_at = None;
                 self.backoff = BACKOFF_MIN;
                 self.show_availability(None);
+                // At once: what is left to do about this batch is done while the store works.
+                self.send_ahead();
                 let rows = Arc::clone(batch.insert.rows());
                 let row = |place: usize| rows.get(place).map(|row| &row.record);
                 let stored = inserted.written.len() + inserted.known.len();
@@ -356,6 +375,7 @@ impl Writer {
                 }
             }
             Err(error) => {
+                self.ahead = Ahead::default();
                 self.show_availability(Some(&error));
                 self.rest();
                 self.give_up(batch).await;

@@ -281,28 +281,8 @@ impl<R: SpoolRow> Spool<R> {
                     Err(error) => return Err(error),
                 },
             };
-            let mut records = Records::new(file, self.read_offset, left);
-            let mut rows = Vec::new();
-            let mut offset = self.read_offset;
-            let mut bytes = 0;
-            while rows.len() < rows_max && bytes < bytes_max {
-                match records.next::<R>()? {
-                    Decoded::Row(row, length) => {
-                        offset += length;
-                        bytes += row.cost_bytes();
-                        rows.push(row);
-                    }
-                    Decoded::End => break,
-                    Decoded::Damaged => {
-                        tracing::warn!(
-                            segment = number,
-                            offset,
-                            "a spool has a torn record; the rest of this segment is passed over"
-                        );
-                        break;
-                    }
-                }
-            }
+            let (rows, offset) =
+                rows_of(file, (number, self.read_offset), left, rows_max, bytes_max)?;
             if !rows.is_empty() {
                 let segment = number;
                 let end = Place { segment, offset };
@@ -311,6 +291,45 @@ impl<R: SpoolRow> Spool<R> {
             self.remove_first()?;
         }
         Ok(None)
+    }
+
+    /// The same for the rows behind a place that was not advanced to yet, while those before it are on their way.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn read_behind(
+        &self,
+        place: Place,
+        rows_max: usize,
+        bytes_max: usize,
+    ) -> io::Result<Option<SpoolBatch<R>>> {
+        for (number, offset, left) in self.left_behind(place).filter(|(.., left)| *left > 0) {
+            let file = File::open(self.path(number))?;
+            let (rows, offset) = rows_of(&file, (number, offset), left, rows_max, bytes_max)?;
+            if !rows.is_empty() {
+                let segment = number;
+                let end = Place { segment, offset };
+                return Ok(Some(SpoolBatch { rows, end }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Bytes behind a place.
+    #[must_use]
+    pub fn bytes_behind(&self, place: Place) -> u64 {
+        self.left_behind(place).map(|(.., left)| left).sum()
+    }
+
+    /// Segments behind a place: the number of each, where to read on, and how much is left there.
+    fn left_behind(&self, place: Place) -> impl Iterator<Item = (u64, u64, u64)> {
+        let segments = self.segments.iter().map(move |segment| {
+            let is_first = segment.number == place.segment;
+            let offset = if is_first { place.offset } else { 0 };
+            let left = segment.bytes.saturating_sub(offset);
+            (segment.number, offset, left)
+        });
+        segments.filter(move |(number, ..)| *number >= place.segment)
     }
 
     /// The newest whole row of the newest segment, for who wants to know how far a former process came.
@@ -388,6 +407,38 @@ impl<R: SpoolRow> Spool<R> {
     fn path(&self, number: u64) -> PathBuf {
         self.dir.join(format!("{number:020}.spool"))
     }
+}
+
+/// The rows of a segment from a place on, of which `left` bytes follow, and where the last of them ends.
+fn rows_of<R: SpoolRow>(
+    file: &File,
+    (number, mut offset): (u64, u64),
+    left: u64,
+    rows_max: usize,
+    bytes_max: usize,
+) -> io::Result<(Vec<R>, u64)> {
+    let mut records = Records::new(file, offset, left);
+    let mut rows = Vec::new();
+    let mut bytes = 0;
+    while rows.len() < rows_max && bytes < bytes_max {
+        match records.next::<R>()? {
+            Decoded::Row(row, length) => {
+                offset += length;
+                bytes += row.cost_bytes();
+                rows.push(row);
+            }
+            Decoded::End => break,
+            Decoded::Damaged => {
+                tracing::warn!(
+                    segment = number,
+                    offset,
+                    "a spool has a torn record; the rest of this segment is passed over"
+                );
+                break;
+            }
+        }
+    }
+    Ok((rows, offset))
 }
 
 /// The place of the cursor file; damage counts as the beginning.

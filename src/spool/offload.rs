@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Spool, SpoolRow};
+use super::{Place, Spool, SpoolRow};
 
 /// A spool with one owner, whose calls run on the pool of blocking threads.
 pub struct Offloaded<R> {
@@ -52,5 +52,13 @@ impl<R: SpoolRow> Offloaded<R> {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.spool.as_ref().map_or(0, Spool::bytes)
+    }
+
+    /// See [`Spool::bytes_behind`].
+    #[must_use]
+    pub fn bytes_behind(&self, place: Place) -> u64 {
+        self.spool
+            .as_ref()
+            .map_or(0, |spool| spool.bytes_behind(place))
     }
 }

@@ -131,7 +131,8 @@ impl Ends {
     }
 }
 
-/// Writes all lines if all their numbers are new, or none: by COPY, in a transaction.
+/// Writes all lines if all their numbers are new, or none: by COPY, in a transaction. The lines draw their ids as they are
+/// written, one each, between the one drawn before and the newest behind.
 async fn copy_behind(
     pool: &PgPool,
     batch: Batch<'_>,
@@ -147,47 +148,50 @@ async fn copy_behind(
         newest,
         newest_at,
     } = Ends::of(batch, rows);
-    // COPY tells no ids, so they are drawn before. Who moves the writer locks it: an earlier try of these lines may still be
-    // about to commit.
-    let ids: Option<Vec<i64>> = query_scalar(
+    // Who moves the writer locks it: an earlier try of these lines may still be about to commit.
+    let before: Option<i64> = query_scalar(
         "WITH moved AS ( \
            INSERT INTO log_writers AS known (writer, last_number, written_at) VALUES ($1, $2, $3) \
            ON CONFLICT (writer) DO UPDATE \
            SET last_number = excluded.last_number, written_at = excluded.written_at \
            WHERE known.last_number < $4 RETURNING 1) \
-         SELECT array_agg(nextval((SELECT pg_get_serial_sequence('logs', 'id')::regclass))) \
-         FROM moved, generate_series(1, $5)",
+         SELECT nextval(pg_get_serial_sequence('logs', 'id')) FROM moved",
     )
     .bind(batch.writer)
     .bind(newest)
     .bind(newest_at)
     .bind(first)
-    .bind(to_column(rows.len() as u64))
-    .fetch_one(&mut *tx)
+    .fetch_optional(&mut *tx)
     .await?;
-    let Some(ids) = ids else {
+    let Some(before) = before else {
         tx.rollback().await?;
         lent.give_back();
         return Ok(Vec::new());
     };
-    copy(&mut tx, rows, &ids).await?;
+    copy(&mut tx, rows).await?;
     let sums = sums_of(rows);
     let keys: Vec<i64> = sums.keys().copied().collect();
     let (lines, text_bytes): (Vec<i64>, Vec<i64>) = sums.into_values().unzip();
-    let spans = spans_of(rows, &ids);
-    let minutes: Vec<i64> = spans.keys().copied().collect();
-    let (first_ids, last_ids): (Vec<i64>, Vec<i64>) = spans.into_values().unzip();
-    query(
-        "WITH counted AS ( \
+    let count = to_column(rows.len() as u64);
+    let in_a_row: Vec<i64> = (before + 1..=before + count).collect();
+    let (minutes, first_ids, last_ids) = minutes_of(rows, &in_a_row);
+    // The minutes are widened at once where the ids are those expected, as they mostly are.
+    let after: i64 = query_scalar(
+        "WITH drawn AS (SELECT currval(pg_get_serial_sequence('logs', 'id')) AS newest), \
+         counted AS ( \
            INSERT INTO log_usage AS known (instance_key, lines, text_bytes) \
            SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[]) \
            ON CONFLICT (instance_key) DO UPDATE SET \
            lines = LEAST(known.lines, 4611686018427387904) + excluded.lines, \
-           text_bytes = LEAST(known.text_bytes, 4611686018427387904) + excluded.text_bytes) \
-         INSERT INTO log_minutes AS known (minute, first_id, last_id) \
-         SELECT * FROM UNNEST($4::bigint[], $5::bigint[], $6::bigint[]) \
-         ON CONFLICT (minute) DO UPDATE SET first_id = LEAST(known.first_id, excluded.first_id), \
-         last_id = GREATEST(known.last_id, excluded.last_id)",
+           text_bytes = LEAST(known.text_bytes, 4611686018427387904) + excluded.text_bytes), \
+         placed AS ( \
+           INSERT INTO log_minutes AS known (minute, first_id, last_id) \
+           SELECT minute, first_id, last_id \
+           FROM UNNEST($4::bigint[], $5::bigint[], $6::bigint[]) AS u (minute, first_id, last_id), drawn \
+           WHERE drawn.newest = $7 \
+           ON CONFLICT (minute) DO UPDATE SET first_id = LEAST(known.first_id, excluded.first_id), \
+           last_id = GREATEST(known.last_id, excluded.last_id)) \
+         SELECT newest FROM drawn",
     )
     .bind(keys)
     .bind(lines)
@@ -195,11 +199,68 @@ async fn copy_behind(
     .bind(minutes)
     .bind(first_ids)
     .bind(last_ids)
-    .execute(&mut *tx)
+    .bind(before + count)
+    .fetch_one(&mut *tx)
     .await?;
+    let ids = if after == before + count {
+        // As many as the lines, so nobody else drew one between.
+        in_a_row
+    } else {
+        let ids = ids_written(&mut tx, before, after).await?;
+        if ids.len() != rows.len() {
+            let (sent, there) = (rows.len(), ids.len());
+            return Err(StoreError::Refused(format!(
+                "of {sent} log lines that were copied the database has {there}"
+            )));
+        }
+        widen_minutes(&mut tx, rows, &ids).await?;
+        ids
+    };
     tx.commit().await?;
     lent.give_back();
     Ok(ids)
+}
+
+/// The ids that the open transaction gave to lines, rising; between two of its sequence.
+async fn ids_written(
+    connection: &mut PgConnection,
+    before: i64,
+    after: i64,
+) -> Result<Vec<i64>, StoreError> {
+    let ids = query_scalar(
+        "SELECT id FROM logs WHERE id > $1 AND id <= $2 AND xmin = pg_current_xact_id()::xid ORDER BY id",
+    )
+    .bind(before)
+    .bind(after);
+    Ok(ids.fetch_all(connection).await?)
+}
+
+async fn widen_minutes(
+    connection: &mut PgConnection,
+    rows: &[LogRow<'_>],
+    ids: &[i64],
+) -> Result<(), StoreError> {
+    let (minutes, first_ids, last_ids) = minutes_of(rows, ids);
+    query(
+        "INSERT INTO log_minutes AS known (minute, first_id, last_id) \
+         SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[]) \
+         ON CONFLICT (minute) DO UPDATE SET first_id = LEAST(known.first_id, excluded.first_id), \
+         last_id = GREATEST(known.last_id, excluded.last_id)",
+    )
+    .bind(minutes)
+    .bind(first_ids)
+    .bind(last_ids)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Minutes, and the first and last id of each, as columns.
+fn minutes_of(rows: &[LogRow<'_>], ids: &[i64]) -> (Vec<i64>, Vec<i64>, Vec<i64>) {
+    let spans = spans_of(rows, ids);
+    let minutes = spans.keys().copied().collect();
+    let (first_ids, last_ids) = spans.into_values().unzip();
+    (minutes, first_ids, last_ids)
 }
 
 /// A connection that goes back to the pool only by [`Lent::give_back`], else it is closed: after a COPY that was left in its
@@ -220,21 +281,17 @@ impl Drop for Lent {
     }
 }
 
-async fn copy(
-    connection: &mut PgConnection,
-    rows: &[LogRow<'_>],
-    ids: &[i64],
-) -> Result<(), StoreError> {
+async fn copy(connection: &mut PgConnection, rows: &[LogRow<'_>]) -> Result<(), StoreError> {
     let mut copy = connection
         .copy_in_raw(
-            "COPY logs (id, instance_key, generation, member, stream, at, line, continued) \
+            "COPY logs (instance_key, generation, member, stream, at, line, continued) \
              FROM STDIN (FORMAT binary)",
         )
         .await?;
     let mut part = Vec::with_capacity(PART_BYTES * 2);
     part.extend_from_slice(HEADER);
-    for (row, id) in rows.iter().zip(ids) {
-        encode(&mut part, row, *id);
+    for row in rows {
+        encode(&mut part, row);
         if part.len() >= PART_BYTES {
             copy.send(part.as_slice()).await?;
             part.clear();
@@ -253,11 +310,10 @@ const TRAILER: &[u8] = &(-1_i16).to_be_bytes();
 
 /// Appends a row as COPY's binary format has it: the count of fields, and each with its length before it, in the order of the
 /// columns of [`copy`].
-fn encode(out: &mut Vec<u8>, row: &LogRow<'_>, id: i64) {
-    const FIELDS: i16 = 8;
+fn encode(out: &mut Vec<u8>, row: &LogRow<'_>) {
+    const FIELDS: i16 = 7;
     let line = without_nul(&row.line);
     out.extend_from_slice(&FIELDS.to_be_bytes());
-    field(out, &id.to_be_bytes());
     field(out, &row.instance_key.to_be_bytes());
     field(out, &to_column(row.generation.0).to_be_bytes());
     field(out, &member_column(row).to_be_bytes());

@@ -9,9 +9,12 @@ use super::{
         share::has_room,
         spooled::bytes_in_spool,
     },
-    BATCH_BYTES_MAX, InFlight, Spooled, Writer,
+    AHEAD_BYTES_MIN, Ahead, BATCH_BYTES_MAX, InFlight, Spooled, Writer,
 };
-use crate::{spool::Place, tally::Way};
+use crate::{
+    spool::{Place, SpoolBatch},
+    tally::Way,
+};
 
 impl Writer {
     pub(super) async fn send_from_spool(&mut self) {
@@ -21,13 +24,7 @@ impl Writer {
             .call(move |spool| spool.read(batch_rows, BATCH_BYTES_MAX))
             .await;
         match read {
-            Ok(Some(batch)) => {
-                let spooled = Spooled {
-                    rows: batch.rows.len(),
-                    end: Some(batch.end),
-                };
-                self.send(batch.rows, Gaps::new(), Some(spooled));
-            }
+            Ok(Some(batch)) => self.send_spooled(batch),
             Ok(None) => {}
             Err(error) => {
                 tracing::error!(%error, "cannot read the log spool");
@@ -35,6 +32,41 @@ impl Writer {
             }
         }
         self.show_spool();
+    }
+
+    fn send_spooled(&mut self, batch: SpoolBatch<NumberedLog>) {
+        let spooled = Spooled {
+            rows: batch.rows.len(),
+            end: Some(batch.end),
+        };
+        self.send(batch.rows, Gaps::new(), Some(spooled));
+    }
+
+    /// Behind which place the next batch can be read while one is on its way.
+    pub(super) fn place_ahead(&self) -> Option<Place> {
+        let on_its_way = self.in_flight.as_ref().filter(|_| !self.ahead.looked)?;
+        let end = on_its_way.spooled?.end?;
+        (self.spool.bytes_behind(end) >= AHEAD_BYTES_MIN).then_some(end)
+    }
+
+    pub(super) async fn read_ahead(&mut self, place: Place) {
+        let batch_rows = self.batch_rows;
+        let read = self
+            .spool
+            .call(move |spool| spool.read_behind(place, batch_rows, BATCH_BYTES_MAX))
+            .await;
+        // A fault is told when the batch is read in its turn.
+        self.ahead = Ahead {
+            looked: true,
+            batch: read.unwrap_or(None),
+        };
+    }
+
+    /// Sends the batch that was read ahead, if there is one: the one before it is in the store.
+    pub(super) fn send_ahead(&mut self) {
+        if let Some(batch) = self.ahead.batch.take() {
+            self.send_spooled(batch);
+        }
     }
 
     /// Puts a batch that is or was on its way into the spool, which is empty.
