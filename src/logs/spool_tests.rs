@@ -82,6 +82,46 @@ fn what_was_read_but_not_stored_is_read_again() {
 }
 
 #[test]
+fn the_next_rows_are_read_ahead_over_segments_and_a_torn_record() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut spool = open(&dir, 4_000);
+    append_all(&mut spool, 0..3);
+    let segment = dir.path().join("spool/00000000000000000001.spool");
+    let bytes = fs::read(&segment).expect("the segment");
+    drop(spool);
+    fs::write(&segment, &bytes[..bytes.len() - 1]).expect("writable");
+    let mut spool = open(&dir, 4_000);
+    append_all(&mut spool, 2..50);
+    let mut lines = Vec::new();
+    let mut batch = spool
+        .read(2, 1 << 20)
+        .expect("readable")
+        .expect("not empty");
+    loop {
+        // Asked for twice, as it is when the batch on its way did not arrive.
+        let ahead = spool.read_behind(batch.end, 7, 1 << 20).expect("readable");
+        let again = spool.read_behind(batch.end, 7, 1 << 20).expect("readable");
+        let ends = |it: &Option<crate::spool::SpoolBatch<_>>| it.as_ref().map(|batch| batch.end);
+        assert_eq!(ends(&ahead), ends(&again));
+        assert_eq!(spool.bytes_behind(batch.end) == 0, ahead.is_none());
+        lines.extend(batch.rows.into_iter().map(|row| row.record.line));
+        let Some(ahead) = ahead else {
+            spool.advance(batch.end).expect("the folder is writable");
+            break;
+        };
+        spool.advance(batch.end).expect("the folder is writable");
+        let next = spool
+            .read(7, 1 << 20)
+            .expect("readable")
+            .expect("not empty");
+        assert_eq!(next.rows, ahead.rows, "the same in its turn");
+        batch = ahead;
+    }
+    assert_eq!(lines, numbered(0..50));
+    assert!(spool.is_empty());
+}
+
+#[test]
 fn a_torn_last_record_is_passed_over() {
     // Three records of 40 bytes, torn in the last text, its header, and at the border before it.
     for torn in [119, 83, 80, 79] {

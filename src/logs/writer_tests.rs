@@ -136,6 +136,40 @@ async fn the_store_gets_its_next_batch_before_what_came_meanwhile_is_spooled() {
 }
 
 #[tokio::test]
+async fn what_is_read_ahead_of_the_spool_is_stored_once_and_in_order() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = FakeStore::hanging();
+    let config = LogsConfig {
+        queue_bytes: 256 << 10,
+        batch_rows: 500,
+        ..config(dir.path())
+    };
+    let pipeline = start(&store, &config).await;
+    let logs = pipeline.logs();
+    for line in 0..20_000 {
+        logs.room(source().key).await;
+        note(&logs, line..line + 1);
+    }
+    until(&logs, |counters| counters.queue_bytes == 0).await;
+    // The first arrives, of the second the answer is lost, and the store is away for those behind it.
+    store.let_through(1);
+    until(&logs, |counters| counters.stored > 0).await;
+    store.set_forgetful(true);
+    store.let_through(1);
+    until(&logs, |counters| !counters.store_available).await;
+    store.set_forgetful(false);
+    store.set_away(true);
+    store.let_through(1);
+    until(&logs, |_| store.inserts() >= 4).await;
+    store.set_away(false);
+    store.let_through(10_000);
+    until(&logs, |counters| counters.stored == 20_000).await;
+    assert_eq!(store.lines(), numbered(0..20_000), "in order, each once");
+    assert_eq!(logs.counters().spool_bytes, 0);
+    pipeline.close(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
 async fn a_store_that_hangs_holds_up_nobody() {
     let dir = tempfile::tempdir().expect("a folder");
     let store = FakeStore::hanging();

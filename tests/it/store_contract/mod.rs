@@ -6,6 +6,7 @@ mod credentials;
 mod damage;
 mod faults;
 mod instances;
+mod log_ids;
 mod logs;
 mod retention;
 mod small_tables;
