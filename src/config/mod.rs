@@ -204,7 +204,7 @@ impl Default for GatewayConfig {
 pub struct DatabaseConfig {
     /// `sqlite:PATH` or `postgres://…`. A password is never shown.
     pub url: String,
-    /// Most connections (PostgreSQL), or readers (SQLite).
+    /// Most connections (PostgreSQL; from three on, one of them is for log lines), or readers (SQLite).
     pub connections_max: u32,
     /// How long a statement may wait for a connection.
     pub acquire_timeout: HumanDuration,

@@ -1,6 +1,6 @@
 //! The rate of each instance: what is past it is lost on purpose, and counted.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::{
     gap::{Gaps, Loss, count_lost, merge_gap},
@@ -13,7 +13,8 @@ const TELL_AFTER_NS: u64 = 1_000_000_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Rates {
-    buckets: HashMap<i64, TokenBucket>,
+    /// Looked up for each line, among few: without a hash, which costs more.
+    buckets: BTreeMap<i64, TokenBucket>,
     gaps: Gaps,
     /// When the loss of an instance is told, by the clock of [`Rates::lets_through`].
     due_ns: BTreeMap<(i64, Loss), u64>,

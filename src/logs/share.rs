@@ -1,6 +1,6 @@
 //! How what is bounded is shared between instances: the queue in memory, and the spool.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// An instance may hold so many times of what is left.
 const TIMES_OF_REST: u64 = 4;
@@ -17,7 +17,8 @@ pub(super) fn has_room(own_bytes: u64, used_bytes: u64, bound_bytes: u64) -> boo
 /// What each instance holds of the spool. What an earlier daemon left there is nobody's.
 #[derive(Debug, Default)]
 pub(super) struct Shares {
-    held: HashMap<i64, u64>,
+    /// Looked up for each line, among few: without a hash, which costs more.
+    held: BTreeMap<i64, u64>,
 }
 
 impl Shares {

@@ -187,7 +187,7 @@ impl Store {
                 Pool::Sqlite { writer, .. } => {
                     in_time!(self, insert_sqlite(writer, calls).await?);
                 }
-                Pool::Postgres(pool) => {
+                Pool::Postgres { pool, .. } => {
                     in_time!(self, insert_postgres(pool, calls).await?);
                 }
             }

@@ -36,7 +36,7 @@ impl Store {
                 .fetch_one(readers)
                 .await?
             ),
-            Pool::Postgres(pool) => in_time!(
+            Pool::Postgres { pool, .. } => in_time!(
                 self,
                 query_as(
                     "SELECT current_setting('server_version'), pg_database_size(current_database())"

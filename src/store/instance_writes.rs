@@ -156,7 +156,7 @@ impl Store {
             };
         }
         let (key, event): (i64, i64) = match &self.pool {
-            Pool::Postgres(pool) => in_time!(
+            Pool::Postgres { pool, .. } => in_time!(
                 self,
                 instance!(query_as(CREATE_IN_ONE_TRIP))
                     .bind(port)
@@ -273,7 +273,7 @@ impl Store {
             };
         }
         let (changed, ids, exists): (bool, Vec<i64>, bool) = match &self.pool {
-            Pool::Postgres(pool) => in_time!(self, {
+            Pool::Postgres { pool, .. } => in_time!(self, {
                 let columns = EventArrays::of(events);
                 state!(query_as(SAVE_IN_ONE_TRIP))
                     .bind(columns.instances)

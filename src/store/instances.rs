@@ -175,7 +175,7 @@ impl Store {
                 }
                 tx.commit().await?;
             }),
-            Pool::Postgres(pool) => in_time!(self, {
+            Pool::Postgres { pool, .. } => in_time!(self, {
                 let (ids, times): (Vec<String>, Vec<i64>) = accessed
                     .iter()
                     .map(|(id, at)| (id.to_string(), *at))

@@ -86,8 +86,8 @@ impl Store {
         let id: Option<i64> = match (&self.pool, query.newest_first) {
             (Pool::Sqlite { readers, .. }, false) => fetch!(readers, select_end!("LIKE", "ASC")),
             (Pool::Sqlite { readers, .. }, true) => fetch!(readers, select_end!("LIKE", "DESC")),
-            (Pool::Postgres(pool), false) => fetch!(pool, select_end!("ILIKE", "ASC")),
-            (Pool::Postgres(pool), true) => fetch!(pool, select_end!("ILIKE", "DESC")),
+            (Pool::Postgres { pool, .. }, false) => fetch!(pool, select_end!("ILIKE", "ASC")),
+            (Pool::Postgres { pool, .. }, true) => fetch!(pool, select_end!("ILIKE", "DESC")),
         };
         Ok(id)
     }

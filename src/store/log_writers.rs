@@ -57,11 +57,11 @@ impl Store {
                 )
                 .await
             }
-            Pool::Postgres(pool) => {
+            Pool::Postgres { lines, .. } => {
                 in_time(
                     &self.patience,
                     module_path!(),
-                    insert_postgres(pool, batch, rows),
+                    insert_postgres(lines, batch, rows),
                 )
                 .await
             }

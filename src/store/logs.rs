@@ -128,8 +128,8 @@ impl Store {
                 let insert = insert_sqlite(writer, Batch::UNNUMBERED, rows);
                 in_time(&self.patience, module_path!(), insert).await
             }
-            Pool::Postgres(pool) => {
-                let insert = insert_postgres(pool, Batch::UNNUMBERED, rows);
+            Pool::Postgres { lines, .. } => {
+                let insert = insert_postgres(lines, Batch::UNNUMBERED, rows);
                 in_time(&self.patience, module_path!(), insert).await
             }
         }
@@ -183,8 +183,12 @@ impl Store {
                 (Pool::Sqlite { readers, .. }, true) => {
                     fetch!(readers, select_logs!("LIKE", "id DESC"))
                 }
-                (Pool::Postgres(pool), false) => fetch!(pool, select_logs!("ILIKE", "id ASC")),
-                (Pool::Postgres(pool), true) => fetch!(pool, select_logs!("ILIKE", "id DESC")),
+                (Pool::Postgres { pool, .. }, false) => {
+                    fetch!(pool, select_logs!("ILIKE", "id ASC"))
+                }
+                (Pool::Postgres { pool, .. }, true) => {
+                    fetch!(pool, select_logs!("ILIKE", "id DESC"))
+                }
             };
             match (read.last, page.newest_first) {
                 (Some(last), true) => before = last,

@@ -106,7 +106,7 @@ impl Store {
     pub fn kind(&self) -> &'static str {
         match self.pool {
             pool::Pool::Sqlite { .. } => "sqlite",
-            pool::Pool::Postgres(_) => "postgres",
+            pool::Pool::Postgres { .. } => "postgres",
         }
     }
 

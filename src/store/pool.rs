@@ -50,7 +50,13 @@ pub(super) enum Pool {
         readers: SqlitePool,
     },
     /// A server.
-    Postgres(PgPool),
+    Postgres {
+        /// What everything else uses.
+        pool: PgPool,
+        /// For batches of log lines: a pool of one connection, which knows tables and statements from the batch before.
+        /// A pool lends its connections in turn, and each has to learn them.
+        lines: PgPool,
+    },
 }
 
 /// Runs one sqlx body that only reads.
@@ -58,7 +64,7 @@ macro_rules! reading {
     ($store:expr, |$db:ident| $body:expr) => {
         match &$store.pool {
             $crate::store::pool::Pool::Sqlite { readers: $db, .. } => in_time!($store, $body),
-            $crate::store::pool::Pool::Postgres($db) => in_time!($store, $body),
+            $crate::store::pool::Pool::Postgres { pool: $db, .. } => in_time!($store, $body),
         }
     };
 }
@@ -68,7 +74,7 @@ macro_rules! writing {
     ($store:expr, |$db:ident| $body:expr) => {
         match &$store.pool {
             $crate::store::pool::Pool::Sqlite { writer: $db, .. } => in_time!($store, $body),
-            $crate::store::pool::Pool::Postgres($db) => in_time!($store, $body),
+            $crate::store::pool::Pool::Postgres { pool: $db, .. } => in_time!($store, $body),
         }
     };
 }
@@ -84,7 +90,7 @@ macro_rules! in_transaction {
                 $tx.commit().await?;
                 outcome
             }),
-            $crate::store::pool::Pool::Postgres(pool) => in_time!($store, {
+            $crate::store::pool::Pool::Postgres { pool, .. } => in_time!($store, {
                 let mut $tx = pool.begin().await?;
                 let outcome = $body;
                 $tx.commit().await?;
@@ -318,8 +324,7 @@ impl Pool {
         drop(tokio::time::timeout(RELEASE_TIMEOUT, first.close()).await);
         let statement_timeout_ms = config.statement_timeout.ms();
         let given_up = Arc::clone(patience);
-        let pool = PgPoolOptions::new()
-            .max_connections(config.connections_max.max(2))
+        let pools = PgPoolOptions::new()
             .acquire_timeout(config.acquire_timeout.std())
             .after_connect(move |connection, _| {
                 // What we gave up must not go on over there, holding locks and connections.
@@ -337,9 +342,24 @@ impl Pool {
                 // hold its place in the pool until the kernel gives it up.
                 let doubtful = given_up.recently_given_up();
                 Box::pin(async move { Ok(!doubtful || answers(connection).await) })
-            })
-            .connect_lazy_with(options);
-        Ok(Self::Postgres(pool))
+            });
+        let connections_max = config.connections_max.max(2);
+        let lending = |connections: u32| {
+            let pool = pools.clone().max_connections(connections);
+            pool.connect_lazy_with(options.clone())
+        };
+        Ok(if connections_max > 2 {
+            Self::Postgres {
+                pool: lending(connections_max - 1),
+                lines: lending(1),
+            }
+        } else {
+            let pool = lending(connections_max);
+            Self::Postgres {
+                lines: pool.clone(),
+                pool,
+            }
+        })
     }
 
     /// Closes every connection after the statements under way; a server that says nothing is waited for only so long.
@@ -350,7 +370,10 @@ impl Pool {
                     readers.close().await;
                     writer.close().await;
                 }
-                Self::Postgres(pool) => pool.close().await,
+                Self::Postgres { pool, lines } => {
+                    lines.close().await;
+                    pool.close().await;
+                }
             }
         };
         if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {

@@ -383,7 +383,7 @@ impl Store {
                 }
                 tx.commit().await?;
             }),
-            super::pool::Pool::Postgres(pool) => in_time!(self, {
+            super::pool::Pool::Postgres { pool, .. } => in_time!(self, {
                 let ids: Vec<String> = used.iter().map(|(id, _, _)| id.to_string()).collect();
                 let names: Vec<&str> = used.iter().map(|(_, name, _)| name.as_str()).collect();
                 let times: Vec<i64> = used.iter().map(|(_, _, at)| *at).collect();
