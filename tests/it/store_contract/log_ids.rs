@@ -1,4 +1,4 @@
-//! The ids of lines that went by COPY while others drew from the same sequence.
+//! Lines that go by COPY: their ids while others draw from the same sequence, and their connection.
 
 use minimcp::store::{LogQuery, LogRow, Store};
 
@@ -76,4 +76,33 @@ async fn two_write_at_once(db: &Database) {
 #[tokio::test]
 async fn lines_of_two_who_write_at_once_are_told_by_their_ids() {
     on_postgres(two_write_at_once).await;
+}
+
+async fn batches_follow_each_other(db: &Database) {
+    db.undo(&[
+        "CREATE TABLE backends (pid INTEGER)",
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS \
+         'BEGIN INSERT INTO backends VALUES (pg_backend_pid()); RETURN NULL; END'",
+        "CREATE TRIGGER notes AFTER INSERT ON logs FOR EACH STATEMENT EXECUTE FUNCTION note()",
+    ])
+    .await;
+    let rows = lines(1);
+    for _ in 0..4 {
+        // Others ask for connections meanwhile.
+        let (ids, one, two) = tokio::join!(
+            db.store.insert_logs(&rows),
+            db.store.ping(),
+            db.store.ping()
+        );
+        assert_eq!(ids.expect("inserted").len(), MANY);
+        one.and(two).expect("it answers");
+    }
+    assert_eq!(db.count("backends").await, 4);
+    let distinct = "(SELECT DISTINCT pid FROM backends) AS each_one";
+    assert_eq!(db.count(distinct).await, 1, "all over one connection");
+}
+
+#[tokio::test]
+async fn batches_of_lines_go_over_a_connection_of_their_own() {
+    on_postgres(batches_follow_each_other).await;
 }
