@@ -11,9 +11,7 @@
 //! A running child whose processes hold still is frozen. Nothing of it is kept: it is in the kernel as long as the child.
 //!
 //! Every event that speaks of a generation other than the present one is ignored, but a child that comes late
-//! is killed. [`Effect::Persist`] follows [`Effect::Launch`] and [`Effect::CloseStdin`]: a child neither comes nor goes later
-//! for the store's sake. A daemon that ends in between leaves a child of a generation that its record does not know: the
-//! next one ends it, and launches one of a later generation.
+//! is killed. [`Effect::Persist`] always precedes [`Effect::Launch`]: intent is written before it is acted on.
 
 mod conduct;
 
@@ -430,9 +428,9 @@ impl Lifecycle {
         self.breached = false;
         vec![
             Effect::Disarm(Deadline::Backoff),
+            Effect::Persist,
             Effect::Publish,
             Effect::Launch(self.generation),
-            Effect::Persist,
         ]
     }
 

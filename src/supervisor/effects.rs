@@ -1,13 +1,10 @@
 //! Performs what the lifecycle decided; outcomes come back to it as events.
 
 use std::{
-    future::{poll_fn, ready},
     sync::{Arc, atomic::Ordering},
-    task::Poll,
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::Instant;
 
 use super::{
@@ -64,10 +61,6 @@ impl Actor {
             match effect {
                 Effect::Persist => self.save().await,
                 Effect::Publish => {}
-                Effect::Launch(_) => {
-                    self.perform(effect).await;
-                    self.set_out().await;
-                }
                 effect => self.perform(effect).await,
             }
         }
@@ -173,10 +166,6 @@ impl Actor {
             self.on_launched(Err(launch::not_started(obstacle))).await;
             return;
         }
-        self.spawn(turn);
-    }
-
-    fn spawn(&mut self, turn: Turn) {
         self.turn = Some(turn);
         self.launch_event("turn");
         let known = self.sealed.clone();
@@ -187,23 +176,6 @@ impl Actor {
             known,
         );
         self.launching = Some(Launching::Spawning(spawning));
-    }
-
-    /// Takes a launch as far as it goes without waiting for anything: in most cases the keeper is at work then.
-    async fn set_out(&mut self) {
-        if let Some(Launching::Waiting(waiting)) = &mut self.launching
-            && let Poll::Ready(waited) = look(waiting).await
-        {
-            match waited {
-                Waited::Turn(turn) if turn.obstacle.is_none() => self.spawn(turn),
-                other => self.launching = Some(Launching::Waiting(ready(other).boxed())),
-            }
-        }
-        if let Some(Launching::Spawning(spawning)) = &mut self.launching
-            && let Poll::Ready(outcome) = look(spawning).await
-        {
-            self.launching = Some(Launching::Spawning(ready(outcome).boxed()));
-        }
     }
 
     /// A launch that still waits for its turn ends here when nobody wants it any more.
@@ -422,11 +394,6 @@ impl Actor {
             self.plan_learning();
         }
     }
-}
-
-/// What has come of it so far; it goes on when it is asked again.
-async fn look<T>(future: &mut BoxFuture<'static, T>) -> Poll<T> {
-    poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
 }
 
 pub(super) fn log_failure(

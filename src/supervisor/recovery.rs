@@ -245,8 +245,6 @@ impl Actor {
         if given_up {
             self.arm_lease();
         } else {
-            // A launch begins before it is written. Should it panic again, what led to it is told all the same.
-            self.save().await;
             self.obey(Command::Boot).await;
         }
         Ok(false)
