@@ -18,7 +18,10 @@ use crate::{
         violation::Violation,
     },
     supervisor::{CreateRequest, ListFilter, check_patch},
-    wire::{CreateInstance, Instance, Page, PatchInstance, Problem, Stats, StatusSchema},
+    wire::{
+        CreateInstance, Instance, ListedInstance, Page, PatchInstance, Problem, Stats,
+        StatusSchema, ViewSchema,
+    },
 };
 
 /// Entries of a page when the request does not say.
@@ -65,6 +68,19 @@ pub struct ListQuery {
     /// Entries of the page, 1 to 1000; default 100.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
+    /// `full` (the default): entries as `GET /mcps/{id}` answers. `summary`: what a table of instances shows, a quarter of it.
+    #[param(value_type = Option<ViewSchema>, inline, example = "summary")]
+    #[serde(default)]
+    view: View,
+}
+
+/// How much a list tells of each instance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum View {
+    #[default]
+    Full,
+    Summary,
 }
 
 /// Checks `limit` of a query; the default stands in for one that is not allowed.
@@ -139,7 +155,7 @@ pub async fn create(
 /// Lists instances, oldest first.
 #[utoipa::path(
     get, path = "/mcps", tag = "instances", params(ListQuery),
-    responses((status = 200, description = "One page", body = Page<Instance>))
+    responses((status = 200, description = "One page", body = Page<ListedInstance>))
 )]
 pub async fn list(
     who: Principal,
@@ -159,8 +175,17 @@ pub async fn list(
         template: query.template,
         owner: query.owner,
     };
-    let (items, next) = state.supervisor.list(&who, &filter, after, limit);
-    Ok(Shown::page(&items, next))
+    let supervisor = &state.supervisor;
+    Ok(match query.view {
+        View::Full => {
+            let (items, next) = supervisor.list(&who, &filter, after, limit);
+            Shown::page(&items, next)
+        }
+        View::Summary => {
+            let (items, next) = supervisor.glance(&who, &filter, after, limit);
+            Shown::summaries(&items, next)
+        }
+    })
 }
 
 /// One instance, by id or name.

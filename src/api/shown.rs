@@ -15,12 +15,14 @@ use crate::{
         id::InstanceId,
     },
     egress::{EgressReport, HostCount},
-    supervisor::{DenialReport, Granted, InstanceStatus, Seen},
+    supervisor::{DenialReport, Glance, Granted, InstanceStatus, Seen},
     wire,
 };
 
 /// About what one instance takes, in bytes.
 const BYTES_EACH: usize = 2_560;
+/// About what one takes in short.
+const SUMMARY_BYTES_EACH: usize = 768;
 
 /// JSON that is ready to be sent.
 #[derive(Debug)]
@@ -51,11 +53,28 @@ impl Shown {
     /// A page of a list.
     #[must_use]
     pub fn page(items: &[Seen], next_cursor: Option<InstanceId>) -> Self {
-        let mut text = Vec::with_capacity((items.len() + 1) * BYTES_EACH);
-        let mut page = Object::begin(&mut text);
-        page.put_list("items", items, |text, seen| {
+        Self::of(items, next_cursor, BYTES_EACH, |text, seen| {
             fill(text, seen.outline(outline), seen, None);
-        });
+        })
+    }
+
+    /// A page of a list in short: each as [`wire::InstanceSummary`].
+    #[must_use]
+    pub fn summaries(items: &[Glance], next_cursor: Option<InstanceId>) -> Self {
+        Self::of(items, next_cursor, SUMMARY_BYTES_EACH, |text, glance| {
+            summarize(text, glance.outline(outline), glance);
+        })
+    }
+
+    fn of<T>(
+        items: &[T],
+        next_cursor: Option<InstanceId>,
+        bytes_each: usize,
+        write: impl Fn(&mut Vec<u8>, &T),
+    ) -> Self {
+        let mut text = Vec::with_capacity((items.len() + 1) * bytes_each);
+        let mut page = Object::begin(&mut text);
+        page.put_list("items", items, write);
         page.put("next_cursor", &next_cursor);
         page.end();
         Self(text)
@@ -77,11 +96,13 @@ impl IntoResponse for Shown {
     }
 }
 
-/// Stands in an outline for a value that changes without the actor. No JSON has this byte.
+/// Stands in an outline for a value that changes without the actor, and where a summary ends. No JSON has this byte.
 const HOLE: u8 = 0;
+/// The hole at which a summary ends.
+const SUMMARY_END: usize = 2;
 
-/// What is written of a status for as long as it is the published one: the fields of [`wire::Instance`], in its order, with
-/// holes for what [`fill`] writes.
+/// What is written of a status for as long as it is the published one: the fields of [`wire::Instance`], those of
+/// [`wire::InstanceSummary`] in front, with holes for what [`fill`] writes.
 fn outline(status: &InstanceStatus) -> Vec<u8> {
     let record = &status.record;
     let mut text = Vec::with_capacity(BYTES_EACH);
@@ -97,22 +118,23 @@ fn outline(status: &InstanceStatus) -> Vec<u8> {
     instance.put("next_action_at", &status.next_action_at.map(Time));
     instance.put("health", status.health.as_str());
     instance.put("desired", record.desired.as_str());
-    instance.put("generation", &record.generation);
     instance.put("port", &record.port);
     instance.put("pid", &status.pid);
-    instance.put("remote", &status.remote);
-    instance.put_hole("session_children");
     instance.put("access_url", &status.access_url);
     instance.put("path_url", &status.path_url);
-    // The token and what goes with it, or nothing.
-    instance.text.push(HOLE);
     instance.put("created_at", &Time(record.created_at));
     instance.put("expires_at", &record.lease.expires_at.map(Time));
-    instance.put("restore_until", &record.lease.restore_until.map(Time));
     instance.put_hole("last_accessed_at");
+    instance.put("restarts", &record.restarts);
+    instance.text.push(HOLE);
+    instance.put("generation", &record.generation);
+    instance.put("remote", &status.remote);
+    instance.put_hole("session_children");
+    // The token and what goes with it, or nothing.
+    instance.text.push(HOLE);
+    instance.put("restore_until", &record.lease.restore_until.map(Time));
     instance.put("freeze_after", &status.freeze_after);
     instance.put("sleep_after", &status.sleep_after);
-    instance.put("restarts", &record.restarts);
     instance.put("last_exit", &record.last_exit.as_ref().map(last_exit));
     instance.put("server", &status.server);
     instance.put_hole("isolation");
@@ -142,21 +164,36 @@ fn fill(text: &mut Vec<u8>, outline: &[u8], seen: &Seen, granted: Option<&Grante
         begin = hole + 1;
         match index {
             0 => put(text, &seen.reason()),
-            1 => put(text, &session_children(&seen.members)),
-            2 => granted.into_iter().for_each(|granted| {
+            1 => put(text, &seen.last_accessed_at.map(Time)),
+            SUMMARY_END => {}
+            3 => put(text, &session_children(&seen.members)),
+            4 => granted.into_iter().for_each(|granted| {
                 text.extend_from_slice(b",\"access_token\":");
                 put(text, granted.access_token.as_str());
                 text.extend_from_slice(b",\"connect_url\":");
                 put(text, granted.connect_url.as_str());
             }),
-            3 => put(text, &seen.last_accessed_at.map(Time)),
             // Most of it is the same of all: it would be kept a thousand times.
-            4 => isolation(text, seen),
-            5 => put(text, &seen.egress.as_ref().map(egress)),
+            5 => isolation(text, seen),
+            6 => put(text, &seen.egress.as_ref().map(egress)),
             _ => put(text, &seen.denials.as_ref().map(denials)),
         }
     }
     text.extend_from_slice(&outline[begin..]);
+}
+
+/// Writes the part of an outline that is a summary.
+fn summarize(text: &mut Vec<u8>, outline: &[u8], glance: &Glance) {
+    let mut begin = 0;
+    for (index, hole) in memchr_iter(HOLE, outline).take(SUMMARY_END + 1).enumerate() {
+        text.extend_from_slice(&outline[begin..hole]);
+        begin = hole + 1;
+        match index {
+            0 => put(text, &glance.reason()),
+            1 => put(text, &glance.last_accessed_at.map(Time)),
+            _ => text.push(b'}'),
+        }
+    }
 }
 
 fn isolation(text: &mut Vec<u8>, seen: &Seen) {

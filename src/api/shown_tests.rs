@@ -249,6 +249,24 @@ proptest! {
 
 proptest! {
     #[test]
+    fn a_summary_is_the_part_of_an_instance_that_its_type_names(all in proptest::collection::vec(varied(), 1..4)) {
+        let all: Vec<Seen> = all.iter().map(seen).collect();
+        let glances: Vec<Glance> = all.iter().map(|seen| seen.glance.clone()).collect();
+        let page = Shown::summaries(&glances, None);
+        let read: wire::Page<wire::InstanceSummary> =
+            serde_json::from_slice(&page.0).expect("a page of summaries");
+        // Nothing less and nothing more than the type says.
+        prop_assert_eq!(value(&page), serde_json::to_value(&read).expect("a page"));
+        for (summary, seen) in read.items.into_iter().zip(&all) {
+            let summary = serde_json::to_value(summary).expect("a summary");
+            let whole = value(&Shown::instance(seen));
+            for (key, value) in summary.as_object().expect("an object") {
+                prop_assert_eq!(value, &whole[key], "{}", key);
+            }
+        }
+    }
+
+    #[test]
     fn what_is_kept_of_a_status_holds_nothing_that_changes_without_it(before in varied(), after in varied()) {
         let mut seen = seen(&before);
         let first = value(&Shown::page(std::slice::from_ref(&seen), None));
@@ -257,7 +275,8 @@ proptest! {
         // Everything that changes without the actor.
         let other = self::seen(&after);
         (seen.egress, seen.denials) = (other.egress, other.denials);
-        (seen.members, seen.last_accessed_at) = (vec![(1, None), (2, Some(77))], after.times[0]);
+        seen.members = vec![(1, None), (2, Some(77))];
+        seen.glance.last_accessed_at = after.times[0];
         let plain = serde_json::to_value(plain(&seen, &before)).expect("an instance");
         prop_assert_eq!(&value(&Shown::instance(&seen)), &plain);
         prop_assert_eq!(&value(&Shown::page(&[seen], None))["items"][0], &plain);

@@ -52,6 +52,28 @@ impl Client {
         ensure!(answer.status == 200, "GET {path}: {}", answer.text());
         Ok(())
     }
+
+    /// As [`Daemon::create`].
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn create(&mut self, template: &str) -> anyhow::Result<Instance> {
+        let path = format!("{API}{CREATE}");
+        let answer = self.0.send("POST", &path, &body_of_create(template))?;
+        ensure!(
+            answer.status == 201,
+            "POST {CREATE}: {}",
+            said(&answer.text())
+        );
+        Instance::made(template, &serde_json::from_slice(&answer.body)?)
+    }
+}
+
+/// The call that creates.
+const CREATE: &str = "/mcps?wait=ready";
+
+fn body_of_create(template: &str) -> String {
+    format!("{{\"template\":\"{template}\"}}")
 }
 
 /// An instance, as far as the bench cares.
@@ -63,6 +85,36 @@ pub struct Instance {
     pub pid: u32,
     /// Its access URL.
     pub endpoint: Endpoint,
+}
+
+impl Instance {
+    /// By what the daemon answered to its creation.
+    fn made(template: &str, made: &Value) -> anyhow::Result<Self> {
+        ensure!(
+            made["status"] == "running",
+            "an instance of {template} is {}: {}",
+            made["status"],
+            made["reason"]
+        );
+        let text = |key: &str| {
+            let text = made[key].as_str().map(str::to_owned);
+            text.with_context(|| format!("an instance without {key}"))
+        };
+        let url = text("access_url")?;
+        let (host, path) = url
+            .strip_prefix("http://")
+            .and_then(|rest| rest.split_once('/'))
+            .with_context(|| format!("{url} is no address of HTTP"))?;
+        let pid = made["pid"].as_u64().and_then(|pid| pid.try_into().ok());
+        Ok(Self {
+            id: text("id")?,
+            pid: pid.context("a running instance without a pid")?,
+            endpoint: Endpoint {
+                token: Some(text("access_token")?),
+                ..Endpoint::new(host.to_owned(), format!("/{path}"))
+            },
+        })
+    }
 }
 
 impl Daemon {
@@ -129,32 +181,8 @@ impl Daemon {
     /// # Errors
     /// When it does not become so, in the daemon's words.
     pub fn create(&mut self, template: &str) -> anyhow::Result<Instance> {
-        let body = format!("{{\"template\":\"{template}\"}}");
-        let made = self.json("POST", "/mcps?wait=ready", &body)?;
-        ensure!(
-            made["status"] == "running",
-            "an instance of {template} is {}: {}",
-            made["status"],
-            made["reason"]
-        );
-        let text = |key: &str| {
-            let text = made[key].as_str().map(str::to_owned);
-            text.with_context(|| format!("an instance without {key}"))
-        };
-        let url = text("access_url")?;
-        let (host, path) = url
-            .strip_prefix("http://")
-            .and_then(|rest| rest.split_once('/'))
-            .with_context(|| format!("{url} is no address of HTTP"))?;
-        let pid = made["pid"].as_u64().and_then(|pid| pid.try_into().ok());
-        Ok(Instance {
-            id: text("id")?,
-            pid: pid.context("a running instance without a pid")?,
-            endpoint: Endpoint {
-                token: Some(text("access_token")?),
-                ..Endpoint::new(host.to_owned(), format!("/{path}"))
-            },
-        })
+        let made = self.json("POST", CREATE, &body_of_create(template))?;
+        Instance::made(template, &made)
     }
 
     /// Gives an instance a lease from now on; when it ends, by the clock that the answer names it in.
@@ -195,13 +223,8 @@ impl Daemon {
     /// # Errors
     /// When it is refused, in the daemon's words; or the run shall end.
     pub fn send(&mut self, method: &str, path: &str, body: &str) -> anyhow::Result<Vec<u8>> {
-        self.process.stop.check()?;
-        if self.used.elapsed() > REST {
-            self.connection = connect(&self.host, &self.token)?;
-        }
-        self.used = Instant::now();
         let answer = self
-            .connection
+            .connection()?
             .send(method, &format!("{API}{path}"), body)
             .with_context(|| format!("{method} {path}: the daemon of the bench does not answer"))?;
         ensure!(
@@ -210,6 +233,30 @@ impl Daemon {
             said(&answer.text())
         );
         Ok(answer.body)
+    }
+
+    /// Whether a warm spare waits.
+    ///
+    /// # Errors
+    /// When the metrics do not tell.
+    pub fn has_warm_spare(&mut self) -> anyhow::Result<bool> {
+        let answer = self.connection()?.send("GET", "/metrics", "")?;
+        let text = answer.text();
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix("minimcp_warm_spares "));
+        let value = value.context("the metrics of the bench's daemon do not tell of spares")?;
+        // The format has floating-point numbers only.
+        let value: f64 = value.trim().parse()?;
+        Ok(value > 0.0)
+    }
+
+    fn connection(&mut self) -> anyhow::Result<&mut Connection> {
+        self.process.stop.check()?;
+        if self.used.elapsed() > REST {
+            self.connection = connect(&self.host, &self.token)?;
+        }
+        self.used = Instant::now();
+        Ok(&mut self.connection)
     }
 
     /// A connection of its own to the API.

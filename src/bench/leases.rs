@@ -1,15 +1,15 @@
 //! How late leases end: from the deadline to the moment when the server's process is gone.
 
 use std::{
-    collections::VecDeque,
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 
 use super::{
-    Bench,
+    Bench, Stop,
     daemon::{Daemon, Instance},
     figures::{Figures, Summary},
 };
@@ -40,7 +40,15 @@ type Leased = (Pidfd, Instant);
 pub fn ends(bench: &mut Bench, daemon: &mut Daemon, instances: &[Instance]) -> anyhow::Result<()> {
     let (spread, together) = instances.split_at(instances.len() / 2);
     if !spread.is_empty() {
-        let late = one_after_the_other(bench, daemon, spread)?;
+        let late = watched(bench, |watcher| {
+            let mut next = Instant::now();
+            for instance in spread {
+                thread::sleep(next.saturating_duration_since(Instant::now()));
+                watcher.send(leased(daemon, instance, SPREAD_LEASE)?)?;
+                next += APART;
+            }
+            Ok(())
+        })?;
         let count = spread.len();
         let title = format!(
             "how late {count} of {} leases end, 5 ms apart",
@@ -51,11 +59,12 @@ pub fn ends(bench: &mut Bench, daemon: &mut Daemon, instances: &[Instance]) -> a
     let count = u32::try_from(together.len())?;
     // Leases are whole seconds.
     let lease = Duration::from_secs((LEASE + LEASE_EACH * count).as_secs());
-    let mut open = VecDeque::new();
-    for instance in together {
-        open.push_back(leased(daemon, instance, lease)?);
-    }
-    let late = gone(bench, &mut open, None)?;
+    let late = watched(bench, |watcher| {
+        for instance in together {
+            watcher.send(leased(daemon, instance, lease)?)?;
+        }
+        Ok(())
+    })?;
     let noun = if count == 1 { "lease" } else { "leases" };
     tell(
         &mut bench.figures,
@@ -64,21 +73,25 @@ pub fn ends(bench: &mut Bench, daemon: &mut Daemon, instances: &[Instance]) -> a
     )
 }
 
-/// Gives each its lease [`APART`] from the one before, and watches those that end meanwhile.
-fn one_after_the_other(
+/// How late those are gone that `give` hands over, which a thread of its own looks at: whoever gives leases waits for the
+/// daemon's answers meanwhile.
+fn watched(
     bench: &Bench,
-    daemon: &mut Daemon,
-    instances: &[Instance],
+    give: impl FnOnce(&Sender<Leased>) -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<Duration>> {
-    let (mut open, mut late) = (VecDeque::new(), Vec::new());
-    let mut next = Instant::now();
-    for instance in instances {
-        late.extend(gone(bench, &mut open, Some(next))?);
-        open.push_back(leased(daemon, instance, SPREAD_LEASE)?);
-        next += APART;
-    }
-    late.extend(gone(bench, &mut open, None)?);
-    Ok(late)
+    let (sender, given) = mpsc::channel();
+    let stop = &*bench.stop;
+    thread::scope(|scope| {
+        let watcher = scope.spawn(move || gone(stop, &given));
+        let all_given = give(&sender);
+        drop(sender);
+        let late = watcher.join();
+        let late = late.map_err(|_| anyhow!("a thread of the bench panicked"))?;
+        // What the watcher has to say is the cause of a message that was not taken.
+        let late = late?;
+        all_given?;
+        Ok(late)
+    })
 }
 
 /// Gives a lease from now on.
@@ -87,39 +100,48 @@ fn leased(daemon: &mut Daemon, instance: &Instance, lease: Duration) -> anyhow::
     Ok((process, daemon.extend(instance, lease)?))
 }
 
-/// How late these processes are gone, in the order of their deadlines; until all are, or until then.
-fn gone(
-    bench: &Bench,
-    open: &mut VecDeque<Leased>,
-    until: Option<Instant>,
-) -> anyhow::Result<Vec<Duration>> {
-    let mut late = Vec::new();
-    loop {
-        bench.stop.check()?;
-        let now = Instant::now();
-        if until.is_some_and(|until| now >= until) {
-            return Ok(late);
-        }
-        let left = until.map_or(LOOK, |until| (until - now).min(LOOK));
-        let Some((process, deadline)) = open.front() else {
-            if until.is_none() {
-                return Ok(late);
-            }
-            thread::sleep(left);
-            continue;
+/// How late these processes are gone; until no more are given and all are gone.
+fn gone(stop: &Stop, given: &Receiver<Leased>) -> anyhow::Result<Vec<Duration>> {
+    let (mut open, mut late): (Vec<Leased>, _) = (Vec::new(), Vec::new());
+    let mut more = true;
+    while more || !open.is_empty() {
+        stop.check()?;
+        // A lease that is given while this waits for those before lasts longer than that.
+        let next = match open.is_empty() {
+            true => given.recv_timeout(LOOK),
+            false => given.try_recv().map_err(|error| match error {
+                TryRecvError::Empty => RecvTimeoutError::Timeout,
+                TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+            }),
         };
-        ensure!(now < *deadline + PATIENCE, "a lease does not end");
-        if process.has_ended_within(left)? {
+        match next {
+            Ok(leased) => {
+                open.push(leased);
+                continue;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => more = false,
+        }
+        let ended = Pidfd::ended_among(open.iter().map(|(process, _)| process), LOOK)?;
+        let seen = Instant::now();
+        let mut ended = ended.into_iter();
+        let (gone, left) = open
+            .into_iter()
+            .partition::<Vec<_>, _>(|_| ended.next() == Some(true));
+        open = left;
+        for (process, deadline) in gone {
             // Its init reaps it at once.
             while process.pid().is_some() {
-                ensure!(deadline.elapsed() < PATIENCE, "a server is not reaped");
+                ensure!(seen.elapsed() < PATIENCE, "a server is not reaped");
                 thread::yield_now();
             }
-            let time = Instant::now().checked_duration_since(*deadline);
+            let time = Instant::now().checked_duration_since(deadline);
             late.push(time.context("a lease ended before its time")?);
-            open.pop_front();
         }
+        let overdue = |(_, deadline): &Leased| seen > *deadline + PATIENCE;
+        ensure!(!open.iter().any(overdue), "a lease does not end");
     }
+    Ok(late)
 }
 
 fn tell(figures: &mut Figures, title: &str, late: Vec<Duration>) -> anyhow::Result<()> {

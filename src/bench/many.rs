@@ -121,6 +121,9 @@ fn api(
     }
     let all = daemon.times_of("/mcps?limit=1000", calls)?;
     figures.times("GET /mcps?limit=1000", Summary::of(all), None)?;
+    let short = daemon.times_of("/mcps?limit=1000&view=summary", calls)?;
+    let title = "GET /mcps?limit=1000&view=summary";
+    figures.times(title, Summary::of(short), None)?;
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 //! `demo`, a real one on the SDK.
 
 pub mod calls;
+pub mod crowd;
 pub mod daemon;
 pub mod figures;
 pub mod floor;
@@ -35,7 +36,7 @@ pub use stop::{Interrupted, Stop};
 /// What can be measured by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Section {
-    /// Create to ready.
+    /// Create to ready: one at a time, many at once, and with a warm spare.
     Starts,
     /// Calls through the access URL, in both eras.
     Calls,
@@ -222,6 +223,9 @@ impl Bench {
         ];
         if many.into_iter().any(wanted) {
             many::measure(self, plan, sections)?;
+        }
+        if wanted(Section::Starts) {
+            crowd::measure(self, plan)?;
         }
         Ok(())
     }

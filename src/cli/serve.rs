@@ -142,6 +142,7 @@ const SERVE_LOG: &str = "info,tokio_cron_scheduler=warn";
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     // Its threads have the time slices of the one that starts them.
     daemon::take_the_daemons_time_slice();
+    daemon::keep_to_few_heaps();
     Ok(tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?)

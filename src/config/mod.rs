@@ -87,11 +87,12 @@ impl Default for Config {
 }
 
 /// Every background task and its schedule.
-const DEFAULT_SCHEDULES: [(&str, &str); 10] = [
+const DEFAULT_SCHEDULES: [(&str, &str); 11] = [
     ("access-times", "*/30 * * * * *"),
     ("call-retention", "0 5/10 * * * *"),
     ("collect-packages", "0 25 * * * *"),
     ("disk-use", "*/30 * * * * *"),
+    ("give-back-memory", "50 4/10 * * * *"),
     ("history-retention", "0 40 3 * * *"),
     ("log-retention", "0 */10 * * * *"),
     ("memory-pressure", "*/5 * * * * *"),

@@ -22,7 +22,7 @@ mod tasks;
 mod traces;
 mod waiting;
 
-pub use crate::runtime::take_the_daemons_time_slice;
+pub use crate::runtime::{keep_to_few_heaps, take_the_daemons_time_slice};
 pub use check::{Checked, check};
 pub use own_files::keep_to_own_files;
 pub use reload::Reread;
@@ -228,8 +228,7 @@ impl Daemon {
             tokio::spawn(supervisor.clone().keep_spares());
             let list = tasks::all(&config, &store, &supervisor, &keys, clock);
             let driver = Arc::new(TaskDriver::start(list, &config.tasks).await?);
-            // What the start did not put right by itself is found at once, whatever the schedule.
-            driver.activate(tasks::RECONCILE)?;
+            tasks::begin(&driver)?;
             let api_stop = CancellationToken::new();
             let mutations = TaskTracker::new();
             let state = AppState::new(AppParts {

@@ -1,6 +1,6 @@
 //! The background tasks of the daemon, each idempotent and without input.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 
@@ -8,10 +8,11 @@ use crate::{
     clock::Clock,
     config::Config,
     domain::UnixMs,
+    runtime,
     secrets::{self, KeyRing},
     store::{History, Store},
     supervisor::Supervisor,
-    tasks::{BackgroundTask, FnTask, LogBytes, Retention},
+    tasks::{BackgroundTask, FnTask, LogBytes, Retention, TaskDriver, TaskError},
 };
 
 /// How long events are kept, those of deleted instances included.
@@ -21,7 +22,11 @@ const EVENTS_KEPT_MS: i64 = 30 * 24 * 3_600_000;
 const IDEMPOTENCY_KEPT_MS: i64 = 24 * 3_600_000;
 
 /// The name of the comparison of what the parts say.
-pub(super) const RECONCILE: &str = "reconcile";
+const RECONCILE: &str = "reconcile";
+/// The name of what makes this process smaller.
+const GIVE_BACK_MEMORY: &str = "give-back-memory";
+/// By then a start is over, with what it needed and nobody does later.
+const STARTED_AFTER: Duration = Duration::from_secs(10);
 
 /// Rows that one statement deletes at most.
 const DELETE_STEP: u32 = 5_000;
@@ -54,6 +59,7 @@ pub(super) fn all(
         reconcile(supervisor.clone()),
         disk_use(supervisor.clone()),
         memory_pressure(supervisor.clone()),
+        give_back_memory(),
         collect_packages(supervisor.clone()),
         reseal_credentials(Arc::clone(keys), store.clone(), clock),
         access_times(supervisor.clone()),
@@ -69,6 +75,21 @@ pub(super) fn all(
             bytes: None,
         }),
     ]
+}
+
+/// Has those run that belong to a start, whatever their schedules.
+pub(super) fn begin(driver: &Arc<TaskDriver>) -> Result<(), TaskError> {
+    // What the start did not put right by itself is found at once.
+    driver.activate(RECONCILE)?;
+    let driver = Arc::downgrade(driver);
+    tokio::spawn(async move {
+        tokio::time::sleep(STARTED_AFTER).await;
+        if let Some(driver) = driver.upgrade() {
+            // It is in the list above.
+            let _ = driver.activate(GIVE_BACK_MEMORY);
+        }
+    });
+    Ok(())
 }
 
 fn port_quarantine_sweep(
@@ -122,6 +143,19 @@ fn memory_pressure(supervisor: Supervisor) -> Box<dyn BackgroundTask> {
         move || {
             let supervisor = supervisor.clone();
             async move { supervisor.relieve_memory().await }
+        },
+    ))
+}
+
+fn give_back_memory() -> Box<dyn BackgroundTask> {
+    Box::new(FnTask::new(
+        GIVE_BACK_MEMORY,
+        "Gives memory of the daemon that is of no use to it back to the kernel: free heap, and code that ran once",
+        || async {
+            let given = tokio::task::spawn_blocking(runtime::give_back_memory).await;
+            let given = given.map_err(|error| error.to_string())?;
+            let bytes = given.map_err(|error| error.to_string())?;
+            Ok(json!({"bytes": bytes}))
         },
     ))
 }

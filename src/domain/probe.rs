@@ -1,6 +1,6 @@
 //! Liveness: when probes are due, and how answers to them become a verdict.
 
-use super::{duration::HumanDuration, state::Health};
+use super::{UnixMs, duration::HumanDuration, state::Health};
 
 /// Counts failures in a row.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,6 +34,22 @@ pub fn wait(interval: HumanDuration, jitter: u16) -> HumanDuration {
     // At most a tenth of what was a u64.
     let spread_ms = u64::try_from(spread_ms).unwrap_or(u64::MAX);
     HumanDuration::from_ms((interval_ms - interval_ms / 20).saturating_add(spread_ms))
+}
+
+/// The moments at which probes begin: so many in an interval.
+const MOMENTS: u64 = 100;
+
+/// [`wait`], put off to the next of the moments that all instances with this interval share: a processor that sleeps is woken
+/// for several probes instead of for each.
+#[must_use]
+pub fn wait_for_moment(now: UnixMs, interval: HumanDuration, jitter: u16) -> HumanDuration {
+    let apart_ms = (interval.ms() / MOMENTS).max(1);
+    let wait_ms = wait(interval, jitter).ms();
+    // Before 1970 every millisecond is a moment of its own.
+    let due_ms = u64::try_from(now).unwrap_or(0).saturating_add(wait_ms);
+    let moment_ms = due_ms.checked_next_multiple_of(apart_ms);
+    let put_off_ms = moment_ms.unwrap_or(due_ms) - due_ms;
+    HumanDuration::from_ms(wait_ms.saturating_add(put_off_ms))
 }
 
 #[cfg(test)]
@@ -104,6 +120,21 @@ mod tests {
             prop_assert!(waits <= interval_ms.saturating_add(interval_ms / 20 + 1), "{} of {}", waits, interval_ms);
             prop_assert!(wait_ms(jitter.saturating_add(more)) >= waits);
             prop_assert_eq!(waits == 0, interval_ms == 0);
+        }
+
+        /// What begins is put off by less than the moments are apart, and begins at one of them.
+        #[test]
+        fn probes_begin_at_moments_that_all_share(
+            interval_ms in prop_oneof![0..u64::MAX, 0..100_000_u64], jitter: u16,
+            now in prop_oneof![any::<i64>(), 1_700_000_000_000..1_800_000_000_000_i64],
+        ) {
+            let interval = HumanDuration::from_ms(interval_ms);
+            let (waits, plain) = (wait_for_moment(now, interval, jitter).ms(), wait(interval, jitter).ms());
+            let apart_ms = (interval_ms / 100).max(1);
+            prop_assert!(waits >= plain && waits - plain < apart_ms, "{} for {}", waits, plain);
+            if let Some(due_ms) = u64::try_from(now).ok().and_then(|now| now.checked_add(waits)) {
+                prop_assert!(due_ms % apart_ms == 0 || due_ms > u64::MAX - apart_ms, "{}", due_ms);
+            }
         }
 
         /// With the lifecycle, as the actor joins them: a child is given up by its probes only after so many failures

@@ -24,6 +24,11 @@ mod elsewhere;
 pub mod fake;
 mod folder_walk;
 mod given_up;
+#[expect(
+    unsafe_code,
+    reason = "mallopt, malloc_trim and madvise have no safe wrapper"
+)]
+mod heap;
 pub mod host;
 mod isolation;
 #[expect(
@@ -61,6 +66,7 @@ pub use denials::{DenialSheet, Denials, DeniedCall};
 pub use elsewhere::elsewhere;
 pub use folder_walk::{EntryKind, FoundEntry, LeftOut, walk_folder};
 pub use given_up::give_up_unneeded;
+pub use heap::{give_back_memory, keep_to_few_heaps};
 pub use host::{
     FileLock, LockError, bind_listener, descriptors_max, descriptors_run_out, end_process,
     harden_process, kill_process_if, lock_file, memory_file,

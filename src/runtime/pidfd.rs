@@ -58,6 +58,26 @@ impl Pidfd {
         }
     }
 
+    /// Which of these processes have ended; waits until one has, rounded up to milliseconds, at most 30 s.
+    ///
+    /// # Errors
+    /// Those of poll(2): no memory, or more descriptors than this process may have.
+    pub fn ended_among<'a>(
+        all: impl Iterator<Item = &'a Self>,
+        time: Duration,
+    ) -> io::Result<Vec<bool>> {
+        let watched = all.map(|one| PollFd::new(one.0.as_fd(), PollFlags::POLLIN));
+        let mut watched: Vec<PollFd<'_>> = watched.collect();
+        let timeout_ms = time.as_micros().div_ceil(1_000);
+        let timeout_ms = u16::try_from(timeout_ms).unwrap_or(30_000).min(30_000);
+        match poll(&mut watched, PollTimeout::from(timeout_ms)) {
+            Err(Errno::EINTR) | Ok(_) => {}
+            Err(cause) => return Err(cause.into()),
+        }
+        let ended = |one: &PollFd<'_>| one.revents().is_some_and(|seen| !seen.is_empty());
+        Ok(watched.iter().map(ended).collect())
+    }
+
     /// Resolves when the process has ended, also one that is not our child.
     ///
     /// # Errors
@@ -106,9 +126,15 @@ mod tests {
         let pidfd = Pidfd::from(opened.expect("it lives"));
         assert!(!pidfd.has_ended());
         assert_eq!(pidfd.pid(), Some(child.id()));
+        let own = Pidfd::open(std::process::id()).expect("Linux");
+        let own = own.expect("this process lives");
+        let both = || [&own, &pidfd].into_iter();
+        let among = |time| Pidfd::ended_among(both(), time).expect("two descriptors");
+        assert_eq!(among(Duration::ZERO), [false, false]);
         drop(child.stdin.take());
         pidfd.ended().await.expect("a descriptor is left");
         assert!(pidfd.has_ended(), "a zombie has ended");
+        assert_eq!(among(Duration::from_secs(30)), [false, true]);
         child.wait().expect("it is our child");
         assert!(pidfd.has_ended());
         assert_eq!(pidfd.pid(), None);

@@ -11,6 +11,7 @@ mod row;
 
 mod calls;
 mod capabilities;
+mod checkpoints;
 mod chunks;
 mod credentials;
 mod damaged;

@@ -20,6 +20,7 @@ use sqlx::{
 
 use super::{
     StoreError,
+    checkpoints::{Checkpoints, WRITER_PAGES},
     patience::{Patience, answers},
 };
 use crate::config::DatabaseConfig;
@@ -48,6 +49,8 @@ pub(super) enum Pool {
         writer: SqlitePool,
         /// Connections that cannot write.
         readers: SqlitePool,
+        /// Beside the writer.
+        checkpoints: Checkpoints,
     },
     /// A server.
     Postgres {
@@ -253,14 +256,24 @@ impl Pool {
             .busy_timeout(BUSY_TIMEOUT)
             .synchronous(SqliteSynchronous::Normal)
             .disable_statement_logging();
+        let (checkpoints, uses) = Checkpoints::begin(options.clone());
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)
             .before_acquire(|connection, _| Box::pin(is_out_of_transactions(connection)))
+            .after_release(move |_, _| {
+                uses.add();
+                Box::pin(std::future::ready(Ok(true)))
+            })
             .acquire_timeout(config.acquire_timeout.std())
-            .connect_with(options.clone().journal_mode(SqliteJournalMode::Wal))
+            .connect_with(
+                options
+                    .clone()
+                    .journal_mode(SqliteJournalMode::Wal)
+                    .pragma("wal_autocheckpoint", WRITER_PAGES),
+            )
             .await
             .map_err(|error| named(&path.display().to_string(), error.into()))?;
         sqlite_migrations()
@@ -273,7 +286,11 @@ impl Pool {
             .test_before_acquire(false)
             .acquire_timeout(config.acquire_timeout.std())
             .connect_lazy_with(options.pragma("query_only", "on"));
-        Ok(Self::Sqlite { writer, readers })
+        Ok(Self::Sqlite {
+            writer,
+            readers,
+            checkpoints,
+        })
     }
 
     async fn connect_postgres(
@@ -366,7 +383,12 @@ impl Pool {
     pub(super) async fn close(&self) {
         let closing = async {
             match self {
-                Self::Sqlite { writer, readers } => {
+                Self::Sqlite {
+                    writer,
+                    readers,
+                    checkpoints,
+                } => {
+                    checkpoints.end().await;
                     readers.close().await;
                     writer.close().await;
                 }

@@ -259,7 +259,8 @@ impl Actor {
         let Some(template) = &self.template else {
             return;
         };
-        let wait = probe::wait(template.health.interval, jitter());
+        let now = self.context.clock.now();
+        let wait = probe::wait_for_moment(now, template.health.interval, jitter());
         self.timers.arm(Timer::Probe, Instant::now() + wait.std());
     }
 

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    Context, CreateRequest, Granted, InstanceEvent, InstanceStatus, ListFilter, Seen,
+    Context, CreateRequest, Glance, Granted, InstanceEvent, InstanceStatus, ListFilter, Seen,
     SupervisorError, Totals,
     command::{Asked, Command, Verb},
     create, keeper_watch,
@@ -85,6 +85,28 @@ impl Supervisor {
         after: Option<InstanceId>,
         limit: usize,
     ) -> (Vec<Seen>, Option<InstanceId>) {
+        self.page(filter, after, limit, Seen::with)
+    }
+
+    /// The same, in short.
+    #[must_use]
+    pub fn glance(
+        &self,
+        _who: &Principal,
+        filter: &ListFilter,
+        after: Option<InstanceId>,
+        limit: usize,
+    ) -> (Vec<Glance>, Option<InstanceId>) {
+        self.page(filter, after, limit, Glance::with)
+    }
+
+    fn page<T>(
+        &self,
+        filter: &ListFilter,
+        after: Option<InstanceId>,
+        limit: usize,
+        see: impl Fn(Arc<Published>, &ActorHandle) -> T,
+    ) -> (Vec<T>, Option<InstanceId>) {
         let mut page = Vec::new();
         let mut last = None;
         for (id, handle) in self.context.registry.after(after) {
@@ -95,7 +117,7 @@ impl Supervisor {
             if page.len() >= limit {
                 return (page, last);
             }
-            page.push(Seen::with(status, &handle));
+            page.push(see(status, &handle));
             last = Some(id);
         }
         (page, None)

@@ -67,7 +67,7 @@ pub use error::SupervisorError;
 pub use handle::Supervisor;
 pub use making_room::OwnerUse;
 pub use reconcile::Outcome as ReconcileOutcome;
-pub use seen::Seen;
+pub use seen::{Glance, Seen};
 pub use status::{
     CreateRequest, Granted, InstanceEvent, InstanceStatus, ListFilter, ServerFacts, Totals,
 };

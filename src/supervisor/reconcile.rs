@@ -99,14 +99,14 @@ impl Supervisor {
     /// # Errors
     /// When the store or the keeper cannot be read.
     pub async fn reconcile(&self) -> Result<Value, String> {
-        let first = self.snapshots().await?;
+        let first = self.snapshots_aside().await?;
         let differences = compare(&first);
         if differences.is_empty() {
             self.context().reconciled.take(&[]);
             return Ok(report(&first, &[]));
         }
         tokio::time::sleep(SECOND_LOOK).await;
-        let second = self.snapshots().await?;
+        let second = self.snapshots_aside().await?;
         // Looked at behind the snapshot: what is let go for the next daemon looks as if nobody looked after it.
         if self.context().is_closing() {
             return Ok(report(&second, &[]));

@@ -35,39 +35,24 @@ impl Deref for Published {
     }
 }
 
-/// An instance as it is at one moment. What was published is shared with whoever else looks, not copied.
+/// What a list tells of an instance in short. What was published is shared with whoever else looks, not copied.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct Glance {
     status: Arc<Published>,
-    /// Members: number and, once it was launched, host pid.
-    pub members: Vec<(u32, Option<u32>)>,
-    /// What it may reach, reached and was refused; `None` where nothing goes through the gate.
-    pub egress: Option<EgressReport>,
-    /// The system calls that it was refused; `None` where they are not counted.
-    pub denials: Option<DenialReport>,
     /// When a client last used it.
     pub last_accessed_at: Option<UnixMs>,
     /// What its launch waits for, when that is more than its turn.
     held: Option<String>,
 }
 
-impl Seen {
-    /// With the status as last published.
-    pub(super) fn now(handle: &ActorHandle) -> Self {
-        let status = Arc::clone(&handle.status.borrow());
-        Self::with(status, handle)
-    }
-
-    /// With a status that the actor just told.
+impl Glance {
+    /// With this published status.
     pub(super) fn with(status: Arc<Published>, handle: &ActorHandle) -> Self {
         let used = handle.route.last_accessed_ms.load(Ordering::Relaxed);
         let held = (status.word == StatusWord::Starting).then(|| handle.route.held.borrow());
         let held =
             held.and_then(|held| held.as_ref().map(|why| format!("it waits for room: {why}")));
         Self {
-            members: listed(&handle.census.borrow()),
-            egress: handle.egress.report(),
-            denials: handle.denials.report(),
             last_accessed_at: (used > 0)
                 .then_some(used)
                 .or(status.record.last_accessed_at),
@@ -95,11 +80,50 @@ impl Seen {
     }
 }
 
-impl Deref for Seen {
+impl Deref for Glance {
     type Target = InstanceStatus;
 
     fn deref(&self) -> &InstanceStatus {
         &self.status
+    }
+}
+
+/// All that is known of an instance at one moment.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// What a list tells in short.
+    pub glance: Glance,
+    /// Members: number and, once it was launched, host pid.
+    pub members: Vec<(u32, Option<u32>)>,
+    /// What it may reach, reached and was refused; `None` where nothing goes through the gate.
+    pub egress: Option<EgressReport>,
+    /// The system calls that it was refused; `None` where they are not counted.
+    pub denials: Option<DenialReport>,
+}
+
+impl Seen {
+    /// With the status as last published.
+    pub(super) fn now(handle: &ActorHandle) -> Self {
+        let status = Arc::clone(&handle.status.borrow());
+        Self::with(status, handle)
+    }
+
+    /// With a status that the actor just told.
+    pub(super) fn with(status: Arc<Published>, handle: &ActorHandle) -> Self {
+        Self {
+            glance: Glance::with(status, handle),
+            members: listed(&handle.census.borrow()),
+            egress: handle.egress.report(),
+            denials: handle.denials.report(),
+        }
+    }
+}
+
+impl Deref for Seen {
+    type Target = Glance;
+
+    fn deref(&self) -> &Glance {
+        &self.glance
     }
 }
 
@@ -111,9 +135,11 @@ impl From<InstanceStatus> for Seen {
             members: Vec::new(),
             egress: None,
             denials: None,
-            last_accessed_at: status.record.last_accessed_at,
-            held: None,
-            status: Arc::new(status.into()),
+            glance: Glance {
+                last_accessed_at: status.record.last_accessed_at,
+                held: None,
+                status: Arc::new(status.into()),
+            },
         }
     }
 }

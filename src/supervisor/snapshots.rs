@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, sync::PoisonError};
 
+use tokio::runtime::Handle;
+
 use super::{Supervisor, folders};
 use crate::{
     domain::{
@@ -25,9 +27,21 @@ impl From<WorkloadId> for LiveChild {
 }
 
 impl Supervisor {
+    /// [`Self::snapshots`], on a thread of its own: to take in a thousand rows keeps a processor for a tenth of a second, and
+    /// no timer would be looked at while a worker of the runtime does that.
+    ///
     /// # Errors
     /// When the store or the keeper cannot be read, in one sentence.
-    pub(super) async fn snapshots(&self) -> Result<Snapshots, String> {
+    pub(super) async fn snapshots_aside(&self) -> Result<Snapshots, String> {
+        let (supervisor, runtime) = (self.clone(), Handle::current());
+        tokio::task::spawn_blocking(move || runtime.block_on(supervisor.snapshots()))
+            .await
+            .map_err(|error| error.to_string())?
+    }
+
+    /// # Errors
+    /// When the store or the keeper cannot be read, in one sentence.
+    async fn snapshots(&self) -> Result<Snapshots, String> {
         let database = self.recorded().await?;
         let keeper = self.held().await?;
         let mut actors = self.acted();

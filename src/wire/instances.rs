@@ -197,6 +197,57 @@ pub struct Instance {
     pub labels: BTreeMap<String, String>,
 }
 
+/// What a list with `view=summary` holds of an instance: the fields of the same names of [`Instance`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceSummary {
+    /// Its identity (UUID).
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its owner.
+    pub owner: String,
+    /// What it is called where instances of all owners meet.
+    pub slug: String,
+    /// Its template.
+    pub template: String,
+    /// pending, starting, running, unhealthy, frozen, backing-off, stopping, stopped, asleep, expired or failed.
+    #[schema(value_type = StatusSchema)]
+    pub status: String,
+    /// When the status began (RFC 3339).
+    #[schema(format = DateTime)]
+    pub since: String,
+    /// Why it is so, in one sentence, when there is something to say.
+    pub reason: Option<String>,
+    /// When something will happen by itself (the next launch, a kill), if so.
+    #[schema(format = DateTime)]
+    pub next_action_at: Option<String>,
+    /// unknown, healthy or unhealthy.
+    #[schema(value_type = HealthSchema)]
+    pub health: String,
+    /// What was asked: running or stopped.
+    #[schema(value_type = DesiredSchema)]
+    pub desired: String,
+    /// The access port.
+    pub port: Option<u16>,
+    /// The process id of the child on the host.
+    pub pid: Option<u32>,
+    /// The access URL; it needs the access token as `Authorization: Bearer`.
+    pub access_url: String,
+    /// The same endpoint on the API's address (or `gateway.public_url`).
+    pub path_url: String,
+    /// When it was created.
+    #[schema(format = DateTime)]
+    pub created_at: String,
+    /// When its lease ends.
+    #[schema(format = DateTime)]
+    pub expires_at: Option<String>,
+    /// When a client last used it.
+    #[schema(format = DateTime)]
+    pub last_accessed_at: Option<String>,
+    /// Launches after its server ended by itself.
+    pub restarts: u64,
+}
+
 impl Instance {
     /// Its slug; its name where the daemon is too old to tell it.
     #[must_use]

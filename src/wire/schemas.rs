@@ -4,9 +4,13 @@
 
 use utoipa::{
     PartialSchema, ToSchema,
-    openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
+    openapi::{
+        ObjectBuilder, Ref, RefOr, Schema,
+        schema::{AnyOfBuilder, Type},
+    },
 };
 
+use super::{Instance, InstanceSummary};
 use crate::domain::{
     call::CallOutcome,
     state::{DesiredState, Health, StatusWord},
@@ -44,6 +48,8 @@ words! {
     OutcomeSchema = CallOutcome::WORDS;
     /// What a client speaks.
     EraSchema = ["session", "stateless"];
+    /// How much a list tells of each entry.
+    ViewSchema = ["full", "summary"];
 }
 
 /// A duration: whole seconds, or a text of numbers with units (`ms`, `s`, `m`, `h`, `d`).
@@ -80,4 +86,30 @@ pub struct RateSchema {
     pub requests: u64,
     /// In which time.
     pub per: DurationSchema,
+}
+
+/// An entry of a list of instances: with `view=summary` an [`InstanceSummary`], otherwise an [`Instance`].
+pub struct ListedInstance;
+
+impl PartialSchema for ListedInstance {
+    fn schema() -> RefOr<Schema> {
+        // Whatever is an instance is a summary of it, too, so it cannot be one of them alone.
+        AnyOfBuilder::new()
+            .item(Ref::from_schema_name(Instance::name()))
+            .item(Ref::from_schema_name(InstanceSummary::name()))
+            .into()
+    }
+}
+
+impl ToSchema for ListedInstance {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        for (name, schema) in [
+            (Instance::name(), Instance::schema()),
+            (InstanceSummary::name(), InstanceSummary::schema()),
+        ] {
+            schemas.push((name.into_owned(), schema));
+        }
+        Instance::schemas(schemas);
+        InstanceSummary::schemas(schemas);
+    }
 }

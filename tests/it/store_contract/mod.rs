@@ -2,6 +2,7 @@
 
 mod calls;
 mod capabilities;
+mod checkpoints;
 mod credentials;
 mod damage;
 mod faults;
