@@ -26,6 +26,10 @@ const SPREAD_LEASE: Duration = Duration::from_secs(2);
 const APART: Duration = Duration::from_millis(5);
 /// Between two looks at whether the run shall end.
 const LOOK: Duration = Duration::from_millis(100);
+/// Between two looks at those whose leases are to end, while one that has ended is not reaped yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// Between two looks at whether one that has ended was reaped, which its init does at once.
+const LOOK_REAPED: Duration = Duration::from_micros(200);
 /// How late a process may be before the run is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -102,12 +106,12 @@ fn leased(daemon: &mut Daemon, instance: &Instance, lease: Duration) -> anyhow::
 
 /// How late these processes are gone; until no more are given and all are gone.
 fn gone(stop: &Stop, given: &Receiver<Leased>) -> anyhow::Result<Vec<Duration>> {
-    let (mut open, mut late): (Vec<Leased>, _) = (Vec::new(), Vec::new());
-    let mut more = true;
-    while more || !open.is_empty() {
+    let (mut open, mut dying): (Vec<Leased>, Vec<Leased>) = (Vec::new(), Vec::new());
+    let (mut late, mut more, mut seen) = (Vec::new(), true, Instant::now());
+    while more || !open.is_empty() || !dying.is_empty() {
         stop.check()?;
         // A lease that is given while this waits for those before lasts longer than that.
-        let next = match open.is_empty() {
+        let next = match open.is_empty() && dying.is_empty() {
             true => given.recv_timeout(LOOK),
             false => given.try_recv().map_err(|error| match error {
                 TryRecvError::Empty => RecvTimeoutError::Timeout,
@@ -122,24 +126,42 @@ fn gone(stop: &Stop, given: &Receiver<Leased>) -> anyhow::Result<Vec<Duration>> 
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => more = false,
         }
-        let ended = Pidfd::ended_among(open.iter().map(|(process, _)| process), LOOK)?;
-        let seen = Instant::now();
-        let mut ended = ended.into_iter();
-        let (gone, left) = open
-            .into_iter()
-            .partition::<Vec<_>, _>(|_| ended.next() == Some(true));
-        open = left;
-        for (process, deadline) in gone {
-            // Its init reaps it at once.
-            while process.pid().is_some() {
-                ensure!(seen.elapsed() < PATIENCE, "a server is not reaped");
-                thread::yield_now();
+        // To look at hundreds of processes costs too much to be done each time that one is not reaped yet.
+        if dying.is_empty() || seen.elapsed() >= LOOK_AGAIN {
+            let patience = if dying.is_empty() {
+                LOOK
+            } else {
+                Duration::ZERO
+            };
+            let ended = Pidfd::ended_among(open.iter().map(|(process, _)| process), patience)?;
+            seen = Instant::now();
+            let mut ended = ended.into_iter();
+            let (gone, left) = open
+                .into_iter()
+                .partition::<Vec<_>, _>(|_| ended.next() == Some(true));
+            open = left;
+            dying.extend(gone);
+        }
+        let mut early = false;
+        dying.retain(|(process, deadline)| {
+            let is_reaped = process.pid().is_none();
+            if is_reaped {
+                let time = Instant::now().checked_duration_since(*deadline);
+                early |= time.is_none();
+                late.extend(time);
             }
-            let time = Instant::now().checked_duration_since(deadline);
-            late.push(time.context("a lease ended before its time")?);
+            !is_reaped
+        });
+        ensure!(!early, "a lease ended before its time");
+        if !dying.is_empty() {
+            // Those who do the work need the processors.
+            thread::sleep(LOOK_REAPED); // poll
         }
         let overdue = |(_, deadline): &Leased| seen > *deadline + PATIENCE;
-        ensure!(!open.iter().any(overdue), "a lease does not end");
+        ensure!(
+            !open.iter().chain(&dying).any(overdue),
+            "a lease does not end"
+        );
     }
     Ok(late)
 }
