@@ -1,7 +1,7 @@
 //! How late leases end: from the deadline to the moment when the server's process is gone.
 
 use std::{
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError},
     thread,
     time::{Duration, Instant},
 };
@@ -26,6 +26,8 @@ const SPREAD_LEASE: Duration = Duration::from_secs(2);
 const APART: Duration = Duration::from_millis(5);
 /// Between two looks at whether the run shall end.
 const LOOK: Duration = Duration::from_millis(100);
+/// Leases that were given and not yet taken in: as many as there may be instances.
+const GIVEN_MAX: usize = super::INSTANCES_MAX;
 /// Between two looks at those whose leases are to end, while one that has ended is not reaped yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// Between two looks at whether one that has ended was reaped, which its init does at once.
@@ -81,9 +83,9 @@ pub fn ends(bench: &mut Bench, daemon: &mut Daemon, instances: &[Instance]) -> a
 /// daemon's answers meanwhile.
 fn watched(
     bench: &Bench,
-    give: impl FnOnce(&Sender<Leased>) -> anyhow::Result<()>,
+    give: impl FnOnce(&SyncSender<Leased>) -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<Duration>> {
-    let (sender, given) = mpsc::channel();
+    let (sender, given) = mpsc::sync_channel(GIVEN_MAX);
     let stop = &*bench.stop;
     thread::scope(|scope| {
         let watcher = scope.spawn(move || gone(stop, &given));

@@ -26,7 +26,7 @@ async fn the_write_ahead_log_is_taken_over_beside_the_writer() {
     let folder = tempfile::tempdir().expect("a folder");
     let (database, copy) = (folder.path().join("a.db"), folder.path().join("copy.db"));
     let config = DatabaseConfig {
-        url: format!("sqlite:{}", database.display()).into(),
+        url: format!("sqlite:{}", database.display()),
         ..DatabaseConfig::default()
     };
     let store = Store::connect(&config).await.expect("a database");
