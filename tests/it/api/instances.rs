@@ -12,6 +12,7 @@ on_both_databases! {
     a_missing_program_is_a_conflict_with_the_way_out,
     exhausted_ports_are_507_with_range_and_count,
     lists_are_filtered_and_paged,
+    a_list_in_short_tells_the_same_and_less,
     a_verb_in_the_wrong_state_says_what_is_possible,
     credentials_are_never_read_back,
     a_credential_in_use_is_deleted_only_by_force,
@@ -322,6 +323,39 @@ async fn credentials_are_never_read_back(database: Database) {
             .status,
         204
     );
+}
+
+async fn a_list_in_short_tells_the_same_and_less(database: Database) {
+    let api = Fixture::new(database).await;
+    for name in ["one", "two"] {
+        let made = create(&api, &json!({"template": "demo", "name": name})).await;
+        assert_eq!(made.status, 201, "{}", made.text);
+    }
+    let page = async |query: &str| {
+        let answer = api.call("GET", &format!("/api/v1/mcps?{query}"), "").await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.json()
+    };
+    let first = page("view=summary&limit=1").await;
+    let cursor = first["next_cursor"].as_str().expect("there is another");
+    let second = page(&format!("view=summary&cursor={cursor}")).await;
+    assert_eq!(second["next_cursor"], Value::Null);
+    for (short, name) in [(&first["items"][0], "one"), (&second["items"][0], "two")] {
+        assert_eq!(short["name"], name, "{short}");
+        let whole = api.call("GET", &format!("/api/v1/mcps/{name}"), "").await;
+        let whole = whole.json();
+        // Times and numbers may have moved between the two.
+        for key in ["id", "slug", "template", "port", "access_url", "created_at"] {
+            assert_eq!(short[key], whole[key], "{key}");
+        }
+        assert!(short["status"].is_string(), "{short}");
+        assert!(whole["isolation"].is_object(), "{whole}");
+        assert!(short.get("isolation").is_none(), "{short}");
+    }
+    let strange = api.call("GET", "/api/v1/mcps?view=brief", "").await;
+    let problem = strange.problem(400, "invalid-query");
+    let message = problem["violations"][0]["message"].as_str();
+    assert_eq!(message, Some("view must be full or summary"));
 }
 
 async fn a_credential_in_use_is_deleted_only_by_force(database: Database) {
