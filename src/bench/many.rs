@@ -40,11 +40,14 @@ pub fn measure(bench: &mut Bench, plan: &Plan, sections: &BTreeSet<Section>) -> 
         }
         let took = began.elapsed();
         if sections.contains(&Section::Memory) {
+            // What the daemon does each minute: whether that minute is over is no figure of its own.
+            daemon.send("POST", "/tasks/give-back-memory/run", "")?;
             rest(bench, SETTLE)?;
             let memory = memory::of(&daemon)?;
             let figures = &mut bench.figures;
             let noun = if *size == 1 { "instance" } else { "instances" };
-            figures.heading(&format!("{size} {noun} of null"), Figures::MEMORY)?;
+            let title = format!("{size} {noun} of null, free memory given back");
+            figures.heading(&title, Figures::MEMORY)?;
             figures.held("bare: the server alone", bare(&null)?)?;
             figures.memory(*size, &memory)?;
             serve_kib.push((*size, memory.serve.anonymous_kib));

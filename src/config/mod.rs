@@ -92,7 +92,7 @@ const DEFAULT_SCHEDULES: [(&str, &str); 11] = [
     ("call-retention", "0 5/10 * * * *"),
     ("collect-packages", "0 25 * * * *"),
     ("disk-use", "*/30 * * * * *"),
-    ("give-back-memory", "50 4/10 * * * *"),
+    ("give-back-memory", "25 * * * * *"),
     ("history-retention", "0 40 3 * * *"),
     ("log-retention", "0 */10 * * * *"),
     ("memory-pressure", "*/5 * * * * *"),

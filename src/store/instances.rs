@@ -1,5 +1,6 @@
 //! Instances: created whole or not at all, changed by compare-and-swap on the generation.
 
+use futures_util::TryStreamExt as _;
 use serde_json::Value;
 use sqlx::{query, query_scalar};
 
@@ -33,23 +34,31 @@ impl Store {
     /// # Errors
     /// Those of the database as a whole; a damaged row is none.
     pub async fn instances(&self) -> Result<(Vec<InstanceRecord>, Vec<CorruptRow>), StoreError> {
-        let read: Vec<Result<InstanceRecord, CorruptRow>> = reading!(self, |db| {
-            query(select_instances!("ORDER BY i.instance_key"))
-                .fetch_all(db)
-                .await?
-                .iter()
-                .map(read_instance)
-                .collect()
-        });
-        let mut records = Vec::with_capacity(read.len());
-        let mut corrupt = Vec::new();
-        for row in read {
-            match row {
-                Ok(record) => records.push(record),
-                Err(row) => corrupt.push(row),
-            }
-        }
+        let mut records = Vec::new();
+        let corrupt = self.each_instance(|record| records.push(record)).await?;
         Ok((records, corrupt))
+    }
+
+    /// Shows every instance to `look`, oldest first, one at a time: a thousand are some megabytes. Answers the rows that
+    /// cannot be read back.
+    ///
+    /// # Errors
+    /// As [`Store::instances`].
+    pub async fn each_instance(
+        &self,
+        mut look: impl FnMut(InstanceRecord),
+    ) -> Result<Vec<CorruptRow>, StoreError> {
+        Ok(reading!(self, |db| {
+            let mut corrupt = Vec::new();
+            let mut rows = query(select_instances!("ORDER BY i.instance_key")).fetch(db);
+            while let Some(row) = rows.try_next().await? {
+                match read_instance(&row) {
+                    Ok(record) => look(record),
+                    Err(row) => corrupt.push(row),
+                }
+            }
+            corrupt
+        }))
     }
 
     /// One instance.

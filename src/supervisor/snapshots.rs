@@ -1,6 +1,9 @@
 //! What is compared: the database, the keeper, the kernel and the actors, as each tells it now.
 
-use std::{collections::BTreeSet, sync::PoisonError};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::PoisonError,
+};
 
 use tokio::runtime::Handle;
 
@@ -8,6 +11,7 @@ use super::{Supervisor, folders};
 use crate::{
     domain::{
         id::InstanceId,
+        instance::InstanceRecord,
         reconcile::{
             Actors, Database, Keeper, Kernel, KnownInstance, LiveChild, RecordedInstance, Snapshots,
         },
@@ -62,28 +66,27 @@ impl Supervisor {
     async fn recorded(&self) -> Result<Database, String> {
         let context = self.context();
         let text = |error: crate::store::StoreError| error.to_string();
-        let (records, corrupt) = context.store.instances().await.map_err(text)?;
-        context.note_damaged(&corrupt);
-        let leases = context.store.port_leases().await.map_err(text)?;
-        // Read so that a damaged row among them is named before somebody needs it.
-        context.store.access_tokens().await.map_err(text)?;
-        context.store.credentials(None).await.map_err(text)?;
-        let row = |record: &crate::domain::instance::InstanceRecord| {
+        let mut instances = BTreeMap::new();
+        let look = |record: InstanceRecord| {
             // A row knows its port by the lease alone; when that is gone, who serves the port still knows.
             let served = || {
                 let handle = context.registry.get(record.id)?;
                 handle.status.borrow().record.port
             };
-            RecordedInstance {
+            let row = RecordedInstance {
                 port: record.port.or_else(served),
                 desired: record.desired,
-            }
+            };
+            instances.insert(record.id, row);
         };
+        let corrupt = context.store.each_instance(look).await.map_err(text)?;
+        context.note_damaged(&corrupt);
+        let leases = context.store.port_leases().await.map_err(text)?;
+        // Read so that a damaged row among them is named before somebody needs it.
+        context.store.access_tokens().await.map_err(text)?;
+        context.store.credentials(None).await.map_err(text)?;
         Ok(Database {
-            instances: records
-                .iter()
-                .map(|record| (record.id, row(record)))
-                .collect(),
+            instances,
             leases: leases
                 .into_iter()
                 .filter(|lease| lease.quarantine_until.is_none())
