@@ -43,6 +43,8 @@ use crate::{
 
 /// Between two looks whether spares are missing or no longer what a launch would make.
 const LOOK: Duration = Duration::from_secs(5);
+/// How long after one was taken the next is begun: who is created with it has the processors first.
+const QUIET: Duration = Duration::from_millis(50);
 /// How long none is made after memory was short, nor of a template whose spare could not be made or ended by itself.
 const REST: Duration = Duration::from_secs(60);
 /// How long one that is ended may take to be gone.
@@ -417,7 +419,10 @@ impl Supervisor {
                     }
                 }
             }
-            let _ = tokio::time::timeout(LOOK, spares.wanted.notified()).await;
+            let wanted = tokio::time::timeout(LOOK, spares.wanted.notified());
+            if wanted.await.is_ok() {
+                tokio::time::sleep(QUIET).await;
+            }
         }
     }
 
