@@ -19,10 +19,13 @@ use crate::domain::id::TemplateName;
 
 /// Clients that create at the same time: more than processors, so that none of them waits for a client.
 const CLIENTS: usize = 8;
+/// Bare servers that are started at most: each is two open files, of which there may be no more than 1,024.
+const BARE_MAX: usize = 300;
 /// The template of which one server is started ahead.
 const SPARED: &str = "spared";
 /// How long that may take.
-const SPARE_TIMEOUT: Duration = Duration::from_secs(30);
+/// More than a minute, which the daemon waits before it tries a template again that failed.
+const SPARE_TIMEOUT: Duration = Duration::from_secs(90);
 /// How often it is looked for: seldom, since a look makes the text of all metrics.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -39,7 +42,7 @@ pub fn measure(bench: &mut Bench, plan: &Plan) -> anyhow::Result<()> {
     })?;
     let_begin_with_spares(bench, &mut daemon, &null, 0, plan.starts)?;
     let count = plan.sizes.last().copied().unwrap_or(1);
-    let bare = bare_at_once(bench, &null, count)?;
+    let bare = bare_at_once(bench, &null, count.min(BARE_MAX))?;
     let (instances, took) = at_once(bench, &daemon, count)?;
     let figures = &mut bench.figures;
     let title = format!("{count} instances of null, {CLIENTS} clients at once");

@@ -45,7 +45,7 @@ const MOMENTS: u64 = 100;
 pub fn wait_for_moment(now: UnixMs, interval: HumanDuration, jitter: u16) -> HumanDuration {
     let apart_ms = (interval.ms() / MOMENTS).max(1);
     let wait_ms = wait(interval, jitter).ms();
-    // Before 1970 every millisecond is a moment of its own.
+    // By a clock that stands before 1970, moments are counted from now.
     let due_ms = u64::try_from(now).unwrap_or(0).saturating_add(wait_ms);
     let moment_ms = due_ms.checked_next_multiple_of(apart_ms);
     let put_off_ms = moment_ms.unwrap_or(due_ms) - due_ms;

@@ -29,10 +29,10 @@ pub fn give_back_memory() -> io::Result<u64> {
     unsafe {
         libc::malloc_trim(0);
     }
-    for (begin, length) in code_of(&fs::read_to_string("/proc/self/maps")?) {
+    let maps = fs::read("/proc/self/maps")?;
+    for (begin, length) in code_of(&String::from_utf8_lossy(&maps)) {
         // SAFETY: pages of a file, mapped by the loader without the right to write: what is dropped is read from it again.
-        // Should the mapping be gone by now, nothing else can lie there that is code of a file and cannot be read again,
-        // since this process maps none but libraries.
+        // This process never unmaps code (nothing in it calls dlclose), so nothing else has come to lie there meanwhile.
         unsafe { libc::madvise(begin as *mut libc::c_void, length, libc::MADV_DONTNEED) };
     }
     Ok(before.saturating_sub(resident_bytes()?))
@@ -89,14 +89,18 @@ mod tests {
     #[test]
     fn what_was_freed_goes_back_to_the_kernel_and_code_goes_on() {
         // Larger than what malloc maps by itself, in pieces that it does not; every second piece stays.
-        let mut pieces: Vec<Option<Box<[u8; 16_384]>>> =
-            (0..4_096).map(|_| Some(Box::new([7; 16_384]))).collect();
-        for piece in pieces.iter_mut().step_by(2) {
-            *piece = None;
+        let mut most = 0;
+        // Tests beside this one take memory meanwhile.
+        for _ in 0..10 {
+            let mut pieces: Vec<Option<Box<[u8; 16_384]>>> =
+                (0..4_096).map(|_| Some(Box::new([7; 16_384]))).collect();
+            for piece in pieces.iter_mut().step_by(2) {
+                *piece = None;
+            }
+            most = most.max(give_back_memory().expect("/proc is there"));
+            assert!(pieces.iter().flatten().all(|piece| piece[9] == 7));
         }
-        let given = give_back_memory().expect("/proc is there");
         // Half of what lies between the pieces that stay, at least: pages that a piece shares with the next one stay, too.
-        assert!(given >= 2_048 * 8_192, "{given} bytes");
-        assert!(pieces.iter().flatten().all(|piece| piece[9] == 7));
+        assert!(most >= 2_048 * 8_192, "{most} bytes");
     }
 }

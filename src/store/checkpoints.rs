@@ -15,11 +15,12 @@ use tokio::{
     sync::{Mutex, watch},
     task::JoinHandle,
 };
+use tokio_util::sync::CancellationToken;
 
 /// Pages of the log at which the writer does it after all: when more is written than is taken over beside it.
 pub(super) const WRITER_PAGES: &str = "4000";
-/// So many times the writer was used, a thousand pages or fewer.
-const USES: u64 = 200;
+/// So many uses of the writer: most write a few pages, a batch of log lines up to a thousand.
+const USES: u64 = 50;
 /// Between two looks at that while there are writes.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -36,32 +37,47 @@ impl Uses {
 
 /// The task.
 #[derive(Clone)]
-pub(super) struct Checkpoints(Arc<Mutex<Option<JoinHandle<()>>>>);
+pub(super) struct Checkpoints {
+    end: CancellationToken,
+    task: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
 
 impl Checkpoints {
     /// Begins for the database that these options open.
     pub(super) fn begin(options: SqliteConnectOptions) -> (Self, Uses) {
         let (uses, seen) = watch::channel(0);
-        let task = tokio::spawn(follow(options, seen));
-        let checkpoints = Self(Arc::new(Mutex::new(Some(task))));
+        let end = CancellationToken::new();
+        let task = tokio::spawn(follow(options, seen, end.clone()));
+        let checkpoints = Self {
+            end,
+            task: Arc::new(Mutex::new(Some(task))),
+        };
         (checkpoints, Uses(Arc::new(uses)))
     }
 
-    /// Ends it. A checkpoint that was begun is given up; the log is taken over by whoever closes the database last.
+    /// Ends it, once a checkpoint that was begun is done: whoever closes the database last takes over the rest of the log and
+    /// removes it, which should be the writer.
     pub(super) async fn end(&self) {
-        if let Some(task) = self.0.lock().await.take() {
-            task.abort();
-            // It was ended, which is what it says.
+        self.end.cancel();
+        if let Some(task) = self.task.lock().await.take() {
+            // A panic in there was told by its hook.
             let _ = task.await;
         }
     }
 }
 
-async fn follow(options: SqliteConnectOptions, mut uses: watch::Receiver<u64>) {
+async fn follow(
+    options: SqliteConnectOptions,
+    mut uses: watch::Receiver<u64>,
+    end: CancellationToken,
+) {
     let (mut done, mut is_told) = (0, false);
-    while uses.changed().await.is_ok() {
+    let mut more = async || {
+        uses.changed().await.ok()?;
         tokio::time::sleep(PAUSE).await;
-        let now = *uses.borrow_and_update();
+        Some(*uses.borrow_and_update())
+    };
+    while let Some(Some(now)) = end.run_until_cancelled(more()).await {
         if now.saturating_sub(done) < USES {
             continue;
         }

@@ -2,21 +2,25 @@
 //! A quota of the file system would hold at once, but needs root and a file system that was made for it.
 
 use std::{
+    collections::VecDeque,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
 
 use super::{Supervisor, command::Command, folders::instance_dir};
-use crate::domain::{id::Generation, limits::Limits};
+use crate::domain::limits::Limits;
 
 /// Files and folders that are looked at in one instance's folder at most: about a second of work.
 const ENTRIES_MAX: u64 = 500_000;
 
 /// Folders that one thread measures in a row: to hand each of them over would cost more than to measure it.
 const FOLDERS_AT_ONCE: usize = 64;
+/// How long it goes on with the next one: what is found is acted on behind it.
+const IN_A_ROW: Duration = Duration::from_millis(100);
 
 /// What was found in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +94,16 @@ fn measure(top: &Path) -> Use {
     Use::Bytes(bytes)
 }
 
+/// Measures these folders in their order, the first one in any case, until it took long enough.
+fn measure_some(folders: &[Option<PathBuf>]) -> Vec<Option<Use>> {
+    let began = Instant::now();
+    let in_time = |index: usize| index == 0 || began.elapsed() < IN_A_ROW;
+    let some = folders.iter().enumerate();
+    let some = some.take_while(|(index, _)| in_time(*index));
+    some.map(|(_, folder)| folder.as_deref().map(measure))
+        .collect()
+}
+
 impl Supervisor {
     /// Measures the folder of every instance with a child, one after the other, and ends those over their budget.
     ///
@@ -98,35 +112,35 @@ impl Supervisor {
     pub async fn check_disk_use(&self) -> Result<serde_json::Value, String> {
         let context = self.context();
         let (mut measured, mut total, mut ended) = (0_u64, 0_u64, Vec::new());
-        let with_child = context.registry.after(None).into_iter();
-        let with_child = with_child.filter_map(|(id, handle)| {
-            let (generation, limits): (Generation, Limits) = {
+        let mut left: VecDeque<_> = context.registry.after(None).into();
+        while !left.is_empty() {
+            let some = left.iter().take(FOLDERS_AT_ONCE).map(|(id, handle)| {
                 let status = handle.status.borrow();
-                status.pid?;
-                (status.record.generation, status.limits)
-            };
-            Some((id, handle, generation, limits))
-        });
-        let with_child: Vec<_> = with_child.collect();
-        for some in with_child.chunks(FOLDERS_AT_ONCE) {
-            let folders: Vec<_> = some
-                .iter()
-                .map(|one| instance_dir(context, one.0))
-                .collect();
-            let found = tokio::task::spawn_blocking(move || {
-                let uses = folders.iter().map(|folder| measure(folder));
-                uses.collect::<Vec<Use>>()
+                let has_child = status.pid.is_some();
+                has_child.then(|| instance_dir(context, *id))
             });
+            let some: Vec<Option<PathBuf>> = some.collect();
+            let known: Vec<_> = left
+                .iter()
+                .take(some.len())
+                .map(|(_, handle)| {
+                    let status = handle.status.borrow();
+                    (status.record.generation, status.limits)
+                })
+                .collect();
+            let found = tokio::task::spawn_blocking(move || measure_some(&some));
             let found = found.await.map_err(|error| error.to_string())?;
-            for ((id, handle, generation, limits), found) in some.iter().zip(found) {
+            let done = left.drain(..found.len()).zip(known).zip(found);
+            for (((id, handle), (generation, limits)), found) in done {
+                let Some(found) = found else { continue };
                 measured += 1;
                 if let Use::Bytes(bytes) = found {
                     total = total.saturating_add(bytes);
                 }
-                if let Some(cause) = breach(limits, &found) {
+                if let Some(cause) = breach(&limits, &found) {
                     tracing::warn!(instance = %id, cause, "a budget is exceeded");
                     ended.push(id.to_string());
-                    let breach = Command::Breach(*generation, cause.into());
+                    let breach = Command::Breach(generation, cause.into());
                     let _ = handle.mailbox.send(breach).await;
                 }
             }

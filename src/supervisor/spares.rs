@@ -406,8 +406,13 @@ impl Supervisor {
             for id in spares.lost(context) {
                 spares.let_go(context, id).await;
             }
-            if self.is_idle()
-                && let Some(template) = spares.missing(context)
+            let missing = spares.missing(context);
+            if missing.is_some() && !self.is_idle() {
+                // Soon nobody may wait for a launch.
+                tokio::time::sleep(QUIET).await;
+                continue;
+            }
+            if let Some(template) = missing
                 && context.has_room_for_spare(&template)
             {
                 match spares.make(context, &template).await {
